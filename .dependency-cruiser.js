@@ -1,0 +1,90 @@
+/** Which folder may import which: everything else is refused. Each rule says why. */
+const folders = 'api|converter|tasks|jobs|db|store|cli|bench|test|examples|dashboard';
+const only = (from, allowed, comment, to = {}) => ({
+  name: `${from}-imports`,
+  comment,
+  severity: 'error',
+  from: { path: `^${from}/` },
+  to: { path: `^(${folders})/|^main\\.ts$`, pathNot: `^(${[from, ...allowed].join('|')})/`, ...to },
+});
+
+export default {
+  forbidden: [
+    only('db', [], 'db knows tables and queries, not what they mean; nothing above it may leak in'),
+    only('store', [], 'bytes by path: knows neither rows nor jobs'),
+    only('jobs', ['db'], 'the job domain is shared by both processes, so it knows neither of them'),
+    only(
+      'tasks',
+      ['jobs', 'db', 'store'],
+      'both sides import a definition; its code is imported dynamically where it runs',
+      {
+        dynamic: false,
+      },
+    ),
+    only(
+      'api',
+      ['tasks', 'jobs', 'db', 'store'],
+      'the HTTP edge and the converter meet in Postgres and the store alone',
+    ),
+    only('converter', ['tasks', 'jobs', 'db', 'store'], 'the converter serves no HTTP'),
+    {
+      name: 'root-imports-nothing',
+      comment: 'config, errors and log may be imported by everyone, so they import nobody',
+      severity: 'error',
+      from: { path: '^(config|errors|log)\\.ts$' },
+      to: { path: `^(${folders})/|^main\\.ts$` },
+    },
+    {
+      name: 'no-database-in-the-sandbox',
+      comment: 'untrusted bytes are decoded where there is no database and no HTTP, only types of them',
+      severity: 'error',
+      from: { path: '^converter/(convert/|sandbox/child\\.ts)' },
+      to: {
+        path: '^db/(client|queues|listen|uploads)|node_modules/(pg|pg-boss|express)/',
+        dependencyTypesNot: ['type-only'],
+      },
+    },
+    {
+      name: 'one-home-a-library',
+      comment: 'pg-boss behind db/queues.ts, so that it can be understood and replaced in one place',
+      severity: 'error',
+      from: { pathNot: '^(db/queues\\.ts|test/|bench/)' },
+      to: { path: 'node_modules/pg-boss/' },
+    },
+    {
+      name: 'express-in-api',
+      comment: 'HTTP stays at the edge',
+      severity: 'error',
+      from: { pathNot: '^(api|test)/' },
+      to: { path: 'node_modules/(express|multer)/' },
+    },
+    {
+      name: 'sharp-in-one-file',
+      comment: 'its global settings (blocked loaders, caches) must be made before any use',
+      severity: 'error',
+      from: { pathNot: '^(converter/convert/image\\.ts|test/|bench/)' },
+      to: { path: 'node_modules/sharp/' },
+    },
+    {
+      name: 'pdf-to-img-in-one-file',
+      comment: 'the renderer stands behind a small interface: another follows',
+      severity: 'error',
+      from: { pathNot: '^(converter/convert/pdf\\.ts|test/|bench/)' },
+      to: { path: 'node_modules/(pdf-to-img|pdfjs-dist)/' },
+    },
+    {
+      name: 'no-cycles',
+      comment: 'a cycle of modules has no first one to read; types may refer to each other',
+      severity: 'error',
+      from: {},
+      to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only', 'dynamic-import'] } },
+    },
+  ],
+  options: {
+    doNotFollow: { path: 'node_modules' },
+    exclude: { path: '^(coverage|scratch)/' },
+    tsPreCompilationDeps: true,
+    tsConfig: { fileName: 'tsconfig.json' },
+    enhancedResolveOptions: { extensions: ['.ts', '.js', '.mjs', '.json'] },
+  },
+};

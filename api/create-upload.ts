@@ -1,0 +1,74 @@
+import { randomUUIDv7 } from 'node:crypto';
+import type { z } from 'zod';
+import type { Database } from '../db/client.ts';
+import type { Queues } from '../db/queues.ts';
+import { originals, uploads } from '../db/schema.ts';
+import { findUpload, listOriginals, type Original, type Upload } from '../db/uploads.ts';
+import { ensureQueues, submitJobs } from '../jobs/submit.ts';
+import { transition } from '../jobs/transition.ts';
+import { originalPath, uploadFolder } from '../store/paths.ts';
+import type { Store } from '../store/store.ts';
+import { type ConvertPayload, convert } from '../tasks/convert.ts';
+import type { ReceivedFile } from './middleware/receive-files.ts';
+import type { uploadFields } from './schemas.ts';
+
+/**
+ * Moves the received files to their paths, then stores the upload, its originals and one `convert` job for each in one
+ * transaction. When it throws, no row is stored, and no file is left behind unless the database cannot be asked.
+ */
+export async function createUpload(
+  { db, queues, store }: { db: Database; queues: Queues; store: Store },
+  fields: z.output<typeof uploadFields>,
+  files: ReceivedFile[],
+): Promise<{ upload: Upload; originals: Original[] }> {
+  const id = randomUUIDv7();
+  const rows = files.map(({ filename, mediaType, received }, index) => ({
+    uploadId: id,
+    original: index + 1,
+    filename,
+    mediaType,
+    bytes: received.bytes,
+    sha256: received.sha256,
+    path: originalPath(id, index + 1, mediaType),
+  }));
+  try {
+    await ensureQueues(queues, [convert.shape]);
+    for (const [index, { path }] of rows.entries()) await files[index]?.received.keep(path);
+    return await transition(db, async (tx) => {
+      await tx.insert(uploads).values({
+        id,
+        priority: fields.priority,
+        dpi: fields.dpi,
+        pageSelection: fields.pages ?? null,
+        password: fields.password ?? null,
+        expiresAt: fields.expires_at ?? null,
+      });
+      await tx.insert(originals).values(rows);
+      await submitJobs(
+        tx,
+        queues,
+        rows.map(({ original, path, mediaType }) => ({
+          type: convert.type,
+          priority: fields.priority,
+          shape: convert.shape,
+          uploadId: id,
+          original,
+          payload: {
+            upload_id: id,
+            original,
+            path,
+            media_type: mediaType,
+            dpi: fields.dpi,
+            page_selection: fields.pages ?? null,
+          } satisfies ConvertPayload,
+        })),
+      );
+      return { upload: (await findUpload(tx, id)) as Upload, originals: await listOriginals(tx, id) };
+    });
+  } catch (error) {
+    // When the answer to the commit was lost, the row may be there all the same, and needs its files.
+    const stored = await findUpload(db, id).catch(() => 'unknown');
+    if (stored === undefined) await store.removeFolder(uploadFolder(id));
+    throw error;
+  }
+}

@@ -1,0 +1,50 @@
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import closeWithGrace from 'close-with-grace';
+import { configOrExit, requireDatabaseUrl } from '../config.ts';
+import { openDatabase } from '../db/client.ts';
+import { migrateDatabase } from '../db/migrate.ts';
+import { openQueues } from '../db/queues.ts';
+import { createLogger } from '../log.ts';
+import { openDiskStore } from '../store/disk.ts';
+import { createApp } from './app.ts';
+
+/** A connection on which nothing moves for this long is closed; a slow upload that moves goes on. */
+const IDLE_MS = 60_000;
+const LONGEST_REQUEST_MS = 3_600_000;
+
+/** One API process. */
+const config = configOrExit(process.env);
+const databaseUrl = requireDatabaseUrl(config);
+const log = createLogger(config.LOG_LEVEL, { process: 'api' });
+
+const database = await openDatabase(databaseUrl, { name: 'sheetmill-api', log });
+await migrateDatabase(databaseUrl);
+const queues = await openQueues(database.db, { supervise: false, log });
+const store = await openDiskStore(config.STORE_DIR);
+const app = createApp({ db: database.db, queues, store, config, log });
+
+const server = createServer({ requestTimeout: LONGEST_REQUEST_MS }, app);
+server.setTimeout(IDLE_MS);
+server.listen(config.PORT, config.HOST);
+await once(server, 'listening');
+const { port } = server.address() as AddressInfo;
+const host = config.HOST.includes(':') ? `[${config.HOST}]` : config.HOST;
+const url = `http://${host}:${port}`;
+log.info({ url }, 'api started');
+process.send?.({ kind: 'ready', url });
+
+const graceMs = config.SHUTDOWN_GRACE_SECONDS * 1000;
+closeWithGrace({ delay: graceMs + 10_000, logger: false }, async ({ err }) => {
+  if (err) log.fatal({ err }, 'api fails');
+  const closed = new Promise((resolve) => server.close(resolve));
+  server.closeIdleConnections();
+  const cutOff = setTimeout(() => server.closeAllConnections(), err ? 0 : graceMs);
+  await closed;
+  clearTimeout(cutOff);
+  await queues.close();
+  await database.close();
+});
+// Started by `npm start`, it ends with its parent: the embedded Postgres does, too.
+process.on('disconnect', () => process.exit(1));

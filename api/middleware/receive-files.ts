@@ -1,0 +1,110 @@
+import { randomUUIDv7 } from 'node:crypto';
+import type { Request, RequestHandler } from 'express';
+import multer from 'multer';
+import { AppError } from '../../errors.ts';
+import type { MediaType } from '../../store/paths.ts';
+import type { Received, Store } from '../../store/store.ts';
+import { invalid } from '../problem.ts';
+import { sniff } from '../sniff.ts';
+
+/** A file of a multipart body: complete in the store, though not at its path yet. */
+export interface ReceivedFile {
+  filename: string | null;
+  mediaType: MediaType;
+  received: Received;
+}
+
+const MOST_FILES = 20;
+/** What boundaries, part headers and text fields may add to the files. */
+const MULTIPART_OVERHEAD = 1024 * 1024;
+/** busboy drops a file part without a name, so one is lent to it. Not a name that a client can send. */
+const NAMELESS = `nameless-${randomUUIDv7()}`;
+const LONGEST_FILENAME = 1000;
+
+/**
+ * Streams the files of the field `file` into the store, in order, as `request.files`; text fields become `request.body`.
+ * Whatever is received is discarded when the response ends, unless it was kept by then.
+ */
+export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandler {
+  const tooLarge = () =>
+    new AppError('file_too_large', `an upload may have ${maxUploadBytes / 2 ** 20} MB in all`, { status: 413 });
+
+  const bytesReceived = new WeakMap<Request, number>();
+  async function* counted(request: Request, stream: AsyncIterable<Buffer>) {
+    for await (const chunk of stream) {
+      const bytes = (bytesReceived.get(request) ?? 0) + chunk.length;
+      bytesReceived.set(request, bytes);
+      if (bytes > maxUploadBytes) throw tooLarge();
+      yield chunk;
+    }
+  }
+
+  const storage: multer.StorageEngine = {
+    _handleFile(request, file, done) {
+      // A client that goes away in the middle ends no stream by itself.
+      const abort = () => request.readableEnded || file.stream.destroy(invalid('the client went away'));
+      request.once('close', abort);
+      store
+        .receive(counted(request, file.stream))
+        .finally(() => request.off('close', abort))
+        .then((received) => done(null, { received } as object), done);
+    },
+    _removeFile(_request, file, done) {
+      (file as unknown as { received: Received }).received.discard().then(() => done(null), done);
+    },
+  };
+  const parseBody = multer({
+    storage,
+    limits: { files: MOST_FILES, fields: 20, fieldSize: 2048, parts: 40, fieldNestingDepth: 0 },
+    preservePath: true,
+    defParamCharset: 'utf8',
+    streamHandler(request: NodeJS.ReadableStream, busboy: NodeJS.WritableStream) {
+      busboy.prependListener('file', (_name: string, _stream: unknown, info: { filename?: string }) => {
+        info.filename ||= NAMELESS;
+      });
+      request.pipe(busboy);
+    },
+  } as multer.Options).array('file');
+
+  return function receiveFilesInto(request, response, next) {
+    if (!request.is('multipart/form-data')) {
+      throw new AppError('unsupported_media_type', 'send multipart/form-data with the files in the field "file"', {
+        status: 415,
+      });
+    }
+    if (Number(request.headers['content-length'] ?? 0) > maxUploadBytes + MULTIPART_OVERHEAD) {
+      // Most of the body is still to come: nobody reads it.
+      response.set('Connection', 'close');
+      throw tooLarge();
+    }
+    parseBody(request, response, next);
+  };
+}
+
+/** What `receiveFiles` put on the request, with the types that the bytes show. Throws 400 or 415. */
+export function receivedFiles(request: Request): ReceivedFile[] {
+  const files = (request.files ?? []) as unknown as { originalname: string; received: Received }[];
+  if (files.length === 0) throw invalid('no file: send at least one in the field "file", with a filename');
+  return files.map(({ originalname, received }, index) => {
+    const filename = originalname === NAMELESS ? null : displayName(originalname);
+    const mediaType = sniff(received.head);
+    if (mediaType === null) {
+      const what = received.bytes === 0 ? 'is empty' : 'is neither PDF, PNG nor JPEG by its content';
+      throw new AppError('unsupported_media_type', `file ${index + 1}${filename ? ` (${filename})` : ''} ${what}`, {
+        status: 415,
+      });
+    }
+    return { filename, mediaType, received };
+  });
+}
+
+/** Removes what was received and not kept. */
+export async function discardFiles(request: Request): Promise<void> {
+  const files = (request.files ?? []) as unknown as { received: Received }[];
+  await Promise.all(files.map(({ received }) => received.discard()));
+}
+
+/** As sent, but for what Postgres cannot store, and bounded. For display only: no path is ever made of it. */
+function displayName(filename: string): string {
+  return filename.replaceAll('\0', '\uFFFD').slice(0, LONGEST_FILENAME);
+}

@@ -1,0 +1,79 @@
+import type { ErrorRequestHandler, Request, RequestHandler } from 'express';
+import { MulterError } from 'multer';
+import type { z } from 'zod';
+import { AppError } from '../errors.ts';
+import type { Logger } from '../log.ts';
+
+/** What went wrong with the multipart body, in words; other codes keep multer's own. */
+const MULTIPART_CODES: Record<string, (field?: string) => AppError> = {
+  LIMIT_FILE_COUNT: () => invalid('more than 20 files in one upload'),
+  LIMIT_UNEXPECTED_FILE: (field) => invalid(`files are expected in the field "file", not in "${field}"`),
+  LIMIT_FIELD_VALUE: (field) => invalid(`the field "${field}" is too long`),
+};
+
+/** A request that does not keep to the contract. */
+export function invalid(message: string): AppError {
+  return new AppError('invalid_request', message, { status: 400 });
+}
+
+export function notFound(what: string): AppError {
+  return new AppError('not_found', `${what} was not found`, { status: 404 });
+}
+
+/** Parses with a schema; the error names the field, what is wrong with it, and nothing else. */
+export function parse<Schema extends z.ZodType>(schema: Schema, value: unknown): z.output<Schema> {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw invalid(
+    parsed.error.issues
+      .map(({ path, message }) => (path.length > 0 ? `${path.join('.')}: ${message}` : message))
+      .join('; '),
+  );
+}
+
+export const noSuchRoute: RequestHandler = (request) => {
+  throw notFound(`${request.method} ${request.path}`);
+};
+
+/** The one place that turns errors into answers: problem+json (RFC 9457); causes go to the log alone. */
+export function problems(log: Logger): ErrorRequestHandler {
+  return function renderProblem(error, request, response, next) {
+    const known = toAppError(error, request);
+    if (known.status >= 500) log.error({ err: error, request: response.locals.requestId }, 'request failed');
+    if (response.headersSent) return next(error);
+    if (known.status === 503 || known.status === 429) response.set('Retry-After', '5');
+    response
+      .status(known.status)
+      .type('application/problem+json')
+      .send(
+        JSON.stringify({
+          type: 'about:blank',
+          title: known.code.replaceAll('_', ' '),
+          status: known.status,
+          code: known.code,
+          detail: known.message,
+          request_id: response.locals.requestId,
+        }),
+      );
+  };
+}
+
+function toAppError(error: unknown, request: Request): AppError {
+  if (error instanceof AppError) return error;
+  if (error instanceof MulterError) return MULTIPART_CODES[error.code]?.(error.field) ?? invalid(error.message);
+  // busboy has plain errors for a body that it cannot read.
+  if (
+    request.is('multipart') &&
+    error instanceof Error &&
+    /boundary|multipart|end of form|malformed/i.test(error.message)
+  ) {
+    return invalid(`unreadable multipart body: ${error.message}`);
+  }
+  // Express and its router mark what the client got wrong (a bad escape in the path, a bad range) with a status.
+  const status = (error as { status?: unknown } | null)?.status;
+  if (status === 404) return notFound(request.path);
+  if (typeof status === 'number' && status >= 400 && status < 500) {
+    return new AppError('invalid_request', (error as Error).message, { status });
+  }
+  return new AppError('internal', 'an unexpected error; the log has the details', { status: 500, cause: error });
+}

@@ -1,0 +1,26 @@
+import { Router } from 'express';
+import type { Database } from '../../db/client.ts';
+import { isMigrated } from '../../db/migrate.ts';
+import { AppError } from '../../errors.ts';
+import type { Store } from '../../store/store.ts';
+
+/** Whether the process lives, and whether it can do its work: Postgres answers, is migrated, and the store can be written. */
+export function operationRoutes({ db, store }: { db: Database; store: Store }): Router {
+  const router = Router();
+
+  router.get('/health/live', (_request, response) => {
+    response.json({ status: 'ok' });
+  });
+
+  router.get('/health/ready', async (_request, response) => {
+    const fails = (what: string) => (cause: unknown) => {
+      throw new AppError('unavailable', `${what} is not ready`, { status: 503, cause });
+    };
+    const migrated = await isMigrated(db).catch(fails('Postgres'));
+    if (!migrated) fails('the database schema')('migrations are missing');
+    await store.check().catch(fails('the store'));
+    response.json({ status: 'ok', checks: { postgres: 'ok', migrations: 'ok', store: 'ok' } });
+  });
+
+  return router;
+}

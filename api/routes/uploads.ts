@@ -1,0 +1,124 @@
+import { type Request, type Response, Router } from 'express';
+import { z } from 'zod';
+import type { Config } from '../../config.ts';
+import type { Database } from '../../db/client.ts';
+import type { Queues } from '../../db/queues.ts';
+import {
+  deleteEndedUpload,
+  findOriginal,
+  findPage,
+  findUpload,
+  listOriginals,
+  listPages,
+  listUploads,
+  type Upload,
+} from '../../db/uploads.ts';
+import { AppError } from '../../errors.ts';
+import { uploadFolder } from '../../store/paths.ts';
+import type { Store } from '../../store/store.ts';
+import { createUpload } from '../create-upload.ts';
+import { originalDocument, pageDocument, statusDocument, uploadDocument, uploadSummary } from '../documents.ts';
+import { discardFiles, receivedFiles, receiveFiles } from '../middleware/receive-files.ts';
+import { notFound, parse } from '../problem.ts';
+import { uploadFields, uploadList } from '../schemas.ts';
+
+const uuid = z.uuid();
+/** Originals and pages count from 1 and fit an int4. */
+const ordinal = z.coerce.number().int().min(1).max(2_147_483_647);
+
+/** The calls of the Uploads table of the contract. */
+export function uploadRoutes(parts: { db: Database; queues: Queues; store: Store; config: Config }): Router {
+  const { db, store, config } = parts;
+  const router = Router();
+
+  async function requestedUpload(request: Request): Promise<Upload> {
+    const id = uuid.safeParse(request.params.id);
+    const upload = id.success ? await findUpload(db, id.data) : undefined;
+    if (upload === undefined) throw notFound(`upload ${request.params.id}`);
+    return upload;
+  }
+
+  router.post('/uploads', receiveFiles(store, config.MAX_UPLOAD_MB * 2 ** 20), async (request, response) => {
+    try {
+      const fields = parse(uploadFields, { ...request.body });
+      const { upload, originals } = await createUpload(parts, fields, receivedFiles(request));
+      response
+        .status(200)
+        .location(`/uploads/${upload.id}`)
+        .json(uploadDocument(upload, originals, []));
+    } catch (error) {
+      await discardFiles(request);
+      throw error;
+    }
+  });
+
+  router.get('/uploads', async (request, response) => {
+    const { status, limit, cursor } = parse(uploadList, { ...request.query });
+    const found = await listUploads(db, { status, limit: limit + 1, before: cursor });
+    const items = found.slice(0, limit);
+    response.json({
+      items: items.map(uploadSummary),
+      next_cursor: found.length > limit ? (items.at(-1)?.id ?? null) : null,
+    });
+  });
+
+  router.get('/uploads/:id', async (request, response) => {
+    const upload = await requestedUpload(request);
+    response.json(uploadDocument(upload, await listOriginals(db, upload.id), await listPages(db, upload.id)));
+  });
+
+  router.get('/uploads/:id/status', async (request, response) => {
+    response.json(statusDocument(await requestedUpload(request)));
+  });
+
+  router.get('/uploads/:id/pages', async (request, response) => {
+    const { id, status } = await requestedUpload(request);
+    response.json({ id, status, items: (await listPages(db, id)).map(pageDocument) });
+  });
+
+  router.get('/uploads/:id/originals', async (request, response) => {
+    const { id } = await requestedUpload(request);
+    response.json({ id, items: (await listOriginals(db, id)).map(originalDocument) });
+  });
+
+  router.get('/uploads/:id/originals/:original', async (request, response) => {
+    const upload = await requestedUpload(request);
+    const number = ordinal.safeParse(request.params.original);
+    const original = number.success ? await findOriginal(db, upload.id, number.data) : undefined;
+    if (original === undefined) throw notFound(`original ${request.params.original}`);
+    await sendFile(response, store, original.path, original.sha256, original.mediaType);
+  });
+
+  router.get('/uploads/:id/pages/:original/:page.png', async (request, response) => {
+    const upload = await requestedUpload(request);
+    const { original, page } = request.params;
+    const numbers = z.tuple([ordinal, ordinal]).safeParse([original, page]);
+    const found = numbers.success ? await findPage(db, upload.id, ...numbers.data) : undefined;
+    if (!found?.path || !found.sha256) throw notFound(`page ${page} of original ${original}`);
+    await sendFile(response, store, found.path, found.sha256, 'image/png');
+  });
+
+  router.delete('/uploads/:id', async (request, response) => {
+    const { id } = await requestedUpload(request);
+    if (!(await deleteEndedUpload(db, id))) {
+      throw new AppError('conflict', 'the upload has not ended yet', { status: 409 });
+    }
+    await store.removeFolder(uploadFolder(id));
+    response.status(204).end();
+  });
+
+  return router;
+}
+
+/** Stored bytes never change: conditional and range requests are answered, and the answer may be kept for good. */
+function sendFile(response: Response, store: Store, path: string, sha256: string, type: string): Promise<void> {
+  response.set({ ETag: `"${sha256}"`, 'Content-Type': type, 'Cache-Control': 'private, max-age=31536000, immutable' });
+  return new Promise((resolve, reject) => {
+    const options = { root: store.localFile(''), cacheControl: false, lastModified: false };
+    response.sendFile(path, options, (error) => {
+      // A client that stops reading is no failure of ours.
+      if (error && (error as NodeJS.ErrnoException).code !== 'ECONNABORTED' && !response.headersSent) reject(error);
+      else resolve();
+    });
+  });
+}

@@ -1,0 +1,138 @@
+import { randomUUID } from 'node:crypto';
+import { hostname } from 'node:os';
+import { and, eq, sql } from 'drizzle-orm';
+import type { Config } from '../config.ts';
+import type { Database } from '../db/client.ts';
+import { listen } from '../db/listen.ts';
+import type { Queues } from '../db/queues.ts';
+import { converters } from '../db/schema.ts';
+import { ConverterLost, claimJobs } from '../jobs/claim.ts';
+import { keepHouse } from '../jobs/housekeeping.ts';
+import { WAKE_CHANNEL } from '../jobs/wake.ts';
+import type { Logger } from '../log.ts';
+import type { Store } from '../store/store.ts';
+import { createLedger } from './capacity.ts';
+import { executeJob } from './executor.ts';
+import { createSandboxPool } from './sandbox/pool.ts';
+import { createSignal } from './signal.ts';
+
+const HEARTBEAT_MS = 3_000;
+const HOUSEKEEPING_MS = 1_000;
+/** Idle sandboxes kept warm, at about 105 MB each. */
+const MOST_WARM = 2;
+
+/**
+ * A converter at work: claims jobs that fit what it has free, runs them in sandboxes and settles them, under an id of
+ * its own. `lost` resolves when others have declared it lost; the owner then calls `stop(0)` and starts another.
+ * `stop` claims nothing new, waits up to the grace for what runs, and hands back the rest.
+ */
+export async function startConverter({
+  db,
+  databaseUrl,
+  queues,
+  store,
+  config,
+  log: parentLog,
+}: {
+  db: Database;
+  databaseUrl: string;
+  queues: Queues;
+  store: Store;
+  config: Config;
+  log: Logger;
+}) {
+  const converter = { id: randomUUID(), name: `${hostname()}-${process.pid}` };
+  const log = parentLog.child({ converter: converter.id });
+  const capacity = { cpuUnits: config.CAPACITY_CPU, memoryMb: config.CAPACITY_MEMORY_MB };
+  const ledger = createLedger(capacity);
+  const pool = createSandboxPool({ keep: Math.min(capacity.cpuUnits, MOST_WARM), log });
+  const wake = createSignal();
+  const handBack = new AbortController();
+  const lost = Promise.withResolvers<void>();
+  const running = new Set<Promise<void>>();
+  let stopping = false;
+
+  await db.insert(converters).values({ ...converter, ...capacity });
+
+  async function claimWhatFits(): Promise<boolean> {
+    const free = ledger.free();
+    const claimed = await claimJobs(db, queues, converter, free);
+    for (const job of claimed) {
+      const release = ledger.reserve(job);
+      const execution = executeJob({ db, queues, store, pool, config, log }, job, handBack.signal)
+        .catch((error) => log.error({ err: error, job: job.id }, 'attempt not settled'))
+        .finally(() => {
+          release();
+          running.delete(execution);
+          wake.set();
+        });
+      running.add(execution);
+    }
+    return claimed.length > 0;
+  }
+
+  async function heartbeat(): Promise<void> {
+    const beaten = await db
+      .update(converters)
+      .set({ heartbeatAt: sql`now()` })
+      .where(and(eq(converters.id, converter.id), eq(converters.status, 'live')))
+      .returning({ id: converters.id });
+    if (beaten.length === 0) throw new ConverterLost();
+  }
+
+  const onError = (doing: string) => (error: unknown) => {
+    if (error instanceof ConverterLost) lost.resolve();
+    else log.warn({ err: error }, `${doing} failed`);
+    return false;
+  };
+  const claiming = (async () => {
+    while (!stopping) {
+      if (!(await claimWhatFits().catch(onError('claim')))) await wake.wait(HOUSEKEEPING_MS);
+    }
+  })();
+  const listener = listen(databaseUrl, WAKE_CHANNEL, { name: 'sheetmill-converter', log, onNotify: wake.set });
+  const every = (ms: number, doing: string, work: () => Promise<void>) =>
+    repeat(ms, () => work().catch(onError(doing)));
+  const timers = [
+    every(HEARTBEAT_MS, 'heartbeat', heartbeat),
+    every(HOUSEKEEPING_MS, 'housekeeping', () => keepHouse(db, queues, log)),
+  ];
+  log.info({ capacity }, 'converter started');
+
+  return {
+    id: converter.id,
+    lost: lost.promise,
+    async stop(graceMs: number): Promise<void> {
+      stopping = true;
+      wake.set();
+      await Promise.all([claiming, listener.close()]);
+      const grace = setTimeout(() => handBack.abort(), graceMs);
+      await Promise.all(running);
+      clearTimeout(grace);
+      await Promise.all([pool.close(), ...timers.map((stopTimer) => stopTimer())]);
+      await db
+        .update(converters)
+        .set({ status: 'stopped' })
+        .where(and(eq(converters.id, converter.id), eq(converters.status, 'live')))
+        .catch(onError('sign-off'));
+      log.info('converter stopped');
+    },
+  };
+}
+
+/** Does `work` again `ms` after it ended; gives the function that ends this and waits for the round under way. */
+function repeat(ms: number, work: () => Promise<unknown>): () => Promise<void> {
+  const stopped = createSignal();
+  let ended = false;
+  const rounds = (async () => {
+    while (!ended) {
+      await work();
+      await stopped.wait(ms);
+    }
+  })();
+  return () => {
+    ended = true;
+    stopped.set();
+    return rounds;
+  };
+}

@@ -1,0 +1,42 @@
+import closeWithGrace from 'close-with-grace';
+import { configOrExit, requireDatabaseUrl } from '../config.ts';
+import { openDatabase } from '../db/client.ts';
+import { migrateDatabase } from '../db/migrate.ts';
+import { openQueues } from '../db/queues.ts';
+import { createLogger } from '../log.ts';
+import { openDiskStore } from '../store/disk.ts';
+import { startConverter } from './converter.ts';
+
+/** One converter process. */
+const config = configOrExit(process.env);
+const databaseUrl = requireDatabaseUrl(config);
+const log = createLogger(config.LOG_LEVEL, { process: 'converter' });
+
+const database = await openDatabase(databaseUrl, { name: 'sheetmill-converter', log });
+await migrateDatabase(databaseUrl);
+const queues = await openQueues(database.db, { supervise: true, log });
+const store = await openDiskStore(config.STORE_DIR);
+const start = () => startConverter({ db: database.db, databaseUrl, queues, store, config, log });
+
+let converter = await start();
+let stopping = false;
+process.send?.({ kind: 'ready' });
+
+const graceMs = config.SHUTDOWN_GRACE_SECONDS * 1000;
+closeWithGrace({ delay: graceMs + 10_000, logger: false }, async ({ err }) => {
+  if (err) log.fatal({ err }, 'converter fails');
+  stopping = true;
+  await converter.stop(err ? 0 : graceMs);
+  await queues.close();
+  await database.close();
+});
+// Started by `npm start`, it ends with its parent: the embedded Postgres does, too.
+process.on('disconnect', () => process.exit(1));
+
+while (!stopping) {
+  await converter.lost;
+  if (stopping) break;
+  log.warn('declared lost; starting again under a new id');
+  await converter.stop(0);
+  converter = await start();
+}

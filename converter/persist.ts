@@ -1,0 +1,22 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Logger } from '../log.ts';
+
+/** Work that must reach the database is tried until it does, or until `giveUp`: then the last error is thrown. */
+export async function persist<T>(log: Logger, giveUp: AbortSignal, write: () => Promise<T>): Promise<T> {
+  for (let wait = 50; ; wait = Math.min(wait * 2, 2_000)) {
+    try {
+      return await write();
+    } catch (error) {
+      if (giveUp.aborted || !isOutage(error)) throw error;
+      log.warn({ err: error }, 'database not reached; trying again');
+      await delay(wait);
+    }
+  }
+}
+
+/** Connection troubles, and Postgres's classes 08 (connection), 53 (resources) and 57 (shutting down, cancelled). */
+function isOutage(error: unknown): boolean {
+  const inner = error instanceof Error && error.cause !== undefined ? error.cause : error;
+  const { code, message = '' } = inner as { code?: string; message?: string };
+  return code === undefined ? /connect|terminated|timeout/i.test(message) : /^(08|53|57|E[A-Z]{3})/.test(code);
+}

@@ -1,0 +1,43 @@
+import { type ChildProcess, fork, spawnSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+
+const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));
+
+/** With setpriv, the kernel kills the sandbox when its converter dies; a busy child would outlive it otherwise. */
+const hasSetpriv = spawnSync('setpriv', ['--pdeathsig', 'KILL', 'true']).status === 0;
+
+/** Starts a sandbox process. It gets none of the converter's environment: no credentials reach untrusted bytes. */
+export function startSandboxProcess(): ChildProcess {
+  const env = { PATH: process.env.PATH, MALLOC_ARENA_MAX: '2' };
+  const child = hasSetpriv
+    ? fork(CHILD, { env, execPath: 'setpriv', execArgv: ['--pdeathsig', 'KILL', '--', process.execPath] })
+    : fork(CHILD, { env });
+  try {
+    // If memory runs out all the same, the kernel takes a sandbox and nothing else.
+    writeFileSync(`/proc/${child.pid}/oom_score_adj`, '1000');
+  } catch {
+    // Not Linux.
+  }
+  return child;
+}
+
+/** Makes the kernel measure the peak of resident memory anew from now. */
+export function resetPeakMemory(child: ChildProcess): void {
+  try {
+    writeFileSync(`/proc/${child.pid}/clear_refs`, '5');
+  } catch {
+    // Not Linux, or the process is gone: the peak is then that of its whole life, or unknown.
+  }
+}
+
+/** Resident memory in MB, now and at its peak; null where the kernel does not tell. */
+export function readMemory(child: ChildProcess): { nowMb: number; peakMb: number } | null {
+  try {
+    const status = readFileSync(`/proc/${child.pid}/status`, 'utf8');
+    const megabytes = (name: string) => Math.ceil(Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)?.[1]) / 1024);
+    return { nowMb: megabytes('VmRSS'), peakMb: megabytes('VmHWM') };
+  } catch {
+    return null;
+  }
+}

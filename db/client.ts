@@ -1,0 +1,44 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
+import pg from 'pg';
+import type { Logger } from '../log.ts';
+import * as schema from './schema.ts';
+
+/** The pool or a transaction: queries take either, so that each is written once. */
+export type Database = NodePgDatabase<typeof schema>;
+export type Transaction = Parameters<Parameters<Database['transaction']>[0]>[0];
+export type Queryable = Database | Transaction;
+
+/** How long a start waits for a Postgres that does not answer yet. */
+const CONNECT_DEADLINE_MS = 60_000;
+
+/**
+ * Opens a pool and waits until Postgres answers. Throws the last error once a minute has passed without an answer.
+ * The owner calls `close()`.
+ */
+export async function openDatabase(url: string, { name, log, max = 10 }: { name: string; log: Logger; max?: number }) {
+  const pool = new pg.Pool({
+    connectionString: url,
+    application_name: name,
+    max,
+    connectionTimeoutMillis: 10_000,
+    statement_timeout: 60_000,
+    idle_in_transaction_session_timeout: 60_000,
+  });
+  // An idle connection that breaks must not end the process: the next query opens another.
+  pool.on('error', (error) => log.warn({ err: error }, 'idle database connection lost'));
+  const deadline = Date.now() + CONNECT_DEADLINE_MS;
+  for (let wait = 50; ; wait = Math.min(wait * 2, 2_000)) {
+    try {
+      await pool.query('select 1');
+      break;
+    } catch (error) {
+      if (Date.now() + wait > deadline) {
+        await pool.end();
+        throw error;
+      }
+      await delay(wait);
+    }
+  }
+  return { db: drizzle({ client: pool, schema }), pool, close: () => pool.end() };
+}

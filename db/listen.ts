@@ -1,0 +1,52 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import pg from 'pg';
+import type { Logger } from '../log.ts';
+
+/**
+ * Calls `onNotify` at each NOTIFY on `channel`, and once after every (re)connect, since what came in between was missed.
+ * Holds one connection of its own; a lost one is opened again until `close()`.
+ */
+export function listen(
+  url: string,
+  channel: string,
+  { name, log, onNotify }: { name: string; log: Logger; onNotify: () => void },
+) {
+  let closed = false;
+  let current: pg.Client | undefined;
+
+  async function hold(): Promise<void> {
+    const client = new pg.Client({ connectionString: url, application_name: name, keepAlive: true });
+    const ended = new Promise<void>((resolve) => {
+      client.on('end', resolve);
+      client.on('error', (error) => {
+        log.warn({ err: error }, 'listening connection lost');
+        resolve();
+      });
+    });
+    current = client;
+    try {
+      await client.connect();
+      client.on('notification', onNotify);
+      await client.query(`listen ${client.escapeIdentifier(channel)}`);
+      onNotify();
+      await ended;
+    } finally {
+      await client.end().catch(() => undefined);
+    }
+  }
+
+  const running = (async () => {
+    while (!closed) {
+      await hold().catch((error) => log.warn({ err: error }, 'cannot listen'));
+      if (!closed) await delay(500);
+    }
+  })();
+
+  return {
+    async close(): Promise<void> {
+      closed = true;
+      await current?.end().catch(() => undefined);
+      await running;
+    },
+  };
+}

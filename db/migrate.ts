@@ -1,0 +1,33 @@
+import { fileURLToPath } from 'node:url';
+import { sql } from 'drizzle-orm';
+import { drizzle } from 'drizzle-orm/node-postgres';
+import { migrate } from 'drizzle-orm/node-postgres/migrator';
+import pg from 'pg';
+import journal from '../migrations/meta/_journal.json' with { type: 'json' };
+import type { Queryable } from './client.ts';
+import { installQueues } from './queues.ts';
+
+const MIGRATIONS = fileURLToPath(new URL('../migrations', import.meta.url));
+
+/** Any constant will do, as long as all versions of sheetmill agree on it. */
+const MIGRATION_LOCK = 7_311_001;
+
+/** Brings our tables and pg-boss's own schema up to date; processes that start together take turns. */
+export async function migrateDatabase(url: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url, application_name: 'sheetmill-migrate' });
+  await client.connect();
+  try {
+    await client.query('select pg_advisory_lock($1)', [MIGRATION_LOCK]);
+    await migrate(drizzle({ client }), { migrationsFolder: MIGRATIONS });
+    await installQueues(url);
+  } finally {
+    await client.end();
+  }
+}
+
+/** Whether every migration of this version has been applied. */
+export async function isMigrated(db: Queryable): Promise<boolean> {
+  const newest = Math.max(...journal.entries.map(({ when }) => when));
+  const { rows } = await db.execute(sql`select 1 from drizzle.__drizzle_migrations where created_at = ${newest}`);
+  return rows.length > 0;
+}

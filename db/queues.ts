@@ -1,0 +1,72 @@
+import { sql } from 'drizzle-orm';
+import { fromDrizzle, PgBoss } from 'pg-boss';
+import type { Logger } from '../log.ts';
+import type { Database, Queryable } from './client.ts';
+
+/** pg-boss never retries, expires or drops a job by itself: all of that is decided in jobs/. */
+const QUEUE_OPTIONS = {
+  retryLimit: 0,
+  retentionSeconds: 10 * 365 * 86_400,
+  expireInSeconds: 86_399,
+  deleteAfterSeconds: 3_600,
+};
+
+/** Installs or upgrades pg-boss's own schema. */
+export async function installQueues(url: string): Promise<void> {
+  const boss = new PgBoss({
+    connectionString: url,
+    max: 1,
+    supervise: false,
+    schedule: false,
+    registerInstance: false,
+  });
+  boss.on('error', () => undefined);
+  await boss.start();
+  await boss.stop({ graceful: false });
+}
+
+export type Queues = Awaited<ReturnType<typeof openQueues>>;
+
+/**
+ * pg-boss on our own pool: the one place that knows it. Every call that takes `tx` is part of that transaction.
+ * `supervise` runs pg-boss's maintenance here (converters do, the API does not). The owner calls `close()`.
+ */
+export async function openQueues(db: Database, { supervise, log }: { supervise: boolean; log: Logger }) {
+  const boss = new PgBoss({
+    db: fromDrizzle(db, sql),
+    supervise,
+    schedule: false,
+    migrate: false,
+    registerInstance: false,
+  });
+  boss.on('error', (error) => log.warn({ err: error }, 'pg-boss'));
+  await boss.start();
+  const known = new Set<string>();
+
+  return {
+    /** Makes a queue that is not there yet. Takes no transaction: call it before the one that sends. */
+    async ensure(name: string): Promise<void> {
+      if (known.has(name)) return;
+      await boss.createQueue(name, QUEUE_OPTIONS);
+      known.add(name);
+    },
+    /** Sends jobs that may start now; `rank` orders them, higher first. */
+    async send(tx: Queryable, name: string, jobs: { queueId: string; rank: number }[]): Promise<void> {
+      await boss.insert(
+        name,
+        jobs.map(({ queueId, rank }) => ({ id: queueId, priority: rank })),
+        { db: fromDrizzle(tx, sql) },
+      );
+    },
+    /** Takes up to `count` jobs, best first, and locks them for this transaction. Gives their queue ids. */
+    async fetch(tx: Queryable, name: string, count: number): Promise<string[]> {
+      const fetched = await boss.fetch(name, { batchSize: count, db: fromDrizzle(tx, sql) });
+      return fetched.map(({ id }) => id);
+    },
+    /** Removes one job, claimed or not. */
+    async remove(tx: Queryable, name: string, queueId: string): Promise<void> {
+      await boss.deleteJob(name, queueId, { db: fromDrizzle(tx, sql) });
+    },
+    close: () => boss.stop({ graceful: false }),
+  };
+}

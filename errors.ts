@@ -1,0 +1,53 @@
+/** Codes that clients may rely on: at the edge as the `code` of a problem, on uploads, originals, pages and jobs as `error.code`. */
+export type ErrorCode =
+  | 'invalid_request'
+  | 'not_found'
+  | 'conflict'
+  | 'file_too_large'
+  | 'unsupported_media_type'
+  | 'unavailable'
+  | 'corrupt_file'
+  | 'encrypted_pdf'
+  | 'wrong_password'
+  | 'too_many_pages'
+  | 'too_many_pixels'
+  | 'page_out_of_range'
+  | 'out_of_memory'
+  | 'timeout'
+  | 'converter_lost'
+  | 'task_failed'
+  | 'internal';
+
+/** An error as it is stored with a row and shown to clients. */
+export interface PublicError {
+  code: ErrorCode;
+  message: string;
+}
+
+/**
+ * The one error that crosses module borders. `message` is public; the `cause` goes to the log and never to a client.
+ * `status` is the HTTP status if it reaches the edge; `retryable` says whether a job that ended with it may run again.
+ */
+export class AppError extends Error {
+  readonly code: ErrorCode;
+  readonly status: number;
+  readonly retryable: boolean;
+
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options: { status?: number; retryable?: boolean; cause?: unknown } = {},
+  ) {
+    super(message, { cause: options.cause });
+    this.name = 'AppError';
+    this.code = code;
+    this.status = options.status ?? 500;
+    this.retryable = options.retryable ?? false;
+  }
+}
+
+/** What may be stored and shown of any error: an AppError's own words, `internal` for everything else. */
+export function publicError(error: unknown): PublicError {
+  if (error instanceof AppError) return { code: error.code, message: error.message };
+  return { code: 'internal', message: 'an unexpected error; the log has the details' };
+}

@@ -1,0 +1,11 @@
+/** TypeScript as ES modules: swc strips the types, Node's own module loader runs the rest. */
+export default {
+  testEnvironment: 'node',
+  roots: ['<rootDir>/test'],
+  extensionsToTreatAsEsm: ['.ts'],
+  transform: { '^.+\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2024' } }] },
+  globalSetup: '<rootDir>/test/support/global-setup.ts',
+  globalTeardown: '<rootDir>/test/support/global-teardown.ts',
+  testTimeout: 60_000,
+  collectCoverageFrom: ['{api,converter,tasks,jobs,db,store}/**/*.ts', '*.ts'],
+};

@@ -1,0 +1,161 @@
+import { and, asc, eq, inArray, isNull, notInArray, sql } from 'drizzle-orm';
+import type { Database, Transaction } from '../db/client.ts';
+import { jobs, originals, type PageRange, pages, uploads } from '../db/schema.ts';
+import type { PublicError } from '../errors.ts';
+import type { AttemptKey, Job } from './claim.ts';
+import { transition } from './transition.ts';
+
+/** What an inspection found out about an original. */
+export interface Inspection {
+  pageCount: number;
+  /** The pages asked for, ascending. */
+  selected: PageRange[];
+}
+
+/** A page that is ready in the store, or that failed for good. */
+export type PageOutcome =
+  | {
+      page: number;
+      status: 'completed';
+      path: string;
+      width: number;
+      height: number;
+      bytes: number;
+      sha256: string;
+      dpi: number | null;
+      reduced: string | null;
+      engine: string;
+    }
+  | { page: number; status: 'failed'; error: PublicError };
+
+/** Records what the running attempt found in its original. Gives false when the attempt no longer owns its job. */
+export async function recordInspection(db: Database, attempt: AttemptKey, found: Inspection): Promise<boolean> {
+  return transition(db, async (tx) => {
+    const job = await lockRunning(tx, attempt);
+    if (job === undefined) return false;
+    await tx.update(originals).set({ pageCount: found.pageCount, selected: found.selected }).where(originalOf(job));
+    await lockUpload(tx, job.uploadId);
+    const all = await tx
+      .select({ selected: originals.selected, error: originals.error })
+      .from(originals)
+      .where(eq(originals.uploadId, job.uploadId));
+    if (all.some(({ selected, error }) => selected === null && error === null)) return true;
+    const pagesTotal = all.reduce((sum, { selected }) => sum + countPages(selected ?? []), 0);
+    await tx.update(uploads).set({ pagesTotal }).where(eq(uploads.id, job.uploadId));
+    return true;
+  });
+}
+
+/** Records a page before its job ends. A page done again by a later attempt counts once. False: no longer ours. */
+export async function recordPage(db: Database, attempt: AttemptKey, outcome: PageOutcome): Promise<boolean> {
+  return transition(db, async (tx) => {
+    const job = await lockRunning(tx, attempt);
+    if (job === undefined) return false;
+    const [newlyDone] = await tx
+      .insert(pages)
+      .values({ uploadId: job.uploadId, original: job.original, ...outcome })
+      .onConflictDoNothing()
+      .returning({ status: pages.status });
+    if (newlyDone?.status === 'completed') {
+      await tx
+        .update(uploads)
+        .set({ pagesDone: sql`${uploads.pagesDone} + 1` })
+        .where(eq(uploads.id, job.uploadId));
+    }
+    return true;
+  });
+}
+
+/** Which pages of the job's original have an outcome already, so that a retry leaves them alone. */
+export async function settledPages(db: Database, uploadId: string, original: number): Promise<number[]> {
+  const rows = await db
+    .select({ page: pages.page })
+    .from(pages)
+    .where(and(eq(pages.uploadId, uploadId), eq(pages.original, original)));
+  return rows.map(({ page }) => page);
+}
+
+/**
+ * A conversion job failed for good: the pages of its range that have no outcome yet fail with it; and with a whole
+ * original, the original too.
+ */
+export async function failRemainingPages(tx: Transaction, job: Job, error: PublicError): Promise<void> {
+  if (job.uploadId === null || job.original === null) return;
+  const isRange = job.parentId !== null;
+  const ranges = isRange ? sql`(select payload->'pages' from jobs where id = ${job.id})` : sql`originals.selected`;
+  await tx.execute(sql`
+    insert into pages (upload_id, original, page, status, error)
+    select upload_id, original, page, 'failed', ${JSON.stringify(error)}::jsonb
+    from originals, jsonb_array_elements(${ranges}) range, generate_series((range->>0)::int, (range->>1)::int) page
+    where upload_id = ${job.uploadId} and original = ${job.original} and jsonb_typeof(${ranges}) = 'array'
+    on conflict do nothing`);
+  if (!isRange)
+    await tx
+      .update(originals)
+      .set({ error })
+      .where(originalOf({ uploadId: job.uploadId, original: job.original }));
+}
+
+/** Ends an upload whose last job has ended. The upload's row is locked first, so that of two last jobs one sees both. */
+export async function finishUpload(tx: Transaction, uploadId: string): Promise<void> {
+  await lockUpload(tx, uploadId);
+  const [unfinished] = await tx
+    .select({ id: jobs.id })
+    .from(jobs)
+    .where(
+      and(
+        eq(jobs.uploadId, uploadId),
+        isNull(jobs.parentId),
+        notInArray(jobs.status, ['completed', 'failed', 'cancelled']),
+      ),
+    )
+    .limit(1);
+  if (unfinished !== undefined) return;
+  const error = await firstError(tx, uploadId);
+  await tx
+    .update(uploads)
+    .set({ status: error === null ? 'completed' : 'failed', error, password: null, finishedAt: sql`now()` })
+    .where(and(eq(uploads.id, uploadId), inArray(uploads.status, ['queued', 'processing'])));
+}
+
+/** The first failed original's error, or else the first failed page's with its place. */
+async function firstError(tx: Transaction, uploadId: string): Promise<PublicError | null> {
+  const [original] = await tx
+    .select({ error: originals.error })
+    .from(originals)
+    .where(and(eq(originals.uploadId, uploadId), sql`${originals.error} is not null`))
+    .orderBy(asc(originals.original))
+    .limit(1);
+  if (original?.error) return original.error;
+  const [page] = await tx
+    .select({ original: pages.original, page: pages.page, error: pages.error })
+    .from(pages)
+    .where(and(eq(pages.uploadId, uploadId), eq(pages.status, 'failed')))
+    .orderBy(asc(pages.original), asc(pages.page))
+    .limit(1);
+  if (!page?.error) return null;
+  return { code: page.error.code, message: `original ${page.original}, page ${page.page}: ${page.error.message}` };
+}
+
+/** How many pages a list of ranges covers. */
+export function countPages(ranges: PageRange[]): number {
+  return ranges.reduce((sum, [from, to]) => sum + to - from + 1, 0);
+}
+
+async function lockRunning(tx: Transaction, attempt: AttemptKey) {
+  const [job] = await tx
+    .select({ uploadId: jobs.uploadId, original: jobs.original })
+    .from(jobs)
+    .where(and(eq(jobs.queueId, attempt.queueId), eq(jobs.attempt, attempt.attempt), eq(jobs.status, 'running')))
+    .for('update');
+  if (job === undefined || job.uploadId === null || job.original === null) return undefined;
+  return { uploadId: job.uploadId, original: job.original };
+}
+
+async function lockUpload(tx: Transaction, uploadId: string): Promise<void> {
+  await tx.select({ id: uploads.id }).from(uploads).where(eq(uploads.id, uploadId)).for('update');
+}
+
+function originalOf({ uploadId, original }: { uploadId: string; original: number }) {
+  return and(eq(originals.uploadId, uploadId), eq(originals.original, original));
+}

@@ -1,0 +1,24 @@
+import { AppError } from '../errors.ts';
+
+/** What a job reserves while it runs: whole CPU units, and memory in MB, rounded up to a class. */
+export interface Shape {
+  cpuUnits: number;
+  memoryMb: number;
+}
+
+/** Memory classes in MB: few, so that there are few queues; a class is at most 1.5 times the one below it. */
+const MEMORY_CLASSES = [256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384] as const;
+
+/** The smallest memory class that holds `megabytes`. Throws `out_of_memory` beyond the largest. */
+export function memoryClass(megabytes: number): number {
+  const found = MEMORY_CLASSES.find((size) => size >= megabytes);
+  if (found === undefined) {
+    throw new AppError('out_of_memory', `needs ${Math.ceil(megabytes)} MB, more than the largest class of 16384 MB`);
+  }
+  return found;
+}
+
+/** Name of the pg-boss queue for a shape, such as `jobs.c1m256`. */
+export function queueName({ cpuUnits, memoryMb }: Shape): string {
+  return `jobs.c${cpuUnits}m${memoryMb}`;
+}

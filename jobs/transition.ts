@@ -1,0 +1,27 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Database, Transaction } from '../db/client.ts';
+
+/** Postgres's codes for a deadlock and for a serialisation failure: the transaction may be tried again as it was. */
+const REPEATABLE = new Set(['40P01', '40001']);
+const MOST_TRIES = 5;
+
+/**
+ * Runs one change of status as a transaction. All of them lock in one order: pg-boss job, job, pages, original,
+ * parent, upload last. A deadlock that still comes to pass is repeated, so `change` must have no effect outside `tx`.
+ */
+export async function transition<T>(db: Database, change: (tx: Transaction) => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await db.transaction(change);
+    } catch (error) {
+      if (!REPEATABLE.has(postgresCode(error)) || tries === MOST_TRIES) throw error;
+      await delay(tries * 20 * Math.random());
+    }
+  }
+}
+
+/** The SQLSTATE of an error from Postgres, which drizzle wraps; empty for others. */
+function postgresCode(error: unknown): string {
+  const inner = error instanceof Error && error.cause !== undefined ? error.cause : error;
+  return String((inner as { code?: unknown } | null)?.code ?? '');
+}

@@ -1,0 +1,87 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import closeWithGrace from 'close-with-grace';
+import { configOrExit } from './config.ts';
+import { startEmbedded } from './db/embedded.ts';
+import { migrateDatabase } from './db/migrate.ts';
+
+/**
+ * `npm start`: everything on one machine. Postgres (the embedded one unless DATABASE_URL is set), migrations, the API
+ * and one converter, each a process of its own that ends with this one, and is started again when it dies by itself.
+ */
+const RESTART_AFTER_MS = 1_000;
+
+const config = configOrExit(process.env);
+const children = new Map<string, ChildProcess>();
+let stopping = false;
+let stopPostgres: (() => Promise<void>) | undefined;
+
+const closing = closeWithGrace(
+  { delay: (config.SHUTDOWN_GRACE_SECONDS + 60) * 1000, logger: false },
+  async ({ err }) => {
+    stopping = true;
+    if (err) process.stderr.write(`sheetmill: ${err.message}\n`);
+    await Promise.all([...children.values()].map(end));
+    await stopPostgres?.();
+    if (err) process.exitCode = 1;
+  },
+);
+
+const url = await startAll();
+process.stdout.write(`sheetmill listens on ${url}\n`);
+
+/** Gives the URL of the API once everything is ready. */
+async function startAll(): Promise<string> {
+  const databaseUrl = config.DATABASE_URL ?? (await startPostgres());
+  await migrateDatabase(databaseUrl);
+  const [url] = await Promise.all([startPart('api', databaseUrl), startPart('converter', databaseUrl)]);
+  return url ?? '';
+}
+
+async function startPostgres(): Promise<string> {
+  const postgres = await startEmbedded(path.join(config.DATA_DIR, 'postgres'));
+  stopPostgres = postgres.stop;
+  postgres.exited.then(() => {
+    if (stopping) return;
+    process.stderr.write('sheetmill: the embedded Postgres ended by itself\n');
+    process.exitCode = 1;
+    closing.close();
+  });
+  return postgres.url;
+}
+
+/** Starts one process and waits until it is ready; from then on it is started again whenever it ends. */
+async function startPart(name: 'api' | 'converter', databaseUrl: string): Promise<string | undefined> {
+  const child = fork(fileURLToPath(new URL(`${name}/main.ts`, import.meta.url)), {
+    env: { LOG_LEVEL: 'warn', ...process.env, DATABASE_URL: databaseUrl },
+    // A group of its own: Ctrl-C reaches this process alone, which then ends the others in order.
+    detached: true,
+  });
+  children.set(name, child);
+  const exited = once(child, 'exit');
+  const ready = await Promise.race([once(child, 'message'), exited.then(() => undefined)]);
+  if (ready === undefined) throw new Error(`the ${name} did not start`);
+  exited.then(async () => {
+    children.delete(name);
+    await delay(RESTART_AFTER_MS);
+    while (
+      !stopping &&
+      !(await startPart(name, databaseUrl).then(
+        () => true,
+        () => false,
+      ))
+    )
+      await delay(RESTART_AFTER_MS);
+  });
+  return (ready[0] as { url?: string }).url;
+}
+
+async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const exited = once(child, 'exit');
+  child.kill('SIGTERM');
+  await exited;
+}

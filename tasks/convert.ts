@@ -1,0 +1,23 @@
+import { z } from 'zod';
+import { defineTask, type TaskReturn } from './task.ts';
+
+const convertPayload = z.object({
+  upload_id: z.string(),
+  original: z.int(),
+  path: z.string(),
+  media_type: z.enum(['application/pdf', 'image/png', 'image/jpeg']),
+  dpi: z.int(),
+  /** The selection as the client wrote it; null means every page. */
+  page_selection: z.string().nullable(),
+});
+
+export type ConvertPayload = z.output<typeof convertPayload>;
+
+/** Inspects an original; converts it there and then if it is small, or else splits it into ranges. */
+export const convert = defineTask({
+  type: 'convert',
+  payload: convertPayload,
+  shape: { cpuUnits: 1, memoryMb: 256 },
+  run: async (context): Promise<TaskReturn> =>
+    (await import('../converter/convert/convert.ts')).convertOriginal(context),
+});

@@ -1,0 +1,52 @@
+import { AppError } from '../errors.ts';
+
+/** Pages `from` to `to`, both included, counted from 1. */
+export type PageRange = [from: number, to: number];
+
+const MAX_LENGTH = 1000;
+const MAX_PAGE = 1_000_000;
+
+/**
+ * Reads a selection of pages such as `1-3,7` into ranges that ascend and neither overlap nor touch.
+ * Throws AppError `invalid_request` that says which part is wrong.
+ */
+export function parsePages(text: string): PageRange[] {
+  if (text.length > MAX_LENGTH) throw invalid(`longer than ${MAX_LENGTH} characters`);
+  const ranges = text.split(',').map(parseRange);
+  const merged: PageRange[] = [];
+  for (const range of ranges.sort(([a], [b]) => a - b)) {
+    const last = merged.at(-1);
+    if (last && range[0] <= last[1] + 1) last[1] = Math.max(last[1], range[1]);
+    else merged.push(range);
+  }
+  return merged;
+}
+
+/**
+ * The ranges to convert of a document of `pageCount` pages: the selection, or all of it for null.
+ * Throws AppError `page_out_of_range` that names the first page that is not there.
+ */
+export function selectPages(ranges: PageRange[] | null, pageCount: number): PageRange[] {
+  if (ranges === null) return [[1, pageCount]];
+  const beyond = ranges.find(([, to]) => to > pageCount);
+  if (!beyond) return ranges;
+  const page = Math.max(beyond[0], pageCount + 1);
+  throw new AppError(
+    'page_out_of_range',
+    `page ${page} was asked for, but there ${pageCount === 1 ? 'is 1 page' : `are ${pageCount} pages`}`,
+  );
+}
+
+function parseRange(part: string): PageRange {
+  const [, first, last = first] = /^\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?$/.exec(part) ?? [];
+  if (first === undefined || last === undefined) throw invalid(`${JSON.stringify(part)} is neither a page nor a range`);
+  const [from, to] = [Number(first), Number(last)];
+  if (from < 1) throw invalid('pages count from 1');
+  if (to > MAX_PAGE || from > MAX_PAGE) throw invalid(`${Math.max(from, to)} is beyond ${MAX_PAGE}`);
+  if (from > to) throw invalid(`${from}-${to} goes backwards`);
+  return [from, to];
+}
+
+function invalid(reason: string): AppError {
+  return new AppError('invalid_request', `pages: ${reason}; write for example 1-3,7`, { status: 400 });
+}

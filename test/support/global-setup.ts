@@ -1,0 +1,18 @@
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { startEmbedded } from '../../db/embedded.ts';
+import { migrateDatabase } from '../../db/migrate.ts';
+import { createDatabase } from './database.ts';
+
+/** One Postgres for the whole run, with a migrated template that every test file clones. */
+export default async function globalSetup(): Promise<void> {
+  const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-test-'));
+  // Nothing here has to survive a power cut.
+  const postgres = await startEmbedded(path.join(folder, 'postgres'), {
+    flags: ['-c', 'fsync=off', '-c', 'synchronous_commit=off', '-c', 'full_page_writes=off', '-c', 'max_connections=200'],
+  });
+  process.env.TEST_POSTGRES_URL = postgres.url;
+  await migrateDatabase(await createDatabase('template_migrated'));
+  Object.assign(globalThis, { testRun: { folder, postgres } });
+}
