@@ -51,7 +51,16 @@ export interface ImageSpec {
 
 /** A PNG or JPEG of one colour, as a viewer should show it: other colour spaces are converted to. */
 export function makeImage(spec: ImageSpec = {}): Promise<Buffer> {
-  const { width = 40, height = 30, color = RED, format = 'png', progressive = false, palette = false, space = 'srgb', alpha } = spec;
+  const {
+    width = 40,
+    height = 30,
+    color = RED,
+    format = 'png',
+    progressive = false,
+    palette = false,
+    space = 'srgb',
+    alpha,
+  } = spec;
   const [r, g, b] = color;
   const background = { r, g, b, ...(alpha === undefined ? {} : { alpha }) };
   let image = sharp({ create: { width, height, channels: alpha === undefined ? 3 : 4, background } });
@@ -59,11 +68,13 @@ export function makeImage(spec: ImageSpec = {}): Promise<Buffer> {
   if (space === 'cmyk') image = image.toColourspace('cmyk');
   if (space === 'grey') image = image.toColourspace('b-w');
   const encoded =
-    format === 'png' ? image.png({ progressive, palette }) : image.jpeg({ progressive, quality: 95, chromaSubsampling: '4:4:4' });
+    format === 'png'
+      ? image.png({ progressive, palette })
+      : image.jpeg({ progressive, quality: 95, chromaSubsampling: '4:4:4' });
   return encoded.toBuffer();
 }
 
-/** The colour, or grey value, and alpha if there is any, of one pixel of a PNG. */
+/** Red, green and blue of one pixel of a PNG, and alpha if it has any; grey counts as all three. */
 export async function pixelAt(png: Buffer, x: number, y: number): Promise<number[]> {
   return [...(await sharp(png).extract({ left: x, top: y, width: 1, height: 1 }).raw().toBuffer())];
 }
@@ -105,7 +116,10 @@ export function writePdf(objects: string[], trailer: string): Buffer {
   });
   const size = objects.length + 1;
   const table = `xref\n0 ${size}\n0000000000 65535 f \n${offsets.join('')}`;
-  return Buffer.from(`${body}${table}trailer\n<< /Size ${size} /Root 1 0 R ${trailer} >>\nstartxref\n${body.length}\n%%EOF\n`, 'latin1');
+  return Buffer.from(
+    `${body}${table}trailer\n<< /Size ${size} /Root 1 0 R ${trailer} >>\nstartxref\n${body.length}\n%%EOF\n`,
+    'latin1',
+  );
 }
 
 const PADDING = Buffer.from('28bf4e5e4e758a4164004e56fffa01082e2e00b6d0683e802f0ca9fe6453697a', 'hex');
@@ -124,7 +138,14 @@ function times<T>(count: number, step: (value: T) => T, value: T): T {
 
 /** RC4 twenty times, with the key changed each time, as revision 3 of the standard security handler wants it. */
 function rounds(key: Buffer, data: Buffer): Buffer {
-  return Array.from({ length: 20 }, (_, round) => round).reduce((sealed, round) => rc4(key.map((byte) => byte ^ round), sealed), data);
+  return Array.from({ length: 20 }, (_, round) => round).reduce(
+    (sealed, round) =>
+      rc4(
+        key.map((byte) => byte ^ round),
+        sealed,
+      ),
+    data,
+  );
 }
 
 function rc4(key: Uint8Array, data: Buffer): Buffer {

@@ -3,8 +3,20 @@ import { parsePages, selectPages } from '../../tasks/pages.ts';
 describe('parsePages', () => {
   test.each([
     ['7', [[7, 7]]],
-    ['1-3,7', [[1, 3], [7, 7]]],
-    [' 9 , 2 - 4 ', [[2, 4], [9, 9]]],
+    [
+      '1-3,7',
+      [
+        [1, 3],
+        [7, 7],
+      ],
+    ],
+    [
+      ' 9 , 2 - 4 ',
+      [
+        [2, 4],
+        [9, 9],
+      ],
+    ],
     ['3,1,2,2', [[1, 3]]],
     ['1-10,5-20,21', [[1, 21]]],
     ['1-1000000', [[1, 1_000_000]]],
@@ -25,17 +37,39 @@ describe('parsePages', () => {
     ['99999999999999999999', /neither/],
     ['1,'.repeat(501), /longer than 1000/],
   ])('refuses %j and says why', (text, message) => {
-    expect(() => parsePages(text)).toThrow(expect.objectContaining({ code: 'invalid_request', status: 400, message: expect.stringMatching(message) }));
+    expect(() => parsePages(text)).toThrow(
+      expect.objectContaining({ code: 'invalid_request', status: 400, message: expect.stringMatching(message) }),
+    );
   });
 });
 
 describe('selectPages', () => {
   test('no selection is every page', () => expect(selectPages(null, 12)).toEqual([[1, 12]]));
 
-  test('a selection is taken as it is', () => expect(selectPages([[1, 2], [12, 12]], 12)).toEqual([[1, 2], [12, 12]]));
+  test('a selection is taken as it is', () =>
+    expect(
+      selectPages(
+        [
+          [1, 2],
+          [12, 12],
+        ],
+        12,
+      ),
+    ).toEqual([
+      [1, 2],
+      [12, 12],
+    ]));
 
   test('names the first page that is not there, and how many are', () => {
-    expect(() => selectPages([[1, 2], [10, 20]], 12)).toThrow(
+    expect(() =>
+      selectPages(
+        [
+          [1, 2],
+          [10, 20],
+        ],
+        12,
+      ),
+    ).toThrow(
       expect.objectContaining({ code: 'page_out_of_range', message: expect.stringMatching(/page 13 .* 12 pages/) }),
     );
     expect(() => selectPages([[7, 7]], 1)).toThrow(/page 7 .* 1 page$/);
