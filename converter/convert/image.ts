@@ -51,12 +51,12 @@ export async function inspectImage(file: string) {
  * shrunk until both sides are 3499 pixels at most. Throws AppError `corrupt_file`.
  */
 export async function convertImage(file: string): Promise<{ png: Buffer; width: number; height: number }> {
-  const { format, space } = await readHeader(file);
+  const { format } = await readHeader(file);
   try {
     const { data, info } = await sharp(file, INPUT)
       .autoOrient()
       .resize({ width: MAX_SIDE, height: MAX_SIDE, fit: 'inside', withoutEnlargement: true })
-      .toColourspace(space === 'b-w' || space === 'grey16' ? 'b-w' : 'srgb')
+      .toColourspace('srgb')
       .png(format === 'jpeg' ? PHOTOGRAPH : DRAWN)
       .toBuffer({ resolveWithObject: true });
     return { png: data, width: info.width, height: info.height };

@@ -13,26 +13,32 @@ export type Service = Awaited<ReturnType<typeof startService>>;
 
 /**
  * A whole service of its own: database, data folder, API process and converter processes, as `npm run api` and
- * `npm run converter` start them. `stop` ends and removes all of it.
+ * `npm run converter` start them. `stop` ends and removes all of it. With `keepLog`, `log()` gives what they wrote.
  */
 export async function startService({
   converters = 1,
   env = {},
+  keepLog = false,
 }: {
   converters?: number;
   env?: Record<string, string>;
+  keepLog?: boolean;
 } = {}) {
   const database = await cloneDatabase();
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-service-'));
   const environment = { DATABASE_URL: database.url, DATA_DIR: folder, PORT: '0', LOG_LEVEL: 'error', ...env };
   const pool = new pg.Pool({ connectionString: database.url, max: 2 });
   const processes = new Set<ChildProcess>();
+  let log = '';
 
   async function start(part: 'api' | 'converter', extra: Record<string, string> = {}) {
     const child = fork(path.join(ROOT, part, 'main.ts'), {
       cwd: ROOT,
       env: { ...process.env, ...environment, ...extra, NODE_OPTIONS: '' },
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      stdio: ['ignore', 'inherit', keepLog ? 'pipe' : 'inherit', 'ipc'],
+    });
+    child.stderr?.on('data', (chunk) => {
+      log += chunk;
     });
     processes.add(child);
     child.once('exit', () => processes.delete(child));
@@ -52,7 +58,7 @@ export async function startService({
     await exited;
   }
 
-  const api = await start('api');
+  let api = await start('api');
   const started = await Promise.all(Array.from({ length: converters }, () => start('converter')));
 
   async function get(route: string): Promise<Json> {
@@ -62,12 +68,21 @@ export async function startService({
   }
 
   return {
-    url: api.url,
-    api: api.child,
+    get url(): string {
+      return api.url;
+    },
+    get api(): ChildProcess {
+      return api.child;
+    },
+    log: () => log,
     converters: started.map(({ child }) => child),
     folder,
     pool,
     get,
+    /** Starts the API anew, at another URL, once the one before was ended. */
+    async startApi(): Promise<void> {
+      api = await start('api');
+    },
     startConverter: async (extra?: Record<string, string>) => (await start('converter', extra)).child,
     end,
     /** Uploads files given as [filename, bytes] with text fields; gives the status and the parsed answer. */
@@ -95,6 +110,24 @@ export async function startService({
         .map((entry) => path.relative(path.join(folder, 'store'), path.join(entry.parentPath, entry.name)))
         .sort();
     },
+    /** What the service holds that no finished upload accounts for: nothing, once all uploads have ended. */
+    async leftovers(): Promise<Json> {
+      const { rows } = await pool.query(`select
+        (select count(*)::int from jobs where status not in ('completed', 'failed', 'cancelled')) as jobs,
+        (select count(*)::int from job_attempts where status = 'running') as attempts,
+        (select count(*)::int from pgboss.job) as queued,
+        (select count(*)::int from uploads where finished_at is null) as uploads`);
+      const { rows: paths } = await pool.query(
+        'select path from originals union all select path from pages where path is not null',
+      );
+      const listed = paths.map(({ path }) => path);
+      const stored = await this.storedFiles();
+      return {
+        ...rows[0],
+        filesNotListed: stored.filter((file) => !listed.includes(file)),
+        filesMissing: listed.filter((file) => !stored.includes(file)),
+      };
+    },
     async stop(): Promise<void> {
       await Promise.all([...processes].map((child) => end(child)));
       await pool.end();
@@ -103,6 +136,9 @@ export async function startService({
     },
   };
 }
+
+/** What `leftovers` gives when there are none. */
+export const NOTHING_LEFT = { jobs: 0, attempts: 0, queued: 0, uploads: 0, filesNotListed: [], filesMissing: [] };
 
 // biome-ignore lint/suspicious/noExplicitAny: answers are read as a client reads them, without our types.
 export type Json = any;

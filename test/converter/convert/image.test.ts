@@ -64,9 +64,9 @@ describe('colours', () => {
     expectNear(await pixelAt((await convert(jpeg)).png, 10, 10), [r, g, b], 12);
   });
 
-  test('grey stays grey, with one channel', async () => {
+  test('grey becomes sRGB', async () => {
     const { png } = await convert(await makeImage({ color: [99, 99, 99], space: 'grey', format: 'jpeg' }));
-    expect(await sharp(png).metadata()).toMatchObject({ space: 'b-w', channels: 1 });
+    expect(await sharp(png).metadata()).toMatchObject({ space: 'srgb', channels: 3 });
     expectNear(await pixelAt(png, 5, 5), [99, 99, 99], 1);
   });
 
