@@ -7,7 +7,7 @@ import { createPort } from './port.ts';
 import type { CreateCanvas } from './sheet.ts';
 
 /** The size of a page in points, as it is shown: turned by its rotation, multiplied by its UserUnit. */
-export interface PageBox {
+interface PageBox {
   width: number;
   height: number;
 }

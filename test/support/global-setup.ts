@@ -10,7 +10,16 @@ export default async function globalSetup(): Promise<void> {
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-test-'));
   // Nothing here has to survive a power cut.
   const postgres = await startEmbedded(path.join(folder, 'postgres'), {
-    flags: ['-c', 'fsync=off', '-c', 'synchronous_commit=off', '-c', 'full_page_writes=off', '-c', 'max_connections=200'],
+    flags: [
+      '-c',
+      'fsync=off',
+      '-c',
+      'synchronous_commit=off',
+      '-c',
+      'full_page_writes=off',
+      '-c',
+      'max_connections=200',
+    ],
   });
   process.env.TEST_POSTGRES_URL = postgres.url;
   await migrateDatabase(await createDatabase('template_migrated'));
