@@ -3,10 +3,10 @@ import { once } from 'node:events';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import closeWithGrace from 'close-with-grace';
 import { configOrExit } from './config.ts';
 import { startEmbedded } from './db/embedded.ts';
 import { migrateDatabase } from './db/migrate.ts';
+import { onShutdown } from './shutdown.ts';
 
 /**
  * `npm start`: everything on one machine. Postgres (the embedded one unless DATABASE_URL is set), migrations, the API
@@ -19,16 +19,12 @@ const children = new Map<string, ChildProcess>();
 let stopping = false;
 let stopPostgres: (() => Promise<void>) | undefined;
 
-const closing = closeWithGrace(
-  { delay: (config.SHUTDOWN_GRACE_SECONDS + 60) * 1000, logger: false },
-  async ({ err }) => {
-    stopping = true;
-    if (err) process.stderr.write(`sheetmill: ${err.message}\n`);
-    await Promise.all([...children.values()].map(end));
-    await stopPostgres?.();
-    if (err) process.exitCode = 1;
-  },
-);
+onShutdown((config.SHUTDOWN_GRACE_SECONDS + 60) * 1000, async ({ err }) => {
+  stopping = true;
+  if (err) process.stderr.write(`sheetmill: ${err.message}\n`);
+  await Promise.all([...children.values()].map(end));
+  await stopPostgres?.();
+});
 
 const url = await startAll();
 process.stdout.write(`sheetmill listens on ${url}\n`);
@@ -45,10 +41,8 @@ async function startPostgres(): Promise<string> {
   const postgres = await startEmbedded(path.join(config.DATA_DIR, 'postgres'));
   stopPostgres = postgres.stop;
   postgres.exited.then(() => {
-    if (stopping) return;
-    process.stderr.write('sheetmill: the embedded Postgres ended by itself\n');
-    process.exitCode = 1;
-    closing.close();
+    // Nobody catches this: it ends everything.
+    if (!stopping) throw new Error('the embedded Postgres ended by itself');
   });
   return postgres.url;
 }

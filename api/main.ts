@@ -1,12 +1,12 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import closeWithGrace from 'close-with-grace';
 import { configOrExit, requireDatabaseUrl } from '../config.ts';
 import { openDatabase } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { createLogger } from '../log.ts';
+import { onShutdown } from '../shutdown.ts';
 import { openDiskStore } from '../store/disk.ts';
 import { createApp } from './app.ts';
 
@@ -36,7 +36,7 @@ log.info({ url }, 'api started');
 process.send?.({ kind: 'ready', url });
 
 const graceMs = config.SHUTDOWN_GRACE_SECONDS * 1000;
-closeWithGrace({ delay: graceMs + 10_000, logger: false }, async ({ err }) => {
+onShutdown(graceMs + 10_000, async ({ err }) => {
   if (err) log.fatal({ err }, 'api fails');
   const closed = new Promise((resolve) => server.close(resolve));
   server.closeIdleConnections();

@@ -1,9 +1,9 @@
-import closeWithGrace from 'close-with-grace';
 import { configOrExit, requireDatabaseUrl } from '../config.ts';
 import { openDatabase } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { createLogger } from '../log.ts';
+import { onShutdown } from '../shutdown.ts';
 import { openDiskStore } from '../store/disk.ts';
 import { startConverter } from './converter.ts';
 
@@ -23,7 +23,7 @@ let stopping = false;
 process.send?.({ kind: 'ready' });
 
 const graceMs = config.SHUTDOWN_GRACE_SECONDS * 1000;
-closeWithGrace({ delay: graceMs + 10_000, logger: false }, async ({ err }) => {
+onShutdown(graceMs + 10_000, async ({ err }) => {
   if (err) log.fatal({ err }, 'converter fails');
   stopping = true;
   await converter.stop(err ? 0 : graceMs);
