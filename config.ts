@@ -2,7 +2,12 @@ import { availableParallelism, totalmem } from 'node:os';
 import path from 'node:path';
 import { z } from 'zod';
 
-const wholeNumber = (smallest: number, largest: number) => z.coerce.number().int().min(smallest).max(largest);
+function wholeNumber(smallest: number, largest: number) {
+  const error = `must be a whole number from ${smallest} to ${largest}`;
+  return z.coerce.number({ error }).int({ error }).min(smallest, { error }).max(largest, { error });
+}
+
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 
 /** What the processes have besides sandboxes (converter, and locally API and Postgres) and the system's own share. */
 const MEMORY_KEPT_BACK_MB = 1024;
@@ -26,7 +31,7 @@ const schema = z.object({
     ),
   ),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(0, 3600).default(20),
-  LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+  LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 });
 
 export type Config = ReturnType<typeof parseConfig>;
