@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { PRIORITIES, UPLOAD_STATUSES } from '../db/schema.ts';
-import { parsePages } from '../tasks/pages.ts';
+import { parsePages } from '../jobs/pages.ts';
 
 /** The requests of the contract, as zod reads them. */
 

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
+import path from 'node:path';
 import { and, eq, sql } from 'drizzle-orm';
 import type { Config } from '../config.ts';
 import type { Database } from '../db/client.ts';
@@ -45,7 +46,11 @@ export async function startConverter({
   const log = parentLog.child({ converter: converter.id });
   const capacity = { cpuUnits: config.CAPACITY_CPU, memoryMb: config.CAPACITY_MEMORY_MB };
   const ledger = createLedger(capacity);
-  const pool = createSandboxPool({ keep: Math.min(capacity.cpuUnits, MOST_WARM), log });
+  const pool = createSandboxPool({
+    keep: Math.min(capacity.cpuUnits, MOST_WARM),
+    cacheFolder: path.join(config.DATA_DIR, 'compile-cache'),
+    log,
+  });
   const wake = createSignal();
   const handBack = new AbortController();
   const lost = Promise.withResolvers<void>();

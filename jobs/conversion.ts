@@ -3,6 +3,7 @@ import type { Database, Transaction } from '../db/client.ts';
 import { jobs, originals, type PageRange, pages, uploads } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
 import type { AttemptKey, Job } from './claim.ts';
+import { countPages } from './pages.ts';
 import { transition } from './transition.ts';
 
 /** What an inspection found out about an original. */
@@ -135,11 +136,6 @@ async function firstError(tx: Transaction, uploadId: string): Promise<PublicErro
     .limit(1);
   if (!page?.error) return null;
   return { code: page.error.code, message: `original ${page.original}, page ${page.page}: ${page.error.message}` };
-}
-
-/** How many pages a list of ranges covers. */
-export function countPages(ranges: PageRange[]): number {
-  return ranges.reduce((sum, [from, to]) => sum + to - from + 1, 0);
 }
 
 async function lockRunning(tx: Transaction, attempt: AttemptKey) {

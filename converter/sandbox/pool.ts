@@ -26,13 +26,13 @@ const OUT_OF_MEMORY_SIGNALS: readonly (NodeJS.Signals | null)[] = ['SIGKILL', 'S
 export type SandboxPool = ReturnType<typeof createSandboxPool>;
 
 /** Keeps up to `keep` idle sandboxes, started ahead of the first task. The owner calls `close()`. */
-export function createSandboxPool({ keep, log }: { keep: number; log: Logger }) {
+export function createSandboxPool({ keep, cacheFolder, log }: { keep: number; cacheFolder: string; log: Logger }) {
   const all = new Set<Sandbox>();
   const idle: Sandbox[] = [];
   let closed = false;
 
   function start(): Sandbox {
-    const sandbox: Sandbox = { child: startSandboxProcess(), tasks: 0 };
+    const sandbox: Sandbox = { child: startSandboxProcess(cacheFolder), tasks: 0 };
     all.add(sandbox);
     sandbox.child.on('error', (error) => log.error({ err: error }, 'sandbox error'));
     sandbox.child.on('exit', () => {

@@ -1,7 +1,5 @@
+import type { PageRange } from '../db/schema.ts';
 import { AppError } from '../errors.ts';
-
-/** Pages `from` to `to`, both included, counted from 1. */
-export type PageRange = [from: number, to: number];
 
 const MAX_LENGTH = 1000;
 const MAX_PAGE = 1_000_000;
@@ -49,4 +47,9 @@ function parseRange(part: string): PageRange {
 
 function invalid(reason: string): AppError {
   return new AppError('invalid_request', `pages: ${reason}; write for example 1-3,7`, { status: 400 });
+}
+
+/** How many pages a list of ranges covers. */
+export function countPages(ranges: PageRange[]): number {
+  return ranges.reduce((sum, [from, to]) => sum + to - from + 1, 0);
 }

@@ -1,4 +1,4 @@
-import { parsePages, selectPages } from '../../tasks/pages.ts';
+import { parsePages, selectPages } from '../../jobs/pages.ts';
 
 describe('parsePages', () => {
   test.each([
