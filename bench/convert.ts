@@ -1,0 +1,149 @@
+import { existsSync } from 'node:fs';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { availableParallelism, tmpdir } from 'node:os';
+import path from 'node:path';
+import sharp from 'sharp';
+import { writeLargeJpeg, writeTextPdf } from './inputs.ts';
+import { convertBy, find, IMAGE_MAGICK, type Installed, MAGICK_POLICY, PDF_RIVALS } from './rivals.ts';
+import { type Service, startService } from './service.ts';
+import { describeMachine, type Row, toMarkdown } from './table.ts';
+
+/**
+ * `npm run bench`: the whole service against the usual programs, in one run on this machine. Prints Markdown; how it
+ * measures is told in docs/evaluation_results.md. BENCH_CORPUS names the folder of the documents.
+ */
+const CORPUS = path.resolve(import.meta.dirname, '..', process.env.BENCH_CORPUS ?? '../shared/corpus/pdf');
+const RUNS = 3;
+const IMAGES = 8;
+
+const cores = availableParallelism();
+const interruption = new AbortController();
+const { signal } = interruption;
+for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(name, () => interruption.abort(new Error(`stopped by ${name}`)));
+}
+const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-bench-'));
+const rivalOptions = { outputs: path.join(folder, 'outputs'), signal };
+
+try {
+  const rows = await compareAll();
+  const versions = [...PDF_RIVALS, IMAGE_MAGICK].map((rival) => [rival.name, find(rival)?.version]);
+  const { sharp: sharpVersion, vips } = sharp.versions;
+  const ours = { 'Node.js': process.versions.node, sharp: `${sharpVersion} (libvips ${vips})` };
+  process.stdout.write(`${describeMachine({ ...ours, ...Object.fromEntries(versions) })}\n${toMarkdown(rows)}`);
+} catch (error) {
+  say(signal.aborted ? signal.reason.message : (error as Error).stack);
+  process.exitCode = 1;
+} finally {
+  await rm(folder, { recursive: true, force: true });
+}
+
+async function compareAll(): Promise<Row[]> {
+  const service = await startService(path.join(folder, 'data'), cores, signal);
+  try {
+    const article = path.join(CORPUS, 'tracemonkey.pdf');
+    if (!existsSync(article)) say(`${article} is not there: no comparison with text and graphics`);
+    return [
+      ...(existsSync(article) ? await comparePdf(service, 'Text and graphics', article) : []),
+      ...(await comparePdf(service, 'Text', await findBook())),
+      ...(await compareImages(service)),
+    ];
+  } finally {
+    await service.stop();
+  }
+}
+
+async function findBook(): Promise<string> {
+  const book = path.join(CORPUS, 'freeculture.pdf');
+  if (existsSync(book)) return book;
+  say(`${book} is not there: 350 pages of generated text instead`);
+  const generated = path.join(folder, 'text.pdf');
+  await writeTextPdf(generated, 350);
+  return generated;
+}
+
+async function comparePdf(service: Service, title: string, file: string): Promise<Row[]> {
+  say(`${title}: sheetmill`);
+  await service.restartConverter();
+  const cold = await service.convert(file);
+  const warm = await medianSeconds(() => service.convert(file));
+  const speeds = { warm: cold.pages / warm, cold: cold.pages / cold.seconds };
+
+  const rows: Row[] = [];
+  for (const rival of PDF_RIVALS) {
+    const speed = await speedOf(find(rival), title, file, cold.pages);
+    for (const [state, ours] of Object.entries(speeds)) {
+      rows.push({
+        what: `${title}, ${cold.pages} pages, ${state}`,
+        ours: `${ours.toFixed(1)} pages/s`,
+        other: speed ? `${rival.name} ${speed.toFixed(1)} pages/s` : `${rival.name} is not installed`,
+        ratio: speed && ours / speed,
+        least: rival.target,
+      });
+    }
+  }
+  return rows;
+}
+
+/** Pages per second of one process, after one run that counts for nothing. */
+async function speedOf(rival: Installed | undefined, title: string, file: string, pages: number) {
+  if (rival === undefined) return undefined;
+  say(`${title}: ${rival.name}`);
+  await convertBy(rival, file, rivalOptions);
+  return pages / (await medianSeconds(() => convertBy(rival, file, rivalOptions)));
+}
+
+async function compareImages(service: Service): Promise<Row[]> {
+  const title = 'JPEG of 100 megapixels';
+  const what = `${title}, ${IMAGES} at once`;
+  say(`${title}: making it`);
+  const file = path.join(folder, 'large.jpg');
+  await writeLargeJpeg(file);
+  say(`${title}: sheetmill`);
+  await service.restartConverter();
+  await service.convert(file);
+  const ours = await service.convert(file, IMAGES);
+
+  const rival = find(IMAGE_MAGICK);
+  if (rival === undefined) return [{ what, ours: perSecond(ours), other: `${IMAGE_MAGICK.name} is not installed` }];
+  process.env.MAGICK_CONFIGURE_PATH = path.join(folder, 'magick');
+  await mkdir(process.env.MAGICK_CONFIGURE_PATH);
+  await writeFile(path.join(process.env.MAGICK_CONFIGURE_PATH, 'policy.xml'), MAGICK_POLICY);
+  const warmUp = await convertBy(rival, file, rivalOptions);
+  const rows: Row[] = [];
+  for (const atOnce of new Set([1, cores])) {
+    say(`${title}: ${rival.name}, processes at a time: ${atOnce}`);
+    const theirs = await convertBy(rival, file, { ...rivalOptions, count: IMAGES, atOnce });
+    rows.push({
+      what,
+      ours: perSecond(ours),
+      other: `${rival.name}, ${atOnce} at a time, ${perSecond(theirs)}`,
+      ratio: theirs.seconds / ours.seconds,
+      // The target stands against one process at a time.
+      ...(atOnce === 1 && { least: rival.target }),
+    });
+  }
+  rows.push({
+    what: `${title}, peak memory of the process that decodes it`,
+    ours: `${ours.peakMb} MB`,
+    other: `${rival.name} ${warmUp.peakMb} MB`,
+    ratio: warmUp.peakMb ? ours.peakMb / warmUp.peakMb : undefined,
+    most: 0.25,
+  });
+  return rows;
+}
+
+function perSecond({ seconds }: { seconds: number }): string {
+  return `${(IMAGES / seconds).toFixed(2)} images/s`;
+}
+
+async function medianSeconds(convert: () => Promise<{ seconds: number }>): Promise<number> {
+  const times: number[] = [];
+  for (let run = 0; run < RUNS; run++) times.push((await convert()).seconds);
+  return times.sort((a, b) => a - b)[Math.floor(RUNS / 2)] ?? Number.NaN;
+}
+
+/** Standard output is for the table alone. */
+function say(line: string | undefined): void {
+  process.stderr.write(`bench: ${line}\n`);
+}

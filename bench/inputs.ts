@@ -1,0 +1,51 @@
+import { writeFile } from 'node:fs/promises';
+import { PDFDocument, StandardFonts } from 'pdf-lib';
+import sharp from 'sharp';
+
+const WIDTH = 6_000;
+const HEIGHT = 4_200;
+const WORDS = 'the mill takes each sheet in turn and gives its picture back no page is lost and none comes twice'.split(
+  ' ',
+);
+
+/** A JPEG of 100 megapixels that costs about what a photograph does: soft light, soft shapes and detail, no noise. */
+export async function writeLargeJpeg(file: string): Promise<void> {
+  const light = Buffer.from(
+    `<svg width="${WIDTH}" height="${HEIGHT}"><linearGradient id="sky" x2="0.3" y2="1"><stop stop-color="#9cf"/>
+    <stop offset="0.6" stop-color="#fda"/><stop offset="1" stop-color="#231"/></linearGradient>
+    <rect width="100%" height="100%" fill="url(#sky)"/></svg>`,
+  );
+  const shapes = await blurredNoise(WIDTH / 20, HEIGHT / 20, 90, 3);
+  const detail = await blurredNoise(WIDTH, HEIGHT, 30, 0.8);
+  const scene = await sharp(light)
+    .composite([shapes, detail].map((input) => ({ input, blend: 'overlay' })))
+    .removeAlpha()
+    .raw()
+    .toBuffer();
+  await sharp(scene, { raw: { width: WIDTH, height: HEIGHT, channels: 3 } })
+    .resize(WIDTH * 2, HEIGHT * 2, { kernel: 'cubic' })
+    .jpeg({ quality: 90 })
+    .toFile(file);
+}
+
+/** As a PNG of the scene's size. */
+async function blurredNoise(width: number, height: number, sigma: number, blur: number): Promise<Buffer> {
+  const noise = { type: 'gaussian', mean: 128, sigma } as const;
+  const small = await sharp({ create: { width, height, channels: 3, background: 'grey', noise } })
+    .blur(blur)
+    .png({ compressionLevel: 1 })
+    .toBuffer();
+  return sharp(small).resize(WIDTH, HEIGHT, { kernel: 'cubic' }).png({ compressionLevel: 1 }).toBuffer();
+}
+
+/** A book of plain text. */
+export async function writeTextPdf(file: string, pages: number): Promise<void> {
+  const document = await PDFDocument.create();
+  const font = await document.embedFont(StandardFonts.TimesRoman);
+  for (let page = 0; page < pages; page++) {
+    const line = (at: number) => Array.from({ length: 14 }, (_, word) => WORDS[(page + at * 7 + word) % WORDS.length]);
+    const text = Array.from({ length: 42 }, (_, at) => line(at).join(' ')).join('\n');
+    document.addPage([432, 648]).drawText(text, { x: 40, y: 600, size: 10, lineHeight: 13, font });
+  }
+  await writeFile(file, await document.save());
+}

@@ -1,0 +1,123 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { mkdir, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { text } from 'node:stream/consumers';
+import { setTimeout as delay } from 'node:timers/promises';
+
+/** A program that turns a file into PNG files in a folder. */
+interface Rival {
+  name: string;
+  /** The first of these that is there and says a version; the rest are other names of it. */
+  programs: string[];
+  askVersion: string;
+  arguments: (file: string, folder: string) => string[];
+  /** How many times its pages per second the service should reach at least. */
+  target: number;
+}
+
+/** A rival that is on this machine. */
+export type Installed = Rival & { version: string };
+
+export const PDF_RIVALS: Rival[] = [
+  {
+    name: 'Ghostscript',
+    programs: ['gs'],
+    askVersion: '--version',
+    arguments: (file, folder) =>
+      `-q -dNOPAUSE -dBATCH -dSAFER -sDEVICE=png16m -r200 -sOutputFile=${folder}/%d.png`.split(' ').concat(file),
+    target: 3,
+  },
+  {
+    name: 'pdftoppm',
+    programs: ['pdftoppm'],
+    askVersion: '-v',
+    arguments: (file, folder) => ['-png', '-r', '200', file, `${folder}/page`],
+    target: 5,
+  },
+  {
+    name: 'mutool',
+    programs: ['mutool'],
+    askVersion: '-v',
+    arguments: (file, folder) => ['draw', '-q', '-r', '200', '-o', `${folder}/%d.png`, file],
+    target: 1,
+  },
+];
+
+export const IMAGE_MAGICK: Rival = {
+  name: 'ImageMagick',
+  programs: ['/usr/bin/convert', 'convert', 'magick'],
+  askVersion: '-version',
+  arguments: (file, folder) => [file, '-auto-orient', '-resize', '3499x3499>', `${folder}/image.png`],
+  target: 4,
+};
+
+/** Room for any picture: the limits that distributions set refuse large ones, or keep them on disk, which is slow. */
+export const MAGICK_POLICY = `<policymap>
+${Object.entries({ memory: '64GiB', map: '64GiB', disk: '64GiB', width: '200KP', height: '200KP', area: '64GP' })
+  .map(([name, value]) => `  <policy domain="resource" name="${name}" value="${value}"/>`)
+  .join('\n')}
+</policymap>
+`;
+
+const SAMPLE_MS = 5;
+
+/** Looks for a rival; a program of that name which is something else (as `convert` may be) does not count. */
+export function find(rival: Rival): Installed | undefined {
+  const saysSo = new RegExp(`${rival.name === 'ImageMagick' ? 'ImageMagick ' : ''}(\\d[\\d.-]+)`);
+  for (const program of rival.programs) {
+    const { stdout, stderr } = spawnSync(program, [rival.askVersion], { encoding: 'utf8' });
+    const version = saysSo.exec(`${stdout}${stderr}`)?.[1];
+    if (version) return { ...rival, programs: [program], version };
+  }
+  return undefined;
+}
+
+/** Converts a file `count` times, `atOnce` at a time, into folders that are removed afterwards. */
+export async function convertBy(
+  rival: Installed,
+  file: string,
+  { outputs, signal, count = 1, atOnce = 1 }: { outputs: string; signal: AbortSignal; count?: number; atOnce?: number },
+): Promise<{ seconds: number; peakMb: number }> {
+  const folders = Array.from({ length: count }, (_, index) => path.join(outputs, String(index)));
+  await Promise.all(folders.map((folder) => mkdir(folder, { recursive: true })));
+  let peakMb = 0;
+  const waiting = [...folders];
+  async function work(): Promise<void> {
+    for (let folder = waiting.pop(); folder !== undefined; folder = waiting.pop()) {
+      peakMb = Math.max(peakMb, await runToEnd(rival.programs[0] ?? '', rival.arguments(file, folder), signal));
+    }
+  }
+  const began = performance.now();
+  await Promise.all(Array.from({ length: atOnce }, work));
+  const seconds = (performance.now() - began) / 1000;
+  await rm(outputs, { recursive: true });
+  return { seconds, peakMb };
+}
+
+/** Gives the peak of the program's resident memory in MB; 0 where the kernel does not tell. */
+async function runToEnd(program: string, args: string[], signal: AbortSignal): Promise<number> {
+  const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'], signal });
+  child.on('error', () => undefined); // 'close' comes as well, and only once the program is gone
+  const complaints = text(child.stderr);
+  const closed = new Promise((resolve) => child.once('close', resolve));
+  let peakMb = 0;
+  while (child.exitCode === null && child.signalCode === null) {
+    peakMb = Math.max(peakMb, peakSoFar(child.pid));
+    await delay(SAMPLE_MS);
+  }
+  await closed;
+  signal.throwIfAborted();
+  if (child.exitCode !== 0)
+    throw new Error(`${program} ended with ${child.signalCode ?? child.exitCode}: ${await complaints}`);
+  return peakMb;
+}
+
+/** The kernel's own high-water mark, the figure by which sandboxes are measured as well. */
+function peakSoFar(pid: number | undefined): number {
+  try {
+    return Math.ceil(Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) / 1024);
+  } catch {
+    return 0;
+  }
+}

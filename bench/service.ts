@@ -1,0 +1,119 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { openAsBlob } from 'node:fs';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import pg from 'pg';
+import { startEmbedded } from '../db/embedded.ts';
+import { migrateDatabase } from '../db/migrate.ts';
+
+const ROOT = path.resolve(import.meta.dirname, '..');
+const POLL_MS = 20;
+
+export type Service = Awaited<ReturnType<typeof startService>>;
+
+interface Conversion {
+  seconds: number;
+  pages: number;
+  /** Of the largest sandbox. */
+  peakMb: number;
+}
+
+/**
+ * A whole service in `folder`, from nothing: embedded Postgres, API, and one converter that is started and stopped at
+ * will. `stop` ends all of it; an abort of `signal` only makes the calls under way throw.
+ */
+export async function startService(folder: string, cores: number, signal: AbortSignal) {
+  const postgres = await startEmbedded(path.join(folder, 'postgres'));
+  const env = {
+    ...process.env,
+    DATABASE_URL: postgres.url,
+    DATA_DIR: folder,
+    PORT: '0',
+    CAPACITY_CPU: String(cores),
+    LOG_LEVEL: 'warn',
+    SHUTDOWN_GRACE_SECONDS: '1',
+  };
+  const parts = new Set<ChildProcess>();
+  const pool = new pg.Pool({ connectionString: postgres.url, max: 1 });
+  let converter: ChildProcess | undefined;
+
+  async function start(part: 'api' | 'converter'): Promise<{ child: ChildProcess; url: string }> {
+    // A group of its own: Ctrl-C reaches the bench alone, which then ends the others in order.
+    const child = fork(path.join(ROOT, part, 'main.ts'), { env, detached: true });
+    parts.add(child);
+    const ended = new AbortController();
+    child.once('exit', () => {
+      parts.delete(child);
+      ended.abort(new Error(`the ${part} ended before it was ready`));
+    });
+    const [ready] = await once(child, 'message', { signal: AbortSignal.any([ended.signal, signal]) });
+    return { child, url: ready.url ?? '' };
+  }
+
+  async function end(child: ChildProcess): Promise<void> {
+    if (!parts.has(child)) return;
+    const exited = once(child, 'exit');
+    child.kill('SIGTERM');
+    await exited;
+  }
+
+  async function stop(): Promise<void> {
+    await Promise.all([...parts].map(end));
+    await pool.end();
+    await postgres.stop();
+  }
+
+  /** One upload, from the start of its POST until a client that polls sees it done. */
+  async function upload(url: string, file: string): Promise<{ id: string; pages: number }> {
+    const form = new FormData();
+    form.append('file', await openAsBlob(file), path.basename(file));
+    const { id } = await answer(fetch(`${url}/uploads`, { method: 'POST', body: form, signal }));
+    for (;;) {
+      const { done, status, progress, error } = await answer(fetch(`${url}/uploads/${id}/status`, { signal }));
+      if (done && status !== 'completed') throw new Error(`${path.basename(file)}: ${JSON.stringify(error)}`);
+      if (done) return { id, pages: progress.pages_total };
+      await delay(POLL_MS, undefined, { signal });
+    }
+  }
+
+  async function peakOf(ids: string[]): Promise<number> {
+    const { rows } = await pool.query(
+      'select max(peak_memory_mb) as mb from job_attempts join jobs on jobs.id = job_id where upload_id = any($1)',
+      [ids],
+    );
+    return rows[0].mb;
+  }
+
+  try {
+    await migrateDatabase(postgres.url);
+    const { url } = await start('api');
+    return {
+      /** Gives way to a new converter; resolves as soon as that one says that it is ready. */
+      async restartConverter(): Promise<void> {
+        if (converter) await end(converter);
+        converter = (await start('converter')).child;
+      },
+      /** Converts a file `count` times at once, and removes what came of it. */
+      async convert(file: string, count = 1): Promise<Conversion> {
+        const began = performance.now();
+        const done = await Promise.all(Array.from({ length: count }, () => upload(url, file)));
+        const seconds = (performance.now() - began) / 1000;
+        const peakMb = await peakOf(done.map(({ id }) => id));
+        for (const { id } of done) await fetch(`${url}/uploads/${id}`, { method: 'DELETE', signal });
+        return { seconds, pages: done.reduce((sum, { pages }) => sum + pages, 0), peakMb };
+      },
+      stop,
+    };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: answers are read as a client reads them, without our types.
+async function answer(request: Promise<Response>): Promise<any> {
+  const response = await request;
+  if (!response.ok) throw new Error(`${response.url}: ${response.status} ${await response.text()}`);
+  return response.json();
+}
