@@ -18,7 +18,7 @@ interface Sandbox {
 
 /** A healthy sandbox is used again; after this many tasks, or with this much memory left in use, a fresh one is better. */
 const MOST_TASKS = 200;
-const MOST_IDLE_MB = 300;
+const MOST_IDLE_MB = 450;
 
 /** Signals that mean the memory ran out: the kernel's killer, V8's and glibc's abort, V8's trap. */
 const OUT_OF_MEMORY_SIGNALS: readonly (NodeJS.Signals | null)[] = ['SIGKILL', 'SIGABRT', 'SIGTRAP'];
@@ -48,6 +48,7 @@ export function createSandboxPool({ keep, cacheFolder, log }: { keep: number; ca
     const worn = sandbox.tasks >= MOST_TASKS || (memory !== null && memory.nowMb > MOST_IDLE_MB);
     if (worn || closed || idle.length >= keep || !sandbox.child.connected) sandbox.child.kill('SIGKILL');
     else idle.push(sandbox);
+    if (worn && !closed && idle.length < keep) idle.push(start());
   }
 
   for (let started = 0; started < keep; started++) idle.push(start());
