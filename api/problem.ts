@@ -61,6 +61,7 @@ export function problems(log: Logger): ErrorRequestHandler {
 function toAppError(error: unknown, request: Request): AppError {
   if (error instanceof AppError) return error;
   if (error instanceof MulterError) return MULTIPART_CODES[error.code]?.(error.field) ?? invalid(error.message);
+  if (request.destroyed && !request.complete) return invalid('the client went away');
   // busboy has plain errors for a body that it cannot read.
   if (
     request.is('multipart') &&

@@ -10,11 +10,12 @@ export function createLedger(capacity: Shape) {
     },
     /** Reserves a shape; gives the function that releases it. Throws when it does not fit. */
     reserve(shape: Shape): () => void {
-      reserved.cpuUnits += shape.cpuUnits;
-      reserved.memoryMb += shape.memoryMb;
-      if (reserved.cpuUnits > capacity.cpuUnits || reserved.memoryMb > capacity.memoryMb) {
-        throw new Error(`over capacity: ${reserved.cpuUnits} units, ${reserved.memoryMb} MB reserved`);
+      const cpuUnits = reserved.cpuUnits + shape.cpuUnits;
+      const memoryMb = reserved.memoryMb + shape.memoryMb;
+      if (cpuUnits > capacity.cpuUnits || memoryMb > capacity.memoryMb) {
+        throw new Error(`over capacity: ${cpuUnits} units, ${memoryMb} MB reserved`);
       }
+      Object.assign(reserved, { cpuUnits, memoryMb });
       return () => {
         reserved.cpuUnits -= shape.cpuUnits;
         reserved.memoryMb -= shape.memoryMb;

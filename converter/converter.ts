@@ -24,7 +24,8 @@ const MOST_WARM = 2;
 
 /**
  * A converter at work: claims jobs that fit what it has free, runs them in sandboxes and settles them, under an id of
- * its own. `lost` resolves when others have declared it lost; the owner then calls `stop(0)` and starts another.
+ * its own. `lost` resolves when others have declared it lost, or when it
+ * could not settle an attempt; the owner then calls `stop(0)` and starts another.
  * `stop` claims nothing new, waits up to the grace for what runs, and hands back the rest.
  */
 export async function startConverter({
@@ -65,7 +66,11 @@ export async function startConverter({
     for (const job of claimed) {
       const release = ledger.reserve(job);
       const execution = executeJob({ db, queues, store, pool, config, log }, job, handBack.signal)
-        .catch((error) => log.error({ err: error, job: job.id }, 'attempt not settled'))
+        .catch((error) => {
+          // Under a new id, whoever keeps house settles it as lost; left alone, it would be `running` for ever.
+          log.error({ err: error, job: job.id }, 'attempt not settled; starting again');
+          lost.resolve();
+        })
         .finally(() => {
           release();
           running.delete(execution);

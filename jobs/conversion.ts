@@ -35,16 +35,22 @@ export async function recordInspection(db: Database, attempt: AttemptKey, found:
     const job = await lockRunning(tx, attempt);
     if (job === undefined) return false;
     await tx.update(originals).set({ pageCount: found.pageCount, selected: found.selected }).where(originalOf(job));
-    await lockUpload(tx, job.uploadId);
-    const all = await tx
-      .select({ selected: originals.selected, error: originals.error })
-      .from(originals)
-      .where(eq(originals.uploadId, job.uploadId));
-    if (all.some(({ selected, error }) => selected === null && error === null)) return true;
-    const pagesTotal = all.reduce((sum, { selected }) => sum + countPages(selected ?? []), 0);
-    await tx.update(uploads).set({ pagesTotal }).where(eq(uploads.id, job.uploadId));
+    await countTotal(tx, job.uploadId);
     return true;
   });
+}
+
+/** Sets the total once every original was inspected or has failed. */
+async function countTotal(tx: Transaction, uploadId: string): Promise<void> {
+  await lockUpload(tx, uploadId);
+  const all = await tx
+    .select({ selected: originals.selected, error: originals.error })
+    .from(originals)
+    .where(eq(originals.uploadId, uploadId));
+  if (all.some(({ selected, error }) => selected === null && error === null)) return;
+  if (all.every(({ selected }) => selected === null)) return;
+  const pagesTotal = all.reduce((sum, { selected }) => sum + countPages(selected ?? []), 0);
+  await tx.update(uploads).set({ pagesTotal }).where(eq(uploads.id, uploadId));
 }
 
 /** Records a page before its job ends. A page done again by a later attempt counts once. False: no longer ours. */
@@ -90,11 +96,13 @@ export async function failRemainingPages(tx: Transaction, job: Job, error: Publi
     from originals, jsonb_array_elements(${ranges}) range, generate_series((range->>0)::int, (range->>1)::int) page
     where upload_id = ${job.uploadId} and original = ${job.original} and jsonb_typeof(${ranges}) = 'array'
     on conflict do nothing`);
-  if (!isRange)
+  if (!isRange) {
     await tx
       .update(originals)
       .set({ error })
       .where(originalOf({ uploadId: job.uploadId, original: job.original }));
+    await countTotal(tx, job.uploadId);
+  }
 }
 
 /** Ends an upload whose last job has ended. The upload's row is locked first, so that of two last jobs one sees both. */
@@ -149,7 +157,7 @@ async function lockRunning(tx: Transaction, attempt: AttemptKey) {
 }
 
 async function lockUpload(tx: Transaction, uploadId: string): Promise<void> {
-  await tx.select({ id: uploads.id }).from(uploads).where(eq(uploads.id, uploadId)).for('update');
+  await tx.select({ id: uploads.id }).from(uploads).where(eq(uploads.id, uploadId)).for('no key update');
 }
 
 function originalOf({ uploadId, original }: { uploadId: string; original: number }) {

@@ -134,6 +134,8 @@ async function awaitChildren(
       uploadId: job.uploadId,
       original: job.original,
       parentId: job.id,
+      maxAttempts: job.maxAttempts,
+      timeoutSeconds: job.timeoutSeconds,
       rank: job.rank - index,
     })),
   );

@@ -1,4 +1,5 @@
 import { randomUUIDv7 } from 'node:crypto';
+import type { Readable } from 'node:stream';
 import type { Request, RequestHandler } from 'express';
 import multer from 'multer';
 import { AppError } from '../../errors.ts';
@@ -29,12 +30,20 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
   const tooLarge = () =>
     new AppError('file_too_large', `an upload may have ${maxUploadBytes / 2 ** 20} MB in all`, { status: 413 });
 
-  const bytesReceived = new WeakMap<Request, number>();
-  async function* counted(request: Request, stream: AsyncIterable<Buffer>) {
-    for await (const chunk of stream) {
-      const bytes = (bytesReceived.get(request) ?? 0) + chunk.length;
-      bytesReceived.set(request, bytes);
-      if (bytes > maxUploadBytes) throw tooLarge();
+  /** Of each request under way: the bytes of its files so far, and how to end it before the client has sent the rest. */
+  type State = { bytes: number; refuse: (error: AppError) => void };
+  const underWay = new WeakMap<Request, State>();
+  async function* counted(request: Request, stream: Readable) {
+    const state = underWay.get(request) as State;
+    for await (const chunk of stream as AsyncIterable<Buffer>) {
+      state.bytes += chunk.length;
+      if (state.bytes > maxUploadBytes) {
+        const error = tooLarge();
+        // Otherwise multer hears of a stream that broke off before it hears of this.
+        stream.destroy(error);
+        state.refuse(error);
+        throw error;
+      }
       yield chunk;
     }
   }
@@ -77,7 +86,20 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
       response.set('Connection', 'close');
       throw tooLarge();
     }
-    parseBody(request, response, next);
+    // Files may end together, and each listens for a client that goes away.
+    request.setMaxListeners(MOST_FILES + request.getMaxListeners());
+    let isPassedOn = false;
+    const passOn = (error?: unknown) => {
+      if (!isPassedOn) next(error);
+      isPassedOn = true;
+    };
+    // multer waits until the client has sent everything, which may be never.
+    const refuse = (error: AppError) => {
+      response.set('Connection', 'close');
+      passOn(error);
+    };
+    underWay.set(request, { bytes: 0, refuse });
+    parseBody(request, response, passOn);
   };
 }
 

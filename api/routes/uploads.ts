@@ -101,6 +101,7 @@ export function uploadRoutes(parts: { db: Database; queues: Queues; store: Store
   router.delete('/uploads/:id', async (request, response) => {
     const { id } = await requestedUpload(request);
     if (!(await deleteEndedUpload(db, id))) {
+      await requestedUpload(request); // 404 if another has just deleted it
       throw new AppError('conflict', 'the upload has not ended yet', { status: 409 });
     }
     await store.removeFolder(uploadFolder(id));
@@ -117,8 +118,9 @@ function sendFile(response: Response, store: Store, path: string, sha256: string
     const options = { root: store.localFile(''), cacheControl: false, lastModified: false };
     response.sendFile(path, options, (error) => {
       // A client that stops reading is no failure of ours.
-      if (error && (error as NodeJS.ErrnoException).code !== 'ECONNABORTED' && !response.headersSent) reject(error);
-      else resolve();
+      if (!error || response.headersSent || (error as NodeJS.ErrnoException).code === 'ECONNABORTED') return resolve();
+      for (const header of ['ETag', 'Content-Type', 'Cache-Control']) response.removeHeader(header);
+      reject(error);
     });
   });
 }

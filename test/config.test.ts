@@ -1,0 +1,75 @@
+import path from 'node:path';
+import { parseConfig } from '../config.ts';
+
+test('without any variable there is a configuration for one machine', () => {
+  expect(parseConfig({})).toMatchObject({
+    HOST: '127.0.0.1',
+    PORT: 3000,
+    DATA_DIR: path.resolve('scratch'),
+    STORE_DIR: path.resolve('scratch/store'),
+    MAX_UPLOAD_MB: 2048,
+    LOG_LEVEL: 'info',
+  });
+  expect(parseConfig({}).DATABASE_URL).toBeUndefined();
+  expect(parseConfig({}).CAPACITY_CPU).toBeGreaterThan(0);
+  expect(parseConfig({}).CAPACITY_MEMORY_MB).toBeGreaterThanOrEqual(512);
+});
+
+test('variables are read as what they mean', () => {
+  const config = parseConfig({
+    PORT: '0',
+    DATA_DIR: '/var/lib/x/../sheetmill',
+    DATABASE_URL: 'postgresql://a:b@c/d',
+    MAX_UPLOAD_MB: '1',
+    CAPACITY_CPU: '3',
+    LOG_LEVEL: 'silent',
+  });
+  expect(config).toMatchObject({
+    PORT: 0,
+    DATA_DIR: '/var/lib/sheetmill',
+    STORE_DIR: '/var/lib/sheetmill/store',
+    DATABASE_URL: 'postgresql://a:b@c/d',
+    MAX_UPLOAD_MB: 1,
+    CAPACITY_CPU: 3,
+    LOG_LEVEL: 'silent',
+  });
+});
+
+test('an empty variable counts as unset', () => {
+  expect(parseConfig({ PORT: '', DATABASE_URL: '', HOST: '', LOG_LEVEL: '' })).toEqual(parseConfig({}));
+});
+
+test('variables of others are of no concern', () => {
+  expect(parseConfig({ PATH: '/bin', port: 'x', SHEETMILL: '1' })).toEqual(parseConfig({}));
+});
+
+test.each([
+  ['PORT', 'abc'],
+  ['PORT', '65536'],
+  ['PORT', '-1'],
+  ['PORT', '30.5'],
+  ['DATABASE_URL', 'mysql://host/db'],
+  ['DATABASE_URL', 'localhost'],
+  ['MAX_UPLOAD_MB', '0'],
+  ['MAX_UPLOAD_MB', '10MB'],
+  ['MAX_PAGES', '0'],
+  ['MAX_PIXELS', 'many'],
+  ['CAPACITY_CPU', '0'],
+  ['CAPACITY_MEMORY_MB', '255'],
+  ['SHUTDOWN_GRACE_SECONDS', '-1'],
+  ['LOG_LEVEL', 'loud'],
+])('%s=%s is refused in one line that names the variable and what it was', (name, value) => {
+  let message = '';
+  try {
+    parseConfig({ [name]: value });
+  } catch (error) {
+    message = (error as Error).message;
+  }
+  expect(message).toContain(`${name}=`);
+  expect(message).toContain(value);
+  expect(message).not.toContain('\n');
+});
+
+test('everything that is wrong is told at once', () => {
+  expect(() => parseConfig({ PORT: 'x', MAX_PAGES: 'y' })).toThrow(/PORT="x".*MAX_PAGES="y"/);
+});

@@ -1,0 +1,32 @@
+import { createLedger } from '../../converter/capacity.ts';
+
+const CAPACITY = { cpuUnits: 4, memoryMb: 1_024 };
+
+test('what is reserved is not free until it is released', () => {
+  const ledger = createLedger(CAPACITY);
+  expect(ledger.free()).toEqual(CAPACITY);
+  const release = ledger.reserve({ cpuUnits: 3, memoryMb: 256 });
+  expect(ledger.free()).toEqual({ cpuUnits: 1, memoryMb: 768 });
+  release();
+  expect(ledger.free()).toEqual(CAPACITY);
+});
+
+test('reservations add up to the capacity exactly', () => {
+  const ledger = createLedger(CAPACITY);
+  for (let count = 0; count < 4; count++) ledger.reserve({ cpuUnits: 1, memoryMb: 256 });
+  expect(ledger.free()).toEqual({ cpuUnits: 0, memoryMb: 0 });
+});
+
+test.each([
+  ['units', { cpuUnits: 5, memoryMb: 1 }],
+  ['memory', { cpuUnits: 1, memoryMb: 1_025 }],
+])('more %s than there are cannot be reserved', (_, shape) => {
+  const ledger = createLedger(CAPACITY);
+  expect(() => ledger.reserve(shape)).toThrow(/over capacity/);
+});
+
+test('a reservation that was refused holds nothing', () => {
+  const ledger = createLedger(CAPACITY);
+  expect(() => ledger.reserve({ cpuUnits: 5, memoryMb: 256 })).toThrow();
+  expect(ledger.free()).toEqual(CAPACITY);
+});

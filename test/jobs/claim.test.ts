@@ -1,0 +1,134 @@
+import { sql } from 'drizzle-orm';
+import { ConverterLost, claimJobs } from '../../jobs/claim.ts';
+import { rankOf } from '../../jobs/order.ts';
+import { AMPLE, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
+
+let fixture: JobsFixture;
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+});
+afterEach(async () => {
+  expect(await fixture.invariantBreaches()).toEqual([]);
+  await fixture.empty();
+});
+afterAll(() => fixture.close());
+
+const HEAVY = { cpuUnits: 4, memoryMb: 2048 };
+
+/** Claims one job after another, and gives their ids in the order in which they came. */
+async function claimOneByOne(): Promise<string[]> {
+  const converter = await fixture.converter();
+  const ids: string[] = [];
+  for (;;) {
+    const [job] = await claimJobs(fixture.db, fixture.queues, converter, SMALL);
+    if (job === undefined) return ids;
+    ids.push(job.id);
+  }
+}
+
+test('jobs start in the order of their priority', async () => {
+  const [low, normal, critical, high] = await fixture.submit(
+    { priority: 'low' },
+    { priority: 'normal' },
+    { priority: 'critical' },
+    { priority: 'high' },
+  );
+  expect(await claimOneByOne()).toEqual([critical, high, normal, low]);
+});
+
+test('the order holds across jobs of different shapes', async () => {
+  const [low] = await fixture.submit({ priority: 'low', shape: SMALL });
+  const [critical] = await fixture.submit({ priority: 'critical', shape: HEAVY });
+  const [normal] = await fixture.submit({ priority: 'normal', shape: SMALL });
+  const [high] = await fixture.submit({ priority: 'high', shape: { cpuUnits: 2, memoryMb: 512 } });
+  const claimed = await fixture.claim();
+  expect(claimed.map(({ id }) => id)).toEqual([critical, high, normal, low]);
+});
+
+test('among equals the earlier submit goes first', async () => {
+  const rank = rankOf('normal', new Date());
+  const ids: string[] = [];
+  for (let submitted = 0; submitted < 8; submitted++) ids.push(...(await fixture.submit({ rank })));
+  expect(await claimOneByOne()).toEqual(ids);
+});
+
+test('a job of a low priority that has waited for more than an hour goes before a new normal one', async () => {
+  const waited = (seconds: number) => rankOf('low', new Date(Date.now() - seconds * 1000));
+  const [young, normal, old] = await fixture.submit(
+    { priority: 'low', rank: waited(3_500) },
+    { priority: 'normal' },
+    { priority: 'low', rank: waited(3_700) },
+  );
+  expect(await claimOneByOne()).toEqual([old, normal, young]);
+});
+
+test('one claim takes as many jobs of a shape as fit, and never more', async () => {
+  const converter = await fixture.converter();
+  await fixture.submit(...Array(20).fill({}));
+  const count = async (cpuUnits: number, memoryMb: number) =>
+    (await claimJobs(fixture.db, fixture.queues, converter, { cpuUnits, memoryMb })).length;
+  expect(await count(0, 10_000)).toBe(0);
+  expect(await count(4, 255)).toBe(0);
+  expect(await count(4, 767)).toBe(2);
+  expect(await count(3, 10_000)).toBe(3);
+  expect(await count(1, 256)).toBe(1);
+});
+
+test('a light job fills the gap that a heavy job of a higher priority leaves', async () => {
+  const converter = await fixture.converter();
+  const [heavy, light] = await fixture.submit({ priority: 'critical', shape: HEAVY }, { priority: 'low' });
+  const [first, ...none] = await claimJobs(fixture.db, fixture.queues, converter, { cpuUnits: 3, memoryMb: 4096 });
+  expect([first?.id, none]).toEqual([light, []]);
+  expect(await claimJobs(fixture.db, fixture.queues, converter, { cpuUnits: 8, memoryMb: 2047 })).toEqual([]);
+  const [then] = await claimJobs(fixture.db, fixture.queues, converter, HEAVY);
+  expect(then?.id).toBe(heavy);
+});
+
+test('nothing is claimed while there is nothing to do', async () => {
+  expect(await fixture.claim()).toEqual([]);
+});
+
+test('a claim records its attempt, its converter and its shape', async () => {
+  const converter = await fixture.converter();
+  await fixture.submit({ shape: HEAVY });
+  const job = await fixture.claimOne(converter);
+  expect(job).toMatchObject({ status: 'running', attempt: 1, converterId: converter.id, startedAt: expect.any(Date) });
+  expect(await fixture.attempts(job.id)).toEqual([
+    expect.objectContaining({
+      attempt: 1,
+      status: 'running',
+      converterId: converter.id,
+      converter: converter.name,
+      ...HEAVY,
+      finishedAt: null,
+    }),
+  ]);
+});
+
+test('an upload is processing from the first claim of one of its jobs', async () => {
+  const id = await fixture.upload(2);
+  expect((await fixture.findUpload(id)).status).toBe('queued');
+  await claimJobs(fixture.db, fixture.queues, await fixture.converter(), SMALL);
+  expect((await fixture.findUpload(id)).status).toBe('processing');
+});
+
+test('converters that claim at once never get the same job', async () => {
+  const shapes = [SMALL, HEAVY, { cpuUnits: 1, memoryMb: 512 }].map((shape) => ({ shape }));
+  const submitted = await fixture.submit(...Array.from({ length: 50 }, () => shapes).flat());
+  const converters = await Promise.all(Array.from({ length: 6 }, () => fixture.converter()));
+  const claimed = await Promise.all(converters.map((converter) => fixture.claim(converter)));
+  const ids = claimed.flat().map(({ id }) => id);
+  // One that found nothing only because the others were faster has stopped early; the rest is for a last round.
+  ids.push(...(await fixture.claim()).map(({ id }) => id));
+  expect(ids.toSorted()).toEqual(submitted.toSorted());
+  const { rows } = await fixture.db.execute(sql`select count(*)::int as count, max(attempt) as most from job_attempts`);
+  expect(rows).toEqual([{ count: 150, most: 1 }]);
+});
+
+test('a converter that was declared lost gets nothing, and takes nothing away', async () => {
+  const converter = await fixture.converter();
+  await fixture.submit({}, {});
+  await fixture.db.execute(sql`update converters set status = 'lost'`);
+  await expect(claimJobs(fixture.db, fixture.queues, converter, AMPLE)).rejects.toThrow(ConverterLost);
+  expect(await fixture.claim()).toHaveLength(2);
+});

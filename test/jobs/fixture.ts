@@ -1,0 +1,166 @@
+import { randomUUID, randomUUIDv7 } from 'node:crypto';
+import { asc, eq, sql } from 'drizzle-orm';
+import { openDatabase } from '../../db/client.ts';
+import { openQueues } from '../../db/queues.ts';
+import { converters, jobAttempts, jobs, originals, type PageRange, pages, uploads } from '../../db/schema.ts';
+import { type ClaimedJob, claimJobs } from '../../jobs/claim.ts';
+import type { PageOutcome } from '../../jobs/conversion.ts';
+import { keepHouse } from '../../jobs/housekeeping.ts';
+import type { Outcome } from '../../jobs/settle.ts';
+import { ensureQueues, type NewJob, submitJobs } from '../../jobs/submit.ts';
+import { createLogger } from '../../log.ts';
+import { cloneDatabase } from '../support/database.ts';
+
+export const SMALL = { cpuUnits: 1, memoryMb: 256 };
+export const AMPLE = { cpuUnits: 100, memoryMb: 100_000 };
+
+export type JobsFixture = Awaited<ReturnType<typeof openJobsFixture>>;
+
+/** The job domain on a database of its own, without any process that works on it. */
+export async function openJobsFixture() {
+  const { url, drop } = await cloneDatabase();
+  const log = createLogger('silent', {});
+  const database = await openDatabase(url, { name: 'test', log });
+  const { db } = database;
+  const queues = await openQueues(db, { supervise: false, log });
+
+  async function submit(...wanted: Partial<NewJob>[]): Promise<string[]> {
+    const complete = wanted.map((job) => ({
+      type: 'test',
+      priority: 'normal' as const,
+      payload: {},
+      shape: SMALL,
+      uploadId: null,
+      original: null,
+      ...job,
+    }));
+    await ensureQueues(
+      queues,
+      complete.map(({ shape }) => shape),
+    );
+    return db.transaction((tx) => submitJobs(tx, queues, complete));
+  }
+
+  async function converter(heartbeatAgeSeconds = 0): Promise<{ id: string; name: string }> {
+    const row = { id: randomUUID(), name: 'host-1' };
+    const heartbeatAt = sql`now() - make_interval(secs => ${heartbeatAgeSeconds})`;
+    await db.insert(converters).values({ ...row, ...AMPLE, heartbeatAt });
+    return row;
+  }
+
+  async function claim(by?: { id: string; name: string }): Promise<ClaimedJob[]> {
+    const owner = by ?? (await converter());
+    const all: ClaimedJob[] = [];
+    for (;;) {
+      const claimed = await claimJobs(db, queues, owner, AMPLE);
+      if (claimed.length === 0) return all;
+      all.push(...claimed);
+    }
+  }
+
+  return {
+    db,
+    queues,
+    log,
+    submit,
+    converter,
+    /** Claims everything that is ready, by a new converter unless one is given. */
+    claim,
+    /** Claims the only ready job. */
+    async claimOne(by?: { id: string; name: string }): Promise<ClaimedJob> {
+      const [job, ...others] = await claim(by);
+      if (job === undefined || others.length > 0) throw new Error(`one ready job expected, not ${others.length + 1}`);
+      return job;
+    },
+    /** An upload of so many PDFs, each with its convert job. */
+    async upload(originalCount = 1, job: Partial<NewJob> = {}): Promise<string> {
+      const id = randomUUIDv7();
+      await db.insert(uploads).values({ id, priority: 'normal', dpi: 200, password: 'a secret' });
+      const numbers = Array.from({ length: originalCount }, (_, index) => index + 1);
+      await db.insert(originals).values(
+        numbers.map((original) => ({
+          uploadId: id,
+          original,
+          mediaType: 'application/pdf',
+          bytes: 1,
+          sha256: '',
+          path: `uploads/${id}/originals/${original}.pdf`,
+        })),
+      );
+      await submit(...numbers.map((original) => ({ type: 'convert', uploadId: id, original, ...job })));
+      return id;
+    },
+    async job(id: string) {
+      const [job] = await db.select().from(jobs).where(eq(jobs.id, id));
+      if (job === undefined) throw new Error(`no job ${id}`);
+      return job;
+    },
+    attempts: (jobId: string) =>
+      db.select().from(jobAttempts).where(eq(jobAttempts.jobId, jobId)).orderBy(asc(jobAttempts.attempt)),
+    async findUpload(id: string) {
+      const [upload] = await db.select().from(uploads).where(eq(uploads.id, id));
+      if (upload === undefined) throw new Error(`no upload ${id}`);
+      return upload;
+    },
+    pages: (uploadId: string) =>
+      db.select().from(pages).where(eq(pages.uploadId, uploadId)).orderBy(asc(pages.original), asc(pages.page)),
+    /** Makes every job that waits out its backoff due, and lets housekeeping send it. */
+    async passBackoff(): Promise<void> {
+      await db.update(jobs).set({ runAt: sql`now()` }).where(eq(jobs.status, 'retrying'));
+      await keepHouse(db, queues, log);
+    },
+    /** What breaks "a live pg-boss job exactly for each job that is ready, or running without children". */
+    async invariantBreaches(): Promise<unknown[]> {
+      const { rows } = await db.execute(sql`
+        select j.id, j.status, j.queue_id, q.id as boss_id, q.name, q.state
+        from (select * from pgboss.job where name like 'jobs.%') q full join jobs j on j.queue_id = q.id
+        where (q.id is null and (j.queue_id is not null or j.status = 'ready' or (j.status = 'running' and j.pending_children = 0)))
+          or (q.id is not null and j.id is null)
+          or (j.queue_id is not null and (
+            q.state::text is distinct from case j.status when 'ready' then 'created' when 'running' then 'active' end
+            or j.pending_children > 0 or q.name <> format('jobs.c%sm%s', j.cpu_units, j.memory_mb)))`);
+      return rows;
+    },
+    /** For after each test: everything gone. */
+    async empty(): Promise<void> {
+      await db.execute(sql`truncate uploads, originals, pages, jobs, job_attempts, converters`);
+      await db.execute(sql`delete from pgboss.job`);
+    },
+    async close(): Promise<void> {
+      await queues.close();
+      await database.close();
+      await drop();
+    },
+  };
+}
+
+export function completedPage(page: number): PageOutcome {
+  return {
+    page,
+    status: 'completed',
+    path: `a/${page}.png`,
+    width: 10,
+    height: 10,
+    bytes: 1,
+    sha256: '',
+    dpi: 200,
+    reduced: null,
+    engine: 'test',
+  };
+}
+
+export function range(...ranges: PageRange[]) {
+  return { type: 'convert_range', payload: { pages: ranges }, shape: SMALL };
+}
+
+export const COMPLETED: Outcome = { kind: 'completed', result: {} };
+export const FAILED: Outcome = {
+  kind: 'failed',
+  error: { code: 'task_failed', message: 'passes by itself' },
+  retryable: true,
+};
+export const FAILED_FOR_GOOD: Outcome = {
+  kind: 'failed',
+  error: { code: 'corrupt_file', message: 'stays as it is' },
+  retryable: false,
+};

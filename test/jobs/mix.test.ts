@@ -1,0 +1,80 @@
+import { sql } from 'drizzle-orm';
+import type { ClaimedJob } from '../../jobs/claim.ts';
+import { recordInspection, recordPage, settledPages } from '../../jobs/conversion.ts';
+import { keepHouse } from '../../jobs/housekeeping.ts';
+import { type Outcome, settle } from '../../jobs/settle.ts';
+import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
+
+let fixture: JobsFixture;
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+});
+afterAll(() => fixture.close());
+
+const UPLOADS = 12;
+const ORIGINALS = 2;
+const RANGES = [range([1, 3]), range([4, 6])];
+const ENDED = ['completed', 'failed', 'cancelled'];
+
+/** Plays a task: inspects and splits, or converts a range; the first two times it may fail or be handed back, and goes on. */
+async function play(job: ClaimedJob, chance: () => number): Promise<void> {
+  const { db, queues } = fixture;
+  const end = (outcome: Outcome) => settle(db, queues, job, outcome, null);
+  const mishap = (probability: number) => job.attempt < 3 && chance() < probability;
+  if (mishap(0.2)) await end({ kind: 'returned' });
+  if (mishap(0.2)) await end(FAILED);
+  if (job.type === 'convert') {
+    await recordInspection(db, job, { pageCount: 6, selected: [[1, 6]] });
+    await end({ kind: 'split', children: RANGES });
+    return;
+  }
+  const { pages } = job.payload as { pages: [number, number][] };
+  const settled = await settledPages(db, job.uploadId as string, job.original as number);
+  for (const [from, to] of pages) {
+    for (let page = from; page <= to; page++) {
+      if (settled.includes(page)) continue;
+      await recordPage(db, job, completedPage(page));
+      if (mishap(0.1)) await end(FAILED);
+    }
+  }
+  await Promise.all([end(COMPLETED), end(COMPLETED)]);
+}
+
+/** A repeatable stream of numbers between 0 and 1. */
+function seeded(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state * 1_664_525 + 1_013_904_223) % 2 ** 32;
+    return state / 2 ** 32;
+  };
+}
+
+test('many uploads, converters and mishaps at once end with every page once and nothing left over', async () => {
+  const ids = await Promise.all(Array.from({ length: UPLOADS }, () => fixture.upload(ORIGINALS)));
+  const uploads = () => Promise.all(ids.map((id) => fixture.findUpload(id)));
+  const isOver = async () => (await uploads()).every(({ status }) => ENDED.includes(status));
+
+  const converterAtWork = async (seed: number) => {
+    const converter = await fixture.converter();
+    const chance = seeded(seed);
+    while (!(await isOver())) {
+      for (const job of await fixture.claim(converter)) await play(job, chance);
+      // Nobody waits for a backoff here.
+      await fixture.db.execute(sql`update jobs set run_at = now() where status = 'retrying'`);
+      await keepHouse(fixture.db, fixture.queues, fixture.log);
+      expect(await fixture.invariantBreaches()).toEqual([]);
+    }
+  };
+  await Promise.all([1, 2, 3, 4].map(converterAtWork));
+
+  for (const upload of await uploads()) {
+    expect(upload).toMatchObject({ status: 'completed', pagesDone: 12, pagesTotal: 12, error: null, password: null });
+    expect(await fixture.pages(upload.id)).toHaveLength(12);
+  }
+  const { rows } = await fixture.db.execute(sql`
+    select (select count(*)::int from jobs where status <> 'completed') as unfinished,
+      (select count(*)::int from jobs) as jobs,
+      (select count(*)::int from job_attempts where status = 'running') as attempts,
+      (select count(*)::int from pgboss.job) as queued`);
+  expect(rows).toEqual([{ unfinished: 0, jobs: UPLOADS * ORIGINALS * 3, attempts: 0, queued: 0 }]);
+});
