@@ -262,7 +262,7 @@ describe('corpus', () => {
     ['tracemonkey.pdf', 'embedded fonts'],
   ])('%s has ink: %s', async (name) => {
     const [raw] = (await draw(path.join(CORPUS, name), 60, [1])) as [RawImage];
-    expect(inkShare(raw)).toBeGreaterThan(0.0005);
+    expect(inkShare(raw)).toBeGreaterThan(0.00002);
   });
 });
 
