@@ -4,9 +4,10 @@ import type { fitScale } from './fit.ts';
 
 /** Up to this many pages of ordinary size are converted where they were inspected. */
 const ONE_HOP_PAGES = 2;
-/** Enough ranges to keep eight cores busy; large enough that opening the file again does not count. */
-const RANGES = 8;
-const SMALLEST_RANGE = 4;
+/** Ranges shrink towards the end, each this part of what is left, so that all cores finish together. */
+const SHARE = 1 / 4;
+const SMALLEST_RANGE = 2;
+/** A range that fails is done again as a whole, and a page that waits in one waits for those before it. */
 const LARGEST_RANGE = 24;
 
 /** What a sandbox uses before the first page: its own baseline, and an opened document. */
@@ -36,12 +37,10 @@ function estimateMb({ width, height }: PdfFit): number {
  * inspection already holds means: convert it there and then.
  */
 export function planRanges(pages: PlannedPage[], own: Shape): PlannedRange[] {
-  const size =
-    pages.length <= ONE_HOP_PAGES
-      ? ONE_HOP_PAGES
-      : Math.min(LARGEST_RANGE, Math.max(SMALLEST_RANGE, Math.ceil(pages.length / RANGES)));
   const ranges: PlannedRange[] = [];
-  for (let at = 0; at < pages.length; at += size) {
+  for (let at = 0; at < pages.length; at += ranges.at(-1)?.pages.length ?? 0) {
+    const left = pages.length - at;
+    const size = left <= ONE_HOP_PAGES ? left : clamp(Math.ceil(left * SHARE), SMALLEST_RANGE, LARGEST_RANGE);
     const chunk = pages.slice(at, at + size);
     const memoryMb = memoryClass(Math.max(own.memoryMb, ...chunk.map(({ fit }) => estimateMb(fit))));
     ranges.push({ shape: { cpuUnits: 1, memoryMb }, pages: chunk });
@@ -58,4 +57,8 @@ export function toRanges(numbers: number[]): PageRange[] {
     else ranges.push([page, page]);
   }
   return ranges;
+}
+
+function clamp(value: number, smallest: number, largest: number): number {
+  return Math.min(largest, Math.max(smallest, value));
 }
