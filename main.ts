@@ -56,21 +56,23 @@ async function startPart(name: 'api' | 'converter', databaseUrl: string): Promis
   });
   children.set(name, child);
   const exited = once(child, 'exit');
-  const ready = await Promise.race([once(child, 'message'), exited.then(() => undefined)]);
-  if (ready === undefined) throw new Error(`the ${name} did not start`);
-  exited.then(async () => {
-    children.delete(name);
-    await delay(RESTART_AFTER_MS);
-    while (
-      !stopping &&
-      !(await startPart(name, databaseUrl).then(
-        () => true,
-        () => false,
-      ))
-    )
-      await delay(RESTART_AFTER_MS);
+  const ready = Promise.withResolvers<{ url?: string } | undefined>();
+  child.on('message', (message: { kind?: string; url?: string }) => {
+    if (message.kind === 'ready') ready.resolve(message);
+    // What a part tells `node --watch` of the files that it has loaded.
+    else process.send?.(message);
   });
-  return (ready[0] as { url?: string }).url;
+  exited.then(() => ready.resolve(undefined));
+  const told = await ready.promise;
+  if (told === undefined) throw new Error(`the ${name} did not start`);
+  exited.then(() => restartPart(name, databaseUrl));
+  return told.url;
+}
+
+async function restartPart(name: 'api' | 'converter', databaseUrl: string): Promise<void> {
+  await delay(RESTART_AFTER_MS);
+  if (stopping) return;
+  await startPart(name, databaseUrl).catch(() => restartPart(name, databaseUrl));
 }
 
 async function end(child: ChildProcess): Promise<void> {

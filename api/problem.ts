@@ -1,6 +1,7 @@
 import type { ErrorRequestHandler, Request, RequestHandler } from 'express';
 import { MulterError } from 'multer';
 import type { z } from 'zod';
+import { isOutage } from '../db/client.ts';
 import { AppError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
@@ -75,6 +76,9 @@ function toAppError(error: unknown, request: Request): AppError {
   if (status === 404) return notFound(request.path);
   if (typeof status === 'number' && status >= 400 && status < 500) {
     return new AppError('invalid_request', (error as Error).message, { status });
+  }
+  if (isOutage(error)) {
+    return new AppError('unavailable', 'the database cannot be reached just now', { status: 503, cause: error });
   }
   return new AppError('internal', 'an unexpected error; the log has the details', { status: 500, cause: error });
 }

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { isOutage } from '../db/client.ts';
 import type { Logger } from '../log.ts';
 
 /** Work that must reach the database is tried until it does, or until `giveUp`: then the last error is thrown. */
@@ -12,11 +13,4 @@ export async function persist<T>(log: Logger, giveUp: AbortSignal, write: () => 
       await delay(wait);
     }
   }
-}
-
-/** Connection troubles, and Postgres's classes 08 (connection), 53 (resources) and 57 (shutting down, cancelled). */
-function isOutage(error: unknown): boolean {
-  const inner = error instanceof Error && error.cause !== undefined ? error.cause : error;
-  const { code, message = '' } = inner as { code?: string; message?: string };
-  return code === undefined ? /connect|terminated|timeout/i.test(message) : /^(08|53|57|E[A-Z]{3})/.test(code);
 }
