@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));
 
 /** A sandbox is one unit of CPU. V8's helper threads took 15% more CPU for the same pages: pixel buffers make it collect often. */
-const NODE_FLAGS = ['--single-threaded-gc'];
+const NODE_FLAGS = ['--single-threaded-gc', '--expose-gc'];
 
 /** With setpriv, the kernel kills the sandbox when its converter dies; a busy child would outlive it otherwise. */
 const hasSetpriv = spawnSync('setpriv', ['--pdeathsig', 'KILL', 'true']).status === 0;
