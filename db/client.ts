@@ -46,14 +46,13 @@ export async function openDatabase(url: string, { name, log, max = 10 }: { name:
 /** Codes of the network, and Postgres's classes 08 (connection), 53 (resources) and 57 (shutting down, cancelled). */
 const OUTAGE_CODES = /^(08|53|57|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH)/;
 /** The client library's own errors have no code. */
-const OUTAGE_MESSAGES = /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection)/;
+const OUTAGE_MESSAGES =
+  /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection)/;
 
 /** Whether a query failed because the database could not be reached: the same query may work later. */
 export function isOutage(error: unknown): boolean {
   // drizzle wraps what Postgres or the client library said.
-  const { code, message } = (error instanceof Error && error.cause instanceof Error ? error.cause : error) as {
-    code?: string;
-    message?: string;
-  };
+  const inner = (error as { cause?: unknown } | null)?.cause ?? error;
+  const { code, message } = inner as { code?: string; message?: string };
   return OUTAGE_CODES.test(code ?? '') || OUTAGE_MESSAGES.test(message ?? '');
 }
