@@ -34,11 +34,16 @@ export function createSandboxPool({ keep, cacheFolder, log }: { keep: number; ca
   function start(): Sandbox {
     const sandbox: Sandbox = { child: startSandboxProcess(cacheFolder), tasks: 0 };
     all.add(sandbox);
-    sandbox.child.on('error', (error) => log.error({ err: error }, 'sandbox error'));
-    sandbox.child.on('exit', () => {
+    const forget = () => {
       all.delete(sandbox);
       const at = idle.indexOf(sandbox);
       if (at >= 0) idle.splice(at, 1);
+    };
+    sandbox.child.on('exit', forget);
+    // Without a process there will be no exit: the machine had no room for one.
+    sandbox.child.on('error', (error) => {
+      log.error({ err: error }, 'sandbox error');
+      if (sandbox.child.pid === undefined) forget();
     });
     return sandbox;
   }
@@ -93,8 +98,12 @@ export function createSandboxPool({ keep, cacheFolder, log }: { keep: number; ca
         else if (OUT_OF_MEMORY_SIGNALS.includes(by)) ended.resolve(failed('out_of_memory', `its sandbox died (${by})`));
         else ended.resolve(failed('internal', `its sandbox died (${by ?? `exit ${code}`})`));
       };
+      const onError = () => {
+        if (child.pid === undefined) ended.resolve(failed('internal', 'its sandbox could not be started'));
+      };
       child.on('message', onMessage);
       child.on('exit', onGone);
+      child.on('error', onError);
       try {
         if (signal.aborted) kill();
         else child.send(request, (error) => error && kill());
@@ -105,7 +114,8 @@ export function createSandboxPool({ keep, cacheFolder, log }: { keep: number; ca
         signal.removeEventListener('abort', kill);
         child.off('message', onMessage);
         child.off('exit', onGone);
-        if (child.exitCode === null && child.signalCode === null) release(sandbox);
+        child.off('error', onError);
+        if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) release(sandbox);
       }
     },
     /** Kills every sandbox and waits until all are gone. */
