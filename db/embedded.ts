@@ -34,6 +34,8 @@ export async function startEmbedded(
   await mkdir(home, { recursive: true });
   const keeper = fork(KEEPER, [home, ...flags], {
     ...(await launcher(home)),
+    // Under `node --watch` it would first report its files, where its url is waited for.
+    env: { ...process.env, WATCH_REPORT_DEPENDENCIES: undefined },
     detached: true,
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   });
