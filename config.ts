@@ -30,6 +30,8 @@ const schema = z.object({
       Math.floor(Math.min(totalmem(), process.constrainedMemory() || Infinity) / 2 ** 20) - MEMORY_KEPT_BACK_MB,
     ),
   ),
+  /** A module of own tasks. */
+  TASKS: z.string().min(1).optional(),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(0, 3600).default(20),
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 });
@@ -51,7 +53,13 @@ export function parseConfig(environment: NodeJS.ProcessEnv) {
     );
   }
   const dataDir = path.resolve(parsed.data.DATA_DIR);
-  return { ...parsed.data, DATA_DIR: dataDir, STORE_DIR: path.join(dataDir, 'store') };
+  const tasks = parsed.data.TASKS;
+  return {
+    ...parsed.data,
+    DATA_DIR: dataDir,
+    STORE_DIR: path.join(dataDir, 'store'),
+    TASKS: tasks === undefined ? undefined : path.resolve(tasks),
+  };
 }
 
 /** For the start of a process: the configuration, or one line that says what is wrong with it, and the end. */
@@ -59,16 +67,19 @@ export function configOrExit(environment: NodeJS.ProcessEnv): Config {
   try {
     return parseConfig(environment);
   } catch (error) {
-    return exitWith((error as Error).message);
+    return exitWithReason(error as Error);
   }
+}
+
+/** For the start of a process that cannot go on: one line that says why, and the end. */
+export function exitWithReason({ message }: Error): never {
+  process.stderr.write(`sheetmill: ${message}\n`);
+  process.exit(1);
 }
 
 /** The processes that are started apart have no embedded Postgres. */
 export function requireDatabaseUrl({ DATABASE_URL }: Config): string {
-  return DATABASE_URL ?? exitWith('DATABASE_URL is not set: it names the Postgres that all processes share');
-}
-
-function exitWith(line: string): never {
-  process.stderr.write(`sheetmill: ${line}\n`);
-  process.exit(1);
+  return (
+    DATABASE_URL ?? exitWithReason(new Error('DATABASE_URL is not set: it names the Postgres that all processes share'))
+  );
 }

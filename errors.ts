@@ -6,6 +6,10 @@ export type ErrorCode =
   | 'file_too_large'
   | 'unsupported_media_type'
   | 'unavailable'
+  | 'dependency_cycle'
+  | 'unknown_dependency'
+  | 'exceeds_capacity'
+  | 'idempotency_mismatch'
   | 'corrupt_file'
   | 'encrypted_pdf'
   | 'wrong_password'
@@ -16,6 +20,7 @@ export type ErrorCode =
   | 'timeout'
   | 'converter_lost'
   | 'task_failed'
+  | 'dependency_failed'
   | 'internal';
 
 /** An error as it is stored with a row and shown to clients. */

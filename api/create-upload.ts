@@ -32,7 +32,7 @@ export async function createUpload(
     path: originalPath(id, index + 1, mediaType),
   }));
   try {
-    await ensureQueues(queues, [convert.shape]);
+    await ensureQueues(queues, [convert.resources]);
     for (const [index, { path }] of rows.entries()) await files[index]?.received.keep(path);
     return await transition(db, async (tx) => {
       await tx.insert(uploads).values({
@@ -50,7 +50,7 @@ export async function createUpload(
         rows.map(({ original, path, mediaType }) => ({
           type: convert.type,
           priority: fields.priority,
-          shape: convert.shape,
+          shape: convert.resources,
           uploadId: id,
           original,
           payload: {

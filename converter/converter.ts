@@ -9,12 +9,14 @@ import type { Queues } from '../db/queues.ts';
 import { converters } from '../db/schema.ts';
 import { ConverterLost, claimJobs } from '../jobs/claim.ts';
 import { keepHouse } from '../jobs/housekeeping.ts';
-import { WAKE_CHANNEL } from '../jobs/wake.ts';
+import { CANCELLED_CHANNEL, ownedQueueIds, READY_CHANNEL } from '../jobs/running.ts';
 import type { Logger } from '../log.ts';
 import type { Store } from '../store/store.ts';
+import type { Tasks } from '../tasks/registry.ts';
 import { createLedger } from './capacity.ts';
 import { executeJob } from './executor.ts';
 import { createSandboxPool } from './sandbox/pool.ts';
+import { createSettler } from './settler.ts';
 import { createSignal } from './signal.ts';
 
 const HEARTBEAT_MS = 3_000;
@@ -24,8 +26,8 @@ const MOST_WARM = 2;
 
 /**
  * A converter at work: claims jobs that fit what it has free, runs them in sandboxes and settles them, under an id of
- * its own. `lost` resolves when others have declared it lost, or when it
- * could not settle an attempt; the owner then calls `stop(0)` and starts another.
+ * its own. `lost` resolves when others have declared it lost, or when it could not settle an attempt;
+ * the owner then calls `stop(0)` and starts another.
  * `stop` claims nothing new, waits up to the grace for what runs, and hands back the rest.
  */
 export async function startConverter({
@@ -33,6 +35,7 @@ export async function startConverter({
   databaseUrl,
   queues,
   store,
+  tasks,
   config,
   log: parentLog,
 }: {
@@ -40,6 +43,7 @@ export async function startConverter({
   databaseUrl: string;
   queues: Queues;
   store: Store;
+  tasks: Tasks;
   config: Config;
   log: Logger;
 }) {
@@ -50,22 +54,24 @@ export async function startConverter({
   const pool = createSandboxPool({
     keep: Math.min(capacity.cpuUnits, MOST_WARM),
     cacheFolder: path.join(config.DATA_DIR, 'compile-cache'),
+    tasksModule: config.TASKS,
     log,
   });
   const wake = createSignal();
   const handBack = new AbortController();
   const lost = Promise.withResolvers<void>();
-  const running = new Set<Promise<void>>();
+  const running = new Map<string, { execution: Promise<void>; lost: AbortController }>();
+  const parts = { db, store, tasks, pool, settle: createSettler(db, queues), config, log };
   let stopping = false;
 
   await db.insert(converters).values({ ...converter, ...capacity });
 
   async function claimWhatFits(): Promise<boolean> {
-    const free = ledger.free();
-    const claimed = await claimJobs(db, queues, converter, free);
+    const claimed = await claimJobs(db, queues, converter, { free: ledger.free(), capacity });
     for (const job of claimed) {
       const release = ledger.reserve(job);
-      const execution = executeJob({ db, queues, store, pool, config, log }, job, handBack.signal)
+      const lostJob = new AbortController();
+      const execution = executeJob(parts, job, { stop: handBack.signal, lost: lostJob })
         .catch((error) => {
           // Under a new id, whoever keeps house settles it as lost; left alone, it would be `running` for ever.
           log.error({ err: error, job: job.id }, 'attempt not settled; starting again');
@@ -73,12 +79,20 @@ export async function startConverter({
         })
         .finally(() => {
           release();
-          running.delete(execution);
+          running.delete(job.queueId);
           wake.set();
         });
-      running.add(execution);
+      running.set(job.queueId, { execution, lost: lostJob });
     }
     return claimed.length > 0;
+  }
+
+  /** Aborts what runs here and is no longer ours: cancelled, most likely. */
+  async function abortLost(): Promise<void> {
+    const before = [...running];
+    if (before.length === 0) return;
+    const owned = await ownedQueueIds(db, converter.id);
+    for (const [queueId, { lost: lostJob }] of before) if (!owned.has(queueId)) lostJob.abort();
   }
 
   async function heartbeat(): Promise<void> {
@@ -100,12 +114,20 @@ export async function startConverter({
       if (!(await claimWhatFits().catch(onError('claim')))) await wake.wait(HOUSEKEEPING_MS);
     }
   })();
-  const listener = listen(databaseUrl, WAKE_CHANNEL, { name: 'sheetmill-converter', log, onNotify: wake.set });
+  const listener = listen(databaseUrl, {
+    name: 'sheetmill-converter',
+    log,
+    channels: {
+      [READY_CHANNEL]: wake.set,
+      [CANCELLED_CHANNEL]: () => void abortLost().catch(onError('looking for cancelled jobs')),
+    },
+  });
   const every = (ms: number, doing: string, work: () => Promise<void>) =>
     repeat(ms, () => work().catch(onError(doing)));
   const timers = [
     every(HEARTBEAT_MS, 'heartbeat', heartbeat),
     every(HOUSEKEEPING_MS, 'housekeeping', () => keepHouse(db, queues, log)),
+    every(HOUSEKEEPING_MS, 'looking for cancelled jobs', abortLost),
   ];
   log.info({ capacity }, 'converter started');
 
@@ -117,7 +139,7 @@ export async function startConverter({
       wake.set();
       await Promise.all([claiming, listener.close()]);
       const grace = setTimeout(() => handBack.abort(), graceMs);
-      await Promise.all(running);
+      await Promise.all([...running.values()].map(({ execution }) => execution));
       clearTimeout(grace);
       await Promise.all([pool.close(), ...timers.map((stopTimer) => stopTimer())]);
       await db

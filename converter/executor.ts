@@ -1,79 +1,109 @@
 import { eq } from 'drizzle-orm';
 import type { Config } from '../config.ts';
 import type { Database } from '../db/client.ts';
-import type { Queues } from '../db/queues.ts';
 import { uploads } from '../db/schema.ts';
+import { listOriginals, listPages } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { recordInspection, recordPage, settledPages } from '../jobs/conversion.ts';
-import { type Outcome, settle } from '../jobs/settle.ts';
+import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../log.ts';
 import type { Store } from '../store/store.ts';
+import type { Tasks } from '../tasks/registry.ts';
+import type { Task, UploadFiles } from '../tasks/task.ts';
+import { createJournal } from './journal.ts';
 import { persist } from './persist.ts';
+import type { TaskEvent, TaskRequest } from './run-task.ts';
 import type { SandboxPool } from './sandbox/pool.ts';
-import type { SandboxEvent } from './sandbox/protocol.ts';
+import { runTrusted } from './trusted.ts';
 
 export interface ExecutorParts {
   db: Database;
-  queues: Queues;
   store: Store;
+  tasks: Tasks;
   pool: SandboxPool;
+  settle: (settlement: Settlement) => Promise<boolean>;
   config: Config;
   log: Logger;
 }
 
 /**
- * Runs one claimed job from claim to settlement. `stop` hands the job back. Rejects only when the database stays away
- * until `stop`; housekeeping then settles the job as lost.
+ * Runs one claimed job from claim to settlement. `stop` hands the job back; `lost` is aborted when the job is no longer
+ * ours, by the caller or here. Rejects only when the database stays away; housekeeping then settles the job as lost.
  */
-export async function executeJob(parts: ExecutorParts, job: ClaimedJob, stop: AbortSignal): Promise<void> {
-  const { db, queues, store, pool, config } = parts;
+export async function executeJob(
+  parts: ExecutorParts,
+  job: ClaimedJob,
+  { stop, lost }: { stop: AbortSignal; lost: AbortController },
+): Promise<void> {
+  const { db, pool, settle, config, tasks } = parts;
   const log = parts.log.child({ job: job.id, attempt: job.attempt, upload: job.uploadId });
-  const lostJob = new AbortController();
-  const abort = AbortSignal.any([stop, lostJob.signal]);
+  const task = tasks.get(job.type);
+  const journal = createJournal(db, job, log);
 
-  // What the task tells is written in order, and all of it before the job is settled.
+  // What the task tells of its pages is written in order, and all of it before the job is settled.
   let written: Promise<void> = Promise.resolve();
-  const onEvent = (event: SandboxEvent) => {
+  const onEvent = (event: TaskEvent) => {
+    if (event.kind === 'log' || event.kind === 'progress') return journal.tell(event);
     written = written.then(async () => {
       const ours = await persist(log, stop, () =>
         event.kind === 'page' ? recordPage(db, job, event.outcome) : recordInspection(db, job, event.found),
       );
-      if (!ours) lostJob.abort();
+      if (!ours) lost.abort();
     });
-    written.catch(() => lostJob.abort());
+    written.catch(() => lost.abort());
   };
 
-  const given = await persist(log, stop, () => readInputs(db, job));
-  const payload = job.payload as { path: string };
-  const { outcome, peakMemoryMb } = await pool.run(
-    {
-      type: job.type,
-      payload: job.payload,
-      attempt: job.attempt,
-      input: store.localFile(payload.path),
-      ...given,
-      limits: { maxPages: config.MAX_PAGES, maxPixels: config.MAX_PIXELS },
-      outputRoot: store.localFile(''),
-    },
-    { deadlineMs: job.timeoutSeconds * 1000, signal: abort, onEvent },
-  );
-  await written;
+  const request: TaskRequest = {
+    type: job.type,
+    payload: job.payload,
+    attempt: job.attempt,
+    ...(await persist(log, stop, () => readInputs(parts, job, task))),
+    limits: { maxPages: config.MAX_PAGES, maxPixels: config.MAX_PIXELS },
+    outputRoot: parts.store.localFile(''),
+  };
+  const options = {
+    deadlineMs: job.timeoutSeconds * 1000,
+    signal: AbortSignal.any([stop, lost.signal]),
+    onEvent,
+  };
+  const { outcome, peakMemoryMb } = task?.trusted
+    ? await runTrusted(task, request, options)
+    : await pool.run(request, options);
+  await Promise.all([written, journal.close()]);
 
-  if (outcome.kind === 'killed' && lostJob.signal.aborted) return log.warn('job lost to another converter');
-  const settled: Outcome = outcome.kind === 'killed' ? { kind: 'returned' } : outcome;
-  const ours = await persist(log, AbortSignal.timeout(30_000), () => settle(db, queues, job, settled, peakMemoryMb));
+  if (lost.signal.aborted) return log.info('job cancelled, or lost to another converter');
+  const settled: Outcome = outcome.kind === 'aborted' ? { kind: 'returned' } : outcome;
+  const ours = await persist(log, AbortSignal.timeout(30_000), () =>
+    settle({ attempt: job, outcome: settled, peakMemoryMb }),
+  );
   log.info(
     { outcome: settled.kind, ...('error' in settled && { error: settled.error }), peakMemoryMb, ours },
     'settled',
   );
 }
 
-/** What the sandbox needs besides the payload. The password is read here and goes to the sandbox alone. */
-async function readInputs(db: Database, job: ClaimedJob): Promise<{ password: string | null; settledPages: number[] }> {
-  if (job.uploadId === null || job.original === null) return { password: null, settledPages: [] };
+/** What the task needs besides the payload. The password is read here and goes to the sandbox alone. */
+async function readInputs(
+  { db, store }: ExecutorParts,
+  job: ClaimedJob,
+  task: Task | undefined,
+): Promise<Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files'>> {
+  const files: UploadFiles = { originals: [], pages: [] };
+  const uploadId = task?.reads?.(job.payload);
+  if (uploadId !== undefined) {
+    for (const { original, path, mediaType, sha256 } of await listOriginals(db, uploadId)) {
+      files.originals.push({ original, path: store.localFile(path), mediaType, sha256 });
+    }
+    for (const { original, page, path, sha256 } of await listPages(db, uploadId)) {
+      if (path && sha256) files.pages.push({ original, page, path: store.localFile(path), sha256 });
+    }
+  }
+  if (job.uploadId === null || job.original === null) return { input: '', password: null, settledPages: [], files };
   const [upload] = await db.select({ password: uploads.password }).from(uploads).where(eq(uploads.id, job.uploadId));
   return {
+    input: store.localFile((job.payload as { path: string }).path),
     password: upload?.password ?? null,
     settledPages: job.attempt > 1 ? await settledPages(db, job.uploadId, job.original) : [],
+    files,
   };
 }

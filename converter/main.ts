@@ -1,22 +1,24 @@
-import { configOrExit, requireDatabaseUrl } from '../config.ts';
+import { configOrExit, exitWithReason, requireDatabaseUrl } from '../config.ts';
 import { openDatabase } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { createLogger } from '../log.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openDiskStore } from '../store/disk.ts';
+import { loadTasks } from '../tasks/registry.ts';
 import { startConverter } from './converter.ts';
 
 /** One converter process. */
 const config = configOrExit(process.env);
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'converter' });
+const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
 
 const database = await openDatabase(databaseUrl, { name: 'sheetmill-converter', log });
 await migrateDatabase(databaseUrl);
 const queues = await openQueues(database.db, { supervise: true, log });
 const store = await openDiskStore(config.STORE_DIR);
-const start = () => startConverter({ db: database.db, databaseUrl, queues, store, config, log });
+const start = () => startConverter({ db: database.db, databaseUrl, queues, store, tasks, config, log });
 
 let converter = await start();
 let stopping = false;

@@ -3,13 +3,12 @@ import pg from 'pg';
 import type { Logger } from '../log.ts';
 
 /**
- * Calls `onNotify` at each NOTIFY on `channel`, and once after every (re)connect, since what came in between was missed.
- * Holds one connection of its own; a lost one is opened again until `close()`.
+ * Calls a channel's function at each NOTIFY on it, and each once after every (re)connect, since what came in between was
+ * missed. Holds one connection of its own; a lost one is opened again until `close()`.
  */
 export function listen(
   url: string,
-  channel: string,
-  { name, log, onNotify }: { name: string; log: Logger; onNotify: () => void },
+  { name, log, channels }: { name: string; log: Logger; channels: Record<string, () => void> },
 ) {
   let closed = false;
   let current: pg.Client | undefined;
@@ -26,9 +25,11 @@ export function listen(
     current = client;
     try {
       await client.connect();
-      client.on('notification', onNotify);
-      await client.query(`listen ${client.escapeIdentifier(channel)}`);
-      onNotify();
+      client.on('notification', ({ channel }) => channels[channel]?.());
+      for (const [channel, onNotify] of Object.entries(channels)) {
+        await client.query(`listen ${client.escapeIdentifier(channel)}`);
+        onNotify();
+      }
       await ended;
     } finally {
       await client.end().catch(() => undefined);

@@ -58,14 +58,22 @@ export async function openQueues(db: Database, { supervise, log }: { supervise: 
         { db: fromDrizzle(tx, sql) },
       );
     },
-    /** Takes up to `count` jobs, best first, and locks them for this transaction. Gives their queue ids. */
-    async fetch(tx: Queryable, name: string, count: number): Promise<string[]> {
-      const fetched = await boss.fetch(name, { batchSize: count, db: fromDrizzle(tx, sql) });
+    /** Takes up to `count` jobs of at least this rank, best first, and locks them for this transaction. Gives their queue ids. */
+    async fetch(
+      tx: Queryable,
+      name: string,
+      { count, minRank }: { count: number; minRank?: number | undefined },
+    ): Promise<string[]> {
+      const fetched = await boss.fetch(name, {
+        batchSize: count,
+        ...(minRank !== undefined && { minPriority: minRank }),
+        db: fromDrizzle(tx, sql),
+      });
       return fetched.map(({ id }) => id);
     },
-    /** Removes one job, claimed or not. */
-    async remove(tx: Queryable, name: string, queueId: string): Promise<void> {
-      await boss.deleteJob(name, queueId, { db: fromDrizzle(tx, sql) });
+    /** Removes jobs, claimed or not: each id stands for one attempt at most, so that nobody else's can be hit. */
+    async remove(tx: Queryable, name: string, queueIds: string[]): Promise<void> {
+      await boss.deleteJob(name, queueIds, { db: fromDrizzle(tx, sql) });
     },
     close: () => boss.stop({ graceful: false }),
   };

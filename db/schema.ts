@@ -1,7 +1,9 @@
 import { type SQL, sql } from 'drizzle-orm';
 import {
   bigint,
+  bigserial,
   check,
+  customType,
   index,
   integer,
   jsonb,
@@ -10,6 +12,7 @@ import {
   real,
   text,
   timestamp,
+  uniqueIndex,
   uuid,
 } from 'drizzle-orm/pg-core';
 import type { PublicError } from '../errors.ts';
@@ -30,13 +33,24 @@ export const JOB_STATUSES = [
   'cancelled',
 ] as const;
 export type JobStatus = (typeof JOB_STATUSES)[number];
+export const ENDED = ['completed', 'failed', 'cancelled'] as const satisfies JobStatus[];
 
 export const PRIORITIES = ['critical', 'high', 'normal', 'low'] as const;
 export type Priority = (typeof PRIORITIES)[number];
 
+export const LOG_LEVELS = ['info', 'warn', 'error'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
 /** First and last page of a range, both included, counted from 1. */
 export type PageRange = [from: number, to: number];
 
+/** How far a running job has come, in units of the task's choice; a task that cannot know the total leaves it null. */
+export interface Progress {
+  done: number;
+  total: number | null;
+}
+
+const transactionId = customType<{ data: string }>({ dataType: () => 'xid8' });
 const time = (name: string) => timestamp(name, { withTimezone: true });
 const createdAt = () => time('created_at').notNull().defaultNow();
 const oneOf = (column: string, values: readonly string[]): SQL =>
@@ -137,17 +151,33 @@ export const jobs = pgTable(
     cpuUnits: integer('cpu_units').notNull(),
     memoryMb: integer('memory_mb').notNull(),
     status: text('status').$type<JobStatus>().notNull(),
+    /** Counts every execution; 0 before the first. */
     attempt: integer('attempt').notNull().default(0),
+    /** Attempts spent since the job was submitted or last retried by hand; what was handed back is not spent. */
+    failures: integer('failures').notNull().default(0),
     maxAttempts: integer('max_attempts').notNull(),
     initialDelaySeconds: real('initial_delay_seconds').notNull(),
     backoffMultiplier: real('backoff_multiplier').notNull(),
     timeoutSeconds: integer('timeout_seconds').notNull(),
+    /** Not before this, as the client asked. */
     runAt: time('run_at'),
+    /** When a job that is scheduled or waits out its backoff becomes ready. */
+    dueAt: time('due_at'),
+    /** When it last became ready; among equal ranks the earlier goes first. */
+    readyAt: time('ready_at'),
     converterId: uuid('converter_id'),
     uploadId: uuid('upload_id').references(() => uploads.id, { onDelete: 'cascade' }),
     original: integer('original'),
     parentId: text('parent_id'),
+    /** Prerequisites that have not completed. */
+    pendingDependencies: integer('pending_dependencies').notNull().default(0),
+    /** Children that have not ended. */
     pendingChildren: integer('pending_children').notNull().default(0),
+    /** Name of the client's key; null where none are configured. Shares turns fairly: see jobs/order.ts. */
+    owner: text('owner'),
+    /** Of what the client sent, for jobs whose id it chose: the same again is the same job. */
+    fingerprint: text('fingerprint'),
+    progress: jsonb('progress').$type<Progress>(),
     result: jsonb('result').$type<Record<string, unknown>>(),
     error: jsonb('error').$type<PublicError>(),
     createdAt: createdAt(),
@@ -156,19 +186,51 @@ export const jobs = pgTable(
   },
   (table) => [
     index('jobs_ready')
-      .on(table.cpuUnits, table.memoryMb, table.rank.desc(), table.createdAt)
+      .on(table.cpuUnits, table.memoryMb, table.rank.desc().nullsFirst(), table.readyAt)
       .where(sql`status = 'ready'`),
-    index('jobs_due').on(table.runAt).where(sql`status in ('scheduled', 'retrying')`),
+    index('jobs_turns').on(table.priority, table.rank).where(sql`status = 'ready' and owner is not null`),
+    index('jobs_owner')
+      .on(table.owner, table.priority, table.createdAt.desc().nullsFirst(), table.rank)
+      .where(sql`owner is not null`),
+    index('jobs_due').on(table.dueAt).where(sql`status in ('scheduled', 'retrying')`),
     index('jobs_running').on(table.converterId).where(sql`status = 'running'`),
-    index('jobs_upload').on(table.uploadId),
+    uniqueIndex('jobs_queue').on(table.queueId).where(sql`queue_id is not null`),
+    index('jobs_newest').on(table.createdAt, table.id),
+    index('jobs_status').on(table.status, table.createdAt, table.id),
+    index('jobs_type').on(table.type, table.createdAt, table.id),
+    index('jobs_priority').on(table.priority, table.createdAt, table.id),
+    index('jobs_upload').on(table.uploadId).where(sql`upload_id is not null`),
     index('jobs_parent').on(table.parentId).where(sql`parent_id is not null`),
     check('jobs_status_known', oneOf('status', JOB_STATUSES)),
     check(
       'jobs_queue_id',
       sql`(queue_id is not null) = (status = 'ready' or (status = 'running' and pending_children = 0))`,
     ),
+    check('jobs_ready_at', sql`status <> 'ready' or ready_at is not null`),
     check('jobs_end', sql`(status in ('completed', 'failed', 'cancelled')) = (finished_at is not null)`),
-    check('jobs_due_time', sql`status not in ('scheduled', 'retrying') or run_at is not null`),
+    check('jobs_due_time', sql`(status in ('scheduled', 'retrying')) = (due_at is not null)`),
+    check(
+      'jobs_pending',
+      sql`pending_dependencies >= 0 and pending_children >= 0 and (status <> 'blocked' or pending_dependencies > 0)
+        and (pending_dependencies = 0 or status in ('blocked', 'failed', 'cancelled'))`,
+    ),
+  ],
+);
+
+/** A DAG: a prerequisite is there before its dependant, or comes in the same batch. */
+export const jobDependencies = pgTable(
+  'job_dependencies',
+  {
+    jobId: text('job_id')
+      .notNull()
+      .references(() => jobs.id, { onDelete: 'cascade' }),
+    dependsOn: text('depends_on')
+      .notNull()
+      .references(() => jobs.id, { onDelete: 'cascade' }),
+  },
+  (table) => [
+    primaryKey({ columns: [table.jobId, table.dependsOn] }),
+    index('job_dependencies_dependants').on(table.dependsOn, table.jobId),
   ],
 );
 
@@ -179,7 +241,10 @@ export const jobAttempts = pgTable(
       .notNull()
       .references(() => jobs.id, { onDelete: 'cascade' }),
     attempt: integer('attempt').notNull(),
-    status: text('status').$type<'running' | 'completed' | 'failed' | 'returned'>().notNull().default('running'),
+    status: text('status')
+      .$type<'running' | 'completed' | 'failed' | 'cancelled' | 'returned'>()
+      .notNull()
+      .default('running'),
     converterId: uuid('converter_id').notNull(),
     converter: text('converter').notNull(),
     cpuUnits: integer('cpu_units').notNull(),
@@ -192,6 +257,62 @@ export const jobAttempts = pgTable(
   (table) => [primaryKey({ columns: [table.jobId, table.attempt] })],
 );
 
+/**
+ * What happened, in the order of (xact, id): every change of a job, an upload or a page, written by triggers, and the
+ * lines that tasks log. `xact` is the writing transaction's id: rows below the oldest running transaction are complete,
+ * while serial ids alone commit out of order.
+ */
+export const events = pgTable(
+  'events',
+  {
+    id: bigserial('id', { mode: 'number' }).primaryKey(),
+    xact: transactionId('xact').notNull().default(sql`pg_current_xact_id()`),
+    at: time('at').notNull().default(sql`clock_timestamp()`),
+    kind: text('kind').$type<'job' | 'page' | 'upload' | 'log'>().notNull(),
+    jobId: text('job_id'),
+    uploadId: uuid('upload_id'),
+    type: text('type'),
+    status: text('status'),
+    attempt: integer('attempt'),
+    progress: jsonb('progress').$type<Record<string, number | null>>(),
+    level: text('level').$type<LogLevel>().notNull().default('info'),
+    message: text('message'),
+    /** An error's code and message; the original and page; what a task logged. */
+    data: jsonb('data').$type<Record<string, unknown>>(),
+  },
+  (table) => [
+    index('events_order').on(table.xact, table.id),
+    index('events_job').on(table.jobId, table.id).where(sql`job_id is not null`),
+    index('events_upload').on(table.uploadId, table.id).where(sql`upload_id is not null`),
+  ],
+);
+
+/** How many attempts each converter ended in each minute. */
+export const throughput = pgTable(
+  'throughput',
+  {
+    minute: time('minute').notNull(),
+    converterId: uuid('converter_id').notNull(),
+    completed: integer('completed').notNull(),
+    failed: integer('failed').notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.minute, table.converterId] })],
+);
+
+/** The first answer to each Idempotency-Key; without an answer, the request is under way until `lockedUntil`. */
+export const idempotencyKeys = pgTable(
+  'idempotency_keys',
+  {
+    owner: text('owner').notNull(),
+    key: text('key').notNull(),
+    lockedUntil: time('locked_until').notNull(),
+    fingerprint: text('fingerprint'),
+    answer: jsonb('answer').$type<{ status: number; location: string | null; body: unknown }>(),
+    createdAt: createdAt(),
+  },
+  (table) => [primaryKey({ columns: [table.owner, table.key] }), index('idempotency_keys_age').on(table.createdAt)],
+);
+
 export const converters = pgTable('converters', {
   id: uuid('id').primaryKey(),
   /** Host and process id, for people. */
@@ -199,6 +320,8 @@ export const converters = pgTable('converters', {
   cpuUnits: integer('cpu_units').notNull(),
   memoryMb: integer('memory_mb').notNull(),
   status: text('status').$type<'live' | 'stopped' | 'lost'>().notNull().default('live'),
+  /** While it lies ahead, this converter takes nothing but the large job that has waited too long. */
+  drainsUntil: time('drains_until'),
   startedAt: time('started_at').notNull().defaultNow(),
   heartbeatAt: time('heartbeat_at').notNull().defaultNow(),
 });

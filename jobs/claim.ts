@@ -1,11 +1,12 @@
 import { and, eq, inArray, sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
+import { type JobRow, readyShapes } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { converters, jobAttempts, jobs, uploads } from '../db/schema.ts';
 import { queueName, type Shape } from './shape.ts';
 import { transition } from './transition.ts';
 
-export type Job = typeof jobs.$inferSelect;
+export type Job = JobRow;
 
 /** A job that this converter runs now. `queueId` and `attempt` together fence everything that the attempt writes. */
 export type ClaimedJob = Job & { queueId: string };
@@ -14,29 +15,42 @@ export type ClaimedJob = Job & { queueId: string };
 export type AttemptKey = Pick<ClaimedJob, 'id' | 'queueId' | 'attempt' | 'cpuUnits' | 'memoryMb'>;
 
 /** Most jobs of one shape that one claim takes. */
-const LARGEST_CLAIM = 8;
+const LARGEST_CLAIM = 32;
+/** When the best job has waited this long for a converter with room, one converter makes room. */
+const PATIENCE_SECONDS = 30;
+/** A converter that makes room says so anew in every round of its claim loop, one a second at least. */
+const DRAIN_SECONDS = 5;
+/** Any constant will do, as long as all converters agree on it. */
+const DRAIN_LOCK = 7_311_003;
+
+/** The first job of a queue. */
+interface Head {
+  shape: Shape;
+  rank: number;
+  waited: number;
+}
 
 /**
- * Claims the best waiting jobs of one shape that fit `free`, as many as fit: the head of each queue is looked at, and
- * the best head that fits decides the queue. Gives none when nothing fits or another converter was faster, and throws
- * `ConverterLost` when this converter was declared lost.
+ * Claims the best waiting jobs of one shape that fit `free`, as many as fit and come before the head of any other queue
+ * that fits. Gives none when nothing fits, another converter was faster, or this one makes room for a large job that has
+ * waited too long; throws `ConverterLost` when this converter was declared lost.
  */
 export async function claimJobs(
   db: Database,
   queues: Queues,
   converter: { id: string; name: string },
-  free: Shape,
+  { free, capacity }: { free: Shape; capacity: Shape },
 ): Promise<ClaimedJob[]> {
-  const shape = await bestFittingHead(db, free);
-  if (shape === undefined) return [];
-  await queues.ensure(queueName(shape));
-  const count = Math.min(
-    LARGEST_CLAIM,
-    Math.floor(free.cpuUnits / shape.cpuUnits),
-    Math.floor(free.memoryMb / shape.memoryMb),
-  );
+  // What could never fit here is another converter's business.
+  const [best, ...others] = await headsWithin(db, capacity);
+  if (best === undefined) return [];
+  if (!fits(best.shape, free) && best.waited > PATIENCE_SECONDS && (await drains(db, converter.id))) return [];
+  const [head, next] = [best, ...others].filter(({ shape }) => fits(shape, free));
+  if (head === undefined) return [];
+  const { shape } = head;
+  const count = Math.min(LARGEST_CLAIM, timesIn(free.cpuUnits, shape.cpuUnits), timesIn(free.memoryMb, shape.memoryMb));
   return transition(db, async (tx) => {
-    const queueIds = await queues.fetch(tx, queueName(shape), count);
+    const queueIds = await queues.fetch(tx, queueName(shape), { count, minRank: next?.rank });
     if (queueIds.length === 0) return [];
     const [live] = await tx
       .select({ id: converters.id })
@@ -51,7 +65,6 @@ export async function claimJobs(
         attempt: sql`${jobs.attempt} + 1`,
         converterId: converter.id,
         startedAt: sql`coalesce(${jobs.startedAt}, now())`,
-        runAt: null,
       })
       .where(and(inArray(jobs.queueId, queueIds), eq(jobs.status, 'ready')))
       .returning();
@@ -73,29 +86,47 @@ export async function claimJobs(
         .set({ status: 'processing' })
         .where(and(inArray(uploads.id, uploadIds), eq(uploads.status, 'queued')));
     }
-    return (claimed as ClaimedJob[]).sort((a, b) => b.rank - a.rank);
+    return (claimed as ClaimedJob[]).sort((a, b) => b.rank - a.rank || Number(a.readyAt) - Number(b.readyAt));
   });
 }
 
 /** This converter's row no longer says `live`: others have taken over its jobs. */
 export class ConverterLost extends Error {}
 
-/** The shape of the best ready job that fits `free`, by one probe of the index of ready jobs for each shape. */
-async function bestFittingHead(db: Database, free: Shape): Promise<Shape | undefined> {
-  const { rows } = await db.execute<{ cpu_units: number; memory_mb: number }>(sql`
-    with recursive shapes as (
-      (select cpu_units, memory_mb from jobs where status = 'ready' order by cpu_units, memory_mb limit 1)
-      union all
-      select next.cpu_units, next.memory_mb from shapes, lateral (
-        select cpu_units, memory_mb from jobs
-        where status = 'ready' and (jobs.cpu_units, jobs.memory_mb) > (shapes.cpu_units, shapes.memory_mb)
-        order by cpu_units, memory_mb limit 1) next
-    )
-    select shapes.cpu_units, shapes.memory_mb from shapes, lateral (
-      select rank, created_at from jobs
+function fits(shape: Shape, room: Shape): boolean {
+  return shape.cpuUnits <= room.cpuUnits && shape.memoryMb <= room.memoryMb;
+}
+
+/** A task that waits more than it computes may ask for no CPU at all: any number fits. */
+function timesIn(room: number, each: number): number {
+  return each === 0 ? Number.POSITIVE_INFINITY : Math.floor(room / each);
+}
+
+/** The head of each queue whose shape fits `capacity`, best first: one probe of the index of ready jobs for each. */
+async function headsWithin(db: Database, capacity: Shape): Promise<Head[]> {
+  const { rows } = await db.execute<{ cpu_units: number; memory_mb: number; rank: number; waited: number }>(sql`
+    ${readyShapes}
+    select cpu_units, memory_mb, rank, extract(epoch from now() - ready_at)::float as waited from shapes, lateral (
+      select rank, ready_at from jobs
       where status = 'ready' and cpu_units = shapes.cpu_units and memory_mb = shapes.memory_mb
-      order by rank desc, created_at limit 1) head
-    where cpu_units <= ${free.cpuUnits} and memory_mb <= ${free.memoryMb}
-    order by head.rank desc, head.created_at limit 1`);
-  return rows[0] && { cpuUnits: rows[0].cpu_units, memoryMb: rows[0].memory_mb };
+      order by rank desc, ready_at limit 1) head
+    where cpu_units <= ${capacity.cpuUnits} and memory_mb <= ${capacity.memoryMb}
+    order by rank desc, ready_at`);
+  return rows.map(({ cpu_units, memory_mb, rank, waited }) => ({
+    shape: { cpuUnits: cpu_units, memoryMb: memory_mb },
+    rank,
+    waited,
+  }));
+}
+
+/** Whether this converter is the one that makes room now: one at a time, by a lease that ends with it. */
+async function drains(db: Database, converterId: string): Promise<boolean> {
+  return db.transaction(async (tx) => {
+    await tx.execute(sql`select pg_advisory_xact_lock(${DRAIN_LOCK})`);
+    const { rowCount } = await tx.execute(sql`
+      update converters set drains_until = now() + make_interval(secs => ${DRAIN_SECONDS})
+      where id = ${converterId} and status = 'live' and not exists (
+        select 1 from converters other where other.id <> ${converterId} and other.status = 'live' and other.drains_until > now())`);
+    return rowCount === 1;
+  });
 }

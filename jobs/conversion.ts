@@ -1,6 +1,6 @@
 import { and, asc, eq, inArray, isNull, notInArray, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
-import { jobs, originals, type PageRange, pages, uploads } from '../db/schema.ts';
+import { ENDED, jobs, originals, type PageRange, pages, uploads } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
 import type { AttemptKey, Job } from './claim.ts';
 import { countPages } from './pages.ts';
@@ -111,20 +111,32 @@ export async function finishUpload(tx: Transaction, uploadId: string): Promise<v
   const [unfinished] = await tx
     .select({ id: jobs.id })
     .from(jobs)
-    .where(
-      and(
-        eq(jobs.uploadId, uploadId),
-        isNull(jobs.parentId),
-        notInArray(jobs.status, ['completed', 'failed', 'cancelled']),
-      ),
-    )
+    .where(and(eq(jobs.uploadId, uploadId), isNull(jobs.parentId), notInArray(jobs.status, [...ENDED])))
     .limit(1);
   if (unfinished !== undefined) return;
   const error = await firstError(tx, uploadId);
+  const cancelled = await tx.$count(
+    jobs,
+    and(eq(jobs.uploadId, uploadId), isNull(jobs.parentId), eq(jobs.status, 'cancelled')),
+  );
+  const status = cancelled > 0 ? 'cancelled' : error === null ? 'completed' : 'failed';
   await tx
     .update(uploads)
-    .set({ status: error === null ? 'completed' : 'failed', error, password: null, finishedAt: sql`now()` })
+    .set({ status, error, password: null, finishedAt: sql`now()` })
     .where(and(eq(uploads.id, uploadId), inArray(uploads.status, ['queued', 'processing'])));
+}
+
+/** An upload that has ended goes on, as one of its jobs runs again: what failed of that job's original is forgotten. */
+export async function reopenUpload(
+  tx: Transaction,
+  { uploadId, original }: { uploadId: string; original: number | null },
+): Promise<void> {
+  if (original === null) return;
+  await tx
+    .delete(pages)
+    .where(and(eq(pages.uploadId, uploadId), eq(pages.original, original), eq(pages.status, 'failed')));
+  await tx.update(originals).set({ error: null }).where(originalOf({ uploadId, original }));
+  await tx.update(uploads).set({ status: 'processing', error: null, finishedAt: null }).where(eq(uploads.id, uploadId));
 }
 
 /** The first failed original's error, or else the first failed page's with its place. */

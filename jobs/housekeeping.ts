@@ -1,14 +1,12 @@
-import { and, eq, inArray, isNotNull, lt, sql } from 'drizzle-orm';
+import { and, eq, inArray, isNotNull, lt, lte, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { converters, jobs } from '../db/schema.ts';
 import type { Logger } from '../log.ts';
 import type { AttemptKey } from './claim.ts';
-import { settle } from './settle.ts';
-import { queueName } from './shape.ts';
-import { ensureQueues } from './submit.ts';
+import { release } from './ready.ts';
+import { settleAttempts } from './settle.ts';
 import { transition } from './transition.ts';
-import { WAKE_CHANNEL } from './wake.ts';
 
 /** Any constant will do, as long as all converters agree on it. */
 const HOUSEKEEPING_LOCK = 7_311_002;
@@ -23,17 +21,14 @@ export async function keepHouse(db: Database, queues: Queues, log: Logger): Prom
   for (const converter of await declareLost(db)) {
     log.warn({ converter: converter.name }, 'converter lost');
   }
-  for (const attempt of await orphanedAttempts(db)) {
-    await settle(
+  const orphaned = await orphanedAttempts(db);
+  if (orphaned.length > 0) {
+    const error = { code: 'converter_lost' as const, message: 'the converter that ran it went away' };
+    const outcome = { kind: 'failed' as const, error, retryable: true };
+    await settleAttempts(
       db,
       queues,
-      attempt,
-      {
-        kind: 'failed',
-        error: { code: 'converter_lost', message: 'the converter that ran it went away' },
-        retryable: true,
-      },
-      null,
+      orphaned.map((attempt) => ({ attempt, outcome, peakMemoryMb: null })),
     );
   }
 }
@@ -49,34 +44,22 @@ async function asHousekeeper<T>(db: Database, nothing: T, work: (tx: Transaction
 }
 
 async function sendDueJobs(db: Database, queues: Queues): Promise<void> {
-  const due = await db
-    .select({ cpuUnits: jobs.cpuUnits, memoryMb: jobs.memoryMb })
-    .from(jobs)
-    .where(and(inArray(jobs.status, ['scheduled', 'retrying']), sql`${jobs.runAt} <= now()`))
-    .limit(BATCH);
-  if (due.length === 0) return;
-  await ensureQueues(queues, due);
+  const due = and(inArray(jobs.status, ['scheduled', 'retrying']), lte(jobs.dueAt, sql`now()`));
+  const [first] = await db.select({ id: jobs.id }).from(jobs).where(due).limit(1);
+  if (first === undefined) return;
   await asHousekeeper(db, undefined, async (tx) => {
-    const sent = await tx
-      .update(jobs)
-      .set({ status: 'ready', queueId: sql`gen_random_uuid()`, runAt: null })
-      .where(
-        inArray(
-          jobs.id,
-          tx
-            .select({ id: jobs.id })
-            .from(jobs)
-            .where(and(inArray(jobs.status, ['scheduled', 'retrying']), sql`${jobs.runAt} <= now()`))
-            .orderBy(jobs.runAt)
-            .limit(BATCH)
-            .for('update', { skipLocked: true }),
-        ),
-      )
-      .returning({ queueId: jobs.queueId, rank: jobs.rank, cpuUnits: jobs.cpuUnits, memoryMb: jobs.memoryMb });
-    for (const [name, batch] of Map.groupBy(sent, queueName)) {
-      await queues.send(tx, name, batch as { queueId: string; rank: number }[]);
-    }
-    await tx.execute(sql`select pg_notify(${WAKE_CHANNEL}, '')`);
+    const batch = await tx
+      .select({ id: jobs.id })
+      .from(jobs)
+      .where(due)
+      .orderBy(jobs.dueAt)
+      .limit(BATCH)
+      .for('update', { skipLocked: true });
+    await release(
+      tx,
+      queues,
+      batch.map(({ id }) => id),
+    );
   });
 }
 

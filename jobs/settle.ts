@@ -1,11 +1,11 @@
-import { and, eq, ne, sql } from 'drizzle-orm';
-import type { PgUpdateSetSource } from 'drizzle-orm/pg-core';
+import { and, asc, eq, inArray, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
-import { jobAttempts, jobs } from '../db/schema.ts';
+import { jobs } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
 import type { AttemptKey, Job } from './claim.ts';
-import { failRemainingPages, finishUpload } from './conversion.ts';
+import { type End, endJobs } from './end.ts';
+import { release } from './ready.ts';
 import { queueName } from './shape.ts';
 import { ensureQueues, type NewJob, submitJobs } from './submit.ts';
 import { transition } from './transition.ts';
@@ -19,99 +19,93 @@ export type Outcome =
   /** Handed back by a converter that stops: the attempt is not spent. */
   | { kind: 'returned' };
 
+export interface Settlement {
+  attempt: AttemptKey;
+  outcome: Outcome;
+  peakMemoryMb: number | null;
+}
+
 const LONGEST_DELAY_SECONDS = 3_600;
 
 /**
- * Ends one attempt in one transaction: pg-boss job, job, attempt, and what hangs on the job. Gives false, and changes
- * nothing, when the attempt no longer owns the job (it was settled by somebody else, as `converter_lost` perhaps).
+ * Ends attempts in one transaction, which many may share: their pg-boss jobs, jobs, attempts, and what hangs on the jobs.
+ * Gives the queue ids of those that it settled; an attempt that no longer owns its job (somebody else has settled or
+ * cancelled it) is not among them, and nothing of it is written.
  */
-export async function settle(
-  db: Database,
-  queues: Queues,
-  attempt: AttemptKey,
-  outcome: Outcome,
-  peakMemoryMb: number | null,
-): Promise<boolean> {
-  if (outcome.kind === 'split')
-    await ensureQueues(
-      queues,
-      outcome.children.map(({ shape }) => shape),
-    );
+export async function settleAttempts(db: Database, queues: Queues, settlements: Settlement[]): Promise<Set<string>> {
+  const byQueueId = new Map(settlements.map((settlement) => [settlement.attempt.queueId, settlement]));
+  await ensureQueues(
+    queues,
+    settlements.flatMap(({ outcome }) => (outcome.kind === 'split' ? outcome.children.map(({ shape }) => shape) : [])),
+  );
   return transition(db, async (tx) => {
-    await queues.remove(tx, queueName(attempt), attempt.queueId);
-    const [job] = await tx
+    const attempts = settlements.map(({ attempt }) => attempt);
+    for (const [name, group] of Map.groupBy(attempts, queueName)) {
+      await queues.remove(
+        tx,
+        name,
+        group.map(({ queueId }) => queueId),
+      );
+    }
+    const locked = await tx
       .select()
       .from(jobs)
-      .where(and(eq(jobs.queueId, attempt.queueId), eq(jobs.attempt, attempt.attempt), eq(jobs.status, 'running')))
+      .where(and(inArray(jobs.queueId, [...byQueueId.keys()]), eq(jobs.status, 'running')))
+      .orderBy(asc(jobs.id))
       .for('update');
-    if (job === undefined) return false;
-
-    await tx
-      .update(jobAttempts)
-      .set({
-        status: outcome.kind === 'split' ? 'completed' : outcome.kind,
-        error: outcome.kind === 'failed' ? outcome.error : null,
-        peakMemoryMb,
-        finishedAt: sql`now()`,
-      })
-      .where(and(eq(jobAttempts.jobId, job.id), eq(jobAttempts.attempt, job.attempt)));
-
-    switch (outcome.kind) {
-      case 'completed':
-        await endJob(tx, job, { status: 'completed', result: outcome.result, error: null });
-        break;
-      case 'split':
-        await awaitChildren(tx, queues, job, outcome.children);
-        break;
-      case 'failed':
-        if (outcome.retryable && (await attemptsSpent(tx, job)) < job.maxAttempts)
-          await retryLater(tx, job, outcome.error);
-        else await endJob(tx, job, { status: 'failed', result: null, error: outcome.error });
-        break;
-      case 'returned':
-        await waitUntil(tx, job, { runAt: sql`now()` });
-        break;
-      default:
-        outcome satisfies never;
+    const owned = locked.flatMap((job) => {
+      const settlement = byQueueId.get(job.queueId as string);
+      return settlement?.attempt.attempt === job.attempt ? [{ job, ...settlement }] : [];
+    });
+    if (owned.length === 0) return new Set<string>();
+    await recordAttempts(tx, owned);
+    await endJobs(
+      tx,
+      queues,
+      owned.flatMap(({ job, outcome }): End[] => {
+        if (outcome.kind === 'completed') return [{ job, status: 'completed', result: outcome.result }];
+        if (outcome.kind === 'failed' && !mayRetry(job, outcome))
+          return [{ job, status: 'failed', error: outcome.error }];
+        return [];
+      }),
+    );
+    for (const { job, outcome } of owned) {
+      if (outcome.kind === 'split') await awaitChildren(tx, queues, job, outcome.children);
+      if (outcome.kind === 'failed' && mayRetry(job, outcome)) await retryLater(tx, job, outcome.error);
     }
-    return true;
+    await release(
+      tx,
+      queues,
+      owned.filter(({ outcome }) => outcome.kind === 'returned').map(({ job }) => job.id),
+    );
+    return new Set(owned.map(({ attempt }) => attempt.queueId));
   });
 }
 
-/** The one way a job ends: its own row, then its parent or its upload. */
-async function endJob(
-  tx: Transaction,
-  job: Job,
-  end: { status: 'completed' | 'failed'; result: Record<string, unknown> | null; error: PublicError | null },
-): Promise<void> {
-  await tx
-    .update(jobs)
-    .set({ ...end, queueId: null, converterId: null, pendingChildren: 0, finishedAt: sql`now()` })
-    .where(eq(jobs.id, job.id));
-  if (end.error !== null && job.uploadId !== null && job.pendingChildren === 0)
-    await failRemainingPages(tx, job, end.error);
-  if (job.parentId !== null) await childEnded(tx, job.parentId);
-  else if (job.uploadId !== null) await finishUpload(tx, job.uploadId);
+function mayRetry(job: Job, { retryable }: { retryable: boolean }): boolean {
+  return retryable && job.failures + 1 < job.maxAttempts;
 }
 
-/** A parent ends with its last child: failed if any of them did, with that child's error. */
-async function childEnded(tx: Transaction, parentId: string): Promise<void> {
-  const [parent] = await tx.select().from(jobs).where(eq(jobs.id, parentId)).for('update');
-  if (parent === undefined || parent.status !== 'running') return;
-  if (parent.pendingChildren > 1) {
-    await tx
-      .update(jobs)
-      .set({ pendingChildren: parent.pendingChildren - 1 })
-      .where(eq(jobs.id, parentId));
-    return;
-  }
-  const [failed] = await tx
-    .select({ error: jobs.error })
-    .from(jobs)
-    .where(and(eq(jobs.parentId, parentId), eq(jobs.status, 'failed')))
-    .orderBy(jobs.id)
-    .limit(1);
-  await endJob(tx, parent, { status: failed ? 'failed' : 'completed', result: null, error: failed?.error ?? null });
+/** The attempts' own rows, and the count of what each converter has done in this minute. */
+async function recordAttempts(tx: Transaction, owned: (Settlement & { job: Job })[]): Promise<void> {
+  const rows = owned.map(({ job, outcome, peakMemoryMb }) => ({
+    job_id: job.id,
+    attempt: job.attempt,
+    status: outcome.kind === 'split' ? 'completed' : outcome.kind,
+    peak: peakMemoryMb,
+    error: outcome.kind === 'failed' ? outcome.error : null,
+  }));
+  await tx.execute(sql`
+    with ended as (
+      update job_attempts set status = x.status, peak_memory_mb = x.peak, error = x.error, finished_at = now()
+      from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) as x(job_id text, attempt int, status text, peak int, error jsonb)
+      where job_attempts.job_id = x.job_id and job_attempts.attempt = x.attempt
+      returning converter_id, job_attempts.status)
+    insert into throughput (minute, converter_id, completed, failed)
+    select date_trunc('minute', now()), converter_id, count(*) filter (where status = 'completed'), count(*) filter (where status = 'failed')
+    from ended group by converter_id
+    on conflict (minute, converter_id) do update set
+      completed = throughput.completed + excluded.completed, failed = throughput.failed + excluded.failed`);
 }
 
 /** Queues the children of a split job. Each yields one second of virtual arrival to what came in since: big files do not block small ones. */
@@ -131,32 +125,32 @@ async function awaitChildren(
     children.map((child, index) => ({
       ...child,
       priority: job.priority,
+      owner: job.owner,
       uploadId: job.uploadId,
       original: job.original,
       parentId: job.id,
       maxAttempts: job.maxAttempts,
+      initialDelaySeconds: job.initialDelaySeconds,
+      backoffMultiplier: job.backoffMultiplier,
       timeoutSeconds: job.timeoutSeconds,
       rank: job.rank - index,
     })),
   );
 }
 
-/** Attempts handed back by a stopping converter do not count. */
-async function attemptsSpent(tx: Transaction, job: Job): Promise<number> {
-  return tx.$count(jobAttempts, and(eq(jobAttempts.jobId, job.id), ne(jobAttempts.status, 'returned')));
-}
-
-/** Backoff grows with each attempt; jitter spreads what failed together over the second half of the delay. */
+/** Backoff grows with each attempt spent; jitter spreads what failed together over the second half of the delay. */
 async function retryLater(tx: Transaction, job: Job, error: PublicError): Promise<void> {
-  const delay = Math.min(job.initialDelaySeconds * job.backoffMultiplier ** (job.attempt - 1), LONGEST_DELAY_SECONDS);
+  const delay = Math.min(job.initialDelaySeconds * job.backoffMultiplier ** job.failures, LONGEST_DELAY_SECONDS);
   const seconds = delay * (0.5 + Math.random() / 2);
-  await waitUntil(tx, job, { runAt: sql`now() + make_interval(secs => ${seconds})`, error });
-}
-
-/** The job leaves its queue until housekeeping sends it again. */
-async function waitUntil(tx: Transaction, job: Job, changes: PgUpdateSetSource<typeof jobs>): Promise<void> {
   await tx
     .update(jobs)
-    .set({ status: 'retrying', queueId: null, converterId: null, ...changes })
+    .set({
+      status: 'retrying',
+      queueId: null,
+      converterId: null,
+      failures: job.failures + 1,
+      dueAt: sql`now() + make_interval(secs => ${seconds})`,
+      error,
+    })
     .where(eq(jobs.id, job.id));
 }

@@ -1,59 +1,166 @@
 import { randomUUID, randomUUIDv7 } from 'node:crypto';
-import { sql } from 'drizzle-orm';
+import { asc, inArray, sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
-import { jobs, type Priority } from '../db/schema.ts';
-import { rankOf } from './order.ts';
+import { type JobStatus, jobDependencies, jobs, type Priority } from '../db/schema.ts';
+import { AppError, type PublicError } from '../errors.ts';
+import type { Job } from './claim.ts';
+import { dependencyFailed } from './dependencies.ts';
+import { nextTurn, rankOf } from './order.ts';
+import { enqueue } from './ready.ts';
 import { queueName, type Shape } from './shape.ts';
-import { WAKE_CHANNEL } from './wake.ts';
 
 /** A job to be queued. `shape.memoryMb` is a memory class already. */
 export interface NewJob {
+  /** One is made where the client chose none. */
+  id?: string | undefined;
   type: string;
   priority: Priority;
   payload: Record<string, unknown>;
   shape: Shape;
-  uploadId: string | null;
+  /** Jobs that exist, or come in the same call. */
+  dependsOn?: string[] | undefined;
+  runAt?: Date | null | undefined;
+  owner?: string | null | undefined;
+  fingerprint?: string | undefined;
+  uploadId?: string | null;
   /** Which original of the upload it works on, counted from 1. */
-  original: number | null;
+  original?: number | null;
   parentId?: string;
-  /** Order among ready jobs; what priority and the present time give, unless set. */
+  /** Order among ready jobs; what priority, arrival and the owner's turn give, unless set. */
   rank?: number;
-  timeoutSeconds?: number;
-  maxAttempts?: number;
+  timeoutSeconds?: number | undefined;
+  maxAttempts?: number | undefined;
+  initialDelaySeconds?: number | undefined;
+  backoffMultiplier?: number | undefined;
 }
 
-const DEFAULTS = { maxAttempts: 3, initialDelaySeconds: 1, backoffMultiplier: 2, timeoutSeconds: 300 };
+export const DEFAULTS = {
+  priority: 'normal',
+  maxAttempts: 3,
+  initialDelaySeconds: 1,
+  backoffMultiplier: 2,
+  timeoutSeconds: 300,
+} as const;
 
-/** Makes the queues that these jobs need. To be called before the transaction that submits them. */
+/** Makes the queues that these jobs need now or later. To be called before the transaction that submits them. */
 export async function ensureQueues(queues: Queues, shapes: Shape[]): Promise<void> {
   for (const name of new Set(shapes.map(queueName))) await queues.ensure(name);
 }
 
 /**
- * Stores jobs and queues them, all ready at once, in the caller's transaction; wakes the converters when it commits.
- * Gives their ids in order. The queues of their shapes must exist (`ensureQueues`).
+ * Stores jobs in the caller's transaction: `ready` and queued, `scheduled`, `blocked`, or failed with a prerequisite that
+ * has failed already. Gives their rows in order. The queues of their shapes must exist (`ensureQueues`). Throws
+ * `unknown_dependency` (422) for a prerequisite that is neither stored nor among them; cycles are the caller's to refuse.
  */
-export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJob[]): Promise<string[]> {
-  const now = new Date();
-  const rows = newJobs.map((job) => ({
-    ...DEFAULTS,
-    id: `job_${randomUUIDv7()}`,
-    queueId: randomUUID(),
-    type: job.type,
-    priority: job.priority,
-    rank: job.rank ?? rankOf(job.priority, now),
-    payload: job.payload,
-    ...job.shape,
-    status: 'ready' as const,
-    uploadId: job.uploadId,
-    original: job.original,
-    parentId: job.parentId ?? null,
-    ...(job.timeoutSeconds !== undefined && { timeoutSeconds: job.timeoutSeconds }),
-    ...(job.maxAttempts !== undefined && { maxAttempts: job.maxAttempts }),
-  }));
-  for (const [name, sent] of Map.groupBy(rows, queueName)) await queues.send(tx, name, sent);
-  await tx.insert(jobs).values(rows);
-  await tx.execute(sql`select pg_notify(${WAKE_CHANNEL}, '')`);
-  return rows.map(({ id }) => id);
+export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJob[]): Promise<Job[]> {
+  if (newJobs.length === 0) return [];
+  const named = newJobs.map((job) => ({ ...job, id: job.id ?? `job_${randomUUIDv7()}` }));
+  const prerequisites = await lockPrerequisites(tx, named);
+  const { rows: clock } = await tx.execute<{ now: Date }>(sql`select now()::timestamptz(3) as now`);
+  const now = new Date(clock[0]?.now ?? Date.now());
+  const ranks = await ranksOf(tx, named, now);
+  const places = placesOf(named, prerequisites);
+  const rows = named.map((job, index) => {
+    const { pending, error } = places(job.id);
+    const later = job.runAt && job.runAt > now ? job.runAt : null;
+    const status: JobStatus = error ? 'failed' : pending > 0 ? 'blocked' : later ? 'scheduled' : 'ready';
+    return {
+      id: job.id,
+      queueId: status === 'ready' ? randomUUID() : null,
+      type: job.type,
+      priority: job.priority,
+      rank: ranks[index] as number,
+      payload: job.payload,
+      ...job.shape,
+      status,
+      maxAttempts: job.maxAttempts ?? DEFAULTS.maxAttempts,
+      initialDelaySeconds: job.initialDelaySeconds ?? DEFAULTS.initialDelaySeconds,
+      backoffMultiplier: job.backoffMultiplier ?? DEFAULTS.backoffMultiplier,
+      timeoutSeconds: job.timeoutSeconds ?? DEFAULTS.timeoutSeconds,
+      runAt: job.runAt ?? null,
+      dueAt: status === 'scheduled' ? later : null,
+      readyAt: status === 'ready' ? sql`now()` : null,
+      uploadId: job.uploadId ?? null,
+      original: job.original ?? null,
+      parentId: job.parentId ?? null,
+      pendingDependencies: pending,
+      owner: job.owner ?? null,
+      fingerprint: job.fingerprint ?? null,
+      error,
+      finishedAt: error ? sql`now()` : null,
+    };
+  });
+  await enqueue(
+    tx,
+    queues,
+    rows.filter(({ queueId }) => queueId !== null) as ((typeof rows)[number] & { queueId: string })[],
+  );
+  const stored = await tx.insert(jobs).values(rows).returning();
+  const edges = named.flatMap(({ id, dependsOn = [] }) =>
+    [...new Set(dependsOn)].map((on) => ({ jobId: id, dependsOn: on })),
+  );
+  if (edges.length > 0) await tx.insert(jobDependencies).values(edges);
+  return stored;
+}
+
+/**
+ * The stored prerequisites, locked: one that is about to end does so before this transaction reads its status or after
+ * it has committed the edge, and never in between.
+ */
+async function lockPrerequisites(tx: Transaction, newJobs: (NewJob & { id: string })[]) {
+  const inBatch = new Set(newJobs.map(({ id }) => id));
+  const wanted = [...new Set(newJobs.flatMap(({ dependsOn = [] }) => dependsOn))].filter((id) => !inBatch.has(id));
+  if (wanted.length === 0) return new Map<string, JobStatus>();
+  const found = await tx
+    .select({ id: jobs.id, status: jobs.status })
+    .from(jobs)
+    .where(inArray(jobs.id, wanted))
+    .orderBy(asc(jobs.id))
+    .for('share');
+  const statuses = new Map(found.map(({ id, status }) => [id, status]));
+  const unknown = wanted.find((id) => !statuses.has(id));
+  if (unknown !== undefined) {
+    throw new AppError('unknown_dependency', `depends_on: there is no job ${unknown}`, { status: 422 });
+  }
+  return statuses;
+}
+
+async function ranksOf(tx: Transaction, newJobs: NewJob[], now: Date): Promise<number[]> {
+  const turns = new Map<string, number>();
+  const ranks: number[] = [];
+  for (const { rank, priority, runAt, owner } of newJobs) {
+    const arrival = rankOf(priority, runAt && runAt > now ? runAt : now);
+    if (rank !== undefined || !owner) {
+      ranks.push(rank ?? arrival);
+      continue;
+    }
+    const key = `${priority} ${owner}`;
+    const turn = turns.get(key) ?? (await nextTurn(tx, owner, priority, now));
+    turns.set(key, turn - 1);
+    ranks.push(runAt && runAt > now ? Math.min(turn, arrival) : turn);
+  }
+  return ranks;
+}
+
+/** For each job: how many prerequisites are still to complete, or the error if one of them never will. */
+function placesOf(newJobs: (NewJob & { id: string })[], prerequisites: Map<string, JobStatus>) {
+  const inBatch = new Map(newJobs.map((job) => [job.id, job]));
+  const known = new Map<string, { pending: number; error: PublicError | null }>();
+
+  function placeOf(id: string): { pending: number; error: PublicError | null } {
+    const seen = known.get(id);
+    if (seen !== undefined) return seen;
+    let error: PublicError | null = null;
+    let pending = 0;
+    for (const on of new Set(inBatch.get(id)?.dependsOn)) {
+      const status = inBatch.has(on) ? (placeOf(on).error ? 'failed' : 'blocked') : prerequisites.get(on);
+      if (status !== 'completed') pending++;
+      if (status === 'failed' || status === 'cancelled') error ??= dependencyFailed(on, status);
+    }
+    const place = { pending, error };
+    known.set(id, place);
+    return place;
+  }
+  return placeOf;
 }

@@ -3,11 +3,17 @@ import type { Database, Transaction } from '../db/client.ts';
 
 /** Postgres's codes for a deadlock and for a serialisation failure: the transaction may be tried again as it was. */
 const REPEATABLE = new Set(['40P01', '40001']);
-const MOST_TRIES = 5;
+const MOST_TRIES = 10;
+
+/** Thrown in a transition that has found the job changed since it looked: it starts anew. */
+export class Moved extends Error {
+  readonly code = '40001';
+}
 
 /**
- * Runs one change of status as a transaction. All of them lock in one order: pg-boss job, job, pages, original,
- * parent, upload last. A deadlock that still comes to pass is repeated, so `change` must have no effect outside `tx`.
+ * Runs one change of status as a transaction. All of them lock in one order: pg-boss job, job, dependants, pages,
+ * original, parent, upload last. A deadlock that still comes to pass is repeated, so `change` must have no effect
+ * outside `tx`.
  */
 export async function transition<T>(db: Database, change: (tx: Transaction) => Promise<T>): Promise<T> {
   for (let tries = 1; ; tries++) {
@@ -21,7 +27,7 @@ export async function transition<T>(db: Database, change: (tx: Transaction) => P
 }
 
 /** The SQLSTATE of an error from Postgres, which drizzle wraps; empty for others. */
-function postgresCode(error: unknown): string {
+export function postgresCode(error: unknown): string {
   const inner = error instanceof Error && error.cause !== undefined ? error.cause : error;
   return String((inner as { code?: unknown } | null)?.code ?? '');
 }

@@ -16,3 +16,8 @@ export function originalPath(uploadId: string, original: number, mediaType: Medi
 export function pagePath(uploadId: string, original: number, page: number, attemptKey: string): string {
   return `${uploadFolder(uploadId)}/pages/${original}-${String(page).padStart(4, '0')}.${attemptKey}.png`;
 }
+
+/** Unique to the attempt that writes it, too: `key` is random. */
+export function archivePath(uploadId: string, key: string): string {
+  return `${uploadFolder(uploadId)}/archives/${key}.zip`;
+}

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { defineTask, type TaskReturn } from './task.ts';
+import { type ConversionContext, defineTask } from './task.ts';
 
 const convertRangePayload = z.object({
   upload_id: z.string(),
@@ -18,6 +18,8 @@ export type ConvertRangePayload = z.output<typeof convertRangePayload>;
 export const convertRange = defineTask({
   type: 'convert_range',
   payload: convertRangePayload,
-  shape: { cpuUnits: 1, memoryMb: 256 },
-  run: async (context): Promise<TaskReturn> => (await import('../converter/convert/convert.ts')).convertPages(context),
+  resources: { cpuUnits: 1, memoryMb: 256 },
+  internal: true,
+  run: async (context) =>
+    (await import('../converter/convert/convert.ts')).convertPages(context as ConversionContext<ConvertRangePayload>),
 });

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { defineTask, type TaskReturn } from './task.ts';
+import { type ConversionContext, defineTask } from './task.ts';
 
 const convertPayload = z.object({
   upload_id: z.string(),
@@ -17,7 +17,8 @@ export type ConvertPayload = z.output<typeof convertPayload>;
 export const convert = defineTask({
   type: 'convert',
   payload: convertPayload,
-  shape: { cpuUnits: 1, memoryMb: 256 },
-  run: async (context): Promise<TaskReturn> =>
-    (await import('../converter/convert/convert.ts')).convertOriginal(context),
+  resources: { cpuUnits: 1, memoryMb: 256 },
+  internal: true,
+  run: async (context) =>
+    (await import('../converter/convert/convert.ts')).convertOriginal(context as ConversionContext<ConvertPayload>),
 });

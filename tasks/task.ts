@@ -1,37 +1,67 @@
 import type { z } from 'zod';
+import type { LogLevel } from '../db/schema.ts';
 import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
 import type { Shape } from '../jobs/shape.ts';
 import type { NewJob } from '../jobs/submit.ts';
 
-/** What a running task is given. Everything in it crosses from the converter into the sandbox. */
+/** What a running task is given. */
 export interface TaskContext<Payload> {
   payload: Payload;
-  /** Counts from 1; part of the names of the files that the attempt writes. */
+  /** Counts from 1. */
   attempt: number;
+  /**
+   * Aborted when the job is cancelled, runs out of time, or is handed back by a converter that stops. A task in a
+   * sandbox that does not end within half a second of that is killed.
+   */
+  signal: AbortSignal;
+  /** Keeps a line with the job, for `GET /jobs/{id}/logs`. Long ones are cut, and after a thousand they are dropped. */
+  log(level: LogLevel, message: string, data?: Record<string, unknown>): void;
+  /** Tells how far the task has come, in units of its choice. What comes in quick succession is told once. */
+  progress(done: number, total?: number): void;
+  /** The files of the upload that `reads` names, in order, as local paths: originals, and pages that are complete. */
+  files: UploadFiles;
+  /** The local path at which to write the file that belongs at `storePath` of the store. */
+  output(storePath: string): string;
+}
+
+export interface UploadFiles {
+  originals: { original: number; path: string; mediaType: string; sha256: string }[];
+  pages: { original: number; page: number; path: string; sha256: string }[];
+}
+
+/** What conversions are given besides. */
+export interface ConversionContext<Payload> extends TaskContext<Payload> {
   /** The local file of the original that the job works on. */
   input: string;
   password: string | null;
   /** Pages that an earlier attempt settled already. */
   settledPages: number[];
   limits: { maxPages: number; maxPixels: number };
-  /** Where to write the file that belongs at a path of the store. */
-  output(storePath: string): string;
   inspected(found: Inspection): void;
   page(outcome: PageOutcome): void;
+  /** The job is not done when `run` returns: it waits for these children and ends with the last of them. */
+  split(children: Child[]): void;
 }
 
-/** A task is done, or splits its job into children. */
-export type TaskReturn =
-  | { kind: 'completed'; result: Record<string, unknown> }
-  | { kind: 'split'; children: Pick<NewJob, 'type' | 'payload' | 'shape'>[] };
+export type Child = Pick<NewJob, 'type' | 'payload' | 'shape'>;
 
-/** A job type: what both sides need to know of it. `run` is imported only where it runs. */
+/** A job type: what both sides need to know of it. Heavy imports belong into `run`, which is called only where it runs. */
 export interface Task<Schema extends z.ZodType<Record<string, unknown>> = z.ZodType<Record<string, unknown>>> {
   type: string;
   payload: Schema;
-  /** What its jobs reserve unless they say otherwise. */
-  shape: Shape;
-  run(context: TaskContext<z.output<Schema>>): Promise<TaskReturn>;
+  /** What its jobs reserve unless they say otherwise. Only a trusted task may reserve no CPU at all. */
+  resources: Shape;
+  /** Runs in the converter itself and not in a sandbox: for short work of our own that waits more than it computes. */
+  trusted?: boolean;
+  /** Made by uploads alone; clients cannot submit it. */
+  internal?: boolean;
+  /** The id of the upload whose files it reads. */
+  reads?(payload: z.output<Schema>): string;
+  /**
+   * Gives what is kept as the job's result, as JSON. An AppError that is not retryable ends the job at once; what else it
+   * throws fails the attempt, as `task_failed` with the error's message.
+   */
+  run(context: TaskContext<z.output<Schema>>): Promise<Record<string, unknown>>;
 }
 
 /** Keeps the type of the payload for `run`. */

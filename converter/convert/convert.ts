@@ -7,7 +7,7 @@ import { countPages, parsePages, selectPages } from '../../jobs/pages.ts';
 import { pagePath } from '../../store/paths.ts';
 import { type ConvertPayload, convert } from '../../tasks/convert.ts';
 import { type ConvertRangePayload, convertRange } from '../../tasks/convert-range.ts';
-import type { TaskContext, TaskReturn } from '../../tasks/task.ts';
+import type { ConversionContext } from '../../tasks/task.ts';
 import { fitScale } from './fit.ts';
 import { convertImage, encodePng, inspectImage } from './image.ts';
 import { openPdf, type PdfDocument } from './pdf.ts';
@@ -16,14 +16,14 @@ import { type PlannedPage, planRanges, toRanges } from './plan.ts';
 type PageFit = ConvertRangePayload['fits'][number];
 
 /** The job `convert`: inspects the original, then converts it here if it is small, or splits the job into ranges. */
-export async function convertOriginal(context: TaskContext<ConvertPayload>): Promise<TaskReturn> {
+export async function convertOriginal(context: ConversionContext<ConvertPayload>): Promise<Record<string, unknown>> {
   const { media_type, page_selection } = context.payload;
   const selection = page_selection === null ? null : parsePages(page_selection);
   if (media_type !== 'application/pdf') {
     checkPixels(await inspectImage(context.input), context.limits.maxPixels);
     context.inspected({ pageCount: 1, selected: selectPages(selection, 1) });
     await settlePage(context, 1, () => imagePage(context));
-    return { kind: 'completed', result: { pages: 1 } };
+    return { pages: 1 };
   }
   const document = await openPdf(context.input, context.password);
   try {
@@ -35,11 +35,12 @@ export async function convertOriginal(context: TaskContext<ConvertPayload>): Pro
       document,
       selected.flatMap(([from, to]) => numbersFrom(from, to)),
     );
-    const ranges = planRanges(planned, convert.shape);
+    const ranges = planRanges(planned, convert.resources);
     const [first] = ranges;
-    if (first === undefined) return { kind: 'completed', result: { pages: 0 } };
-    if (ranges.length > 1 || first.shape.memoryMb > convert.shape.memoryMb) {
-      return { kind: 'split', children: ranges.map((range) => childOf(context.payload, range)) };
+    if (first === undefined) return { pages: 0 };
+    if (ranges.length > 1 || first.shape.memoryMb > convert.resources.memoryMb) {
+      context.split(ranges.map((range) => childOf(context.payload, range)));
+      return {};
     }
     return await renderPages(context, document, first.pages);
   } finally {
@@ -48,7 +49,7 @@ export async function convertOriginal(context: TaskContext<ConvertPayload>): Pro
 }
 
 /** The job `convert_range`: renders the pages of its range. */
-export async function convertPages(context: TaskContext<ConvertRangePayload>): Promise<TaskReturn> {
+export async function convertPages(context: ConversionContext<ConvertRangePayload>): Promise<Record<string, unknown>> {
   const { pages, fits } = context.payload;
   const numbers = pages.flatMap(([from, to]) => numbersFrom(from, to));
   const document = await openPdf(context.input, context.password);
@@ -65,7 +66,7 @@ export async function convertPages(context: TaskContext<ConvertRangePayload>): P
 
 /** Sizes every page; one whose size cannot be read fails by itself. */
 async function planPages(
-  context: TaskContext<ConvertPayload>,
+  context: ConversionContext<ConvertPayload>,
   document: PdfDocument,
   numbers: number[],
 ): Promise<PlannedPage[]> {
@@ -82,10 +83,10 @@ async function planPages(
 }
 
 async function renderPages(
-  context: TaskContext<ConvertPayload> | TaskContext<ConvertRangePayload>,
+  context: ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>,
   document: PdfDocument,
   pages: { page: number; fit: PageFit }[],
-): Promise<TaskReturn> {
+): Promise<Record<string, unknown>> {
   for (const { page, fit } of pages) {
     await settlePage(context, page, async () => {
       const raw = await document.render(page, fit.scale);
@@ -93,17 +94,17 @@ async function renderPages(
       return { png, width: raw.width, height: raw.height, dpi: fit.dpi, reduced: fit.reduced, engine: 'pdf-to-img' };
     });
   }
-  return { kind: 'completed', result: { pages: pages.length } };
+  return { pages: pages.length };
 }
 
-async function imagePage(context: TaskContext<ConvertPayload>) {
+async function imagePage(context: ConversionContext<ConvertPayload>) {
   const { png, width, height } = await convertImage(context.input);
   return { png, width, height, dpi: null, reduced: null, engine: 'sharp' };
 }
 
 /** Makes one page, unless an earlier attempt did. A page that cannot be made fails by itself and leaves the others alone. */
 async function settlePage(
-  context: TaskContext<ConvertPayload> | TaskContext<ConvertRangePayload>,
+  context: ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>,
   page: number,
   make: () => Promise<
     { png: Buffer } & Pick<PageOutcome & { status: 'completed' }, 'width' | 'height' | 'dpi' | 'reduced' | 'engine'>

@@ -1,7 +1,6 @@
-import path from 'node:path';
-import { AppError, publicError } from '../../errors.ts';
-import { TASKS } from '../../tasks/registry.ts';
-import type { SandboxMessage, SandboxRequest } from './protocol.ts';
+import { loadTasks } from '../../tasks/registry.ts';
+import { runTask } from '../run-task.ts';
+import type { SandboxMessage, SandboxOrder } from './protocol.ts';
 
 /** The process in which untrusted bytes are decoded: one task at a time, no database, no network. */
 
@@ -10,25 +9,15 @@ process.on('disconnect', () => process.exit());
 process.on('SIGINT', () => undefined);
 process.on('SIGTERM', () => undefined);
 
-process.on('message', async (request: SandboxRequest) => {
-  const { type, outputRoot, ...given } = request;
-  try {
-    const task = TASKS.get(type);
-    if (task === undefined) throw new AppError('internal', `there is no task of type ${type}`);
-    const value = await task.run({
-      ...given,
-      payload: task.payload.parse(given.payload),
-      output: (storePath) => path.join(outputRoot, storePath),
-      inspected: (found) => send({ kind: 'inspected', found }),
-      page: (outcome) => send({ kind: 'page', outcome }),
-    });
-    send({ kind: 'returned', value });
-  } catch (error) {
-    const retryable = error instanceof AppError ? error.retryable : true;
-    const cause = error instanceof Error && error.cause !== undefined ? `; cause: ${error.cause}` : '';
-    const detail = `${error instanceof Error ? error.stack : error}${cause}`;
-    send({ kind: 'threw', error: publicError(error), retryable, detail });
-  }
+const loading = loadTasks(process.env.TASKS);
+let underWay = new AbortController();
+
+process.on('message', async (order: SandboxOrder) => {
+  if (order.kind === 'abort') return underWay.abort(new Error(order.reason));
+  underWay = new AbortController();
+  const tasks = await loading;
+  const outcome = await runTask(tasks.get(order.request.type), order.request, underWay.signal, send);
+  send({ kind: 'ended', outcome });
   // V8 does not see how large the pixel buffers are that wait to be collected: 20 MB were left of each image. A major
   // collection would also throw away compiled code, which made the next pages 10% slower.
   globalThis.gc?.({ type: 'minor' });
@@ -39,5 +28,5 @@ function send(message: SandboxMessage): void {
 }
 
 // Slow to load: better now than while the first file waits.
-await import('../convert/convert.ts');
+await Promise.all([import('../convert/convert.ts'), loading]);
 send({ kind: 'ready' });

@@ -1,15 +1,24 @@
 import type { ChildProcess } from 'node:child_process';
 import type { PublicError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
-import type { TaskReturn } from '../../tasks/task.ts';
+import type { TaskEvent, TaskOutcome, TaskRequest } from '../run-task.ts';
 import { readMemory, resetPeakMemory, startSandboxProcess } from './process.ts';
-import type { SandboxEvent, SandboxMessage, SandboxRequest } from './protocol.ts';
+import type { SandboxMessage, SandboxOrder } from './protocol.ts';
 
-/** How a task in a sandbox ended. `killed` only after `signal` was aborted. */
-export type SandboxOutcome =
-  | TaskReturn
-  | { kind: 'failed'; error: PublicError; retryable: boolean }
-  | { kind: 'killed' };
+/** How an attempt ended. `aborted` only after the converter aborted it. */
+export type AttemptOutcome = TaskOutcome | { kind: 'aborted' };
+
+/** How a task is run, whether in a sandbox or in the converter. */
+export interface RunOptions {
+  deadlineMs: number;
+  /** Aborted, the task is told to end; if it does not within `YIELD_MS`, it is killed. */
+  signal: AbortSignal;
+  /** Gets what the task tells, in order, all of it before the run resolves. */
+  onEvent: (event: TaskEvent) => void;
+}
+
+/** How long a task that was told to end may take to do so. */
+export const YIELD_MS = 500;
 
 interface Sandbox {
   child: ChildProcess;
@@ -26,13 +35,23 @@ const OUT_OF_MEMORY_SIGNALS: readonly (NodeJS.Signals | null)[] = ['SIGKILL', 'S
 export type SandboxPool = ReturnType<typeof createSandboxPool>;
 
 /** Keeps up to `keep` idle sandboxes, started ahead of the first task. The owner calls `close()`. */
-export function createSandboxPool({ keep, cacheFolder, log }: { keep: number; cacheFolder: string; log: Logger }) {
+export function createSandboxPool({
+  keep,
+  cacheFolder,
+  tasksModule,
+  log,
+}: {
+  keep: number;
+  cacheFolder: string;
+  tasksModule: string | undefined;
+  log: Logger;
+}) {
   const all = new Set<Sandbox>();
   const idle: Sandbox[] = [];
   let closed = false;
 
   function start(): Sandbox {
-    const sandbox: Sandbox = { child: startSandboxProcess(cacheFolder), tasks: 0 };
+    const sandbox: Sandbox = { child: startSandboxProcess(cacheFolder, tasksModule), tasks: 0 };
     all.add(sandbox);
     const forget = () => {
       all.delete(sandbox);
@@ -59,44 +78,40 @@ export function createSandboxPool({ keep, cacheFolder, log }: { keep: number; ca
   for (let started = 0; started < keep; started++) idle.push(start());
 
   return {
-    /**
-     * Runs one task. Never rejects: a sandbox that dies or overruns `deadlineMs` fails its own task only. An abort of
-     * `signal` kills it. `onEvent` gets what the task tells, in order, all of it before the promise resolves.
-     */
+    /** Runs one task. Never rejects: a sandbox that dies or overruns `deadlineMs` fails its own task only. */
     async run(
-      request: SandboxRequest,
-      {
-        deadlineMs,
-        signal,
-        onEvent,
-      }: { deadlineMs: number; signal: AbortSignal; onEvent: (event: SandboxEvent) => void },
-    ): Promise<{ outcome: SandboxOutcome; peakMemoryMb: number | null }> {
+      request: TaskRequest,
+      { deadlineMs, signal, onEvent }: RunOptions,
+    ): Promise<{ outcome: AttemptOutcome; peakMemoryMb: number | null }> {
       const sandbox = idle.pop() ?? start();
       const { child } = sandbox;
       sandbox.tasks++;
       resetPeakMemory(child);
       let timedOut = false;
+      let killer: NodeJS.Timeout | undefined;
       const kill = () => child.kill('SIGKILL');
+      const order = (message: SandboxOrder) => child.send(message, (error) => error && kill());
+      const abort = (reason: string) => {
+        order({ kind: 'abort', reason });
+        killer ??= setTimeout(kill, YIELD_MS);
+      };
+      const onAbort = () => abort('the job was taken back');
       const deadline = setTimeout(() => {
         timedOut = true;
-        kill();
+        abort('the time is up');
       }, deadlineMs);
-      signal.addEventListener('abort', kill);
+      signal.addEventListener('abort', onAbort);
 
-      const ended = Promise.withResolvers<SandboxOutcome>();
+      const ended = Promise.withResolvers<AttemptOutcome>();
       const onMessage = (message: SandboxMessage) => {
-        if (message.kind === 'inspected' || message.kind === 'page') onEvent(message);
-        else if (message.kind === 'returned') ended.resolve(message.value);
-        else if (message.kind === 'threw') {
-          log.info({ error: message.error, detail: message.detail }, 'task failed');
-          ended.resolve({ kind: 'failed', error: message.error, retryable: message.retryable });
-        }
+        if (message.kind === 'ended') ended.resolve(judge(message.outcome, { timedOut, signal, deadlineMs }));
+        else if (message.kind !== 'ready') onEvent(message);
       };
       const onGone = (code: number | null, by: NodeJS.Signals | null) => {
-        if (signal.aborted) ended.resolve({ kind: 'killed' });
-        else if (timedOut) ended.resolve(failed('timeout', `took longer than ${deadlineMs / 1000} s`));
-        else if (OUT_OF_MEMORY_SIGNALS.includes(by)) ended.resolve(failed('out_of_memory', `its sandbox died (${by})`));
-        else ended.resolve(failed('internal', `its sandbox died (${by ?? `exit ${code}`})`));
+        const died = OUT_OF_MEMORY_SIGNALS.includes(by)
+          ? failed('out_of_memory', `its sandbox died (${by})`)
+          : failed('internal', `its sandbox died (${by ?? `exit ${code}`})`);
+        ended.resolve(judge(died, { timedOut, signal, deadlineMs }));
       };
       const onError = () => {
         if (child.pid === undefined) ended.resolve(failed('internal', 'its sandbox could not be started'));
@@ -106,12 +121,14 @@ export function createSandboxPool({ keep, cacheFolder, log }: { keep: number; ca
       child.on('error', onError);
       try {
         if (signal.aborted) kill();
-        else child.send(request, (error) => error && kill());
+        else order({ kind: 'run', request });
         const outcome = await ended.promise;
+        if (outcome.kind === 'failed') log.info({ error: outcome.error, detail: outcome.detail }, 'task failed');
         return { outcome, peakMemoryMb: readMemory(child)?.peakMb ?? null };
       } finally {
         clearTimeout(deadline);
-        signal.removeEventListener('abort', kill);
+        clearTimeout(killer);
+        signal.removeEventListener('abort', onAbort);
         child.off('message', onMessage);
         child.off('exit', onGone);
         child.off('error', onError);
@@ -132,6 +149,15 @@ export function createSandboxPool({ keep, cacheFolder, log }: { keep: number; ca
   };
 }
 
-function failed(code: PublicError['code'], message: string): SandboxOutcome {
+/** What the end of a task means: one that was told to end has not failed, unless its time was up. */
+export function judge(
+  outcome: TaskOutcome,
+  { timedOut, signal, deadlineMs }: { timedOut: boolean; signal: AbortSignal; deadlineMs: number },
+): AttemptOutcome {
+  if (timedOut) return failed('timeout', `took longer than ${deadlineMs / 1000} s`);
+  return outcome.kind === 'failed' && signal.aborted ? { kind: 'aborted' } : outcome;
+}
+
+function failed(code: PublicError['code'], message: string): TaskOutcome {
   return { kind: 'failed', error: { code, message }, retryable: true };
 }

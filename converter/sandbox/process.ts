@@ -12,10 +12,15 @@ const hasSetpriv = spawnSync('setpriv', ['--pdeathsig', 'KILL', 'true']).status 
 
 /**
  * Starts a sandbox process. It gets none of the converter's environment: no credentials reach untrusted bytes. Compiled code
- * kept in `cacheFolder` takes a third off its start.
+ * kept in `cacheFolder` takes a third off its start. It loads the own tasks of `tasksModule` as well.
  */
-export function startSandboxProcess(cacheFolder: string): ChildProcess {
-  const env = { PATH: process.env.PATH, MALLOC_ARENA_MAX: '2', NODE_COMPILE_CACHE: cacheFolder };
+export function startSandboxProcess(cacheFolder: string, tasksModule: string | undefined): ChildProcess {
+  const env = {
+    PATH: process.env.PATH,
+    MALLOC_ARENA_MAX: '2',
+    NODE_COMPILE_CACHE: cacheFolder,
+    ...(tasksModule !== undefined && { TASKS: tasksModule }),
+  };
   const child = hasSetpriv
     ? fork(CHILD, {
         env,

@@ -8,7 +8,7 @@ beforeAll(async () => {
   fixture = await openJobsFixture();
 });
 afterEach(async () => {
-  expect(await fixture.invariantBreaches()).toEqual([]);
+  expect(await fixture.findings()).toEqual([]);
   await fixture.empty();
 });
 afterAll(() => fixture.close());
@@ -20,7 +20,7 @@ async function claimOneByOne(): Promise<string[]> {
   const converter = await fixture.converter();
   const ids: string[] = [];
   for (;;) {
-    const [job] = await claimJobs(fixture.db, fixture.queues, converter, SMALL);
+    const [job] = await claimJobs(fixture.db, fixture.queues, converter, { free: SMALL, capacity: AMPLE });
     if (job === undefined) return ids;
     ids.push(job.id);
   }
@@ -66,7 +66,7 @@ test('one claim takes as many jobs of a shape as fit, and never more', async () 
   const converter = await fixture.converter();
   await fixture.submit(...Array(20).fill({}));
   const count = async (cpuUnits: number, memoryMb: number) =>
-    (await claimJobs(fixture.db, fixture.queues, converter, { cpuUnits, memoryMb })).length;
+    (await claimJobs(fixture.db, fixture.queues, converter, { free: { cpuUnits, memoryMb }, capacity: AMPLE })).length;
   expect(await count(0, 10_000)).toBe(0);
   expect(await count(4, 255)).toBe(0);
   expect(await count(4, 767)).toBe(2);
@@ -77,10 +77,15 @@ test('one claim takes as many jobs of a shape as fit, and never more', async () 
 test('a light job fills the gap that a heavy job of a higher priority leaves', async () => {
   const converter = await fixture.converter();
   const [heavy, light] = await fixture.submit({ priority: 'critical', shape: HEAVY }, { priority: 'low' });
-  const [first, ...none] = await claimJobs(fixture.db, fixture.queues, converter, { cpuUnits: 3, memoryMb: 4096 });
+  const [first, ...none] = await claimJobs(fixture.db, fixture.queues, converter, {
+    free: { cpuUnits: 3, memoryMb: 4096 },
+    capacity: AMPLE,
+  });
   expect([first?.id, none]).toEqual([light, []]);
-  expect(await claimJobs(fixture.db, fixture.queues, converter, { cpuUnits: 8, memoryMb: 2047 })).toEqual([]);
-  const [then] = await claimJobs(fixture.db, fixture.queues, converter, HEAVY);
+  expect(
+    await claimJobs(fixture.db, fixture.queues, converter, { free: { cpuUnits: 8, memoryMb: 2047 }, capacity: AMPLE }),
+  ).toEqual([]);
+  const [then] = await claimJobs(fixture.db, fixture.queues, converter, { free: HEAVY, capacity: AMPLE });
   expect(then?.id).toBe(heavy);
 });
 
@@ -108,7 +113,7 @@ test('a claim records its attempt, its converter and its shape', async () => {
 test('an upload is processing from the first claim of one of its jobs', async () => {
   const id = await fixture.upload(2);
   expect((await fixture.findUpload(id)).status).toBe('queued');
-  await claimJobs(fixture.db, fixture.queues, await fixture.converter(), SMALL);
+  await claimJobs(fixture.db, fixture.queues, await fixture.converter(), { free: SMALL, capacity: AMPLE });
   expect((await fixture.findUpload(id)).status).toBe('processing');
 });
 
@@ -129,6 +134,8 @@ test('a converter that was declared lost gets nothing, and takes nothing away', 
   const converter = await fixture.converter();
   await fixture.submit({}, {});
   await fixture.db.execute(sql`update converters set status = 'lost'`);
-  await expect(claimJobs(fixture.db, fixture.queues, converter, AMPLE)).rejects.toThrow(ConverterLost);
+  await expect(claimJobs(fixture.db, fixture.queues, converter, { free: AMPLE, capacity: AMPLE })).rejects.toThrow(
+    ConverterLost,
+  );
   expect(await fixture.claim()).toHaveLength(2);
 });

@@ -1,7 +1,7 @@
 import { eq, sql } from 'drizzle-orm';
 import { originals, uploads } from '../../db/schema.ts';
 import { recordInspection, recordPage, settledPages } from '../../jobs/conversion.ts';
-import { type Outcome, settle } from '../../jobs/settle.ts';
+import type { Outcome } from '../../jobs/settle.ts';
 import {
   COMPLETED,
   completedPage,
@@ -23,7 +23,7 @@ beforeAll(async () => {
     when (new.finished_at is not null) execute function mark_end()`);
 });
 afterEach(async () => {
-  expect(await fixture.invariantBreaches()).toEqual([]);
+  expect(await fixture.findings()).toEqual([]);
   await fixture.empty();
 });
 afterAll(() => fixture.close());
@@ -31,7 +31,7 @@ afterAll(() => fixture.close());
 type Attempt = Awaited<ReturnType<JobsFixture['claimOne']>>;
 
 function end(attempt: Attempt, outcome: Outcome): Promise<boolean> {
-  return settle(fixture.db, fixture.queues, attempt, outcome, null);
+  return fixture.settle(attempt, outcome, null);
 }
 
 function inspected(attempt: Attempt, pageCount: number, selected: [number, number][] = [[1, pageCount]]) {

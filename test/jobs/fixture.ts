@@ -3,16 +3,17 @@ import { asc, eq, sql } from 'drizzle-orm';
 import { openDatabase } from '../../db/client.ts';
 import { openQueues } from '../../db/queues.ts';
 import { converters, jobAttempts, jobs, originals, type PageRange, pages, uploads } from '../../db/schema.ts';
-import { type ClaimedJob, claimJobs } from '../../jobs/claim.ts';
+import { audit } from '../../jobs/audit.ts';
+import { type AttemptKey, type ClaimedJob, claimJobs } from '../../jobs/claim.ts';
 import type { PageOutcome } from '../../jobs/conversion.ts';
 import { keepHouse } from '../../jobs/housekeeping.ts';
-import type { Outcome } from '../../jobs/settle.ts';
+import { type Outcome, settleAttempts } from '../../jobs/settle.ts';
 import { ensureQueues, type NewJob, submitJobs } from '../../jobs/submit.ts';
 import { createLogger } from '../../log.ts';
 import { cloneDatabase } from '../support/database.ts';
 
 export const SMALL = { cpuUnits: 1, memoryMb: 256 };
-export const AMPLE = { cpuUnits: 100, memoryMb: 100_000 };
+export const AMPLE = { cpuUnits: 10_000, memoryMb: 10_000_000 };
 
 export type JobsFixture = Awaited<ReturnType<typeof openJobsFixture>>;
 
@@ -38,7 +39,7 @@ export async function openJobsFixture() {
       queues,
       complete.map(({ shape }) => shape),
     );
-    return db.transaction((tx) => submitJobs(tx, queues, complete));
+    return db.transaction(async (tx) => (await submitJobs(tx, queues, complete)).map(({ id }) => id));
   }
 
   async function converter(heartbeatAgeSeconds = 0): Promise<{ id: string; name: string }> {
@@ -52,7 +53,7 @@ export async function openJobsFixture() {
     const owner = by ?? (await converter());
     const all: ClaimedJob[] = [];
     for (;;) {
-      const claimed = await claimJobs(db, queues, owner, AMPLE);
+      const claimed = await claimJobs(db, queues, owner, { free: AMPLE, capacity: AMPLE });
       if (claimed.length === 0) return all;
       all.push(...claimed);
     }
@@ -90,6 +91,10 @@ export async function openJobsFixture() {
       await submit(...numbers.map((original) => ({ type: 'convert', uploadId: id, original, ...job })));
       return id;
     },
+    /** Settles one attempt; gives whether it still owned its job. */
+    async settle(attempt: AttemptKey, outcome: Outcome, peakMemoryMb: number | null = null): Promise<boolean> {
+      return (await settleAttempts(db, queues, [{ attempt, outcome, peakMemoryMb }])).has(attempt.queueId);
+    },
     async job(id: string) {
       const [job] = await db.select().from(jobs).where(eq(jobs.id, id));
       if (job === undefined) throw new Error(`no job ${id}`);
@@ -106,24 +111,16 @@ export async function openJobsFixture() {
       db.select().from(pages).where(eq(pages.uploadId, uploadId)).orderBy(asc(pages.original), asc(pages.page)),
     /** Makes every job that waits out its backoff due, and lets housekeeping send it. */
     async passBackoff(): Promise<void> {
-      await db.update(jobs).set({ runAt: sql`now()` }).where(eq(jobs.status, 'retrying'));
+      await db.update(jobs).set({ dueAt: sql`now()` }).where(eq(jobs.status, 'retrying'));
       await keepHouse(db, queues, log);
     },
-    /** What breaks "a live pg-boss job exactly for each job that is ready, or running without children". */
-    async invariantBreaches(): Promise<unknown[]> {
-      const { rows } = await db.execute(sql`
-        select j.id, j.status, j.queue_id, q.id as boss_id, q.name, q.state
-        from (select * from pgboss.job where name like 'jobs.%') q full join jobs j on j.queue_id = q.id
-        where (q.id is null and (j.queue_id is not null or j.status = 'ready' or (j.status = 'running' and j.pending_children = 0)))
-          or (q.id is not null and j.id is null)
-          or (j.queue_id is not null and (
-            q.state::text is distinct from case j.status when 'ready' then 'created' when 'running' then 'active' end
-            or j.pending_children > 0 or q.name <> format('jobs.c%sm%s', j.cpu_units, j.memory_mb)))`);
-      return rows;
-    },
+    /** What the auditor finds broken: nothing. */
+    findings: () => audit(db),
     /** For after each test: everything gone. */
     async empty(): Promise<void> {
-      await db.execute(sql`truncate uploads, originals, pages, jobs, job_attempts, converters`);
+      await db.execute(
+        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput`,
+      );
       await db.execute(sql`delete from pgboss.job`);
     },
     async close(): Promise<void> {

@@ -1,7 +1,6 @@
 import { eq, sql } from 'drizzle-orm';
 import { converters, jobs } from '../../db/schema.ts';
 import { keepHouse } from '../../jobs/housekeeping.ts';
-import { settle } from '../../jobs/settle.ts';
 import { until } from '../support/service.ts';
 import { COMPLETED, FAILED, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
 
@@ -17,7 +16,7 @@ beforeAll(async () => {
   });
 });
 afterEach(async () => {
-  expect(await fixture.invariantBreaches()).toEqual([]);
+  expect(await fixture.findings()).toEqual([]);
   await fixture.empty();
 });
 afterAll(() => fixture.close());
@@ -47,9 +46,9 @@ test('the jobs of a converter without a heartbeat are lost attempts, and run aga
   }
   expect((await fixture.findUpload(upload)).status).toBe('processing');
   await fixture.passBackoff();
-  for (const job of await fixture.claim()) await settle(fixture.db, fixture.queues, job, COMPLETED, null);
+  for (const job of await fixture.claim()) await fixture.settle(job, COMPLETED, null);
   expect((await fixture.findUpload(upload)).status).toBe('completed');
-  for (const job of held) expect(await settle(fixture.db, fixture.queues, job, COMPLETED, null)).toBe(false);
+  for (const job of held) expect(await fixture.settle(job, COMPLETED, null)).toBe(false);
 });
 
 test('a converter with a fresh heartbeat keeps its jobs', async () => {
@@ -89,7 +88,7 @@ test('a split job survives the converter that split it', async () => {
   await fixture.submit({});
   const parent = await fixture.claimOne(converter);
   const children = [{ type: 'test', payload: {}, shape: SMALL }];
-  await settle(fixture.db, fixture.queues, parent, { kind: 'split', children }, null);
+  await fixture.settle(parent, { kind: 'split', children }, null);
   await beat(converter.id, 60);
   await keep();
   expect(await fixture.job(parent.id)).toMatchObject({ status: 'running', pendingChildren: 1 });
@@ -97,12 +96,12 @@ test('a split job survives the converter that split it', async () => {
 
 test('a job is sent when it is due, and not before', async () => {
   const [early = '', due = ''] = await fixture.submit({}, {});
-  for (const job of await fixture.claim()) await settle(fixture.db, fixture.queues, job, FAILED, null);
-  await fixture.db.update(jobs).set({ runAt: sql`now() + interval '1 hour'` }).where(eq(jobs.id, early));
-  await fixture.db.update(jobs).set({ runAt: sql`now() - interval '1 second'` }).where(eq(jobs.id, due));
+  for (const job of await fixture.claim()) await fixture.settle(job, FAILED, null);
+  await fixture.db.update(jobs).set({ dueAt: sql`now() + interval '1 hour'` }).where(eq(jobs.id, early));
+  await fixture.db.update(jobs).set({ dueAt: sql`now() - interval '1 second'` }).where(eq(jobs.id, due));
   await keep();
   expect(await fixture.job(early)).toMatchObject({ status: 'retrying', queueId: null });
-  expect(await fixture.job(due)).toMatchObject({ status: 'ready', runAt: null });
+  expect(await fixture.job(due)).toMatchObject({ status: 'ready', dueAt: null });
 });
 
 test('housekeepers that work at the same time send each job once and lose each attempt once', async () => {
@@ -112,11 +111,11 @@ test('housekeepers that work at the same time send each job once and lose each a
   );
   const held = await fixture.claim(converter);
   expect(held).toHaveLength(60);
-  for (const job of held.slice(0, 30)) await settle(fixture.db, fixture.queues, job, { kind: 'returned' }, null);
+  for (const job of held.slice(0, 30)) await fixture.settle(job, { kind: 'returned' }, null);
   await beat(converter.id, 20);
   await Promise.all(Array.from({ length: 6 }, keep));
   await keep();
-  expect(await fixture.invariantBreaches()).toEqual([]);
+  expect(await fixture.findings()).toEqual([]);
   for (const [index, { id }] of held.entries()) {
     const attempts = await fixture.attempts(id);
     expect(attempts.map(({ status }) => status)).toEqual([index < 30 ? 'returned' : 'failed']);

@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { recordInspection, recordPage, settledPages } from '../../jobs/conversion.ts';
 import { keepHouse } from '../../jobs/housekeeping.ts';
-import { type Outcome, settle } from '../../jobs/settle.ts';
+import type { Outcome } from '../../jobs/settle.ts';
 import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
 
 let fixture: JobsFixture;
@@ -18,8 +18,8 @@ const ENDED = ['completed', 'failed', 'cancelled'];
 
 /** Plays a task: inspects and splits, or converts a range; the first two times it may fail or be handed back, and goes on. */
 async function play(job: ClaimedJob, chance: () => number): Promise<void> {
-  const { db, queues } = fixture;
-  const end = (outcome: Outcome) => settle(db, queues, job, outcome, null);
+  const { db } = fixture;
+  const end = (outcome: Outcome) => fixture.settle(job, outcome);
   const mishap = (probability: number) => job.attempt < 3 && chance() < probability;
   if (mishap(0.2)) await end({ kind: 'returned' });
   if (mishap(0.2)) await end(FAILED);
@@ -60,9 +60,9 @@ test('many uploads, converters and mishaps at once end with every page once and 
     while (!(await isOver())) {
       for (const job of await fixture.claim(converter)) await play(job, chance);
       // Nobody waits for a backoff here.
-      await fixture.db.execute(sql`update jobs set run_at = now() where status = 'retrying'`);
+      await fixture.db.execute(sql`update jobs set due_at = now() where status = 'retrying'`);
       await keepHouse(fixture.db, fixture.queues, fixture.log);
-      expect(await fixture.invariantBreaches()).toEqual([]);
+      expect(await fixture.findings()).toEqual([]);
     }
   };
   await Promise.all([1, 2, 3, 4].map(converterAtWork));

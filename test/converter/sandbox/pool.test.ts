@@ -2,8 +2,8 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
 import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
-import type { SandboxEvent, SandboxRequest } from '../../../converter/sandbox/protocol.ts';
 import { createLogger } from '../../../log.ts';
 import { childrenOf, commandOf, isAlive } from '../../scenarios/processes.ts';
 import { pdfWithSlowPage } from '../../scenarios/slow-files.ts';
@@ -16,7 +16,12 @@ beforeEach(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-pool-'));
   await writeFile(path.join(folder, 'a.png'), await makeImage());
   await writeFile(path.join(folder, 'slow.pdf'), pdfWithSlowPage(1, 1));
-  pool = createSandboxPool({ keep: 1, cacheFolder: path.join(folder, 'cache'), log: createLogger('silent', {}) });
+  pool = createSandboxPool({
+    keep: 1,
+    cacheFolder: path.join(folder, 'cache'),
+    tasksModule: undefined,
+    log: createLogger('silent', {}),
+  });
 });
 afterEach(async () => {
   await pool.close();
@@ -29,12 +34,13 @@ function sandboxes(): number[] {
   return childrenOf(process.pid).filter((pid) => isAlive(pid) && commandOf(pid).includes('sandbox/child.ts'));
 }
 
-function requestOf(input: string, type = 'convert'): SandboxRequest {
+function requestOf(input: string, type = 'convert'): TaskRequest {
   const media_type = input.endsWith('.pdf') ? 'application/pdf' : 'image/png';
   return {
     type,
     payload: { upload_id: 'u', original: 1, path: input, media_type, dpi: 72, page_selection: null },
     attempt: 1,
+    files: { originals: [], pages: [] },
     input: path.join(folder, input),
     password: null,
     settledPages: [],
@@ -43,8 +49,8 @@ function requestOf(input: string, type = 'convert'): SandboxRequest {
   };
 }
 
-async function run(request: SandboxRequest, { deadlineMs = 30_000, signal = new AbortController().signal } = {}) {
-  const events: SandboxEvent[] = [];
+async function run(request: TaskRequest, { deadlineMs = 30_000, signal = new AbortController().signal } = {}) {
+  const events: TaskEvent[] = [];
   const ended = await pool.run(request, { deadlineMs, signal, onEvent: (event) => events.push(event) });
   return { ...ended, events };
 }
@@ -76,7 +82,7 @@ test('tasks at the same time have a sandbox each, and only the warm one stays', 
 test('a task that throws leaves its sandbox healthy', async () => {
   const before = sandboxes();
   const { outcome } = await run(requestOf('a.png', 'no such type'));
-  expect(outcome).toMatchObject({ kind: 'failed', error: { code: 'internal' } });
+  expect(outcome).toMatchObject({ kind: 'failed', error: { code: 'task_failed' } });
   expect((await run(requestOf('a.png'))).outcome.kind).toBe('completed');
   expect(sandboxes()).toEqual(before);
 });
@@ -112,8 +118,8 @@ test('an abort kills the sandbox, at work and before it began', async () => {
   const abort = new AbortController();
   const ending = run(requestOf('slow.pdf'), { signal: abort.signal });
   abort.abort();
-  expect((await ending).outcome).toEqual({ kind: 'killed' });
-  expect((await run(requestOf('a.png'), { signal: abort.signal })).outcome).toEqual({ kind: 'killed' });
+  expect((await ending).outcome).toEqual({ kind: 'aborted' });
+  expect((await run(requestOf('a.png'), { signal: abort.signal })).outcome).toEqual({ kind: 'aborted' });
   expect((await run(requestOf('a.png'))).outcome.kind).toBe('completed');
 });
 

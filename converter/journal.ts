@@ -1,0 +1,68 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Database } from '../db/client.ts';
+import { appendLogs, type LogLine } from '../db/events.ts';
+import type { Progress } from '../db/schema.ts';
+import type { ClaimedJob } from '../jobs/claim.ts';
+import { recordProgress } from '../jobs/progress.ts';
+import type { Logger } from '../log.ts';
+import type { TaskEvent } from './run-task.ts';
+
+const MOST_LINES = 1_000;
+const LONGEST_MESSAGE = 10_000;
+const LARGEST_DATA = 32 * 1024;
+/** What comes within this time is written together, and of progress only the last: each commit that notifies waits for the one before it. */
+const TOGETHER_MS = 250;
+
+/** Writes what an attempt logs and how far it has come, bounded, without holding it up. */
+export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
+  let lines: LogLine[] = [];
+  let progress: Progress | undefined;
+  let kept = 0;
+  let writing: Promise<void> | undefined;
+  const closing = new AbortController();
+
+  async function write(): Promise<void> {
+    while (lines.length > 0 || progress !== undefined) {
+      const [newLines, newProgress] = [lines, progress];
+      lines = [];
+      progress = undefined;
+      try {
+        if (newLines.length > 0) await appendLogs(db, job, newLines);
+        if (newProgress !== undefined) await recordProgress(db, job, newProgress);
+      } catch (error) {
+        // Not worth an attempt: the work itself goes on.
+        log.warn({ err: error, lines: newLines.length }, 'log lines or progress not kept');
+      }
+      await delay(TOGETHER_MS, undefined, { signal: closing.signal }).catch(() => undefined);
+    }
+    writing = undefined;
+  }
+
+  return {
+    tell(event: TaskEvent & { kind: 'log' | 'progress' }): void {
+      if (event.kind === 'progress') progress = event.progress;
+      else if (kept < MOST_LINES) {
+        kept++;
+        lines.push(
+          kept < MOST_LINES ? lineOf(event) : { at: new Date(), level: 'warn', message: 'further lines are dropped' },
+        );
+      }
+      writing ??= write();
+    },
+    /** Resolves when all of it is written. */
+    async close(): Promise<void> {
+      closing.abort();
+      await writing;
+    },
+  };
+}
+
+function lineOf({ level, message, data }: TaskEvent & { kind: 'log' }): LogLine {
+  const small = data === undefined || JSON.stringify(data).length <= LARGEST_DATA;
+  return {
+    at: new Date(),
+    level,
+    message: message.slice(0, LONGEST_MESSAGE),
+    data: small ? data : { dropped: 'too large' },
+  };
+}

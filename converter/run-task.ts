@@ -1,0 +1,91 @@
+import path from 'node:path';
+import type { LogLevel, Progress } from '../db/schema.ts';
+import { AppError, type PublicError, publicError } from '../errors.ts';
+import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
+import type { Child, ConversionContext, Task } from '../tasks/task.ts';
+
+/** All that a running task can know: plain data, since it crosses into the sandbox. */
+export type TaskRequest = Pick<
+  ConversionContext<Record<string, unknown>>,
+  'payload' | 'attempt' | 'files' | 'input' | 'password' | 'settledPages' | 'limits'
+> & {
+  type: string;
+  /** The folder that stands for the store's root. */
+  outputRoot: string;
+};
+
+/** What a task tells while it runs. */
+export type TaskEvent =
+  | { kind: 'inspected'; found: Inspection }
+  | { kind: 'page'; outcome: PageOutcome }
+  | { kind: 'progress'; progress: Progress }
+  | { kind: 'log'; level: LogLevel; message: string; data?: Record<string, unknown> | undefined };
+
+/** How a task ended by itself. `detail` is for our log alone. */
+export type TaskOutcome =
+  | { kind: 'completed'; result: Record<string, unknown> }
+  | { kind: 'split'; children: Child[] }
+  | { kind: 'failed'; error: PublicError; retryable: boolean; detail?: string };
+
+const LARGEST_RESULT = 256 * 1024;
+const LONGEST_MESSAGE = 2_000;
+
+/** Runs a task where this is called: in the sandbox, or in the converter for trusted ones. Never rejects. */
+export async function runTask(
+  task: Task | undefined,
+  { type, outputRoot, ...given }: TaskRequest,
+  signal: AbortSignal,
+  tell: (event: TaskEvent) => void,
+): Promise<TaskOutcome> {
+  try {
+    if (task === undefined) throw new AppError('task_failed', `this converter knows no job type ${type}`);
+    let children: Child[] | undefined;
+    const context: ConversionContext<Record<string, unknown>> = {
+      ...given,
+      payload: task.payload.parse(given.payload),
+      signal,
+      log: (level, message, data) => tell({ kind: 'log', level, message: String(message), data }),
+      progress: (done, total) => tell({ kind: 'progress', progress: { done, total: total ?? null } }),
+      output: (storePath) => path.join(outputRoot, storePath),
+      inspected: (found) => tell({ kind: 'inspected', found }),
+      page: (outcome) => tell({ kind: 'page', outcome }),
+      split: (parts) => {
+        children = parts;
+      },
+    };
+    const result = await task.run(context);
+    if (children !== undefined) return { kind: 'split', children };
+    return { kind: 'completed', result: checkedResult(result) };
+  } catch (error) {
+    const cause = error instanceof Error && error.cause !== undefined ? `; cause: ${error.cause}` : '';
+    return {
+      kind: 'failed',
+      error: task?.internal || error instanceof AppError ? publicError(error) : taskFailed(error),
+      retryable: error instanceof AppError ? error.retryable : true,
+      detail: `${error instanceof Error ? error.stack : error}${cause}`,
+    };
+  }
+}
+
+/** A task's own words are its clients' to read; those of the system name our paths. */
+function taskFailed(error: unknown): PublicError {
+  const { syscall, code } = (error ?? {}) as NodeJS.ErrnoException;
+  if (syscall !== undefined) return { code: 'task_failed', message: `the system refused ${syscall}: ${code}` };
+  const message = error instanceof Error ? error.message : String(error);
+  return { code: 'task_failed', message: message.slice(0, LONGEST_MESSAGE) || 'the task failed without a message' };
+}
+
+/** A result is kept as JSON. */
+function checkedResult(result: unknown): Record<string, unknown> {
+  let json: string | undefined;
+  try {
+    json = JSON.stringify(result ?? {});
+  } catch (cause) {
+    throw new AppError('task_failed', `its result cannot be kept as JSON: ${(cause as Error).message}`);
+  }
+  if (json.length > LARGEST_RESULT) {
+    throw new AppError('task_failed', `its result has ${json.length} characters of JSON, more than ${LARGEST_RESULT}`);
+  }
+  const value = JSON.parse(json);
+  return typeof value === 'object' && !Array.isArray(value) ? value : { output: value };
+}

@@ -1,0 +1,121 @@
+import { and, asc, desc, eq, gte, inArray, lt, type SQL, sql } from 'drizzle-orm';
+import type { Queryable } from './client.ts';
+import { type JobStatus, jobAttempts, jobDependencies, jobs, type Priority } from './schema.ts';
+
+export type JobRow = typeof jobs.$inferSelect;
+export type Attempt = typeof jobAttempts.$inferSelect;
+
+/** What a list of jobs may be narrowed by. */
+export interface JobFilter {
+  status?: JobStatus | undefined;
+  type?: string | undefined;
+  priority?: Priority | undefined;
+  uploadId?: string | undefined;
+  createdAfter?: Date | undefined;
+  createdBefore?: Date | undefined;
+}
+
+/** Beyond this many jobs ahead, a position is no longer counted. */
+export const DEEPEST_POSITION = 1000;
+
+export function whereJobs({
+  status,
+  type,
+  priority,
+  uploadId,
+  createdAfter,
+  createdBefore,
+}: JobFilter): SQL | undefined {
+  return and(
+    status && eq(jobs.status, status),
+    type === undefined ? undefined : eq(jobs.type, type),
+    priority && eq(jobs.priority, priority),
+    uploadId === undefined ? undefined : eq(jobs.uploadId, uploadId),
+    createdAfter && gte(jobs.createdAt, createdAfter),
+    createdBefore && lt(jobs.createdAt, createdBefore),
+  );
+}
+
+export async function findJob(db: Queryable, id: string): Promise<JobRow | undefined> {
+  const [job] = await db.select().from(jobs).where(eq(jobs.id, id));
+  return job;
+}
+
+export async function findJobs(db: Queryable, ids: string[]): Promise<JobRow[]> {
+  return ids.length === 0 ? [] : db.select().from(jobs).where(inArray(jobs.id, ids));
+}
+
+/** The last job of a page of a list. The time is Postgres's own text: a Date would lose its microseconds. */
+export interface JobCursor {
+  createdAt: string;
+  id: string;
+}
+
+/** Newest first, `limit` at most, after `before`. Gives the cursor of the last one if there are more. */
+export async function listJobs(
+  db: Queryable,
+  filter: JobFilter,
+  { limit, before }: { limit: number; before?: JobCursor | undefined },
+): Promise<{ items: JobRow[]; next: JobCursor | null }> {
+  const found = await db
+    .select({ job: jobs, createdAt: sql<string>`${jobs.createdAt}::text` })
+    .from(jobs)
+    .where(
+      and(
+        whereJobs(filter),
+        before && sql`(${jobs.createdAt}, ${jobs.id}) < (${before.createdAt}::timestamptz, ${before.id})`,
+      ),
+    )
+    .orderBy(desc(jobs.createdAt), desc(jobs.id))
+    .limit(limit + 1);
+  const page = found.slice(0, limit);
+  const last = page.at(-1);
+  return {
+    items: page.map(({ job }) => job),
+    next: found.length > limit && last ? { createdAt: last.createdAt, id: last.job.id } : null,
+  };
+}
+
+export async function listAttempts(db: Queryable, jobId: string): Promise<Attempt[]> {
+  return db.select().from(jobAttempts).where(eq(jobAttempts.jobId, jobId)).orderBy(asc(jobAttempts.attempt));
+}
+
+/** The prerequisites of each of these jobs, by id. */
+export async function dependenciesOf(db: Queryable, ids: string[]): Promise<Map<string, string[]>> {
+  if (ids.length === 0) return new Map();
+  const edges = await db
+    .select()
+    .from(jobDependencies)
+    .where(inArray(jobDependencies.jobId, ids))
+    .orderBy(asc(jobDependencies.jobId), asc(jobDependencies.dependsOn));
+  const byJob = Map.groupBy(edges, ({ jobId }) => jobId);
+  return new Map([...byJob].map(([id, list]) => [id, list.map(({ dependsOn }) => dependsOn)]));
+}
+
+/**
+ * How many ready jobs would start before this one, whatever their shape, plus one; for a blocked job as if it were ready
+ * now. Beyond `DEEPEST_POSITION` it is that. Null for jobs that do not wait for their turn.
+ */
+export async function positionInQueue(db: Queryable, job: JobRow): Promise<number | null> {
+  if (job.status !== 'ready' && job.status !== 'blocked') return null;
+  const { rows } = await db.execute<{ ahead: number }>(sql`
+    ${readyShapes}
+    select coalesce(sum(count), 0)::int as ahead from shapes, lateral (
+      select count(*) from (
+        select 1 from jobs where status = 'ready' and cpu_units = shapes.cpu_units and memory_mb = shapes.memory_mb
+          and (rank > ${job.rank} or rank = ${job.rank} and (ready_at, id) < (
+            coalesce((select ready_at from jobs where id = ${job.id} and status = 'ready'), now()), ${job.id}))
+        limit ${DEEPEST_POSITION}) ahead) counted`);
+  return Math.min(DEEPEST_POSITION, (rows[0]?.ahead ?? 0) + 1);
+}
+
+/** The shapes that have ready jobs, by one probe of the index for each (Postgres has no skip scan over partial indexes). */
+export const readyShapes = sql`
+  with recursive shapes as (
+    (select cpu_units, memory_mb from jobs where status = 'ready' order by cpu_units, memory_mb limit 1)
+    union all
+    select next.cpu_units, next.memory_mb from shapes, lateral (
+      select cpu_units, memory_mb from jobs
+      where status = 'ready' and (jobs.cpu_units, jobs.memory_mb) > (shapes.cpu_units, shapes.memory_mb)
+      order by cpu_units, memory_mb limit 1) next
+  )`;

@@ -1,0 +1,51 @@
+import { desc, eq, sql } from 'drizzle-orm';
+import type { Queryable } from './client.ts';
+import { readyShapes } from './jobs.ts';
+import { converters } from './schema.ts';
+
+/** Depths are counted up to here. */
+export const DEEPEST_QUEUE = 10_000;
+
+/** Every live converter with what its running jobs have reserved. */
+export async function listConverters(db: Queryable) {
+  return db
+    .select({
+      id: converters.id,
+      name: converters.name,
+      cpuUnits: converters.cpuUnits,
+      memoryMb: converters.memoryMb,
+      reservedCpuUnits: sql<number>`(select coalesce(sum(cpu_units), 0)::int from jobs where status = 'running' and converter_id = ${converters.id})`,
+      reservedMemoryMb: sql<number>`(select coalesce(sum(memory_mb), 0)::int from jobs where status = 'running' and converter_id = ${converters.id})`,
+      running: sql<number>`(select count(*)::int from jobs where status = 'running' and converter_id = ${converters.id})`,
+      heartbeatAt: converters.heartbeatAt,
+      startedAt: converters.startedAt,
+    })
+    .from(converters)
+    .where(eq(converters.status, 'live'))
+    .orderBy(desc(converters.startedAt));
+}
+
+/** For each shape that has ready jobs: how many (up to `DEEPEST_QUEUE`), and since when the oldest of these has been ready. */
+export async function queueDepths(db: Queryable) {
+  const { rows } = await db.execute<{ cpu_units: number; memory_mb: number; depth: number; age: number }>(sql`
+    ${readyShapes}
+    select cpu_units, memory_mb, depth::int, extract(epoch from now() - oldest)::float as age from shapes, lateral (
+      select count(*) as depth, min(ready_at) as oldest from (
+        select ready_at from jobs where status = 'ready' and cpu_units = shapes.cpu_units and memory_mb = shapes.memory_mb
+        order by rank desc, ready_at limit ${DEEPEST_QUEUE}) first) counted
+    order by cpu_units, memory_mb`);
+  return rows.map((row) => ({
+    cpuUnits: row.cpu_units,
+    memoryMb: row.memory_mb,
+    depth: row.depth,
+    oldestAgeSeconds: row.age,
+  }));
+}
+
+/** Attempts ended in each of the last whole and running minutes, newest first; minutes without any are left out. */
+export async function recentThroughput(db: Queryable, minutes: number) {
+  const { rows } = await db.execute<{ minute: Date; completed: number; failed: number }>(sql`
+    select minute, sum(completed)::int as completed, sum(failed)::int as failed from throughput
+    where minute > now() - make_interval(mins => ${minutes}) group by minute order by minute desc`);
+  return rows;
+}

@@ -1,0 +1,76 @@
+import { eq } from 'drizzle-orm';
+import type { Database, Transaction } from '../db/client.ts';
+import { findJobs } from '../db/jobs.ts';
+import type { Queues } from '../db/queues.ts';
+import { converters } from '../db/schema.ts';
+import { AppError } from '../errors.ts';
+import type { Job } from './claim.ts';
+import type { Shape } from './shape.ts';
+import { ensureQueues, type NewJob, submitJobs } from './submit.ts';
+import { Moved, postgresCode, transition } from './transition.ts';
+
+const UNIQUE_VIOLATION = '23505';
+
+/**
+ * Takes jobs from a client, all or none. A job whose id exists already is that job, if the client sent the same for it
+ * (same `fingerprint`), and a `conflict` otherwise. Gives all rows in order. `record` is called in the transaction, once
+ * they are stored. Throws `exceeds_capacity` (422) for a shape that no live converter could ever hold.
+ */
+export async function acceptJobs(
+  db: Database,
+  queues: Queues,
+  newJobs: NewJob[],
+  record: (tx: Transaction, jobs: Job[]) => Promise<void> = async () => undefined,
+): Promise<Job[]> {
+  const shapes = newJobs.map(({ shape }) => shape);
+  await refuseUnholdable(db, shapes);
+  await ensureQueues(queues, shapes);
+  return transition(db, async (tx) => {
+    const existing = new Map(
+      (
+        await findJobs(
+          tx,
+          newJobs.flatMap(({ id }) => id ?? []),
+        )
+      ).map((job) => [job.id, job]),
+    );
+    for (const { id, fingerprint } of newJobs) {
+      const known = id === undefined ? undefined : existing.get(id);
+      if (known !== undefined && known.fingerprint !== fingerprint) {
+        throw new AppError('conflict', `there is another job ${id} already`, { status: 409 });
+      }
+    }
+    const stored = await submitJobs(
+      tx,
+      queues,
+      newJobs.filter(({ id }) => id === undefined || !existing.has(id)),
+    ).catch((error) => {
+      // Another request has just stored a job of that id: look again.
+      throw postgresCode(error) === UNIQUE_VIOLATION ? new Moved() : error;
+    });
+    const fresh = stored[Symbol.iterator]();
+    const all = newJobs.map(
+      ({ id }) => (id === undefined ? undefined : existing.get(id)) ?? (fresh.next().value as Job),
+    );
+    await record(tx, all);
+    return all;
+  });
+}
+
+/** With no converter alive, jobs wait: one of the right size may come. */
+async function refuseUnholdable(db: Database, shapes: Shape[]): Promise<void> {
+  const live = await db
+    .selectDistinct({ cpuUnits: converters.cpuUnits, memoryMb: converters.memoryMb })
+    .from(converters)
+    .where(eq(converters.status, 'live'));
+  if (live.length === 0) return;
+  for (const shape of shapes) {
+    if (live.some((room) => shape.cpuUnits <= room.cpuUnits && shape.memoryMb <= room.memoryMb)) continue;
+    const room = live.map(({ cpuUnits, memoryMb }) => `${cpuUnits} CPU and ${memoryMb} MB`).join(', ');
+    throw new AppError(
+      'exceeds_capacity',
+      `resource_requirements: ${shape.cpuUnits} CPU and ${shape.memoryMb} MB are more than any converter has (${room})`,
+      { status: 422 },
+    );
+  }
+}

@@ -1,0 +1,77 @@
+import { type SQL, sql } from 'drizzle-orm';
+import type { Database } from '../db/client.ts';
+
+/** Examples shown of each kind of finding. */
+const MOST_EXAMPLES = 5;
+
+const live = sql`status in ('ready', 'running') and pending_children = 0`;
+
+/** What must never be: each query gives the ids of what breaks a promise. Read in one snapshot, so work may go on. */
+const PROMISES: Record<string, SQL> = {
+  'a ready or running job has its pg-boss job': sql`
+    select id from jobs where ${live} and not exists (
+      select 1 from pgboss.job queued where queued.id = jobs.queue_id and queued.name = format('jobs.c%sm%s', cpu_units, memory_mb)
+        and queued.state::text = case jobs.status when 'ready' then 'created' else 'active' end)`,
+  'a pg-boss job stands for one live job': sql`
+    select queued.id::text from pgboss.job queued where name like 'jobs.c%' and not exists (
+      select 1 from jobs where jobs.queue_id = queued.id and ${live})`,
+  'a blocked job counts the prerequisites that have not completed': sql`
+    select id from jobs where status = 'blocked' and pending_dependencies <> (
+      select count(*) from job_dependencies edge join jobs prerequisite on prerequisite.id = edge.depends_on
+      where edge.job_id = jobs.id and prerequisite.status <> 'completed')`,
+  'no job waits for a prerequisite that has failed': sql`
+    select id from jobs where status = 'blocked' and exists (
+      select 1 from job_dependencies edge join jobs prerequisite on prerequisite.id = edge.depends_on
+      where edge.job_id = jobs.id and prerequisite.status in ('failed', 'cancelled'))`,
+  'no job runs before its prerequisites have completed': sql`
+    select id from jobs where status in ('scheduled', 'ready', 'running', 'retrying') and exists (
+      select 1 from job_dependencies edge join jobs prerequisite on prerequisite.id = edge.depends_on
+      where edge.job_id = jobs.id and prerequisite.status <> 'completed')`,
+  'a parent counts the children that have not ended': sql`
+    select id from jobs where status = 'running' and pending_children > 0 and pending_children <> (
+      select count(*) from jobs child where child.parent_id = jobs.id and child.finished_at is null)`,
+  'no child outlives its parent': sql`
+    select child.id from jobs child join jobs parent on parent.id = child.parent_id
+    where child.finished_at is null and parent.finished_at is not null`,
+  'a running job has one running attempt, its last': sql`
+    select id from jobs where status = 'running' and pending_children = 0 and not exists (
+      select 1 from job_attempts where job_id = jobs.id and attempt = jobs.attempt and status = 'running')`,
+  'a running attempt belongs to a running job': sql`
+    select job_id || ' attempt ' || job_attempts.attempt as id from job_attempts join jobs on jobs.id = job_id
+    where job_attempts.status = 'running' and (jobs.status <> 'running' or jobs.attempt <> job_attempts.attempt)`,
+  'no job completes twice': sql`
+    select job_id as id from job_attempts join jobs on jobs.id = job_id where job_attempts.status = 'completed'
+    group by job_id having count(*) > 1`,
+  'no converter runs more than its capacity': sql`
+    select converters.id::text from converters join jobs on jobs.converter_id = converters.id and jobs.status = 'running'
+    where converters.status = 'live' group by converters.id
+    having sum(jobs.cpu_units) > converters.cpu_units or sum(jobs.memory_mb) > converters.memory_mb`,
+  'an upload counts its completed pages': sql`
+    select id::text from uploads where pages_done <> (
+      select count(*) from pages where upload_id = uploads.id and pages.status = 'completed')`,
+  'an upload ends with its jobs': sql`
+    select id::text from uploads where (finished_at is null) <> exists (
+      select 1 from jobs where upload_id = uploads.id and jobs.finished_at is null)`,
+};
+
+export interface Finding {
+  promise: string;
+  count: number;
+  examples: string[];
+}
+
+/** Checks every promise that the rows make to each other on a live database. Gives what is broken: nothing, when all is well. */
+export async function audit(db: Database): Promise<Finding[]> {
+  return db.transaction(
+    async (tx) => {
+      const findings: Finding[] = [];
+      for (const [promise, query] of Object.entries(PROMISES)) {
+        const { rows } = await tx.execute<{ id: string; count: number }>(sql`
+          select id, (count(*) over ())::int as count from (${query}) broken limit ${MOST_EXAMPLES}`);
+        if (rows.length > 0) findings.push({ promise, count: rows[0]?.count ?? 0, examples: rows.map(({ id }) => id) });
+      }
+      return findings;
+    },
+    { isolationLevel: 'repeatable read', accessMode: 'read only' },
+  );
+}

@@ -1,0 +1,68 @@
+import { and, eq, sql } from 'drizzle-orm';
+import type { Transaction } from '../db/client.ts';
+import type { Queues } from '../db/queues.ts';
+import { jobs } from '../db/schema.ts';
+import type { PublicError } from '../errors.ts';
+import type { Job } from './claim.ts';
+import { failRemainingPages, finishUpload } from './conversion.ts';
+import { failDependants, releaseDependants } from './dependencies.ts';
+
+/** How a job ends for good. */
+export interface End {
+  job: Job;
+  status: 'completed' | 'failed' | 'cancelled';
+  result?: Record<string, unknown>;
+  error?: PublicError;
+}
+
+/** The one way jobs end: their own rows, then what hangs on them: dependants, pages, parent, upload. */
+export async function endJobs(tx: Transaction, queues: Queues, ends: End[]): Promise<void> {
+  if (ends.length === 0) return;
+  await markEnded(tx, ends);
+  const idsOf = (list: End[]) => list.map(({ job }) => job.id);
+  const [completed, others] = [
+    ends.filter(({ status }) => status === 'completed'),
+    ends.filter(({ status }) => status !== 'completed'),
+  ];
+  if (completed.length > 0) await releaseDependants(tx, queues, idsOf(completed));
+  if (others.length > 0) await failDependants(tx, idsOf(others));
+  for (const { job, error } of ends) {
+    if (job.uploadId !== null && error !== undefined && job.pendingChildren === 0)
+      await failRemainingPages(tx, job, error);
+    if (job.parentId !== null) await childEnded(tx, queues, job.parentId);
+    else if (job.uploadId !== null) await finishUpload(tx, job.uploadId);
+  }
+}
+
+/** Only the rows of the jobs themselves. */
+export async function markEnded(tx: Transaction, ends: End[]): Promise<void> {
+  const rows = ends.map(({ job, status, result, error }) => ({ id: job.id, status, result, error }));
+  await tx.execute(sql`
+    update jobs set status = ended.status, result = ended.result, error = ended.error, queue_id = null, converter_id = null,
+      due_at = null, pending_children = 0, finished_at = now(),
+      failures = failures + case when ended.status = 'failed' and jobs.queue_id is not null then 1 else 0 end
+    from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) as ended(id text, status text, result jsonb, error jsonb)
+    where jobs.id = ended.id`);
+}
+
+/** A parent ends with its last child: failed if any of them did, with that child's error. */
+async function childEnded(tx: Transaction, queues: Queues, parentId: string): Promise<void> {
+  const [parent] = await tx.select().from(jobs).where(eq(jobs.id, parentId)).for('update');
+  if (parent === undefined || parent.status !== 'running') return;
+  if (parent.pendingChildren > 1) {
+    await tx
+      .update(jobs)
+      .set({ pendingChildren: parent.pendingChildren - 1 })
+      .where(eq(jobs.id, parentId));
+    return;
+  }
+  const [failed] = await tx
+    .select({ error: jobs.error })
+    .from(jobs)
+    .where(and(eq(jobs.parentId, parentId), eq(jobs.status, 'failed')))
+    .orderBy(jobs.id)
+    .limit(1);
+  await endJobs(tx, queues, [
+    failed?.error ? { job: parent, status: 'failed', error: failed.error } : { job: parent, status: 'completed' },
+  ]);
+}

@@ -1,0 +1,127 @@
+import { and, asc, eq, gt, inArray, isNull, lte, ne, or, type SQL, sql } from 'drizzle-orm';
+import type { Database, Transaction } from '../db/client.ts';
+import { type JobFilter, whereJobs } from '../db/jobs.ts';
+import type { Queues } from '../db/queues.ts';
+import { jobDependencies, jobs } from '../db/schema.ts';
+import { AppError } from '../errors.ts';
+import type { Job } from './claim.ts';
+import { reopenUpload } from './conversion.ts';
+import { restoreDependants } from './dependencies.ts';
+import { release } from './ready.ts';
+import { transition } from './transition.ts';
+
+const BATCH = 100;
+
+/**
+ * Runs a failed or cancelled job again, with all its attempts before it; of a job that was split, only the children that
+ * did not complete. What failed because of it waits again. Gives undefined when there is no such job; throws `conflict`
+ * when it has not failed, is part of another, or waits for a prerequisite that has failed itself.
+ */
+export async function retryJob(db: Database, queues: Queues, id: string): Promise<Job | undefined> {
+  return transition(db, async (tx) => {
+    const refusal = await reopen(tx, queues, id);
+    if (refusal !== undefined) throw new AppError('conflict', refusal, { status: 409 });
+    await restoreDependants(tx, [id]);
+    const [job] = await tx.select().from(jobs).where(eq(jobs.id, id));
+    return job;
+  });
+}
+
+/**
+ * Retries every failed or cancelled job that matches and had ended when the call began, in batches of a transaction each;
+ * a job that failed for a prerequisite comes back with it. Gives how many jobs run or wait again.
+ */
+export async function retryJobs(
+  db: Database,
+  queues: Queues,
+  filter: JobFilter & { status: 'failed' | 'cancelled' },
+): Promise<number> {
+  const { rows } = await db.execute<{ now: string }>(sql`select now()::text as now`);
+  const began = rows[0]?.now as string;
+  let retried = 0;
+  // First what failed by itself; then what depended on something that has been retried otherwise.
+  for (const dependants of [false, true]) {
+    const wanted = and(
+      whereJobs(filter),
+      isNull(jobs.parentId),
+      lte(jobs.finishedAt, sql`${began}::timestamptz`),
+      dependants ? dependencyHasFailed() : or(isNull(jobs.error), sql`not ${dependencyHasFailed()}`),
+    );
+    for (let after = ''; ; ) {
+      const batch = await db
+        .select({ id: jobs.id })
+        .from(jobs)
+        .where(and(wanted, gt(jobs.id, after)))
+        .orderBy(asc(jobs.id))
+        .limit(BATCH);
+      const ids = batch.map(({ id }) => id);
+      if (ids.length === 0) break;
+      after = ids.at(-1) as string;
+      retried += await transition(db, async (tx) => {
+        const reopened: string[] = [];
+        for (const id of ids) if ((await reopen(tx, queues, id)) === undefined) reopened.push(id);
+        return reopened.length + (await restoreDependants(tx, reopened));
+      });
+    }
+  }
+  return retried;
+}
+
+const dependencyHasFailed = (): SQL => sql`${jobs.error}->>'code' = 'dependency_failed'`;
+
+/** Puts one job back to where it may run again. Gives the reason, and changes nothing, when it may not. */
+async function reopen(tx: Transaction, queues: Queues, id: string): Promise<string | undefined> {
+  // Held FOR SHARE, so that none of them ends unseen while this job becomes `blocked` on it.
+  const prerequisites = await tx
+    .select({ id: jobs.id, status: jobs.status })
+    .from(jobs)
+    .where(
+      inArray(
+        jobs.id,
+        tx.select({ id: jobDependencies.dependsOn }).from(jobDependencies).where(eq(jobDependencies.jobId, id)),
+      ),
+    )
+    .orderBy(asc(jobs.id))
+    .for('share');
+  const [job] = await tx.select().from(jobs).where(eq(jobs.id, id)).for('update');
+  if (job === undefined) return undefined;
+  if (job.status !== 'failed' && job.status !== 'cancelled')
+    return `${id} is ${job.status}: only what failed or was cancelled can be retried`;
+  if (job.parentId !== null) return `${id} is part of ${job.parentId}: retry that`;
+  const ended = prerequisites.find(({ status }) => status === 'failed' || status === 'cancelled');
+  if (ended !== undefined) return `its prerequisite ${ended.id} is ${ended.status}: retry that`;
+
+  const pending = prerequisites.filter(({ status }) => status !== 'completed').length;
+  const children = await tx
+    .select({ id: jobs.id })
+    .from(jobs)
+    .where(and(eq(jobs.parentId, id), ne(jobs.status, 'completed')))
+    .orderBy(asc(jobs.id))
+    .for('update');
+  const fresh = { error: null, result: null, progress: null, failures: 0, finishedAt: null };
+  if (children.length > 0) {
+    const ids = children.map((child) => child.id);
+    await tx
+      .update(jobs)
+      .set({ ...fresh, status: 'running', pendingChildren: ids.length })
+      .where(eq(jobs.id, id));
+    await restart(tx, queues, ids);
+  } else if (pending > 0) {
+    await tx
+      .update(jobs)
+      .set({ ...fresh, status: 'blocked', pendingDependencies: pending })
+      .where(eq(jobs.id, id));
+  } else {
+    await restart(tx, queues, [id]);
+  }
+  if (job.uploadId !== null) await reopenUpload(tx, { uploadId: job.uploadId, original: job.original });
+  return undefined;
+}
+
+async function restart(tx: Transaction, queues: Queues, ids: string[]): Promise<void> {
+  await release(tx, queues, ids);
+  await tx
+    .update(jobs)
+    .set({ error: null, result: null, progress: null, failures: 0, finishedAt: null })
+    .where(inArray(jobs.id, ids));
+}

@@ -1,0 +1,27 @@
+import path from 'node:path';
+import type { TaskContext } from '../../tasks/task.ts';
+
+export interface Told {
+  logs: { level: string; message: string }[];
+  progress: [done: number, total: number | undefined][];
+}
+
+/** What `run` of a task is given, with a store in the folder `root`; `told` keeps what the task tells. */
+export function taskContext<Payload>(
+  payload: Payload,
+  root: string,
+  overrides: Partial<TaskContext<Payload>> = {},
+): TaskContext<Payload> & { told: Told } {
+  const told: Told = { logs: [], progress: [] };
+  return {
+    payload,
+    attempt: 1,
+    signal: new AbortController().signal,
+    log: (level, message) => told.logs.push({ level, message }),
+    progress: (done, total) => told.progress.push([done, total]),
+    files: { originals: [], pages: [] },
+    output: (storePath) => path.join(root, storePath),
+    told,
+    ...overrides,
+  };
+}
