@@ -31,7 +31,7 @@ export default {
       name: 'root-imports-nothing',
       comment: 'these may be imported by everyone, so they import nobody',
       severity: 'error',
-      from: { path: '^(config|errors|log|shutdown)\\.ts$' },
+      from: { path: '^(config|errors|log|shutdown|signal)\\.ts$' },
       to: { path: `^(${folders})/|^main\\.ts$` },
     },
     {
@@ -42,7 +42,7 @@ export default {
       from: { path: '^(tasks/|converter/(convert/|sandbox/child\\.ts))' },
       to: {
         path: '^(db|jobs)/|node_modules/(pg|pg-boss|drizzle-orm|express)/',
-        pathNot: '^jobs/(pages|shape)\\.ts$',
+        pathNot: '^(jobs/(pages|shape)|db/storable)\\.ts$',
         dependencyTypesNot: ['type-only'],
       },
     },

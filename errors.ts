@@ -8,6 +8,7 @@ export type ErrorCode =
   | 'unavailable'
   | 'dependency_cycle'
   | 'unknown_dependency'
+  | 'unknown_upload'
   | 'exceeds_capacity'
   | 'idempotency_mismatch'
   | 'corrupt_file'
@@ -37,17 +38,20 @@ export class AppError extends Error {
   readonly code: ErrorCode;
   readonly status: number;
   readonly retryable: boolean;
+  /** Further members of the problem that a client is shown. */
+  readonly details: Record<string, unknown>;
 
   constructor(
     code: ErrorCode,
     message: string,
-    options: { status?: number; retryable?: boolean; cause?: unknown } = {},
+    options: { status?: number; retryable?: boolean; details?: Record<string, unknown>; cause?: unknown } = {},
   ) {
     super(message, { cause: options.cause });
     this.name = 'AppError';
     this.code = code;
     this.status = options.status ?? 500;
     this.retryable = options.retryable ?? false;
+    this.details = options.details ?? {};
   }
 }
 

@@ -5,12 +5,21 @@ import type { Database } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import type { Logger } from '../log.ts';
 import type { Store } from '../store/store.ts';
+import type { Tasks } from '../tasks/registry.ts';
 import { noSuchRoute, problems } from './problem.ts';
+import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { uploadRoutes } from './routes/uploads.ts';
 
 /** The HTTP edge: every route, and the one place where errors become answers. */
-export function createApp(parts: { db: Database; queues: Queues; store: Store; config: Config; log: Logger }): Express {
+export function createApp(parts: {
+  db: Database;
+  queues: Queues;
+  store: Store;
+  tasks: Tasks;
+  config: Config;
+  log: Logger;
+}): Express {
   const app = express();
   app.disable('x-powered-by');
   app.disable('etag');
@@ -33,6 +42,7 @@ export function createApp(parts: { db: Database; queues: Queues; store: Store; c
   });
   app.use(operationRoutes(parts));
   app.use(uploadRoutes(parts));
+  app.use(jobRoutes(parts));
   app.use(noSuchRoute);
   app.use(problems(parts.log));
   return app;

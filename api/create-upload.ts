@@ -1,6 +1,6 @@
 import { randomUUIDv7 } from 'node:crypto';
 import type { z } from 'zod';
-import type { Database } from '../db/client.ts';
+import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { originals, uploads } from '../db/schema.ts';
 import { findUpload, listOriginals, type Original, type Upload } from '../db/uploads.ts';
@@ -14,13 +14,14 @@ import type { uploadFields } from './schemas.ts';
 
 /**
  * Moves the received files to their paths, then stores the upload, its originals and one `convert` job for each in one
- * transaction. When it throws, no row is stored, and no file is left behind unless the database cannot be asked.
+ * transaction, in which `answer` makes what this gives. When it throws, no row is stored, and no file is left behind unless the database cannot be asked.
  */
-export async function createUpload(
+export async function createUpload<Answer>(
   { db, queues, store }: { db: Database; queues: Queues; store: Store },
   fields: z.output<typeof uploadFields>,
   files: ReceivedFile[],
-): Promise<{ upload: Upload; originals: Original[] }> {
+  answer: (tx: Transaction, upload: Upload, originals: Original[]) => Promise<Answer>,
+): Promise<Answer> {
   const id = randomUUIDv7();
   const rows = files.map(({ filename, mediaType, received }, index) => ({
     uploadId: id,
@@ -63,7 +64,7 @@ export async function createUpload(
           } satisfies ConvertPayload,
         })),
       );
-      return { upload: (await findUpload(tx, id)) as Upload, originals: await listOriginals(tx, id) };
+      return answer(tx, (await findUpload(tx, id)) as Upload, await listOriginals(tx, id));
     });
   } catch (error) {
     // When the answer to the commit was lost, the row may be there all the same, and needs its files.

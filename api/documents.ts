@@ -1,4 +1,8 @@
+import type { Event } from '../db/events.ts';
+import type { Attempt, JobRow } from '../db/jobs.ts';
+import type { listConverters, queueDepths, recentThroughput } from '../db/system.ts';
 import type { Original, Page, Upload } from '../db/uploads.ts';
+import type { JobSchedule } from '../jobs/schedules.ts';
 
 /** The answers of the contract, made from rows. */
 
@@ -69,4 +73,115 @@ export function pageDocument(page: Page) {
 
 function progressOf({ pagesDone, pagesTotal }: Upload) {
   return { pages_done: pagesDone, pages_total: pagesTotal };
+}
+
+export function jobDocument(job: JobRow, dependsOn: string[] = [], position: number | null = null) {
+  return {
+    job_id: job.id,
+    type: job.type,
+    status: job.status,
+    priority: job.priority,
+    position_in_queue: position,
+    payload: job.payload,
+    resource_requirements: { cpu_units: job.cpuUnits, memory_mb: job.memoryMb },
+    depends_on: dependsOn,
+    retry_config: {
+      max_attempts: job.maxAttempts,
+      backoff_multiplier: job.backoffMultiplier,
+      initial_delay_seconds: job.initialDelaySeconds,
+    },
+    timeout_seconds: job.timeoutSeconds,
+    run_at: time(job.runAt),
+    notify_url: null,
+    upload_id: job.uploadId,
+    parent_id: job.parentId,
+    progress: job.progress,
+    result: job.result,
+    error: job.error,
+    created_at: time(job.createdAt),
+    started_at: time(job.startedAt),
+    finished_at: time(job.finishedAt),
+  };
+}
+
+export function jobDetail(job: JobRow, dependsOn: string[] | undefined, position: number | null, attempts: Attempt[]) {
+  return {
+    ...jobDocument(job, dependsOn, position),
+    attempts: attempts.map((attempt) => ({
+      attempt: attempt.attempt,
+      status: attempt.status,
+      converter: attempt.converter,
+      cpu_units: attempt.cpuUnits,
+      memory_mb: attempt.memoryMb,
+      peak_memory_mb: attempt.peakMemoryMb,
+      started_at: time(attempt.startedAt),
+      finished_at: time(attempt.finishedAt),
+      error: attempt.error,
+    })),
+  };
+}
+
+/** A line of a job's log: what its task said, or a change of its status. */
+export function logDocument(event: Event) {
+  const { id, at, kind, attempt, level, message, data } = event;
+  return { id, at: time(at), attempt, level, message: kind === 'log' ? message : changeInWords(event), data };
+}
+
+function changeInWords({ status, progress, data }: Event): string {
+  if (status === 'running' && progress !== null) {
+    return `progress: ${progress.done}${progress.total === null ? '' : ` of ${progress.total}`}`;
+  }
+  return data === null ? `${status}` : `${status}: ${data.message}`;
+}
+
+/** What the stream sends for a change. */
+export function eventDocument(event: Event) {
+  return {
+    id: event.id,
+    kind: event.kind,
+    job_id: event.jobId,
+    upload_id: event.uploadId,
+    type: event.type,
+    status: event.status,
+    attempt: event.attempt,
+    progress: event.progress,
+    ...(event.kind === 'page' && event.data),
+    at: time(event.at),
+  };
+}
+
+export function scheduleDocument({ name, cron, timezone, data, createdAt }: JobSchedule) {
+  return { name, cron, timezone, job: data.request, created_at: time(createdAt) };
+}
+
+type Rows<Query extends (...args: never[]) => Promise<unknown>> = Awaited<ReturnType<Query>>;
+
+/** What works, what waits, and what was done lately. */
+export function systemDocument(
+  converters: Rows<typeof listConverters>,
+  queues: Rows<typeof queueDepths>,
+  minutes: Rows<typeof recentThroughput>,
+) {
+  return {
+    converters: converters.map((converter) => ({
+      id: converter.id,
+      name: converter.name,
+      capacity: { cpu_units: converter.cpuUnits, memory_mb: converter.memoryMb },
+      reserved: { cpu_units: converter.reservedCpuUnits, memory_mb: converter.reservedMemoryMb },
+      running: converter.running,
+      started_at: time(converter.startedAt),
+      heartbeat_at: time(converter.heartbeatAt),
+    })),
+    queues: queues.map((queue) => ({
+      cpu_units: queue.cpuUnits,
+      memory_mb: queue.memoryMb,
+      depth: queue.depth,
+      oldest_age_seconds: queue.oldestAgeSeconds,
+    })),
+    throughput: minutes.map(({ minute, completed, failed }) => ({
+      minute: time(new Date(minute)),
+      completed,
+      failed,
+    })),
+  };
 }

@@ -1,14 +1,18 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { configOrExit, requireDatabaseUrl } from '../config.ts';
+import { configOrExit, exitWithReason, requireDatabaseUrl } from '../config.ts';
 import { openDatabase } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
+import { followSchedules } from '../jobs/schedules.ts';
 import { createLogger } from '../log.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openDiskStore } from '../store/disk.ts';
+import { loadTasks } from '../tasks/registry.ts';
 import { createApp } from './app.ts';
+import { createEventHub } from './event-hub.ts';
+import { attachStream } from './stream.ts';
 
 /** A connection on which nothing moves for this long is closed; a slow upload that moves goes on. */
 const IDLE_MS = 60_000;
@@ -19,14 +23,19 @@ const config = configOrExit(process.env);
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'api' });
 
+const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
+
 const database = await openDatabase(databaseUrl, { name: 'sheetmill-api', log });
 await migrateDatabase(databaseUrl);
-const queues = await openQueues(database.db, { supervise: false, log });
+const queues = await openQueues(database.db, { supervise: false, schedule: true, log });
+await followSchedules(database.db, queues);
 const store = await openDiskStore(config.STORE_DIR);
-const app = createApp({ db: database.db, queues, store, config, log });
+const app = createApp({ db: database.db, queues, store, tasks, config, log });
+const hub = createEventHub({ db: database.db, databaseUrl, log });
 
 const server = createServer({ requestTimeout: LONGEST_REQUEST_MS }, app);
 server.setTimeout(IDLE_MS);
+const stream = attachStream(server, hub, log);
 server.listen(config.PORT, config.HOST);
 await once(server, 'listening');
 const { port } = server.address() as AddressInfo;
@@ -40,6 +49,7 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   if (err) log.fatal({ err }, 'api fails');
   const closed = new Promise((resolve) => server.close(resolve));
   server.closeIdleConnections();
+  await Promise.all([stream.close(), hub.close()]);
   const cutOff = setTimeout(() => server.closeAllConnections(), err ? 0 : graceMs);
   await closed;
   clearTimeout(cutOff);

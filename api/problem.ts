@@ -21,13 +21,13 @@ export function notFound(what: string): AppError {
   return new AppError('not_found', `${what} was not found`, { status: 404 });
 }
 
-/** Parses with a schema; the error names the field, what is wrong with it, and nothing else. */
-export function parse<Schema extends z.ZodType>(schema: Schema, value: unknown): z.output<Schema> {
+/** Parses with a schema; the error names the field (below `at`), what is wrong with it, and nothing else. */
+export function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, at = ''): z.output<Schema> {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   throw invalid(
     parsed.error.issues
-      .map(({ path, message }) => (path.length > 0 ? `${path.join('.')}: ${message}` : message))
+      .map(({ path, message }) => [`${at}${path.join('.')}`.replace(/\.$/, ''), message].filter(Boolean).join(': '))
       .join('; '),
   );
 }
@@ -46,17 +46,35 @@ export function problems(log: Logger): ErrorRequestHandler {
     response
       .status(known.status)
       .type('application/problem+json')
-      .send(
-        JSON.stringify({
-          type: 'about:blank',
-          title: known.code.replaceAll('_', ' '),
-          status: known.status,
-          code: known.code,
-          detail: known.message,
-          request_id: response.locals.requestId,
-        }),
-      );
+      .send(JSON.stringify(problemOf(known, response.locals.requestId)));
   };
+}
+
+/** What a client is told, as RFC 9457 writes it. */
+export interface Problem extends Record<string, unknown> {
+  type: string;
+  title: string;
+  status: number;
+  code: string;
+  detail: string;
+  request_id: string;
+}
+
+export function problemOf(error: unknown, requestId: string): Problem {
+  const { code, status, message, details } = error instanceof AppError ? error : internal(error);
+  return {
+    type: 'about:blank',
+    title: code.replaceAll('_', ' '),
+    status,
+    code,
+    detail: message,
+    request_id: requestId,
+    ...details,
+  };
+}
+
+function internal(cause: unknown): AppError {
+  return new AppError('internal', 'an unexpected error; the log has the details', { status: 500, cause });
 }
 
 function toAppError(error: unknown, request: Request): AppError {
@@ -75,10 +93,10 @@ function toAppError(error: unknown, request: Request): AppError {
   const status = (error as { status?: unknown } | null)?.status;
   if (status === 404) return notFound(request.path);
   if (typeof status === 'number' && status >= 400 && status < 500) {
-    return new AppError('invalid_request', (error as Error).message, { status });
+    return new AppError(status === 413 ? 'file_too_large' : 'invalid_request', (error as Error).message, { status });
   }
   if (isOutage(error)) {
     return new AppError('unavailable', 'the database cannot be reached just now', { status: 503, cause: error });
   }
-  return new AppError('internal', 'an unexpected error; the log has the details', { status: 500, cause: error });
+  return internal(error);
 }

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { PRIORITIES, UPLOAD_STATUSES } from '../db/schema.ts';
+import { JOB_STATUSES, PRIORITIES, UPLOAD_STATUSES } from '../db/schema.ts';
 import { parsePages } from '../jobs/pages.ts';
 
 /** The requests of the contract, as zod reads them. */
@@ -23,11 +23,57 @@ export const uploadFields = z.strictObject({
     .optional(),
 });
 
+const limit = z.coerce.number().int().min(1).max(200).default(50);
+
 export const uploadList = z.strictObject({
   status: z.enum(UPLOAD_STATUSES).optional(),
-  limit: z.coerce.number().int().min(1).max(200).default(50),
+  limit,
   /** The id of the last upload of the page before. */
   cursor: z.uuid().optional(),
+});
+
+const moment = z.iso.datetime({ offset: true }).transform((text) => new Date(text));
+
+const jobFilter = {
+  type: z
+    .string()
+    .regex(/^[^\0]{1,200}$/, 'must be 1 to 200 characters')
+    .optional(),
+  priority: z.enum(PRIORITIES).optional(),
+  upload_id: z.uuid().optional(),
+  created_after: moment.optional(),
+  created_before: moment.optional(),
+};
+
+export const jobList = z.strictObject({
+  status: z.enum(JOB_STATUSES).optional(),
+  ...jobFilter,
+  limit,
+  cursor: z.string().max(500).optional(),
+});
+
+export const jobsToRetry = z.strictObject({ status: z.enum(['failed', 'cancelled']), ...jobFilter });
+
+const after = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
+
+export const logList = z.strictObject({ after: after.default(0), cursor: after.optional(), limit }).transform(
+  // The cursor that a list gives is the id of its last line.
+  ({ after, cursor, limit }) => ({ after: cursor ?? after, limit }),
+);
+
+export const streamQuery = z.strictObject({
+  job_id: z
+    .string()
+    .regex(/^[^\0]{1,200}$/, 'must be 1 to 200 characters')
+    .optional(),
+  upload_id: z.uuid().optional(),
+  after: after.optional(),
+});
+
+export const scheduleRequest = z.strictObject({
+  cron: z.string().min(1).max(200),
+  timezone: z.string().min(1).max(100).default('UTC'),
+  job: z.record(z.string(), z.unknown()),
 });
 
 function isPageSelection(text: string): boolean {

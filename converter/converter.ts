@@ -11,13 +11,13 @@ import { ConverterLost, claimJobs } from '../jobs/claim.ts';
 import { keepHouse } from '../jobs/housekeeping.ts';
 import { CANCELLED_CHANNEL, ownedQueueIds, READY_CHANNEL } from '../jobs/running.ts';
 import type { Logger } from '../log.ts';
+import { createSignal } from '../signal.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import { createLedger } from './capacity.ts';
 import { executeJob } from './executor.ts';
 import { createSandboxPool } from './sandbox/pool.ts';
 import { createSettler } from './settler.ts';
-import { createSignal } from './signal.ts';
 
 const HEARTBEAT_MS = 3_000;
 const HOUSEKEEPING_MS = 1_000;

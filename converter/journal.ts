@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Database } from '../db/client.ts';
 import { appendLogs, type LogLine } from '../db/events.ts';
 import type { Progress } from '../db/schema.ts';
+import { isStorable, storableText } from '../db/storable.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { recordProgress } from '../jobs/progress.ts';
 import type { Logger } from '../log.ts';
@@ -58,11 +59,7 @@ export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
 }
 
 function lineOf({ level, message, data }: TaskEvent & { kind: 'log' }): LogLine {
-  const small = data === undefined || JSON.stringify(data).length <= LARGEST_DATA;
-  return {
-    at: new Date(),
-    level,
-    message: message.slice(0, LONGEST_MESSAGE),
-    data: small ? data : { dropped: 'too large' },
-  };
+  const fine = data === undefined || (isStorable(data) && JSON.stringify(data).length <= LARGEST_DATA);
+  const text = storableText(message.slice(0, LONGEST_MESSAGE));
+  return { at: new Date(), level, message: text, data: fine ? data : { dropped: 'too large, or not to be stored' } };
 }

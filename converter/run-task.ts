@@ -1,5 +1,6 @@
 import path from 'node:path';
 import type { LogLevel, Progress } from '../db/schema.ts';
+import { isStorable, storableText } from '../db/storable.ts';
 import { AppError, type PublicError, publicError } from '../errors.ts';
 import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
 import type { Child, ConversionContext, Task } from '../tasks/task.ts';
@@ -72,7 +73,10 @@ function taskFailed(error: unknown): PublicError {
   const { syscall, code } = (error ?? {}) as NodeJS.ErrnoException;
   if (syscall !== undefined) return { code: 'task_failed', message: `the system refused ${syscall}: ${code}` };
   const message = error instanceof Error ? error.message : String(error);
-  return { code: 'task_failed', message: message.slice(0, LONGEST_MESSAGE) || 'the task failed without a message' };
+  return {
+    code: 'task_failed',
+    message: storableText(message.slice(0, LONGEST_MESSAGE)) || 'the task failed without a message',
+  };
 }
 
 /** A result is kept as JSON. */
@@ -87,5 +91,7 @@ function checkedResult(result: unknown): Record<string, unknown> {
     throw new AppError('task_failed', `its result has ${json.length} characters of JSON, more than ${LARGEST_RESULT}`);
   }
   const value = JSON.parse(json);
+  if (!isStorable(value))
+    throw new AppError('task_failed', 'its result holds a NUL or half a surrogate pair, or is nested too deep');
   return typeof value === 'object' && !Array.isArray(value) ? value : { output: value };
 }

@@ -45,9 +45,9 @@ export async function findJobs(db: Queryable, ids: string[]): Promise<JobRow[]> 
   return ids.length === 0 ? [] : db.select().from(jobs).where(inArray(jobs.id, ids));
 }
 
-/** The last job of a page of a list. The time is Postgres's own text: a Date would lose its microseconds. */
+/** The last job of a page of a list. The time is in microseconds, which a Date would lose. */
 export interface JobCursor {
-  createdAt: string;
+  createdAt: number;
   id: string;
 }
 
@@ -58,12 +58,13 @@ export async function listJobs(
   { limit, before }: { limit: number; before?: JobCursor | undefined },
 ): Promise<{ items: JobRow[]; next: JobCursor | null }> {
   const found = await db
-    .select({ job: jobs, createdAt: sql<string>`${jobs.createdAt}::text` })
+    .select({ job: jobs, createdAt: sql<string>`(extract(epoch from ${jobs.createdAt}) * 1000000)::bigint` })
     .from(jobs)
     .where(
       and(
         whereJobs(filter),
-        before && sql`(${jobs.createdAt}, ${jobs.id}) < (${before.createdAt}::timestamptz, ${before.id})`,
+        before &&
+          sql`(${jobs.createdAt}, ${jobs.id}) < ('epoch'::timestamptz + ${before.createdAt} * interval '1 microsecond', ${before.id})`,
       ),
     )
     .orderBy(desc(jobs.createdAt), desc(jobs.id))
@@ -72,7 +73,7 @@ export async function listJobs(
   const last = page.at(-1);
   return {
     items: page.map(({ job }) => job),
-    next: found.length > limit && last ? { createdAt: last.createdAt, id: last.job.id } : null,
+    next: found.length > limit && last ? { createdAt: Number(last.createdAt), id: last.job.id } : null,
   };
 }
 

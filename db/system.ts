@@ -1,26 +1,36 @@
-import { desc, eq, sql } from 'drizzle-orm';
+import { and, desc, eq, sql } from 'drizzle-orm';
 import type { Queryable } from './client.ts';
 import { readyShapes } from './jobs.ts';
-import { converters } from './schema.ts';
+import { converters, jobs } from './schema.ts';
 
 /** Depths are counted up to here. */
 export const DEEPEST_QUEUE = 10_000;
 
 /** Every live converter with what its running jobs have reserved. */
 export async function listConverters(db: Queryable) {
+  const reserved = db
+    .select({
+      cpuUnits: sql<number>`coalesce(sum(${jobs.cpuUnits}), 0)::int`.as('reserved_cpu_units'),
+      memoryMb: sql<number>`coalesce(sum(${jobs.memoryMb}), 0)::int`.as('reserved_memory_mb'),
+      running: sql<number>`count(*)::int`.as('running'),
+    })
+    .from(jobs)
+    .where(and(eq(jobs.status, 'running'), eq(jobs.converterId, converters.id)))
+    .as('reserved');
   return db
     .select({
       id: converters.id,
       name: converters.name,
       cpuUnits: converters.cpuUnits,
       memoryMb: converters.memoryMb,
-      reservedCpuUnits: sql<number>`(select coalesce(sum(cpu_units), 0)::int from jobs where status = 'running' and converter_id = ${converters.id})`,
-      reservedMemoryMb: sql<number>`(select coalesce(sum(memory_mb), 0)::int from jobs where status = 'running' and converter_id = ${converters.id})`,
-      running: sql<number>`(select count(*)::int from jobs where status = 'running' and converter_id = ${converters.id})`,
+      reservedCpuUnits: reserved.cpuUnits,
+      reservedMemoryMb: reserved.memoryMb,
+      running: reserved.running,
       heartbeatAt: converters.heartbeatAt,
       startedAt: converters.startedAt,
     })
     .from(converters)
+    .crossJoinLateral(reserved)
     .where(eq(converters.status, 'live'))
     .orderBy(desc(converters.startedAt));
 }

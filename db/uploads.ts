@@ -14,6 +14,13 @@ export async function findUpload(db: Queryable, id: string): Promise<Upload | un
   return upload;
 }
 
+/** Which of these uploads there are. */
+export async function listUploadIds(db: Queryable, ids: string[]): Promise<Set<string>> {
+  if (ids.length === 0) return new Set();
+  const found = await db.select({ id: uploads.id }).from(uploads).where(inArray(uploads.id, ids));
+  return new Set(found.map(({ id }) => id));
+}
+
 /** Newest first; `before` is the id of the last one of the page before. */
 export async function listUploads(
   db: Queryable,

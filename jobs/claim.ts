@@ -64,6 +64,7 @@ export async function claimJobs(
         status: 'running',
         attempt: sql`${jobs.attempt} + 1`,
         converterId: converter.id,
+        progress: null,
         startedAt: sql`coalesce(${jobs.startedAt}, now())`,
       })
       .where(and(inArray(jobs.queueId, queueIds), eq(jobs.status, 'ready')))

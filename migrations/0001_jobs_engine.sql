@@ -19,7 +19,7 @@ CREATE TABLE "idempotency_keys" (
 	"key" text NOT NULL,
 	"locked_until" timestamp with time zone NOT NULL,
 	"fingerprint" text,
-	"answer" jsonb,
+	"answer" json,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
 	CONSTRAINT "idempotency_keys_owner_key_pk" PRIMARY KEY("owner","key")
 );

@@ -1,8 +1,12 @@
 import { Router } from 'express';
 import type { Database } from '../../db/client.ts';
 import { isMigrated } from '../../db/migrate.ts';
+import { listConverters, queueDepths, recentThroughput } from '../../db/system.ts';
 import { AppError } from '../../errors.ts';
 import type { Store } from '../../store/store.ts';
+import { systemDocument } from '../documents.ts';
+
+const THROUGHPUT_MINUTES = 10;
 
 /** Whether the process lives, and whether it can do its work: Postgres answers, is migrated, and the store can be written. */
 export function operationRoutes({ db, store }: { db: Database; store: Store }): Router {
@@ -20,6 +24,15 @@ export function operationRoutes({ db, store }: { db: Database; store: Store }): 
     if (!migrated) fails('the database schema')('migrations are missing');
     await store.check().catch(fails('the store'));
     response.json({ status: 'ok', checks: { postgres: 'ok', migrations: 'ok', store: 'ok' } });
+  });
+
+  router.get('/system', async (_request, response) => {
+    const [live, queues, minutes] = await Promise.all([
+      listConverters(db),
+      queueDepths(db),
+      recentThroughput(db, THROUGHPUT_MINUTES),
+    ]);
+    response.json(systemDocument(live, queues, minutes));
   });
 
   return router;

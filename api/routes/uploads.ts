@@ -14,10 +14,13 @@ import {
   type Upload,
 } from '../../db/uploads.ts';
 import { AppError } from '../../errors.ts';
+import type { Logger } from '../../log.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
 import { createUpload } from '../create-upload.ts';
 import { originalDocument, pageDocument, statusDocument, uploadDocument, uploadSummary } from '../documents.ts';
+import { idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
+import { fingerprintOf } from '../job-requests.ts';
 import { discardFiles, receivedFiles, receiveFiles } from '../middleware/receive-files.ts';
 import { notFound, parse } from '../problem.ts';
 import { uploadFields, uploadList } from '../schemas.ts';
@@ -27,7 +30,13 @@ const uuid = z.uuid();
 const ordinal = z.coerce.number().int().min(1).max(2_147_483_647);
 
 /** The calls of the Uploads table of the contract. */
-export function uploadRoutes(parts: { db: Database; queues: Queues; store: Store; config: Config }): Router {
+export function uploadRoutes(parts: {
+  db: Database;
+  queues: Queues;
+  store: Store;
+  config: Config;
+  log: Logger;
+}): Router {
   const { db, store, config } = parts;
   const router = Router();
 
@@ -38,14 +47,26 @@ export function uploadRoutes(parts: { db: Database; queues: Queues; store: Store
     return upload;
   }
 
-  router.post('/uploads', receiveFiles(store, config.MAX_UPLOAD_MB * 2 ** 20), async (request, response) => {
+  const receive = receiveFiles(store, config.MAX_UPLOAD_MB * 2 ** 20);
+  router.post('/uploads', idempotent(parts), receive, async (request: Request, response: Response) => {
     try {
       const fields = parse(uploadFields, { ...request.body });
-      const { upload, originals } = await createUpload(parts, fields, receivedFiles(request));
-      response
-        .status(200)
-        .location(`/uploads/${upload.id}`)
-        .json(uploadDocument(upload, originals, []));
+      const files = receivedFiles(request);
+      const idempotency = idempotencyOf(request);
+      const sent = files.map(({ filename, received: { sha256 } }) => ({ filename, sha256 }));
+      const fingerprint = fingerprintOf({ fields: request.body, sent });
+      const known = idempotency.known(fingerprint);
+      if (known !== undefined) {
+        await discardFiles(request);
+        return sendAnswer(response, known);
+      }
+      const answer = await createUpload(parts, fields, files, async (tx, upload, originals) => {
+        const body = uploadDocument(upload, originals, []);
+        const stored = { status: 200, location: `/uploads/${upload.id}`, body };
+        await idempotency.keep(tx, fingerprint, stored);
+        return stored;
+      });
+      sendAnswer(response, answer);
     } catch (error) {
       await discardFiles(request);
       throw error;

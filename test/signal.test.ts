@@ -1,4 +1,4 @@
-import { createSignal } from '../../converter/signal.ts';
+import { createSignal } from '../signal.ts';
 
 const LONG_MS = 30_000;
 

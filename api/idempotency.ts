@@ -1,0 +1,67 @@
+import type { Request, RequestHandler, Response } from 'express';
+import type { Database, Queryable } from '../db/client.ts';
+import { type Answer, freeKey, holdKey, keepAnswer, takeKey } from '../db/idempotency.ts';
+import { AppError } from '../errors.ts';
+import type { Logger } from '../log.ts';
+import { invalid } from './problem.ts';
+
+const HOLD_MS = 10_000;
+/** Keys belong to a client; until there are any, all are one. */
+const OWNER = '';
+
+/** What a handler asks about its request's Idempotency-Key. Without one, nothing is ever known. */
+export interface Idempotency {
+  /** The first answer, if the key was used for the same request. Throws 422 if it was used for another. */
+  known(fingerprint: string): Answer | undefined;
+  /** Keeps the answer in the transaction that does what it says. */
+  keep(tx: Queryable, fingerprint: string, answer: Answer): Promise<void>;
+}
+
+const requests = new WeakMap<Request, Idempotency>();
+const NONE: Idempotency = { known: () => undefined, keep: async () => undefined };
+
+/**
+ * Holds the request's Idempotency-Key from before the body is read: 409 while another request has it. It is freed
+ * when the request ends without an answer to keep.
+ */
+export function idempotent({ db, log }: { db: Database; log: Logger }): RequestHandler {
+  return async function holdIdempotencyKey(request, response, next) {
+    const key = request.get('Idempotency-Key');
+    if (key === undefined) return next();
+    if (!/^[\x20-\x7e]{1,255}$/.test(key))
+      throw invalid('Idempotency-Key: must be 1 to 255 printable ASCII characters');
+    const taken = await takeKey(db, OWNER, key);
+    if (taken === 'under way') {
+      response.set('Connection', 'close');
+      throw new AppError('conflict', 'a request with this Idempotency-Key is under way', { status: 409 });
+    }
+    if (taken === 'new') {
+      const ignore = (error: unknown) => log.warn({ err: error }, 'idempotency key not held or freed');
+      const holding = setInterval(() => void holdKey(db, OWNER, key).catch(ignore), HOLD_MS);
+      response.on('close', () => {
+        clearInterval(holding);
+        void freeKey(db, OWNER, key).catch(ignore);
+      });
+    }
+    requests.set(request, {
+      known(fingerprint) {
+        if (taken === 'new') return undefined;
+        if (taken.fingerprint === fingerprint) return taken.answer;
+        throw new AppError('idempotency_mismatch', 'this Idempotency-Key was used for another request', {
+          status: 422,
+        });
+      },
+      keep: (tx, fingerprint, answer) => keepAnswer(tx, OWNER, key, { fingerprint, answer }),
+    });
+    next();
+  };
+}
+
+export function idempotencyOf(request: Request): Idempotency {
+  return requests.get(request) ?? NONE;
+}
+
+export function sendAnswer(response: Response, { status, location, body }: Answer): void {
+  if (location !== null) response.location(location);
+  response.status(status).json(body);
+}

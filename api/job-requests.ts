@@ -1,0 +1,158 @@
+import { createHash } from 'node:crypto';
+import { z } from 'zod';
+import type { Database } from '../db/client.ts';
+import { findJobs } from '../db/jobs.ts';
+import { PRIORITIES } from '../db/schema.ts';
+import { isStorable } from '../db/storable.ts';
+import { listUploadIds } from '../db/uploads.ts';
+import { AppError } from '../errors.ts';
+import { findCycle } from '../jobs/dependencies.ts';
+import { memoryClass } from '../jobs/shape.ts';
+import { DEFAULTS, type NewJob } from '../jobs/submit.ts';
+import type { Tasks } from '../tasks/registry.ts';
+import type { Task } from '../tasks/task.ts';
+import { invalid, parse } from './problem.ts';
+
+/** How clients write jobs, and what becomes of that. */
+
+const MOST_JOBS = 1_000;
+const MOST_EDGES = 10_000;
+const LARGEST_PAYLOAD = 256 * 1024;
+const LONGEST_TIMEOUT_SECONDS = 12 * 3_600;
+
+export const jobId = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$/,
+    'must be 1 to 200 letters, digits, dots, colons, dashes or underscores',
+  );
+
+/** Read first, so that a wrong graph is told before a wrong type. */
+const graphOfJob = z.looseObject({ job_id: jobId.optional(), depends_on: z.array(jobId).max(1_000).nullish() });
+
+/** A job without its place in a graph, as a schedule keeps it. */
+export const scheduledJob = z.strictObject({
+  type: z.string().min(1).max(200),
+  priority: z.enum(PRIORITIES).default(DEFAULTS.priority),
+  payload: z.record(z.string(), z.unknown()).default({}),
+  resource_requirements: z
+    .strictObject({
+      cpu_units: z.int().min(0).max(1_024).optional(),
+      memory_mb: z.int().min(1).max(16_384).optional(),
+    })
+    .default({}),
+  retry_config: z
+    .strictObject({
+      max_attempts: z.int().min(1).max(100).default(DEFAULTS.maxAttempts),
+      backoff_multiplier: z.number().min(1).max(100).default(DEFAULTS.backoffMultiplier),
+      initial_delay_seconds: z.number().min(0).max(3_600).default(DEFAULTS.initialDelaySeconds),
+    })
+    .prefault({}),
+  timeout_seconds: z.int().min(1).max(LONGEST_TIMEOUT_SECONDS).default(DEFAULTS.timeoutSeconds),
+  /** Webhooks are not delivered yet. */
+  notify_url: z.null().optional(),
+});
+
+const newJob = scheduledJob.extend({
+  job_id: jobId.optional(),
+  depends_on: z.array(jobId).nullish(),
+  run_at: z.iso
+    .datetime({ offset: true })
+    .nullish()
+    .transform((text) => (text ? new Date(text) : null)),
+});
+
+/**
+ * Reads one job or a batch. The graph is checked before types and payloads: `dependency_cycle` and `unknown_dependency`
+ * (422); then each job: 400 with the place of what is wrong.
+ */
+export async function readJobs(db: Database, tasks: Tasks, body: unknown): Promise<NewJob[]> {
+  const isBatch = Array.isArray(body);
+  const written: unknown[] = isBatch ? body : [body];
+  if (written.length === 0) throw invalid('the batch is empty');
+  if (written.length > MOST_JOBS)
+    throw invalid(`${written.length} jobs in one batch, more than the ${MOST_JOBS} allowed`);
+  const at = (index: number) => (isBatch ? `${index}.` : '');
+  const graph = written.map((job, index) => parse(graphOfJob, job, at(index)));
+  await checkGraph(db, graph);
+  const jobs = written.map((job, index) => readJob(tasks, parse(newJob, job, at(index)), at(index)));
+  await checkUploads(db, tasks, jobs);
+  return jobs;
+}
+
+/** Reads the job of a schedule. */
+export function readScheduledJob(tasks: Tasks, body: unknown): NewJob {
+  return readJob(tasks, { ...parse(scheduledJob, body, 'job.'), run_at: null }, 'job.');
+}
+
+function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob {
+  const task = tasks.get(job.type);
+  if (task === undefined || task.internal) {
+    const known = [...tasks.values()].filter(({ internal }) => !internal).map(({ type }) => type);
+    throw invalid(`${at}type: there is no job type ${JSON.stringify(job.type)}; there are ${known.join(', ')}`);
+  }
+  const { job_id: id, depends_on, run_at, retry_config, timeout_seconds, resource_requirements: wanted } = job;
+  const cpuUnits = wanted.cpu_units ?? task.resources.cpuUnits;
+  if (cpuUnits === 0 && !task.trusted) {
+    throw invalid(`${at}resource_requirements.cpu_units: only tasks that run in the converter may ask for none`);
+  }
+  const read = {
+    type: job.type,
+    priority: job.priority,
+    payload: readPayload(task, job.payload, at),
+    shape: { cpuUnits, memoryMb: memoryClass(wanted.memory_mb ?? task.resources.memoryMb) },
+    dependsOn: [...new Set(depends_on)],
+    runAt: run_at,
+    timeoutSeconds: timeout_seconds,
+    maxAttempts: retry_config.max_attempts,
+    initialDelaySeconds: retry_config.initial_delay_seconds,
+    backoffMultiplier: retry_config.backoff_multiplier,
+  };
+  return id === undefined ? read : { ...read, id, fingerprint: fingerprintOf(read) };
+}
+
+function readPayload(task: Task, payload: unknown, at: string): Record<string, unknown> {
+  const read = parse(task.payload, payload, `${at}payload.`);
+  const size = JSON.stringify(read).length;
+  if (size > LARGEST_PAYLOAD) throw invalid(`${at}payload: ${size} characters of JSON, more than ${LARGEST_PAYLOAD}`);
+  if (!isStorable(read)) throw invalid(`${at}payload: holds a NUL or half a surrogate pair, or is nested too deep`);
+  return read;
+}
+
+/** Of anything that was parsed from JSON. */
+export function fingerprintOf(value: unknown): string {
+  return createHash('sha256').update(JSON.stringify(value)).digest('hex');
+}
+
+async function checkGraph(db: Database, graph: z.output<typeof graphOfJob>[]): Promise<void> {
+  const dependsOn = new Map<string, string[]>();
+  for (const [index, { job_id = `#${index}`, depends_on }] of graph.entries()) {
+    if (dependsOn.has(job_id)) throw invalid(`${index}.job_id: ${job_id} comes twice in the batch`);
+    dependsOn.set(job_id, depends_on ?? []);
+  }
+  const edges = [...dependsOn.values()].flat();
+  if (edges.length > MOST_EDGES) throw invalid(`${edges.length} dependencies in one batch, more than ${MOST_EDGES}`);
+  const cycle = findCycle(dependsOn);
+  if (cycle !== undefined) {
+    throw new AppError('dependency_cycle', `these jobs wait for each other: ${cycle.join(' -> ')}`, {
+      status: 422,
+      details: { cycle },
+    });
+  }
+  const outside = [...new Set(edges)].filter((id) => !dependsOn.has(id));
+  const stored = new Set((await findJobs(db, outside)).map(({ id }) => id));
+  const unknown = outside.find((id) => !stored.has(id));
+  if (unknown !== undefined) {
+    throw new AppError('unknown_dependency', `depends_on: there is no job ${unknown}`, { status: 422 });
+  }
+}
+
+/** A job that reads an upload which is not there could only fail. */
+async function checkUploads(db: Database, tasks: Tasks, jobs: NewJob[]): Promise<void> {
+  const read = [...new Set(jobs.flatMap(({ type, payload }) => tasks.get(type)?.reads?.(payload) ?? []))];
+  const stored = await listUploadIds(db, read);
+  const missing = read.find((id) => !stored.has(id));
+  if (missing !== undefined) {
+    throw new AppError('unknown_upload', `payload: there is no upload ${missing}`, { status: 422 });
+  }
+}

@@ -1,0 +1,106 @@
+import { randomUUID } from 'node:crypto';
+import { type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { type WebSocket, WebSocketServer } from 'ws';
+import type { z } from 'zod';
+import type { Event } from '../db/events.ts';
+import { AppError } from '../errors.ts';
+import type { Logger } from '../log.ts';
+import { eventDocument } from './documents.ts';
+import type { EventHub } from './event-hub.ts';
+import { notFound, type Problem, parse, problemOf } from './problem.ts';
+import { streamQuery } from './schemas.ts';
+
+const PATH = '/jobs/stream';
+const PING_MS = 30_000;
+const MOST_SOCKETS = 1_000;
+/** A client that reads slower than events come is sent away at this much, and resumes by `after`. */
+const MOST_BUFFERED_BYTES = 4 * 2 ** 20;
+
+/** Codes of RFC 6455. */
+const GOING_AWAY = 1001;
+const POLICY_VIOLATION = 1008;
+const INTERNAL_ERROR = 1011;
+const TRY_AGAIN_LATER = 1013;
+
+/** `GET /jobs/stream`: a WebSocket on which each event is one JSON message. The owner calls `close()`. */
+export function attachStream(server: Server, hub: EventHub, log: Logger) {
+  const sockets = new WebSocketServer({ noServer: true, maxPayload: 1024, clientTracking: true });
+  const answering = new WeakSet<WebSocket>();
+
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    socket.on('error', () => undefined);
+    try {
+      const url = new URL(request.url ?? '', 'http://localhost');
+      if (url.pathname !== PATH) throw notFound(`a WebSocket at ${url.pathname}`);
+      const query = parse(streamQuery, Object.fromEntries(url.searchParams));
+      if (sockets.clients.size >= MOST_SOCKETS) throw new AppError('unavailable', 'too many streams', { status: 503 });
+      sockets.handleUpgrade(request, socket, head, (client) => void serve(client, query));
+    } catch (error) {
+      refuse(socket, problemOf(error, randomUUID()));
+    }
+  });
+
+  async function serve(client: WebSocket, { job_id, upload_id, after }: z.output<typeof streamQuery>): Promise<void> {
+    const gone = new AbortController();
+    answering.add(client);
+    client.on('pong', () => answering.add(client));
+    client.on('close', () => gone.abort());
+    client.on('error', (error) => log.info({ err: error }, 'stream broken'));
+    client.on('message', () => client.close(POLICY_VIOLATION, 'nothing is expected from the client'));
+    const textOf = (event: Event) => JSON.stringify(eventDocument(event));
+    const tooSlow = () => client.close(TRY_AGAIN_LATER, 'reads too slowly; resume with after=');
+    try {
+      await hub.follow({ jobId: job_id, uploadId: upload_id }, after, {
+        signal: gone.signal,
+        onHistory: (event) => new Promise((resolve) => client.send(textOf(event), () => resolve())),
+        onEvent(event) {
+          if (client.bufferedAmount > MOST_BUFFERED_BYTES) return tooSlow();
+          client.send(textOf(event), () => undefined);
+        },
+        onOverrun: tooSlow,
+      });
+    } catch (error) {
+      log.warn({ err: error }, 'stream fails');
+      client.close(INTERNAL_ERROR, 'events cannot be read just now; resume with after=');
+    }
+  }
+
+  const pinging = setInterval(() => {
+    for (const client of sockets.clients) {
+      if (!answering.delete(client)) client.terminate();
+      else client.ping();
+    }
+  }, PING_MS);
+
+  return {
+    /** Sends everybody away; those that do not go within a second are cut off. */
+    async close(): Promise<void> {
+      clearInterval(pinging);
+      for (const client of sockets.clients) client.close(GOING_AWAY, 'the server stops; resume elsewhere with after=');
+      const cutOff = setTimeout(() => {
+        for (const client of sockets.clients) client.terminate();
+      }, 1_000);
+      await Promise.all([...sockets.clients].map((client) => new Promise((resolve) => client.once('close', resolve))));
+      clearTimeout(cutOff);
+      sockets.close();
+    },
+  };
+}
+
+/** There is no response object on an upgrade: the problem is written as it goes over the wire. */
+function refuse(socket: Duplex, problem: Problem): void {
+  const { status } = problem;
+  const body = JSON.stringify(problem);
+  socket.end(
+    [
+      `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
+      'Content-Type: application/problem+json',
+      `Content-Length: ${Buffer.byteLength(body)}`,
+      ...(status === 503 ? ['Retry-After: 5'] : []),
+      'Connection: close',
+      '',
+      body,
+    ].join('\r\n'),
+  );
+}
