@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { Request, RequestHandler, Response } from 'express';
 import type { Database, Queryable } from '../db/client.ts';
 import { type Answer, freeKey, holdKey, keepAnswer, takeKey } from '../db/idempotency.ts';
@@ -33,7 +34,7 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
     const taken = await takeKey(db, OWNER, key);
     if (taken === 'under way') {
       response.set('Connection', 'close');
-      throw new AppError('conflict', 'a request with this Idempotency-Key is under way', { status: 409 });
+      throw underWay();
     }
     if (taken === 'new') {
       const ignore = (error: unknown) => log.warn({ err: error }, 'idempotency key not held or freed');
@@ -51,10 +52,18 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
           status: 422,
         });
       },
-      keep: (tx, fingerprint, answer) => keepAnswer(tx, OWNER, key, { fingerprint, answer }),
+      async keep(tx, fingerprint, answer) {
+        // Lost when this process stood still for long: then what the other request did counts.
+        if (!(await keepAnswer(tx, OWNER, key, { fingerprint, answer }))) throw underWay();
+      },
     });
     next();
   };
+}
+
+/** What tells two requests apart: of anything that was parsed from JSON. */
+export function fingerprintOf(value: unknown): string {
+  return createHash('sha256').update(JSON.stringify(value)).digest('hex');
 }
 
 export function idempotencyOf(request: Request): Idempotency {
@@ -64,4 +73,8 @@ export function idempotencyOf(request: Request): Idempotency {
 export function sendAnswer(response: Response, { status, location, body }: Answer): void {
   if (location !== null) response.location(location);
   response.status(status).json(body);
+}
+
+function underWay(): AppError {
+  return new AppError('conflict', 'a request with this Idempotency-Key is under way', { status: 409 });
 }

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import type { Database } from '../db/client.ts';
 import { findJobs } from '../db/jobs.ts';
@@ -11,6 +10,7 @@ import { memoryClass } from '../jobs/shape.ts';
 import { DEFAULTS, type NewJob } from '../jobs/submit.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import type { Task } from '../tasks/task.ts';
+import { fingerprintOf } from './idempotency.ts';
 import { invalid, parse } from './problem.ts';
 
 /** How clients write jobs, and what becomes of that. */
@@ -117,11 +117,6 @@ function readPayload(task: Task, payload: unknown, at: string): Record<string, u
   if (size > LARGEST_PAYLOAD) throw invalid(`${at}payload: ${size} characters of JSON, more than ${LARGEST_PAYLOAD}`);
   if (!isStorable(read)) throw invalid(`${at}payload: holds a NUL or half a surrogate pair, or is nested too deep`);
   return read;
-}
-
-/** Of anything that was parsed from JSON. */
-export function fingerprintOf(value: unknown): string {
-  return createHash('sha256').update(JSON.stringify(value)).digest('hex');
 }
 
 async function checkGraph(db: Database, graph: z.output<typeof graphOfJob>[]): Promise<void> {

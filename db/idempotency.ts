@@ -36,14 +36,18 @@ export async function holdKey(db: Queryable, owner: string, key: string): Promis
   await db.update(idempotencyKeys).set({ lockedUntil: lockedUntil() }).where(is(owner, key));
 }
 
-/** In the transaction that did what the answer says. */
+/** In the transaction that did what the answer says. Gives false when the key has an answer already. */
 export async function keepAnswer(
   tx: Queryable,
   owner: string,
   key: string,
   { fingerprint, answer }: { fingerprint: string; answer: Answer },
-): Promise<void> {
-  await tx.update(idempotencyKeys).set({ fingerprint, answer }).where(is(owner, key));
+): Promise<boolean> {
+  const { rowCount } = await tx
+    .update(idempotencyKeys)
+    .set({ fingerprint, answer })
+    .where(and(is(owner, key), sql`${idempotencyKeys.answer} is null`));
+  return rowCount === 1;
 }
 
 /** Frees the key of a request that was refused. */

@@ -21,8 +21,8 @@ import { listSchedules } from '../../jobs/schedules.ts';
 import type { Logger } from '../../log.ts';
 import type { Tasks } from '../../tasks/registry.ts';
 import { jobDetail, jobDocument, logDocument, scheduleDocument } from '../documents.ts';
-import { idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
-import { fingerprintOf, jobId, readJobs, readScheduledJob } from '../job-requests.ts';
+import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
+import { jobId, readJobs, readScheduledJob } from '../job-requests.ts';
 import { invalid, notFound, parse } from '../problem.ts';
 import { jobList, jobsToRetry, logList, scheduleRequest } from '../schemas.ts';
 
