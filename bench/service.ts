@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { openAsBlob } from 'node:fs';
+import { openAsBlob, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
@@ -24,7 +24,12 @@ interface Conversion {
  * A whole service in `folder`, from nothing: embedded Postgres, API, and one converter that is started and stopped at
  * will. `stop` ends all of it; an abort of `signal` only makes the calls under way throw.
  */
-export async function startService(folder: string, cores: number, signal: AbortSignal) {
+export async function startService(
+  folder: string,
+  cores: number,
+  signal: AbortSignal,
+  extra: Record<string, string> = {},
+) {
   const postgres = await startEmbedded(path.join(folder, 'postgres'));
   const env = {
     ...process.env,
@@ -34,6 +39,7 @@ export async function startService(folder: string, cores: number, signal: AbortS
     CAPACITY_CPU: String(cores),
     LOG_LEVEL: 'warn',
     SHUTDOWN_GRACE_SECONDS: '1',
+    ...extra,
   };
   const parts = new Set<ChildProcess>();
   const pool = new pg.Pool({ connectionString: postgres.url, max: 1 });
@@ -89,8 +95,16 @@ export async function startService(folder: string, cores: number, signal: AbortS
 
   try {
     await migrateDatabase(postgres.url);
-    const { url } = await start('api');
+    const { url, child: api } = await start('api');
     return {
+      url,
+      databaseUrl: postgres.url,
+      pool,
+      /** Resident memory of the processes, in MB. */
+      residentMb: () => ({ api: residentMb(api), converter: residentMb(converter) }),
+      async stopConverter(): Promise<void> {
+        if (converter) await end(converter);
+      },
       /** Gives way to a new converter; resolves as soon as that one says that it is ready. */
       async restartConverter(): Promise<void> {
         if (converter) await end(converter);
@@ -111,6 +125,11 @@ export async function startService(folder: string, cores: number, signal: AbortS
     await stop();
     throw error;
   }
+}
+
+function residentMb(child: ChildProcess | undefined): number {
+  if (child === undefined || child.exitCode !== null) return 0;
+  return Math.round(Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))?.[1]) / 1024);
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: answers are read as a client reads them, without our types.

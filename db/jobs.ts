@@ -41,8 +41,15 @@ export async function findJob(db: Queryable, id: string): Promise<JobRow | undef
   return job;
 }
 
+/** In the order of the ids; those that are not there are left out. */
 export async function findJobs(db: Queryable, ids: string[]): Promise<JobRow[]> {
-  return ids.length === 0 ? [] : db.select().from(jobs).where(inArray(jobs.id, ids));
+  if (ids.length === 0) return [];
+  const found = await db
+    .select()
+    .from(jobs)
+    .where(sql`${jobs.id} = any(${sql.param(ids)})`);
+  const byId = new Map(found.map((job) => [job.id, job]));
+  return ids.flatMap((id) => byId.get(id) ?? []);
 }
 
 /** The last job of a page of a list. The time is in microseconds, which a Date would lose. */

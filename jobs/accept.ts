@@ -48,7 +48,7 @@ export async function acceptJobs(
       // Another request has just stored a job of that id: look again.
       throw postgresCode(error) === UNIQUE_VIOLATION ? new Moved() : error;
     });
-    const fresh = stored[Symbol.iterator]();
+    const fresh = (await findJobs(tx, stored)).values();
     const all = newJobs.map(
       ({ id }) => (id === undefined ? undefined : existing.get(id)) ?? (fresh.next().value as Job),
     );

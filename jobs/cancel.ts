@@ -26,8 +26,10 @@ export async function cancelJob(db: Database, queues: Queues, id: string): Promi
       if (member.queueId !== null) await queues.remove(tx, queueName(member), [member.queueId]);
     }
     const locked = await familyOf(tx, id, true);
-    if (locked.length !== seen.length || locked.some(({ queueId }, index) => queueId !== seen[index]?.queueId))
-      throw new Moved();
+    // A job that waits has no pg-boss job, and loses none when it ends.
+    const moved = ({ queueId, finishedAt }: Job, index: number) =>
+      queueId !== seen[index]?.queueId || finishedAt !== null;
+    if (locked.length !== seen.length || locked.some(moved)) throw new Moved();
 
     await tx
       .update(jobAttempts)

@@ -1,10 +1,10 @@
 import { randomUUID, randomUUIDv7 } from 'node:crypto';
 import { asc, inArray, sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
+import { insertRows } from '../db/insert.ts';
 import type { Queues } from '../db/queues.ts';
 import { type JobStatus, jobDependencies, jobs, type Priority } from '../db/schema.ts';
 import { AppError, type PublicError } from '../errors.ts';
-import type { Job } from './claim.ts';
 import { dependencyFailed } from './dependencies.ts';
 import { nextTurn, rankOf } from './order.ts';
 import { enqueue } from './ready.ts';
@@ -50,15 +50,18 @@ export async function ensureQueues(queues: Queues, shapes: Shape[]): Promise<voi
 
 /**
  * Stores jobs in the caller's transaction: `ready` and queued, `scheduled`, `blocked`, or failed with a prerequisite that
- * has failed already. Gives their rows in order. The queues of their shapes must exist (`ensureQueues`). Throws
+ * has failed already. Gives their ids in order. The queues of their shapes must exist (`ensureQueues`). Throws
  * `unknown_dependency` (422) for a prerequisite that is neither stored nor among them; cycles are the caller's to refuse.
  */
-export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJob[]): Promise<Job[]> {
+export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJob[]): Promise<string[]> {
   if (newJobs.length === 0) return [];
   const named = newJobs.map((job) => ({ ...job, id: job.id ?? `job_${randomUUIDv7()}` }));
   const prerequisites = await lockPrerequisites(tx, named);
-  const { rows: clock } = await tx.execute<{ now: Date }>(sql`select now()::timestamptz(3) as now`);
-  const now = new Date(clock[0]?.now ?? Date.now());
+  const { rows: clock } = await tx.execute<{ now: string }>(
+    sql`select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as now`,
+  );
+  const began = clock[0]?.now as string;
+  const now = new Date(began);
   const ranks = await ranksOf(tx, named, now);
   const places = placesOf(named, prerequisites);
   const rows = named.map((job, index) => {
@@ -80,7 +83,7 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       timeoutSeconds: job.timeoutSeconds ?? DEFAULTS.timeoutSeconds,
       runAt: job.runAt ?? null,
       dueAt: status === 'scheduled' ? later : null,
-      readyAt: status === 'ready' ? sql`now()` : null,
+      readyAt: status === 'ready' ? began : null,
       uploadId: job.uploadId ?? null,
       original: job.original ?? null,
       parentId: job.parentId ?? null,
@@ -88,7 +91,7 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       owner: job.owner ?? null,
       fingerprint: job.fingerprint ?? null,
       error,
-      finishedAt: error ? sql`now()` : null,
+      finishedAt: error ? began : null,
     };
   });
   await enqueue(
@@ -96,12 +99,12 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
     queues,
     rows.filter(({ queueId }) => queueId !== null) as ((typeof rows)[number] & { queueId: string })[],
   );
-  const stored = await tx.insert(jobs).values(rows).returning();
+  await insertRows(tx, jobs, rows);
   const edges = named.flatMap(({ id, dependsOn = [] }) =>
     [...new Set(dependsOn)].map((on) => ({ jobId: id, dependsOn: on })),
   );
-  if (edges.length > 0) await tx.insert(jobDependencies).values(edges);
-  return stored;
+  await insertRows(tx, jobDependencies, edges);
+  return named.map(({ id }) => id);
 }
 
 /**

@@ -1,0 +1,58 @@
+import type { Pool } from 'pg';
+
+/** The waiting jobs ask for more than the bench's converter has: they stay, and every claim and list meets them. */
+const HUGE_CPU_UNITS = 1_000;
+const SHAPES = 10;
+
+/**
+ * Fills the tables as long use would: finished jobs with an attempt and three events each, one in ten failed, and ready
+ * jobs with their pg-boss jobs in ten queues. Made by SQL with the triggers off; analysed, as autovacuum would.
+ */
+export async function fillTables(
+  pool: Pool,
+  { finished, waiting }: { finished: number; waiting: number },
+): Promise<void> {
+  const client = await pool.connect();
+  try {
+    await client.query(`set session_replication_role = replica`);
+    await client.query(`set statement_timeout = 0`);
+    await client.query(
+      `insert into jobs (id, type, priority, rank, payload, cpu_units, memory_mb, status, attempt, max_attempts, initial_delay_seconds,
+         backoff_multiplier, timeout_seconds, result, error, created_at, started_at, finished_at)
+       select 'past_' || n, (array['noop', 'data_fetch', 'report_generation', 'email'])[1 + n % 4],
+         (array['normal', 'normal', 'high', 'low'])[1 + n % 4], 0, '{}', 1, 256, case when n % 10 = 0 then 'failed' else 'completed' end,
+         1, 3, 1, 2, 300, '{"output": 1}', case when n % 10 = 0 then '{"code": "task_failed", "message": "no"}'::jsonb end, at, at, at
+       from generate_series(1, $1::int) n, lateral (select now() - n * interval '2 seconds' as at) times`,
+      [finished],
+    );
+    await client.query(
+      `insert into job_attempts (job_id, attempt, status, converter_id, converter, cpu_units, memory_mb, started_at, finished_at)
+       select id, 1, status, gen_random_uuid(), 'past-1', 1, 256, started_at, finished_at from jobs where id like 'past\\_%'`,
+    );
+    await client.query(
+      `insert into events (kind, job_id, type, status, attempt, at)
+       select 'job', id, type, step, 1, created_at from jobs, unnest(array['ready', 'running', 'completed']) step where id like 'past\\_%'`,
+    );
+    await client.query(
+      `insert into jobs (id, queue_id, type, priority, rank, payload, cpu_units, memory_mb, status, max_attempts, initial_delay_seconds,
+         backoff_multiplier, timeout_seconds, ready_at)
+       select 'waiting_' || n, gen_random_uuid(), 'noop', 'normal', -n, '{}', $2 + n % $3, 256, 'ready', 3, 1, 2, 300, now()
+       from generate_series(1, $1::int) n`,
+      [waiting, HUGE_CPU_UNITS, SHAPES],
+    );
+    for (let shape = 0; shape < SHAPES; shape++) {
+      await client.query(`select pgboss.create_queue($1, '{"policy": "standard"}'::jsonb)`, [
+        `jobs.c${HUGE_CPU_UNITS + shape}m256`,
+      ]);
+    }
+    await client.query(
+      `insert into pgboss.job (id, name, priority, retry_limit, expire_seconds, keep_until, policy)
+       select queue_id, format('jobs.c%sm%s', cpu_units, memory_mb), rank, 0, 86399, now() + interval '1 year', 'standard'
+       from jobs where id like 'waiting\\_%'`,
+    );
+    await client.query('set session_replication_role = origin');
+    await client.query('vacuum analyze');
+  } finally {
+    client.release(true);
+  }
+}
