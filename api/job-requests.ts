@@ -31,7 +31,7 @@ export const jobId = z
 const graphOfJob = z.looseObject({ job_id: jobId.optional(), depends_on: z.array(jobId).max(1_000).nullish() });
 
 /** A job without its place in a graph, as a schedule keeps it. */
-export const scheduledJob = z.strictObject({
+const scheduledJob = z.strictObject({
   type: z.string().min(1).max(200),
   priority: z.enum(PRIORITIES).default(DEFAULTS.priority),
   payload: z.record(z.string(), z.unknown()).default({}),

@@ -8,7 +8,7 @@ import { listen } from '../db/listen.ts';
 import type { Queues } from '../db/queues.ts';
 import { converters } from '../db/schema.ts';
 import { ConverterLost, claimJobs } from '../jobs/claim.ts';
-import { keepHouse } from '../jobs/housekeeping.ts';
+import { keepHouse, tidyUp } from '../jobs/housekeeping.ts';
 import { CANCELLED_CHANNEL, ownedQueueIds, READY_CHANNEL } from '../jobs/running.ts';
 import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
@@ -21,6 +21,7 @@ import { createSettler } from './settler.ts';
 
 const HEARTBEAT_MS = 3_000;
 const HOUSEKEEPING_MS = 1_000;
+const TIDY_MS = 60_000;
 /** Idle sandboxes kept warm, at about 105 MB each. */
 const MOST_WARM = 2;
 
@@ -127,6 +128,7 @@ export async function startConverter({
   const timers = [
     every(HEARTBEAT_MS, 'heartbeat', heartbeat),
     every(HOUSEKEEPING_MS, 'housekeeping', () => keepHouse(db, queues, log)),
+    every(TIDY_MS, 'tidying up', () => tidyUp(db, log)),
     every(HOUSEKEEPING_MS, 'looking for cancelled jobs', abortLost),
   ];
   log.info({ capacity }, 'converter started');

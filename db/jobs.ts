@@ -16,7 +16,7 @@ export interface JobFilter {
 }
 
 /** Beyond this many jobs ahead, a position is no longer counted. */
-export const DEEPEST_POSITION = 1000;
+const DEEPEST_POSITION = 1000;
 
 export function whereJobs({
   status,

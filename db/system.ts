@@ -4,7 +4,7 @@ import { readyShapes } from './jobs.ts';
 import { converters, jobs } from './schema.ts';
 
 /** Depths are counted up to here. */
-export const DEEPEST_QUEUE = 10_000;
+const DEEPEST_QUEUE = 10_000;
 
 /** Every live converter with what its running jobs have reserved. */
 export async function listConverters(db: Queryable) {

@@ -1,8 +1,10 @@
-import { and, eq, inArray, isNotNull, lt, lte, sql } from 'drizzle-orm';
+import { and, eq, inArray, isNotNull, lt, lte, ne, notExists, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
+import { forgetAnswers } from '../db/idempotency.ts';
 import type { Queues } from '../db/queues.ts';
-import { converters, jobs } from '../db/schema.ts';
+import { converters, jobs, throughput } from '../db/schema.ts';
 import type { Logger } from '../log.ts';
+import { sampleQueues } from './audit.ts';
 import type { AttemptKey } from './claim.ts';
 import { release } from './ready.ts';
 import { settleAttempts } from './settle.ts';
@@ -31,6 +33,26 @@ export async function keepHouse(db: Database, queues: Queues, log: Logger): Prom
       orphaned.map((attempt) => ({ attempt, outcome, peakMemoryMb: null })),
     );
   }
+}
+
+/** Once in a while: history that nobody asks for is forgotten, and a sample of the queues is checked. */
+export async function tidyUp(db: Database, log: Logger): Promise<void> {
+  await forgetAnswers(db);
+  await db.delete(throughput).where(lt(throughput.minute, sql`now() - interval '1 day'`));
+  await db.delete(converters).where(
+    and(
+      ne(converters.status, 'live'),
+      lt(converters.heartbeatAt, sql`now() - interval '1 day'`),
+      notExists(
+        db
+          .select({ id: jobs.id })
+          .from(jobs)
+          .where(and(eq(jobs.status, 'running'), eq(jobs.converterId, converters.id))),
+      ),
+    ),
+  );
+  const astray = await sampleQueues(db);
+  if (astray.length > 0) log.error({ jobs: astray }, 'jobs and pg-boss disagree; npm run audit tells more');
 }
 
 /** Runs `work` in a transaction that holds the housekeeping lock; does nothing while another holds it. */

@@ -4,7 +4,7 @@ import { acceptJobs } from './accept.ts';
 import type { NewJob } from './submit.ts';
 
 /** What a schedule keeps: the job as the client wrote it, and as it is submitted each time. */
-export interface ScheduledJob {
+interface ScheduledJob {
   request: Record<string, unknown>;
   job: Omit<NewJob, 'id' | 'runAt' | 'dependsOn'>;
 }

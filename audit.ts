@@ -1,0 +1,22 @@
+import path from 'node:path';
+import { configOrExit, exitWithReason } from './config.ts';
+import { openDatabase } from './db/client.ts';
+import { findEmbedded } from './db/embedded.ts';
+import { audit } from './jobs/audit.ts';
+import { createLogger } from './log.ts';
+
+/** `npm run audit`: checks a live database; prints what is wrong with it and ends with 1, or says that all is well. */
+const config = configOrExit(process.env);
+const url = config.DATABASE_URL ?? (await findEmbedded(path.join(config.DATA_DIR, 'postgres')).catch(exitWithReason));
+const log = createLogger('warn', { process: 'audit' });
+const database = await openDatabase(url, { name: 'sheetmill-audit', log, max: 1 });
+try {
+  const findings = await audit(database.db);
+  for (const { promise, count, examples } of findings) {
+    process.stdout.write(`broken: ${promise}: ${count}, such as ${examples.join(', ')}\n`);
+  }
+  if (findings.length === 0) process.stdout.write('all is well\n');
+  process.exitCode = findings.length === 0 ? 0 : 1;
+} finally {
+  await database.close();
+}
