@@ -39,7 +39,10 @@ export async function runTask(
   tell: (event: TaskEvent) => void,
 ): Promise<TaskOutcome> {
   try {
-    if (task === undefined) throw new AppError('task_failed', `this converter knows no job type ${type}`);
+    if (task === undefined) {
+      // Another converter may: they are not all replaced at once.
+      throw new AppError('task_failed', `this converter knows no job type ${type}`, { retryable: true });
+    }
     let children: Child[] | undefined;
     const context: ConversionContext<Record<string, unknown>> = {
       ...given,
