@@ -32,7 +32,7 @@ interface Head {
 
 /**
  * Claims the best waiting jobs of one shape that fit `free`, as many as fit and come before the head of any other queue
- * that fits. Gives none when nothing fits, another converter was faster, or this one makes room for a large job that has
+ * that fits. Gives none when nothing fits, others were faster, or this one makes room for a large job that has
  * waited too long; throws `ConverterLost` when this converter was declared lost.
  */
 export async function claimJobs(
@@ -45,12 +45,24 @@ export async function claimJobs(
   const [best, ...others] = await headsWithin(db, capacity);
   if (best === undefined) return [];
   if (!fits(best.shape, free) && best.waited > PATIENCE_SECONDS && (await drains(db, converter.id))) return [];
-  const [head, next] = [best, ...others].filter(({ shape }) => fits(shape, free));
-  if (head === undefined) return [];
-  const { shape } = head;
+  const fitting = [best, ...others].filter(({ shape }) => fits(shape, free));
+  for (const [index, { shape }] of fitting.entries()) {
+    const claimed = await claimFrom(db, queues, converter, { shape, free, minRank: fitting[index + 1]?.rank });
+    // None: another converter was faster; the next queue may have some left.
+    if (claimed.length > 0) return claimed;
+  }
+  return [];
+}
+
+async function claimFrom(
+  db: Database,
+  queues: Queues,
+  converter: { id: string; name: string },
+  { shape, free, minRank }: { shape: Shape; free: Shape; minRank: number | undefined },
+): Promise<ClaimedJob[]> {
   const count = Math.min(LARGEST_CLAIM, timesIn(free.cpuUnits, shape.cpuUnits), timesIn(free.memoryMb, shape.memoryMb));
   return transition(db, async (tx) => {
-    const queueIds = await queues.fetch(tx, queueName(shape), { count, minRank: next?.rank });
+    const queueIds = await queues.fetch(tx, queueName(shape), { count, minRank });
     if (queueIds.length === 0) return [];
     const [live] = await tx
       .select({ id: converters.id })

@@ -1,12 +1,14 @@
 import { randomUUID, randomUUIDv7 } from 'node:crypto';
-import { asc, eq, sql } from 'drizzle-orm';
+import { and, asc, eq, inArray, sql } from 'drizzle-orm';
 import { openDatabase } from '../../db/client.ts';
 import { openQueues } from '../../db/queues.ts';
-import { converters, jobAttempts, jobs, originals, type PageRange, pages, uploads } from '../../db/schema.ts';
+import { converters, events, jobAttempts, jobs, originals, type PageRange, pages, uploads } from '../../db/schema.ts';
 import { audit } from '../../jobs/audit.ts';
+import { cancelJob } from '../../jobs/cancel.ts';
 import { type AttemptKey, type ClaimedJob, claimJobs } from '../../jobs/claim.ts';
 import type { PageOutcome } from '../../jobs/conversion.ts';
 import { keepHouse } from '../../jobs/housekeeping.ts';
+import { retryJob } from '../../jobs/retry.ts';
 import { type Outcome, settleAttempts } from '../../jobs/settle.ts';
 import { ensureQueues, type NewJob, submitJobs } from '../../jobs/submit.ts';
 import { createLogger } from '../../log.ts';
@@ -39,7 +41,7 @@ export async function openJobsFixture() {
       queues,
       complete.map(({ shape }) => shape),
     );
-    return db.transaction(async (tx) => (await submitJobs(tx, queues, complete)).map(({ id }) => id));
+    return db.transaction((tx) => submitJobs(tx, queues, complete));
   }
 
   async function converter(heartbeatAgeSeconds = 0): Promise<{ id: string; name: string }> {
@@ -95,11 +97,39 @@ export async function openJobsFixture() {
     async settle(attempt: AttemptKey, outcome: Outcome, peakMemoryMb: number | null = null): Promise<boolean> {
       return (await settleAttempts(db, queues, [{ attempt, outcome, peakMemoryMb }])).has(attempt.queueId);
     },
+    /** Claims and settles what is ready, and what becomes ready by that, until nothing is. Gives the ids in order. */
+    async finishAll(outcome: Outcome = { kind: 'completed', result: {} }): Promise<string[]> {
+      const ids: string[] = [];
+      for (let batch = await claim(); batch.length > 0; batch = await claim()) {
+        await settleAttempts(
+          db,
+          queues,
+          batch.map((attempt) => ({ attempt, outcome, peakMemoryMb: null })),
+        );
+        ids.push(...batch.map(({ id }) => id));
+      }
+      return ids;
+    },
+    cancel: (id: string) => cancelJob(db, queues, id),
+    retry: (id: string) => retryJob(db, queues, id),
+    /** The statuses of these jobs, in this order. */
+    async statuses(...ids: string[]): Promise<(string | undefined)[]> {
+      const rows = await db.select({ id: jobs.id, status: jobs.status }).from(jobs).where(inArray(jobs.id, ids));
+      const byId = new Map(rows.map(({ id, status }) => [id, status]));
+      return ids.map((id) => byId.get(id));
+    },
     async job(id: string) {
       const [job] = await db.select().from(jobs).where(eq(jobs.id, id));
       if (job === undefined) throw new Error(`no job ${id}`);
       return job;
     },
+    /** Every change of a job, as it was told, oldest first. */
+    events: (jobId: string) =>
+      db
+        .select()
+        .from(events)
+        .where(and(eq(events.jobId, jobId), eq(events.kind, 'job')))
+        .orderBy(asc(events.id)),
     attempts: (jobId: string) =>
       db.select().from(jobAttempts).where(eq(jobAttempts.jobId, jobId)).orderBy(asc(jobAttempts.attempt)),
     async findUpload(id: string) {

@@ -4,7 +4,10 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
+import * as schema from '../../db/schema.ts';
+import { audit } from '../../jobs/audit.ts';
 import { cloneDatabase } from './database.ts';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
@@ -67,6 +70,32 @@ export async function startService({
     return (await response.json()) as Json;
   }
 
+  /** Sends a value as JSON, or a string as it is; gives the status, the headers and the answer as text and parsed. */
+  async function send(method: string, route: string, body?: unknown, headers: Record<string, string> = {}) {
+    const response = await fetch(api.url + route, {
+      method,
+      headers: body === undefined ? headers : { 'Content-Type': 'application/json', ...headers },
+      body: body === undefined ? null : typeof body === 'string' ? body : JSON.stringify(body),
+    });
+    const text = await response.text();
+    return {
+      status: response.status,
+      headers: response.headers,
+      text,
+      body: (text === '' ? undefined : JSON.parse(text)) as Json,
+    };
+  }
+
+  /** A job once it has this status. Fails at once when it ends otherwise, or after `ms`. */
+  async function jobIn(status: string, id: string, ms?: number): Promise<Json> {
+    return until(async () => {
+      const job = await get(`/jobs/${id}`);
+      if (job.status === status) return job;
+      if (job.finished_at !== null) throw new Error(`${id} is ${job.status}: ${JSON.stringify(job.error)}`);
+      return undefined;
+    }, ms);
+  }
+
   return {
     get url(): string {
       return api.url;
@@ -79,6 +108,33 @@ export async function startService({
     folder,
     pool,
     get,
+    send,
+    post: (route: string, body?: unknown, headers?: Record<string, string>) => send('POST', route, body, headers),
+    patch: (route: string) => send('PATCH', route),
+    put: (route: string, body: unknown) => send('PUT', route, body),
+    delete: (route: string) => send('DELETE', route),
+    /** Submits one job, or an array of them as a batch; gives the document, or the documents. */
+    async submit(jobs: Json): Promise<Json> {
+      const { status, text, body } = await send('POST', '/jobs', jobs);
+      if (status !== 201) throw new Error(`POST /jobs: ${status} ${text}`);
+      return Array.isArray(jobs) ? body.items : body;
+    },
+    jobIn,
+    /** The document of a job once it has ended. Fails after `ms`. */
+    async jobDone(id: string, ms = 20_000): Promise<Json> {
+      return until(async () => {
+        const job = await get(`/jobs/${id}`);
+        return job.finished_at !== null && job;
+      }, ms);
+    },
+    /** As if a converter that was killed had sent no heartbeat for long: others need not wait to see it lost. */
+    async forget(converter: ChildProcess): Promise<void> {
+      await pool.query(`update converters set heartbeat_at = now() - interval '1 hour' where name like '%-' || $1`, [
+        String(converter.pid),
+      ]);
+    },
+    /** What the rows break of what they promise each other: nothing. */
+    audit: () => audit(drizzle({ client: pool, schema })),
     /** Starts the API anew, at another URL, once the one before was ended. */
     async startApi(): Promise<void> {
       api = await start('api');
@@ -110,15 +166,16 @@ export async function startService({
         .map((entry) => path.relative(path.join(folder, 'store'), path.join(entry.parentPath, entry.name)))
         .sort();
     },
-    /** What the service holds that no finished upload accounts for: nothing, once all uploads have ended. */
+    /** What the service holds that no finished upload or job accounts for: nothing, once all of them have ended. */
     async leftovers(): Promise<Json> {
       const { rows } = await pool.query(`select
         (select count(*)::int from jobs where status not in ('completed', 'failed', 'cancelled')) as jobs,
         (select count(*)::int from job_attempts where status = 'running') as attempts,
-        (select count(*)::int from pgboss.job) as queued,
+        (select count(*)::int from pgboss.job where name like 'jobs.%' or state < 'completed') as queued,
         (select count(*)::int from uploads where finished_at is null) as uploads`);
       const { rows: paths } = await pool.query(
-        'select path from originals union all select path from pages where path is not null',
+        `select path from originals union all select path from pages where path is not null
+         union all select result->>'path' from jobs where type = 'archive' and status = 'completed'`,
       );
       const listed = paths.map(({ path }) => path);
       const stored = await this.storedFiles();
@@ -139,6 +196,13 @@ export async function startService({
 
 /** What `leftovers` gives when there are none. */
 export const NOTHING_LEFT = { jobs: 0, attempts: 0, queued: 0, uploads: 0, filesNotListed: [], filesMissing: [] };
+
+/** Once all has ended: nothing is at work, on disk without being listed, or broken in the rows. */
+export async function expectNothingLeft(service: Service): Promise<void> {
+  await until(async () => (await service.leftovers()).jobs === 0);
+  expect(await service.leftovers()).toEqual(NOTHING_LEFT);
+  expect(await service.audit()).toEqual([]);
+}
 
 // biome-ignore lint/suspicious/noExplicitAny: answers are read as a client reads them, without our types.
 export type Json = any;
