@@ -1,6 +1,14 @@
-import { and, asc, desc, eq, gte, inArray, lt, type SQL, sql } from 'drizzle-orm';
+import { and, asc, eq, gte, inArray, lt, type SQL, sql } from 'drizzle-orm';
 import type { Queryable } from './client.ts';
-import { type JobStatus, jobAttempts, jobDependencies, jobs, type Priority } from './schema.ts';
+import {
+  JOB_STATUSES,
+  type JobStatus,
+  jobAttempts,
+  jobDependencies,
+  jobs,
+  PRIORITIES,
+  type Priority,
+} from './schema.ts';
 
 export type JobRow = typeof jobs.$inferSelect;
 export type Attempt = typeof jobAttempts.$inferSelect;
@@ -58,30 +66,35 @@ export interface JobCursor {
   id: string;
 }
 
-/** Newest first, `limit` at most, after `before`. Gives the cursor of the last one if there are more. */
+/**
+ * Newest first, `limit` at most, after `before`. Gives the cursor of the last one if there are more. The pages of each
+ * status and priority asked for are merged, so that every filter is answered by an index, however few jobs match it.
+ */
 export async function listJobs(
   db: Queryable,
-  filter: JobFilter,
+  { status, priority, ...filter }: JobFilter,
   { limit, before }: { limit: number; before?: JobCursor | undefined },
 ): Promise<{ items: JobRow[]; next: JobCursor | null }> {
-  const found = await db
-    .select({ job: jobs, createdAt: sql<string>`(extract(epoch from ${jobs.createdAt}) * 1000000)::bigint` })
-    .from(jobs)
-    .where(
-      and(
-        whereJobs(filter),
+  const oneOf = (values: readonly string[], wanted: string | undefined) =>
+    sql`unnest(${sql.param(wanted === undefined ? values : [wanted])}::text[])`;
+  const page = sql`
+    select id, created_at from jobs where status = wanted_status and priority = wanted_priority
+      and ${and(
+        whereJobs(filter) ?? sql`true`,
         before &&
-          sql`(${jobs.createdAt}, ${jobs.id}) < ('epoch'::timestamptz + ${before.createdAt} * interval '1 microsecond', ${before.id})`,
-      ),
-    )
-    .orderBy(desc(jobs.createdAt), desc(jobs.id))
-    .limit(limit + 1);
-  const page = found.slice(0, limit);
-  const last = page.at(-1);
-  return {
-    items: page.map(({ job }) => job),
-    next: found.length > limit && last ? { createdAt: Number(last.createdAt), id: last.job.id } : null,
-  };
+          sql`(created_at, id) < ('epoch'::timestamptz + ${before.createdAt} * interval '1 microsecond', ${before.id})`,
+      )}
+    order by created_at desc, id desc limit ${limit + 1}`;
+  const { rows } = await db.execute<{ id: string; created_at: string }>(sql`
+    select id, (extract(epoch from created_at) * 1000000)::bigint as created_at
+    from ${oneOf(JOB_STATUSES, status)} wanted_status, ${oneOf(PRIORITIES, priority)} wanted_priority, lateral (${page}) page
+    order by page.created_at desc, id desc limit ${limit + 1}`);
+  const items = await findJobs(
+    db,
+    rows.slice(0, limit).map(({ id }) => id),
+  );
+  const last = rows.length > limit ? rows[limit - 1] : undefined;
+  return { items, next: last ? { createdAt: Number(last.created_at), id: last.id } : null };
 }
 
 export async function listAttempts(db: Queryable, jobId: string): Promise<Attempt[]> {
@@ -108,13 +121,13 @@ export async function positionInQueue(db: Queryable, job: JobRow): Promise<numbe
   if (job.status !== 'ready' && job.status !== 'blocked') return null;
   const { rows } = await db.execute<{ ahead: number }>(sql`
     ${readyShapes}
-    select coalesce(sum(count), 0)::int as ahead from shapes, lateral (
-      select count(*) from (
+    select count(*)::int as ahead from (
+      select 1 from shapes, lateral (
         select 1 from jobs where status = 'ready' and cpu_units = shapes.cpu_units and memory_mb = shapes.memory_mb
           and (rank > ${job.rank} or rank = ${job.rank} and (ready_at, id) < (
-            coalesce((select ready_at from jobs where id = ${job.id} and status = 'ready'), now()), ${job.id}))
-        limit ${DEEPEST_POSITION}) ahead) counted`);
-  return Math.min(DEEPEST_POSITION, (rows[0]?.ahead ?? 0) + 1);
+            coalesce((select ready_at from jobs where id = ${job.id} and status = 'ready'), now()), ${job.id}))) better
+      limit ${DEEPEST_POSITION - 1}) first`);
+  return (rows[0]?.ahead ?? 0) + 1;
 }
 
 /** The shapes that have ready jobs, by one probe of the index for each (Postgres has no skip scan over partial indexes). */

@@ -64,10 +64,8 @@ CREATE INDEX "job_dependencies_dependants" ON "job_dependencies" USING btree ("d
 CREATE INDEX "jobs_turns" ON "jobs" USING btree ("priority","rank") WHERE status = 'ready' and owner is not null;--> statement-breakpoint
 CREATE INDEX "jobs_owner" ON "jobs" USING btree ("owner","priority","created_at" DESC NULLS FIRST,"rank") WHERE owner is not null;--> statement-breakpoint
 CREATE UNIQUE INDEX "jobs_queue" ON "jobs" USING btree ("queue_id") WHERE queue_id is not null;--> statement-breakpoint
-CREATE INDEX "jobs_newest" ON "jobs" USING btree ("created_at","id");--> statement-breakpoint
-CREATE INDEX "jobs_status" ON "jobs" USING btree ("status","created_at","id");--> statement-breakpoint
-CREATE INDEX "jobs_type" ON "jobs" USING btree ("type","created_at","id");--> statement-breakpoint
-CREATE INDEX "jobs_priority" ON "jobs" USING btree ("priority","created_at","id");--> statement-breakpoint
+CREATE INDEX "jobs_newest" ON "jobs" USING btree ("status","priority","created_at","id");--> statement-breakpoint
+CREATE INDEX "jobs_type" ON "jobs" USING btree ("type","status","priority","created_at","id");--> statement-breakpoint
 CREATE INDEX "jobs_ready" ON "jobs" USING btree ("cpu_units","memory_mb","rank" DESC NULLS FIRST,"ready_at") WHERE status = 'ready';--> statement-breakpoint
 CREATE INDEX "jobs_due" ON "jobs" USING btree ("due_at") WHERE status in ('scheduled', 'retrying');--> statement-breakpoint
 CREATE INDEX "jobs_upload" ON "jobs" USING btree ("upload_id") WHERE upload_id is not null;--> statement-breakpoint
