@@ -63,7 +63,12 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
 
 /** What tells two requests apart: of anything that was parsed from JSON. */
 export function fingerprintOf(value: unknown): string {
-  return createHash('sha256').update(JSON.stringify(value)).digest('hex');
+  try {
+    return createHash('sha256').update(JSON.stringify(value)).digest('hex');
+  } catch (error) {
+    // JSON is read to any depth, and written only as deep as the stack goes.
+    throw error instanceof RangeError ? invalid('the body is nested too deep') : error;
+  }
 }
 
 export function idempotencyOf(request: Request): Idempotency {

@@ -12,6 +12,7 @@ import type { Tasks } from '../tasks/registry.ts';
 import type { Task } from '../tasks/task.ts';
 import { fingerprintOf } from './idempotency.ts';
 import { invalid, parse } from './problem.ts';
+import { moment } from './schemas.ts';
 
 /** How clients write jobs, and what becomes of that. */
 
@@ -19,6 +20,8 @@ const MOST_JOBS = 1_000;
 const MOST_EDGES = 10_000;
 const LARGEST_PAYLOAD = 256 * 1024;
 const LONGEST_TIMEOUT_SECONDS = 12 * 3_600;
+/** Ranks count seconds in an int4. */
+const LATEST_YEARS = 30;
 
 export const jobId = z
   .string()
@@ -56,10 +59,10 @@ const scheduledJob = z.strictObject({
 const newJob = scheduledJob.extend({
   job_id: jobId.optional(),
   depends_on: z.array(jobId).nullish(),
-  run_at: z.iso
-    .datetime({ offset: true })
+  run_at: moment
+    .refine((date) => date.getTime() < Date.now() + LATEST_YEARS * 365 * 86_400_000, 'lies too far in the future')
     .nullish()
-    .transform((text) => (text ? new Date(text) : null)),
+    .transform((date) => date ?? null),
 });
 
 /**
@@ -113,9 +116,10 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
 
 function readPayload(task: Task, payload: unknown, at: string): Record<string, unknown> {
   const read = parse(task.payload, payload, `${at}payload.`);
+  // First of all: what is nested without end cannot even be written as JSON.
+  if (!isStorable(read)) throw invalid(`${at}payload: holds a NUL or half a surrogate pair, or is nested too deep`);
   const size = JSON.stringify(read).length;
   if (size > LARGEST_PAYLOAD) throw invalid(`${at}payload: ${size} characters of JSON, more than ${LARGEST_PAYLOAD}`);
-  if (!isStorable(read)) throw invalid(`${at}payload: holds a NUL or half a surrogate pair, or is nested too deep`);
   return read;
 }
 

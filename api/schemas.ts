@@ -32,7 +32,11 @@ export const uploadList = z.strictObject({
   cursor: z.uuid().optional(),
 });
 
-const moment = z.iso.datetime({ offset: true }).transform((text) => new Date(text));
+/** An offset can lead out of the years 1 to 9999, which is what both JavaScript and Postgres write in four digits. */
+export const moment = z.iso
+  .datetime({ offset: true })
+  .transform((text) => new Date(text))
+  .refine((date) => date.getUTCFullYear() >= 1 && date.getUTCFullYear() <= 9999, 'lies too far away');
 
 const jobFilter = {
   type: z

@@ -1,6 +1,6 @@
 import { eq } from 'drizzle-orm';
 import type { Config } from '../config.ts';
-import type { Database } from '../db/client.ts';
+import { type Database, isOutage } from '../db/client.ts';
 import { uploads } from '../db/schema.ts';
 import { listOriginals, listPages } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
@@ -26,6 +26,12 @@ export interface ExecutorParts {
   log: Logger;
 }
 
+const BROKEN: Outcome = {
+  kind: 'failed',
+  error: { code: 'internal', message: 'an unexpected error; the log has the details' },
+  retryable: true,
+};
+
 /**
  * Runs one claimed job from claim to settlement. `stop` hands the job back; `lost` is aborted when the job is no longer
  * ours, by the caller or here. Rejects only when the database stays away; housekeeping then settles the job as lost.
@@ -39,6 +45,7 @@ export async function executeJob(
   const log = parts.log.child({ job: job.id, attempt: job.attempt, upload: job.uploadId });
   const task = tasks.get(job.type);
   const journal = createJournal(db, job, log);
+  const broken = new AbortController();
 
   // What the task tells of its pages is written in order, and all of it before the job is settled.
   let written: Promise<void> = Promise.resolve();
@@ -50,26 +57,35 @@ export async function executeJob(
       );
       if (!ours) lost.abort();
     });
-    written.catch(() => lost.abort());
+    written.catch(() => broken.abort());
   };
 
-  const request: TaskRequest = {
-    type: job.type,
-    payload: job.payload,
-    attempt: job.attempt,
-    ...(await persist(log, stop, () => readInputs(parts, job, task))),
-    limits: { maxPages: config.MAX_PAGES, maxPixels: config.MAX_PIXELS },
-    outputRoot: parts.store.localFile(''),
-  };
-  const options = {
-    deadlineMs: job.timeoutSeconds * 1000,
-    signal: AbortSignal.any([stop, lost.signal]),
-    onEvent,
-  };
-  const { outcome, peakMemoryMb } = task?.trusted
-    ? await runTrusted(task, request, options)
-    : await pool.run(request, options);
-  await Promise.all([written, journal.close()]);
+  async function run() {
+    const request: TaskRequest = {
+      type: job.type,
+      payload: job.payload,
+      attempt: job.attempt,
+      ...(await persist(log, stop, () => readInputs(parts, job, task))),
+      limits: { maxPages: config.MAX_PAGES, maxPixels: config.MAX_PIXELS },
+      outputRoot: parts.store.localFile(''),
+    };
+    const options = {
+      deadlineMs: job.timeoutSeconds * 1000,
+      signal: AbortSignal.any([stop, lost.signal, broken.signal]),
+      onEvent,
+    };
+    const ended = task?.trusted ? await runTrusted(task, request, options) : await pool.run(request, options);
+    await written;
+    return ended;
+  }
+
+  const { outcome, peakMemoryMb } = await run().catch((error) => {
+    if (isOutage(error)) throw error;
+    // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
+    log.error({ err: error }, 'attempt broken');
+    return { outcome: BROKEN, peakMemoryMb: null };
+  });
+  await journal.close();
 
   if (lost.signal.aborted) return log.info('job cancelled, or lost to another converter');
   const settled: Outcome = outcome.kind === 'aborted' ? { kind: 'returned' } : outcome;

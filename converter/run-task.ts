@@ -46,7 +46,7 @@ export async function runTask(
     let children: Child[] | undefined;
     const context: ConversionContext<Record<string, unknown>> = {
       ...given,
-      payload: task.payload.parse(given.payload),
+      payload: payloadOf(task, given.payload),
       signal,
       log: (level, message, data) => tell({ kind: 'log', level, message: String(message), data }),
       progress: (done, total) => tell({ kind: 'progress', progress: { done, total: total ?? null } }),
@@ -61,32 +61,47 @@ export async function runTask(
     if (children !== undefined) return { kind: 'split', children };
     return { kind: 'completed', result: checkedResult(result) };
   } catch (error) {
-    const cause = error instanceof Error && error.cause !== undefined ? `; cause: ${error.cause}` : '';
+    const cause = error instanceof Error && error.cause !== undefined ? `; cause: ${textOf(error.cause)}` : '';
+    const known = task?.internal || error instanceof AppError ? publicError(error) : taskFailed(error);
     return {
       kind: 'failed',
-      error: task?.internal || error instanceof AppError ? publicError(error) : taskFailed(error),
+      error: { ...known, message: storableText(known.message.slice(0, LONGEST_MESSAGE)) },
       retryable: error instanceof AppError ? error.retryable : true,
-      detail: `${error instanceof Error ? error.stack : error}${cause}`,
+      detail: `${error instanceof Error ? error.stack : textOf(error)}${cause}`,
     };
   }
+}
+
+function payloadOf(task: Task, payload: unknown): Record<string, unknown> {
+  const { data, error } = task.payload.safeParse(payload);
+  if (data !== undefined) return data;
+  const issues = error?.issues.map((issue) => [...issue.path, issue.message].join(': '));
+  throw new AppError('task_failed', `its payload does not fit the task: ${issues?.join('; ')}`, { retryable: true });
 }
 
 /** A task's own words are its clients' to read; those of the system name our paths. */
 function taskFailed(error: unknown): PublicError {
   const { syscall, code } = (error ?? {}) as NodeJS.ErrnoException;
   if (syscall !== undefined) return { code: 'task_failed', message: `the system refused ${syscall}: ${code}` };
-  const message = error instanceof Error ? error.message : String(error);
-  return {
-    code: 'task_failed',
-    message: storableText(message.slice(0, LONGEST_MESSAGE)) || 'the task failed without a message',
-  };
+  const message = textOf(error instanceof Error ? error.message : error);
+  return { code: 'task_failed', message: message || 'the task failed without a message' };
+}
+
+/** Anything can be thrown, also what has no text. */
+function textOf(thrown: unknown): string {
+  try {
+    return String(thrown);
+  } catch {
+    return '';
+  }
 }
 
 /** A result is kept as JSON. */
 function checkedResult(result: unknown): Record<string, unknown> {
-  let json: string | undefined;
+  let json: string;
   try {
-    json = JSON.stringify(result ?? {});
+    // A function has no JSON at all.
+    json = JSON.stringify(result ?? {}) ?? 'null';
   } catch (cause) {
     throw new AppError('task_failed', `its result cannot be kept as JSON: ${(cause as Error).message}`);
   }
@@ -96,5 +111,5 @@ function checkedResult(result: unknown): Record<string, unknown> {
   const value = JSON.parse(json);
   if (!isStorable(value))
     throw new AppError('task_failed', 'its result holds a NUL or half a surrogate pair, or is nested too deep');
-  return typeof value === 'object' && !Array.isArray(value) ? value : { output: value };
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? value : { output: value };
 }

@@ -1,13 +1,21 @@
 import type { Database } from '../db/client.ts';
 import { isOutage } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
-import { type Settlement, settleAttempts } from '../jobs/settle.ts';
+import { type Outcome, type Settlement, settleAttempts } from '../jobs/settle.ts';
+import { postgresCode } from '../jobs/transition.ts';
 
 const LARGEST_BATCH = 64;
+/** Classes of Postgres's codes that say that it cannot keep what it was given, now or later: data, constraint, limit. */
+const REFUSED = /^(22|23|54)/;
+const UNKEEPABLE: Outcome = {
+  kind: 'failed',
+  error: { code: 'internal', message: 'what it ended with cannot be stored' },
+  retryable: false,
+};
 
 /**
  * Settles attempts; those that end while a settlement is under way share the next one's transaction, which made short
- * jobs twice as fast. Gives whether the attempt still owned its job.
+ * jobs twice as fast. Gives whether the attempt still owned its job. An outcome that Postgres refuses fails its job.
  */
 export function createSettler(db: Database, queues: Queues) {
   type Waiting = PromiseWithResolvers<boolean> & { settlement: Settlement };
@@ -24,7 +32,10 @@ export function createSettler(db: Database, queues: Queues) {
       for (const { settlement, resolve } of batch) resolve(owned.has(settlement.attempt.queueId));
     } catch (error) {
       // One that cannot be written must not take the others with it.
-      if (batch.length > 1 && !isOutage(error)) for (const one of batch) await settleTogether([one]);
+      const [first, ...others] = batch;
+      if (others.length > 0 && !isOutage(error)) for (const one of batch) await settleTogether([one]);
+      else if (first !== undefined && first.settlement.outcome !== UNKEEPABLE && REFUSED.test(postgresCode(error)))
+        await settleTogether([{ ...first, settlement: { ...first.settlement, outcome: UNKEEPABLE } }]);
       else for (const { reject } of batch) reject(error);
     }
   }

@@ -17,8 +17,8 @@ export function rankOf(priority: Priority, arrival: Date): number {
 }
 
 /**
- * Where an owner's next job stands, at best: behind that owner's own, one second a job. Gives the rank; the job after it
- * has one less, and so on.
+ * Where an owner's next job stands, at best: behind that owner's own, one second a job; those for later do not count.
+ * Gives the rank; the job after it has one less, and so on.
  *
  * The owners of one priority take turns. Who has nothing waiting joins the turn under way, which is the head of the queue:
  * so a flood by one owner never stands before the single job of another. Who was served in this very turn waits for the
@@ -29,10 +29,13 @@ export async function nextTurn(tx: Transaction, owner: string, priority: Priorit
     select (select max(rank) from jobs where status = 'ready' and owner is not null and priority = ${priority}) as head,
       own.rank as last, own.status in ('ready', 'blocked', 'scheduled', 'retrying') as waits
     from (select 1) one left join lateral (
-      select rank, status from jobs where owner = ${owner} and priority = ${priority}
+      select rank, status from jobs
+      where owner = ${owner} and priority = ${priority} and (run_at is null or run_at <= now())
       order by created_at desc, rank limit 1) own on true`);
   const { head = null, last = null, waits = null } = rows[0] ?? {};
-  const turn = Math.max(rankOf(priority, now), head ?? Number.NEGATIVE_INFINITY);
+  const arrival = rankOf(priority, now);
+  const turn = Math.max(arrival, head ?? arrival);
   if (last === null) return turn;
-  return Math.min(turn, waits ? last - 1 : Math.max(last - 1, turn - 1));
+  // A flood runs ahead of time, a second a job: its head, and not the arrival, tells how far the turns have come.
+  return Math.min(turn, waits ? last - 1 : Math.max(last - 1, (head ?? arrival) - 1));
 }

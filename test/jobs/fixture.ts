@@ -62,6 +62,7 @@ export async function openJobsFixture() {
   }
 
   return {
+    url,
     db,
     queues,
     log,

@@ -23,6 +23,11 @@ export function residentMb(pid: number): number {
   return Number(/^VmRSS:\s+(\d+)/m.exec(readStatus(pid))?.[1]) / 1024;
 }
 
+/** Whether the process is on a CPU, or waits for one, just now. */
+export function burnsCpu(pid: number): boolean {
+  return /^State:\s+R/m.test(readStatus(pid));
+}
+
 /** The command line of a process; empty when it is gone. */
 export function commandOf(pid: number): string {
   return readProc(pid, 'cmdline');

@@ -1,0 +1,96 @@
+import { sql } from 'drizzle-orm';
+import { createJournal } from '../../converter/journal.ts';
+import { type Event, listLogs } from '../../db/events.ts';
+import type { ClaimedJob } from '../../jobs/claim.ts';
+import { COMPLETED, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
+
+let fixture: JobsFixture;
+let job: ClaimedJob;
+let journal: ReturnType<typeof createJournal>;
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+});
+beforeEach(async () => {
+  await fixture.submit({ id: 'a' });
+  job = await fixture.claimOne();
+  journal = createJournal(fixture.db, job, fixture.log);
+});
+afterEach(async () => {
+  expect(await fixture.findings()).toEqual([]);
+  await fixture.empty();
+});
+afterAll(() => fixture.close());
+
+const line = (message: string, data?: Record<string, unknown>) =>
+  journal.tell({ kind: 'log', level: 'info', message, data });
+const progress = (done: number) => journal.tell({ kind: 'progress', progress: { done, total: 1_000 } });
+
+async function kept(): Promise<Event[]> {
+  return (await listLogs(fixture.db, 'a', { after: 0, limit: 5_000 })).filter(({ kind }) => kind === 'log');
+}
+const told = async () => (await fixture.events('a')).filter((event) => event.progress !== null);
+
+test('lines are kept in order with their level, data and attempt', async () => {
+  line('first');
+  journal.tell({ kind: 'log', level: 'error', message: 'second', data: { page: 2 } });
+  await journal.close();
+  expect(await kept()).toMatchObject([
+    { message: 'first', level: 'info', attempt: 1, data: null, type: 'test' },
+    { message: 'second', level: 'error', attempt: 1, data: { page: 2 } },
+  ]);
+});
+
+test('after a thousand lines the rest is dropped, and the last line says so', async () => {
+  for (let count = 1; count <= 2_500; count++) line(`line ${count}`);
+  await journal.close();
+  const lines = await kept();
+  expect(lines).toHaveLength(1_000);
+  expect(lines.at(-2)?.message).toBe('line 999');
+  expect(lines.at(-1)).toMatchObject({ level: 'warn', message: 'further lines are dropped' });
+});
+
+test('a long line is cut, and what is too large or not to be stored is left out', async () => {
+  line('x'.repeat(20_000), { small: true });
+  line('a\0b\ud800', { text: 'y'.repeat(32 * 1024) });
+  line('poison', { text: '\0' });
+  await journal.close();
+  expect((await kept()).map(({ message, data }) => [message, data])).toEqual([
+    ['x'.repeat(10_000), { small: true }],
+    ['a\ufffdb\ufffd', { dropped: 'too large, or not to be stored' }],
+    ['poison', { dropped: 'too large, or not to be stored' }],
+  ]);
+});
+
+test('progress that comes in quick succession is told a few times, and the last of it always', async () => {
+  for (let done = 1; done <= 1_000; done++) progress(done);
+  await journal.close();
+  const events = await told();
+  expect(events.length).toBeLessThanOrEqual(2);
+  expect(events.at(-1)?.progress).toEqual({ done: 1_000, total: 1_000 });
+  expect((await fixture.job('a')).progress).toEqual({ done: 1_000, total: 1_000 });
+});
+
+test('progress that cannot be kept holds up neither the lines nor the end', async () => {
+  await fixture.db.execute(sql`create function refuse() returns trigger language plpgsql as
+    $$ begin raise exception 'refused'; end $$`);
+  await fixture.db.execute(sql`create trigger refuse before update on jobs for each row execute function refuse()`);
+  progress(1);
+  await journal.close();
+  await fixture.db.execute(sql`drop trigger refuse on jobs`);
+  line('still here');
+  await journal.close();
+  expect((await kept()).map(({ message }) => message)).toEqual(['still here']);
+});
+
+test('progress of an attempt that no longer owns its job is not kept', async () => {
+  await fixture.settle(job, COMPLETED);
+  progress(5);
+  await journal.close();
+  expect((await fixture.job('a')).progress).toBeNull();
+  expect(await told()).toEqual([]);
+});
+
+test('a journal that was told nothing closes', async () => {
+  await journal.close();
+  expect(await kept()).toEqual([]);
+});

@@ -1,0 +1,210 @@
+import { type SQL, sql } from 'drizzle-orm';
+import { audit, sampleQueues } from '../../jobs/audit.ts';
+import type { ClaimedJob } from '../../jobs/claim.ts';
+import { recordInspection, recordPage } from '../../jobs/conversion.ts';
+import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
+
+let fixture: JobsFixture;
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+});
+afterEach(() => fixture.empty());
+afterAll(() => fixture.close());
+
+/** Jobs in every status, named by it; `parent` waits for two children; an upload with a page at work, one that has ended. */
+async function busy(): Promise<void> {
+  await fixture.submit({ id: 'failed' });
+  await fixture.finishAll({ kind: 'failed', error: { code: 'task_failed', message: 'broken' }, retryable: false });
+  await fixture.submit({ id: 'completed' });
+  const over = await fixture.upload();
+  await fixture.finishAll();
+  expect((await fixture.findUpload(over)).status).toBe('completed');
+  await fixture.submit({ id: 'retrying' });
+  await fixture.settle(await fixture.claimOne(), FAILED);
+  await fixture.submit({ id: 'parent' });
+  await fixture.settle(await fixture.claimOne(), { kind: 'split', children: [range([1, 1]), range([2, 2])] });
+  const [child] = (await fixture.claim()) as [ClaimedJob, ClaimedJob];
+  await fixture.settle(child, { kind: 'returned' });
+  await fixture.submit({ id: 'running', shape: { cpuUnits: 3, memoryMb: 512 } });
+  await fixture.upload();
+  const convert = (await fixture.claim()).find(({ type }) => type === 'convert') as ClaimedJob;
+  await recordInspection(fixture.db, convert, { pageCount: 2, selected: [[1, 2]] });
+  await recordPage(fixture.db, convert, completedPage(1));
+  await fixture.submit({ id: 'cancelled' });
+  await fixture.cancel('cancelled');
+  await fixture.submit(
+    { id: 'ready', dependsOn: ['completed'] },
+    { id: 'blocked', dependsOn: ['completed', 'ready', 'running'] },
+    { id: 'scheduled', runAt: new Date(Date.now() + 3_600_000) },
+  );
+}
+
+const queued = (id: string) => sql`(select queue_id from jobs where id = ${id})`;
+const endOf = (id: string) =>
+  sql`update jobs set status = 'failed', queue_id = null, pending_children = 0, finished_at = now() where id = ${id}`;
+
+const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
+  [
+    'a ready or running job has its pg-boss job',
+    'that of a ready job is gone',
+    [sql`delete from pgboss.job where id = ${queued('ready')}`],
+  ],
+  [
+    'a ready or running job has its pg-boss job',
+    'that of a running job is gone',
+    [sql`delete from pgboss.job where id = ${queued('running')}`],
+  ],
+  [
+    'a ready or running job has its pg-boss job',
+    'that of a running job waits to be fetched',
+    [sql`update pgboss.job set state = 'created' where id = ${queued('running')}`],
+  ],
+  [
+    'a ready or running job has its pg-boss job',
+    'it stands in the queue of another shape',
+    [sql`update jobs set cpu_units = 3, memory_mb = 512 where id = 'ready'`],
+  ],
+  [
+    'a pg-boss job stands for one live job',
+    'one stands for none',
+    [sql`insert into pgboss.job (name) values ('jobs.c1m256')`],
+  ],
+  [
+    'a pg-boss job stands for one live job',
+    'its job has ended',
+    [
+      endOf('ready'),
+      sql`update jobs set pending_dependencies = 1 where id = 'blocked'`,
+      sql`delete from job_dependencies where depends_on = 'ready'`,
+    ],
+  ],
+  [
+    'a blocked job counts the prerequisites that have not completed',
+    'it counts too many',
+    [sql`update jobs set pending_dependencies = 3 where id = 'blocked'`],
+  ],
+  [
+    'no job waits for a prerequisite that has failed',
+    'the prerequisite was forgotten',
+    [
+      sql`insert into job_dependencies values ('blocked', 'failed')`,
+      sql`update jobs set pending_dependencies = 3 where id = 'blocked'`,
+    ],
+  ],
+  [
+    'no job runs before its prerequisites have completed',
+    'one that is ready waits for another',
+    [sql`insert into job_dependencies values ('ready', 'running')`],
+  ],
+  [
+    'no job runs before its prerequisites have completed',
+    'one that is to run later waits for one that was cancelled',
+    [sql`insert into job_dependencies values ('scheduled', 'cancelled')`],
+  ],
+  [
+    'a parent counts the children that have not ended',
+    'it counts too few',
+    [sql`update jobs set pending_children = 1 where id = 'parent'`],
+  ],
+  [
+    'no child outlives its parent',
+    'the parent has ended',
+    [
+      endOf('parent'),
+      sql`update jobs set parent_id = null where id = (select min(id) from jobs where parent_id = 'parent')`,
+    ],
+  ],
+  [
+    'a running job has one running attempt, its last',
+    'the attempt is gone',
+    [sql`delete from job_attempts where job_id = 'running'`],
+  ],
+  [
+    'a running attempt belongs to a running job',
+    'the job is over',
+    [sql`update job_attempts set status = 'running' where job_id = 'completed'`],
+  ],
+  [
+    'no job completes twice',
+    'it did',
+    [
+      sql`insert into job_attempts (job_id, attempt, status, converter_id, converter, cpu_units, memory_mb)
+        select job_id, 2, status, converter_id, converter, cpu_units, memory_mb from job_attempts where job_id = 'completed'`,
+    ],
+  ],
+  [
+    'no converter runs more than its capacity',
+    'it has too few CPU units',
+    [sql`update converters set cpu_units = 2 where id = (select converter_id from jobs where id = 'running')`],
+  ],
+  [
+    'no converter runs more than its capacity',
+    'it has too little memory',
+    [sql`update converters set memory_mb = 511 where id = (select converter_id from jobs where id = 'running')`],
+  ],
+  [
+    'an upload counts its completed pages',
+    'it counts one more',
+    [sql`update uploads set pages_done = 2 where finished_at is null`],
+  ],
+  ['an upload counts its completed pages', 'a page is gone', [sql`delete from pages`]],
+  [
+    'an upload ends with its jobs',
+    'it has ended before',
+    [sql`update uploads set status = 'failed', finished_at = now(), password = null where finished_at is null`],
+  ],
+  [
+    'an upload ends with its jobs',
+    'it goes on without any',
+    [sql`update uploads set status = 'processing', finished_at = null where finished_at is not null`],
+  ],
+];
+
+test.each(BREAKS)('broken: %s: %s', async (promise, _how, statements) => {
+  await busy();
+  expect(await audit(fixture.db)).toEqual([]);
+  for (const statement of statements) await fixture.db.execute(statement);
+  const findings = await audit(fixture.db);
+  expect(findings.map((finding) => finding.promise)).toEqual([promise]);
+  expect(findings[0]).toMatchObject({ count: 1, examples: [expect.any(String)] });
+});
+
+test('a finding counts all that is broken, and names a few', async () => {
+  await fixture.submit(...Array(20).fill({}));
+  await fixture.db.execute(sql`delete from pgboss.job`);
+  const [finding, ...others] = await audit(fixture.db);
+  expect([finding?.count, finding?.examples.length, others]).toEqual([20, 5, []]);
+});
+
+test('nothing is found while jobs are submitted, claimed, settled, cancelled and retried', async () => {
+  await busy();
+  let working = true;
+  const work = async (lane: number) => {
+    for (let round = 0; round < 15; round++) {
+      const [a, b, c] = [`a${lane}-${round}`, `b${lane}-${round}`, `c${lane}-${round}`];
+      await fixture.submit({ id: a }, { id: b, dependsOn: [a] }, { id: c, dependsOn: [b] });
+      for (const job of await fixture.claim()) {
+        await fixture.settle(job, (round + job.id.length) % 3 ? COMPLETED : { kind: 'returned' });
+      }
+      await fixture.cancel(c).catch(() => undefined);
+      await fixture.retry(c).catch(() => undefined);
+    }
+  };
+  const all = Promise.all([1, 2, 3].map(work)).finally(() => {
+    working = false;
+  });
+  while (working) expect(await audit(fixture.db)).toEqual([]);
+  await all;
+  expect(await audit(fixture.db)).toEqual([]);
+});
+
+test('a sample of the queues finds the jobs that nothing stands for', async () => {
+  await busy();
+  expect(await sampleQueues(fixture.db)).toEqual([]);
+  const ids = await fixture.submit(...Array(200).fill({}));
+  await fixture.db.execute(sql`delete from pgboss.job where id in (select queue_id from jobs where status = 'ready')`);
+  const astray = await sampleQueues(fixture.db);
+  expect(astray.length).toBeGreaterThan(0);
+  const { rows } = await fixture.db.execute<{ id: string }>(sql`select id from jobs where status = 'ready'`);
+  expect(rows.map(({ id }) => id)).toEqual(expect.arrayContaining([...astray, ...ids]));
+});

@@ -1,0 +1,124 @@
+import { claimJobs } from '../../jobs/claim.ts';
+import { rankOf } from '../../jobs/order.ts';
+import { AMPLE, COMPLETED, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
+
+let fixture: JobsFixture;
+let converter: { id: string; name: string };
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+});
+beforeEach(async () => {
+  converter = await fixture.converter();
+});
+afterEach(async () => {
+  expect(await fixture.findings()).toEqual([]);
+  await fixture.empty();
+});
+afterAll(() => fixture.close());
+
+/** Lets so many jobs run, one after another; gives their owners in order. */
+async function serve(count: number, onServed: (owner: string | null) => Promise<unknown> = async () => undefined) {
+  const owners: (string | null)[] = [];
+  for (let served = 0; served < count; served++) {
+    const [job] = await claimJobs(fixture.db, fixture.queues, converter, { free: SMALL, capacity: AMPLE });
+    if (job === undefined) break;
+    owners.push(job.owner);
+    await fixture.settle(job, COMPLETED);
+    await onServed(job.owner);
+  }
+  return owners;
+}
+
+/** So many jobs of an owner, a thousand at a time. */
+async function flood(owner: string | null, count: number): Promise<void> {
+  for (let left = count; left > 0; left -= 1000) await fixture.submit(...Array(Math.min(left, 1000)).fill({ owner }));
+}
+
+const countOf = (owners: (string | null)[], owner: string) => owners.filter((one) => one === owner).length;
+
+test('a single job goes next but one after a flood of ten thousand by another owner', async () => {
+  await flood('A', 10_000);
+  await fixture.submit({ owner: 'B' });
+  expect(await serve(2)).toContain('B');
+  // And so does another, after fifty of the flood were served.
+  expect(await serve(50)).toEqual(Array(50).fill('A'));
+  await fixture.submit({ owner: 'B' });
+  expect(await serve(2)).toContain('B');
+  await fixture.submit({ owner: 'C' }, { owner: 'C' });
+  await fixture.submit({ owner: 'B' });
+  const owners = await serve(6);
+  expect([countOf(owners, 'B'), countOf(owners, 'C')]).toEqual([1, 2]);
+});
+
+test('a batch that comes while another owner sends one of its own takes turns with it', async () => {
+  for (let batch = 0; batch < 4; batch++) {
+    await fixture.submit(...Array(25).fill({ owner: 'A' }));
+    await fixture.submit(...Array(5).fill({ owner: 'B' }));
+  }
+  const owners = await serve(120);
+  expect(countOf(owners, 'A')).toBe(100);
+  for (const turns of [10, 20, 40]) {
+    expect(Math.abs(countOf(owners.slice(0, turns), 'B') - turns / 2)).toBeLessThanOrEqual(1);
+  }
+});
+
+test('two owners who always come back do not keep a third out', async () => {
+  await flood('C', 100);
+  for (const owner of ['A', 'B']) await fixture.submit({ owner });
+  const owners = await serve(90, async (owner) => owner !== 'C' && fixture.submit({ owner }));
+  for (const owner of ['A', 'B', 'C']) expect(countOf(owners, owner)).toBeGreaterThanOrEqual(25);
+});
+
+test('who was served much while nobody else waited is not made to wait for it', async () => {
+  await flood('A', 200);
+  await serve(200);
+  await flood('B', 50);
+  await fixture.submit({ owner: 'A' });
+  expect(await serve(3)).toContain('A');
+});
+
+test('owners take turns within one priority, and a higher one goes before all of them', async () => {
+  await flood('A', 30);
+  await fixture.submit({ owner: 'B', priority: 'high' }, { owner: 'B', priority: 'high' });
+  await fixture.submit({ owner: 'B', priority: 'low' });
+  await fixture.submit({ owner: 'A', priority: 'high' });
+  const owners = await serve(3);
+  expect(owners.toSorted()).toEqual(['A', 'B', 'B']);
+  expect(await serve(31)).toEqual([...Array(30).fill('A'), 'B']);
+});
+
+test('a flood does not make the job of another owner count as later than it came', async () => {
+  await flood('A', 500);
+  const before = rankOf('normal', new Date());
+  await fixture.submit({ id: 'b', owner: 'B' });
+  const rank = (await fixture.job('b')).rank;
+  expect(before - rank).toBeLessThanOrEqual(5);
+});
+
+test('without owners jobs run in the order of their arrival', async () => {
+  const ids: string[] = [];
+  for (let submitted = 0; submitted < 12; submitted++) ids.push(...(await fixture.submit({ owner: null })));
+  expect((await fixture.claim(converter)).map(({ id }) => id)).toEqual(ids);
+});
+
+test('a flood without an owner goes before what came after it', async () => {
+  await flood(null, 60);
+  const rank = (await fixture.job((await fixture.submit({ owner: 'B' }))[0] as string)).rank;
+  expect(Math.abs(rank - rankOf('normal', new Date()))).toBeLessThanOrEqual(5);
+  const owners = await serve(61);
+  expect(owners.at(-1)).toBe('B');
+});
+
+test('jobs of several owners with the same rank run in the order of their submits', async () => {
+  const rank = rankOf('normal', new Date());
+  const ids: string[] = [];
+  for (const owner of ['C', 'A', null, 'B', 'A', 'C']) ids.push(...(await fixture.submit({ owner, rank })));
+  expect((await fixture.claim(converter)).map(({ id }) => id)).toEqual(ids);
+});
+
+test('a job for later does not hold back the next one of its owner', async () => {
+  await fixture.submit({ owner: 'A', runAt: new Date(Date.now() + 86_400_000) });
+  await fixture.submit({ id: 'now', owner: 'A' });
+  await flood('B', 20);
+  expect(await serve(3)).toContain('A');
+});
