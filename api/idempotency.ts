@@ -32,10 +32,8 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
     if (!/^[\x20-\x7e]{1,255}$/.test(key))
       throw invalid('Idempotency-Key: must be 1 to 255 printable ASCII characters');
     const taken = await takeKey(db, OWNER, key);
-    if (taken === 'under way') {
-      response.set('Connection', 'close');
-      throw underWay();
-    }
+    // The connection stays open: Node reads the rest of the body away, so that a client in the middle of it sees the answer.
+    if (taken === 'under way') throw underWay();
     if (taken === 'new') {
       const ignore = (error: unknown) => log.warn({ err: error }, 'idempotency key not held or freed');
       const holding = setInterval(() => void holdKey(db, OWNER, key).catch(ignore), HOLD_MS);
