@@ -175,7 +175,7 @@ async function timeQueries(url: string): Promise<Record<string, number[]>> {
   const upload = await get(`${url}/uploads`, { method: 'POST', body: form });
   const routes = {
     'list, newest': '/jobs',
-    'list, by status': '/jobs?status=failed',
+    'list, by status': '/jobs?status=completed',
     'list, by type and priority': '/jobs?type=noop&priority=low',
     detail: `/jobs/${id}`,
     logs: `/jobs/${id}/logs`,

@@ -5,7 +5,7 @@ import { migrate } from 'drizzle-orm/node-postgres/migrator';
 import pg from 'pg';
 import journal from '../migrations/meta/_journal.json' with { type: 'json' };
 import type { Queryable } from './client.ts';
-import { installQueues } from './queues.ts';
+import { installQueues, STEADY_PLANS } from './queues.ts';
 
 const MIGRATIONS = fileURLToPath(new URL('../migrations', import.meta.url));
 
@@ -20,6 +20,7 @@ export async function migrateDatabase(url: string): Promise<void> {
     await client.query('select pg_advisory_lock($1)', [MIGRATION_LOCK]);
     await migrate(drizzle({ client }), { migrationsFolder: MIGRATIONS });
     await installQueues(url);
+    await client.query(STEADY_PLANS);
   } finally {
     await client.end();
   }

@@ -79,7 +79,10 @@ export async function audit(db: Database): Promise<Finding[]> {
 /** Of the jobs that wait or run, up to a thousand: those without the pg-boss job that ought to stand for them. */
 export async function sampleQueues(db: Database): Promise<string[]> {
   const { rows } = await db.execute<{ id: string }>(sql`
-    select id from (select id, queue_id from jobs where ${live} and queue_id > gen_random_uuid() order by queue_id limit 1000) sample
-    where not exists (select 1 from pgboss.job queued where queued.id = sample.queue_id and queued.state < 'completed')`);
+    select id from (
+      select * from jobs where ${live} and queue_id > (select gen_random_uuid()) order by queue_id limit 1000) sample
+    where not exists (
+      select 1 from pgboss.job queued
+      where name = format('jobs.c%sm%s', cpu_units, memory_mb) and queued.id = sample.queue_id and state < 'completed')`);
   return rows.map(({ id }) => id);
 }
