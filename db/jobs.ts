@@ -124,8 +124,8 @@ export async function positionInQueue(db: Queryable, job: JobRow): Promise<numbe
     select count(*)::int as ahead from (
       select 1 from shapes, lateral (
         select 1 from jobs where status = 'ready' and cpu_units = shapes.cpu_units and memory_mb = shapes.memory_mb
-          and (rank > ${job.rank} or rank = ${job.rank} and (ready_at, id) < (
-            coalesce((select ready_at from jobs where id = ${job.id} and status = 'ready'), now()), ${job.id}))) better
+          and rank >= ${job.rank} and (rank > ${job.rank} or ready_at < ${job.readyAt === null || job.status === 'blocked' ? sql`now()` : sql`(select ready_at from jobs where id = ${job.id})`})
+        order by rank desc, ready_at limit ${DEEPEST_POSITION - 1}) better
       limit ${DEEPEST_POSITION - 1}) first`);
   return (rows[0]?.ahead ?? 0) + 1;
 }

@@ -38,24 +38,19 @@ export async function retryJobs(
 ): Promise<number> {
   const { rows } = await db.execute<{ now: string }>(sql`select now()::text as now`);
   const began = rows[0]?.now as string;
-  let retried = 0;
-  // First what failed by itself; then what depended on something that has been retried otherwise.
-  for (const dependants of [false, true]) {
-    const wanted = and(
-      whereJobs(filter),
-      isNull(jobs.parentId),
-      lte(jobs.finishedAt, sql`${began}::timestamptz`),
-      dependants ? dependencyHasFailed() : or(isNull(jobs.error), sql`not ${dependencyHasFailed()}`),
-    );
+  const wanted = and(whereJobs(filter), isNull(jobs.parentId), lte(jobs.finishedAt, sql`${began}::timestamptz`));
+
+  async function retryOnce(which: SQL | undefined): Promise<number> {
+    let retried = 0;
     for (let after = ''; ; ) {
       const batch = await db
         .select({ id: jobs.id })
         .from(jobs)
-        .where(and(wanted, gt(jobs.id, after)))
+        .where(and(which, gt(jobs.id, after)))
         .orderBy(asc(jobs.id))
         .limit(BATCH);
       const ids = batch.map(({ id }) => id);
-      if (ids.length === 0) break;
+      if (ids.length === 0) return retried;
       after = ids.at(-1) as string;
       retried += await transition(db, async (tx) => {
         const reopened: string[] = [];
@@ -64,6 +59,10 @@ export async function retryJobs(
       });
     }
   }
+
+  // First what failed by itself, and brings its dependants back; then the rest, as long as more of it may run.
+  let retried = await retryOnce(and(wanted, or(isNull(jobs.error), sql`not ${dependencyHasFailed()}`)));
+  for (let more = 1; more > 0; retried += more) more = await retryOnce(wanted);
   return retried;
 }
 

@@ -216,7 +216,7 @@ describe('at the same time', () => {
       const upload = await fixture.upload();
       const parent = await fixture.claimOne();
       await fixture.settle(parent, { kind: 'split', children: [range([1, 1]), range([2, 2])] });
-      const children = await fixture.claim();
+      const children = await fixture.claimApart();
       const cancels = fixture.cancel(parent.id).then(
         () => 'cancelled',
         () => 'completed',

@@ -77,7 +77,7 @@ test('the page total is unknown until every original was inspected', async () =>
 test('two originals that are inspected at the same time are both counted', async () => {
   for (let round = 0; round < 10; round++) {
     const id = await fixture.upload(2);
-    const attempts = await fixture.claim();
+    const attempts = await fixture.claimApart();
     await Promise.all(attempts.map((attempt) => inspected(attempt, 3)));
     expect(await fixture.findUpload(id)).toMatchObject({ pagesTotal: 6 });
   }
@@ -116,7 +116,7 @@ test('pages of one upload that are ready at the same time are all counted', asyn
   const parent = await fixture.claimOne();
   await inspected(parent, 40);
   await end(parent, { kind: 'split', children: [range([1, 10]), range([11, 20]), range([21, 30]), range([31, 40])] });
-  const children = await fixture.claim();
+  const children = await fixture.claimApart();
   await Promise.all(
     children.map(async (child, index) => {
       for (let page = 1; page <= 10; page++) await recordPage(fixture.db, child, completedPage(index * 10 + page));
@@ -215,7 +215,7 @@ test('an original that fails leaves the others at work, and the upload fails wit
 test('two last jobs of an upload that settle at the same time end it exactly once', async () => {
   for (let round = 0; round < 20; round++) {
     const id = await fixture.upload(2);
-    const attempts = await fixture.claim();
+    const attempts = await fixture.claimApart();
     await Promise.all(attempts.map((attempt) => end(attempt, COMPLETED)));
     expect([(await fixture.findUpload(id)).status, await endsOf(id)]).toEqual(['completed', 1]);
   }
@@ -227,7 +227,7 @@ test('the last ranges of several originals that settle at the same time end the 
     for (const parent of await fixture.claim()) {
       await end(parent, { kind: 'split', children: [range([1, 1]), range([2, 2])] });
     }
-    const ranges = await fixture.claim();
+    const ranges = await fixture.claimApart();
     expect(ranges).toHaveLength(4);
     await Promise.all(ranges.map((attempt) => end(attempt, COMPLETED)));
     expect([(await fixture.findUpload(id)).status, await endsOf(id)]).toEqual(['completed', 1]);
@@ -238,7 +238,7 @@ test('originals that fail at the same time do not block each other', async () =>
   // Postgres looks for a deadlock after a second: rounds as fast as these have none.
   for (let round = 0; round < 20; round++) {
     const id = await fixture.upload(4);
-    const attempts = await fixture.claim();
+    const attempts = await fixture.claimApart();
     for (const attempt of attempts) await inspected(attempt, 3);
     const began = Date.now();
     await Promise.all(attempts.map((attempt) => end(attempt, FAILED_FOR_GOOD)));

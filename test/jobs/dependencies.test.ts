@@ -151,7 +151,7 @@ describe('at the same time', () => {
     for (let round = 0; round < 60; round++) {
       const [a, b, c] = [`a${round}`, `b${round}`, `c${round}`];
       await fixture.submit({ id: a }, { id: b }, job(c, a, b));
-      await Promise.all((await fixture.claim()).map((attempt) => fixture.settle(attempt, COMPLETED)));
+      await Promise.all((await fixture.claimApart()).map((attempt) => fixture.settle(attempt, COMPLETED)));
       expect((await fixture.claimOne()).id).toBe(c);
       await fixture.cancel(c);
     }
@@ -161,7 +161,7 @@ describe('at the same time', () => {
     for (let round = 0; round < 60; round++) {
       const [a, b, c] = [`a${round}`, `b${round}`, `c${round}`];
       await fixture.submit({ id: a }, { id: b }, job(c, a, b));
-      const attempts = await fixture.claim();
+      const attempts = await fixture.claimApart();
       await Promise.all(
         attempts.map((attempt) => fixture.settle(attempt, attempt.id === a ? COMPLETED : FAILED_FOR_GOOD)),
       );
@@ -198,7 +198,7 @@ describe('at the same time', () => {
         ...middles.map((id, index) => job(id, ...(index % 2 ? tops : tops.toReversed()))),
         ...bottoms.map((id, index) => job(id, ...(index % 2 ? middles : middles.toReversed()))),
       );
-      const attempts = await fixture.claim();
+      const attempts = await fixture.claimApart();
       const settled = await Promise.all(
         attempts.map((attempt, index) => fixture.settle(attempt, index % 2 ? FAILED_FOR_GOOD : COMPLETED)),
       );
@@ -212,7 +212,7 @@ describe('at the same time', () => {
     const jobs = layers.flatMap((layer, depth) => layer.map((id) => job(id, ...(layers[depth - 1] ?? []))));
     await fixture.submit(...jobs);
     for (const layer of layers) {
-      const attempts = await fixture.claim();
+      const attempts = await fixture.claimApart();
       expect(attempts.map(({ id }) => id).toSorted()).toEqual(layer);
       await Promise.all(attempts.map((attempt) => fixture.settle(attempt, COMPLETED)));
     }

@@ -62,6 +62,13 @@ test('a batch that comes while another owner sends one of its own takes turns wi
   }
 });
 
+test('an owner gains nothing by sending many small batches', async () => {
+  await flood('B', 100);
+  for (let batch = 0; batch < 10; batch++) await flood('A', 10);
+  const owners = await serve(60);
+  expect(Math.abs(countOf(owners, 'A') - 30)).toBeLessThanOrEqual(1);
+});
+
 test('two owners who always come back do not keep a third out', async () => {
   await flood('C', 100);
   for (const owner of ['A', 'B']) await fixture.submit({ owner });

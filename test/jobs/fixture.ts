@@ -70,6 +70,18 @@ export async function openJobsFixture() {
     converter,
     /** Claims everything that is ready, by a new converter unless one is given. */
     claim,
+    /**
+     * Claims everything small that is ready, each job by a converter of its own: those of one would settle one after
+     * another, for their common count of attempts.
+     */
+    async claimApart(): Promise<ClaimedJob[]> {
+      const all: ClaimedJob[] = [];
+      for (;;) {
+        const claimed = await claimJobs(db, queues, await converter(), { free: SMALL, capacity: AMPLE });
+        if (claimed.length === 0) return all;
+        all.push(...claimed);
+      }
+    },
     /** Claims the only ready job. */
     async claimOne(by?: { id: string; name: string }): Promise<ClaimedJob> {
       const [job, ...others] = await claim(by);

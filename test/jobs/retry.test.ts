@@ -262,6 +262,22 @@ describe('retrying all that match', () => {
     });
   });
 
+  test('takes prerequisites first, however they are named', async () => {
+    await fixture.submit({ id: 'c' }, job('b', 'c'), job('a', 'b'));
+    for (const id of ['a', 'b', 'c']) await fixture.cancel(id);
+    expect(await retryJobs(fixture.db, fixture.queues, { status: 'cancelled' })).toBe(3);
+    expect(await fixture.finishAll()).toEqual(['c', 'b', 'a']);
+  });
+
+  test('leaves failed what waits for a job that does not match', async () => {
+    await failed({ id: 'a', type: 'one' }, { ...job('b', 'a'), type: 'two' });
+    expect(await retryAll({ type: 'two' })).toBe(0);
+    expect(await fixture.statuses('a', 'b')).toEqual(['failed', 'failed']);
+    await fixture.db.execute(sql`delete from jobs where id = 'a'`);
+    expect(await retryAll({ type: 'two' })).toBe(1);
+    expect(await fixture.finishAll()).toEqual(['b']);
+  });
+
   test('leaves alone what fails again before it is through', async () => {
     await failed(...Array.from({ length: 250 }, () => ({})));
     // A job fails again in the transaction that retries it: as soon as a converter could, and sooner.

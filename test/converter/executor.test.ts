@@ -1,0 +1,122 @@
+import { z } from 'zod';
+import type { Config } from '../../config.ts';
+import { type ExecutorParts, executeJob } from '../../converter/executor.ts';
+import type { TaskEvent } from '../../converter/run-task.ts';
+import type { AttemptOutcome, RunOptions, SandboxPool } from '../../converter/sandbox/pool.ts';
+import { createSettler } from '../../converter/settler.ts';
+import type { ClaimedJob } from '../../jobs/claim.ts';
+import type { Store } from '../../store/store.ts';
+import type { Task } from '../../tasks/task.ts';
+import { completedPage, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
+
+let fixture: JobsFixture;
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+});
+afterEach(async () => {
+  expect(await fixture.findings()).toEqual([]);
+  await fixture.empty();
+});
+afterAll(() => fixture.close());
+
+const page = (number: number, more = {}): TaskEvent =>
+  ({ kind: 'page', outcome: { ...completedPage(number), ...more } }) as TaskEvent;
+/** A sandbox that goes on until it is told to end. */
+const untilAborted = ({ signal }: RunOptions) =>
+  new Promise<AttemptOutcome>((resolve) => signal.addEventListener('abort', () => resolve({ kind: 'aborted' })));
+
+/** Executes the only ready job with a sandbox that does this. */
+async function execute(
+  sandbox: (options: RunOptions) => Promise<AttemptOutcome>,
+  {
+    reads,
+    stop = new AbortController(),
+    onClaim,
+  }: { reads?: Task['reads']; stop?: AbortController; onClaim?: (job: ClaimedJob) => Promise<unknown> } = {},
+) {
+  const task = {
+    type: 'convert',
+    payload: z.record(z.string(), z.unknown()),
+    resources: { cpuUnits: 1, memoryMb: 256 },
+    run: async () => ({}),
+    ...(reads && { reads }),
+  } as Task;
+  const run: SandboxPool['run'] = async (_request, options) => ({ outcome: await sandbox(options), peakMemoryMb: 7 });
+  const parts: ExecutorParts = {
+    db: fixture.db,
+    store: { localFile: (storePath: string) => `/store/${storePath}` } as Store,
+    tasks: new Map([['convert', task]]),
+    pool: { run, close: async () => undefined },
+    settle: createSettler(fixture.db, fixture.queues),
+    config: { MAX_PAGES: 10, MAX_PIXELS: 10 } as Config,
+    log: fixture.log,
+  };
+  const job = await fixture.claimOne();
+  await onClaim?.(job);
+  const lost = new AbortController();
+  await executeJob(parts, job, { stop: stop.signal, lost });
+  return { job: await fixture.job(job.id), lost: lost.signal.aborted };
+}
+
+const upload = () => fixture.upload(1, { payload: { path: 'a.pdf' } });
+
+test('what a task tells of its pages is recorded before its job is settled', async () => {
+  const id = await upload();
+  const { job } = await execute(async ({ onEvent }) => {
+    onEvent({ kind: 'inspected', found: { pageCount: 2, selected: [[1, 2]] } });
+    for (const number of [1, 2]) onEvent(page(number));
+    return { kind: 'completed', result: { pages: 2 } };
+  });
+  expect(job).toMatchObject({ status: 'completed', result: { pages: 2 } });
+  expect(await fixture.findUpload(id)).toMatchObject({ status: 'completed', pagesDone: 2, pagesTotal: 2 });
+});
+
+test('a page that Postgres refuses aborts and fails its attempt, and nothing else', async () => {
+  await upload();
+  const { job, lost } = await execute((options) => {
+    options.onEvent(page(1, { width: 4_000 }));
+    options.onEvent(page(2));
+    return untilAborted(options);
+  });
+  expect(job).toMatchObject({ status: 'retrying', failures: 1, error: { code: 'internal' } });
+  expect(lost).toBe(false);
+});
+
+test('a task that cannot say what it reads fails its attempt, and nothing else', async () => {
+  await fixture.submit({ type: 'convert' });
+  const reads = () => {
+    throw new TypeError('no such upload');
+  };
+  const { job } = await execute(async () => ({ kind: 'completed', result: {} }), { reads });
+  expect(job).toMatchObject({ status: 'retrying', error: { code: 'internal' } });
+  await fixture.passBackoff();
+  // Not the id of an upload, either.
+  const again = await execute(async () => ({ kind: 'completed', result: {} }), { reads: () => 'a\0b' });
+  expect(again.job).toMatchObject({ status: 'retrying', failures: 2, error: { code: 'internal' } });
+});
+
+test('a job that the converter hands back is ready again, unspent', async () => {
+  await fixture.submit({ type: 'convert' });
+  const stop = new AbortController();
+  const { job } = await execute(
+    (options) => {
+      queueMicrotask(() => stop.abort());
+      return untilAborted(options);
+    },
+    { stop },
+  );
+  expect(job).toMatchObject({ status: 'ready', failures: 0, attempt: 1 });
+});
+
+test('a task whose job was cancelled is aborted by the first page that is no longer wanted', async () => {
+  const id = await upload();
+  const { job, lost } = await execute(
+    (options) => {
+      options.onEvent(page(1));
+      return untilAborted(options);
+    },
+    { onClaim: ({ id: jobId }) => fixture.cancel(jobId) },
+  );
+  expect([job.status, lost]).toEqual(['cancelled', true]);
+  expect(await fixture.pages(id)).toEqual([]);
+});
