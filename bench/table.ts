@@ -18,7 +18,8 @@ function round(limit: number): number {
 
 export function toMarkdown(rows: Row[]): string {
   const cells = rows.map(({ what, ours, other, ratio, least, most }) => {
-    const target = least !== undefined ? `at least ${round(least)}` : most !== undefined ? `at most ${round(most)}` : '';
+    const target =
+      least !== undefined ? `at least ${round(least)}` : most !== undefined ? `at most ${round(most)}` : '';
     const met = ratio === undefined || target === '' ? '' : ratio >= (least ?? 0) && ratio <= (most ?? Infinity);
     return [what, ours, other, ratio?.toFixed(2) ?? '', target, met === '' ? '' : met ? 'yes' : 'no'];
   });
