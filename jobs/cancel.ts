@@ -55,13 +55,13 @@ export async function cancelJob(db: Database, queues: Queues, id: string): Promi
   });
 }
 
-/** The job, and those of its children that have not ended, in the order of their ids. */
+/** Those of its children that have not ended, in the order of their ids, and the job: in the order in which settling locks them. */
 async function familyOf(tx: Transaction, id: string, lock = false): Promise<Job[]> {
   const query = tx
     .select()
     .from(jobs)
     .where(or(eq(jobs.id, id), and(eq(jobs.parentId, id), notInArray(jobs.status, [...ENDED]))))
-    .orderBy(asc(jobs.id));
+    .orderBy(sql`${jobs.id} = ${id}`, asc(jobs.id));
   return lock ? query.for('update') : query;
 }
 

@@ -70,6 +70,17 @@ test('progress that comes in quick succession is told a few times, and the last 
   expect((await fixture.job('a')).progress).toEqual({ done: 1_000, total: 1_000 });
 });
 
+test('progress that comes one after another is told four times a second at most', async () => {
+  const began = performance.now();
+  for (let done = 1; done <= 60; done++) {
+    progress(done);
+    await fixture.db.execute(sql`select 1`);
+  }
+  await journal.close();
+  const rounds = 2 + Math.floor((performance.now() - began) / 250);
+  expect((await told()).length).toBeLessThanOrEqual(rounds);
+});
+
 test('progress that cannot be kept holds up neither the lines nor the end', async () => {
   await fixture.db.execute(sql`create function refuse() returns trigger language plpgsql as
     $$ begin raise exception 'refused'; end $$`);

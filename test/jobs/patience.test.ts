@@ -71,16 +71,14 @@ test('only one converter makes room, while the others go on', async () => {
 });
 
 test('of converters that claim at once one makes room', async () => {
-  await waitingFor(31, 50);
   const all = await Promise.all(Array.from({ length: 5 }, () => fixture.converter()));
-  const claimed = await Promise.all(all.map((converter) => claim(converter, GAP)));
-  const [{ rows }] = [await fixture.db.execute(sql`select id from converters where drains_until > now()`)];
-  expect(rows).toHaveLength(1);
-  const drained = all.findIndex(({ id }) => id === rows[0]?.id);
-  expect(claimed[drained]).toEqual([]);
-  const others = claimed.filter((_, index) => index !== drained).flat();
-  expect(others.length).toBeGreaterThan(0);
-  expect(others).not.toContain('heavy');
+  await waitingFor(31, 0);
+  for (let round = 0; round < 20; round++) {
+    await Promise.all(all.map((converter) => claim(converter, GAP)));
+    const drained = await Promise.all(all.map(drainsFor));
+    expect(drained.filter((seconds) => seconds > 0)).toHaveLength(1);
+    await fixture.db.update(converters).set({ drainsUntil: null });
+  }
 });
 
 test('another converter may take the heavy job that one makes room for', async () => {

@@ -1,7 +1,6 @@
 import { sql } from 'drizzle-orm';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { recordInspection, recordPage } from '../../jobs/conversion.ts';
-import { retryJobs } from '../../jobs/retry.ts';
 import {
   COMPLETED,
   completedPage,
@@ -24,8 +23,6 @@ afterAll(() => fixture.close());
 
 const CONFLICT = { code: 'conflict', status: 409 };
 const job = (id: string, ...dependsOn: string[]) => ({ id, dependsOn });
-const retryAll = (filter: Omit<Parameters<typeof retryJobs>[2], 'status'> = {}) =>
-  retryJobs(fixture.db, fixture.queues, { status: 'failed', ...filter });
 
 /** Submits these jobs and lets those fail that are ready. */
 async function failed(...wanted: Parameters<JobsFixture['submit']>): Promise<string[]> {
@@ -233,75 +230,4 @@ test('an upload whose other original has failed too fails again when the retried
   expect((await fixture.findUpload(upload)).status).toBe('processing');
   await fixture.finishAll();
   expect(await fixture.findUpload(upload)).toMatchObject({ status: 'failed', error: { code: 'corrupt_file' } });
-});
-
-describe('retrying all that match', () => {
-  test('goes by type, status and time, and tells how many', async () => {
-    await failed({ id: 'old', type: 'one' }, { id: 'a', type: 'one' }, { id: 'b', type: 'two' });
-    await fixture.db.execute(sql`update jobs set created_at = now() - interval '1 day' where id = 'old'`);
-    await fixture.submit({ id: 'cancelled', type: 'one' });
-    await fixture.cancel('cancelled');
-    expect(await retryAll({ type: 'one', createdAfter: new Date(Date.now() - 3_600_000) })).toBe(1);
-    expect(await fixture.statuses('old', 'a', 'b', 'cancelled')).toEqual(['failed', 'ready', 'failed', 'cancelled']);
-    expect(await retryJobs(fixture.db, fixture.queues, { status: 'cancelled' })).toBe(1);
-    expect(await retryAll()).toBe(2);
-    expect(await retryAll()).toBe(0);
-  });
-
-  test('brings back whole graphs, in many batches', async () => {
-    const heads = Array.from({ length: 130 }, (_, index) => `h${index}`);
-    await failed(
-      ...heads.map((id) => ({ id })),
-      ...heads.map((id) => job(`a-${id}`, id)),
-      job('z', ...heads.map((id) => `a-${id}`)),
-    );
-    expect(await retryAll()).toBe(261);
-    expect((await fixture.finishAll()).at(-1)).toBe('z');
-    expect(await fixture.db.execute(sql`select 1 from jobs where status <> 'completed'`)).toMatchObject({
-      rowCount: 0,
-    });
-  });
-
-  test('takes prerequisites first, however they are named', async () => {
-    await fixture.submit({ id: 'c' }, job('b', 'c'), job('a', 'b'));
-    for (const id of ['a', 'b', 'c']) await fixture.cancel(id);
-    expect(await retryJobs(fixture.db, fixture.queues, { status: 'cancelled' })).toBe(3);
-    expect(await fixture.finishAll()).toEqual(['c', 'b', 'a']);
-  });
-
-  test('leaves failed what waits for a job that does not match', async () => {
-    await failed({ id: 'a', type: 'one' }, { ...job('b', 'a'), type: 'two' });
-    expect(await retryAll({ type: 'two' })).toBe(0);
-    expect(await fixture.statuses('a', 'b')).toEqual(['failed', 'failed']);
-    await fixture.db.execute(sql`delete from jobs where id = 'a'`);
-    expect(await retryAll({ type: 'two' })).toBe(1);
-    expect(await fixture.finishAll()).toEqual(['b']);
-  });
-
-  test('leaves alone what fails again before it is through', async () => {
-    await failed(...Array.from({ length: 250 }, () => ({})));
-    // A job fails again in the transaction that retries it: as soon as a converter could, and sooner.
-    await fixture.db.execute(sql`create function fail_again() returns trigger language plpgsql as $$ begin
-      update jobs set status = 'failed', queue_id = null, finished_at = clock_timestamp() where id = new.id;
-      delete from pgboss.job where id = new.queue_id; return null; end $$`);
-    await fixture.db.execute(sql`create constraint trigger fail_again after update on jobs deferrable initially deferred
-      for each row when (new.status = 'ready' and old.status = 'failed') execute function fail_again()`);
-    try {
-      expect(await retryAll()).toBe(250);
-    } finally {
-      await fixture.db.execute(sql`drop trigger fail_again on jobs`);
-    }
-    expect(
-      await fixture.statuses(
-        ...(await fixture.db.execute<{ id: string }>(sql`select id from jobs`)).rows.map(({ id }) => id),
-      ),
-    ).toEqual(Array(250).fill('failed'));
-  });
-
-  test('leaves alone what ended after it began', async () => {
-    await failed({ id: 'a' });
-    await fixture.db.execute(sql`update jobs set finished_at = now() + interval '1 minute'`);
-    expect(await retryAll()).toBe(0);
-    expect(await fixture.statuses('a')).toEqual(['failed']);
-  });
 });

@@ -1,0 +1,75 @@
+import { sql } from 'drizzle-orm';
+import { openDatabase } from '../../db/client.ts';
+import { jobs } from '../../db/schema.ts';
+import { Moved, transition } from '../../jobs/transition.ts';
+import { until } from '../support/service.ts';
+import { FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
+
+let fixture: JobsFixture;
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+});
+afterEach(async () => {
+  expect(await fixture.findings()).toEqual([]);
+  await fixture.empty();
+});
+afterAll(() => fixture.close());
+
+test('a change of status that runs into a deadlock is repeated, and takes effect once', async () => {
+  await fixture.submit({ id: 'a' }, { id: 'b', dependsOn: ['a'] }, { id: 'c', dependsOn: ['b'] });
+  const attempt = await fixture.claimOne();
+  const { pool, close } = await openDatabase(fixture.url, { name: 'test', log: fixture.log, max: 1 });
+  const other = await pool.connect();
+  try {
+    // The settlement locks b and then c; the other has c and wants b, and leaves it to the settlement to notice.
+    await other.query("begin; set local deadlock_timeout = '1min'; select 1 from jobs where id = 'c' for update");
+    const settled = fixture.settle(attempt, FAILED_FOR_GOOD);
+    await until(async () => {
+      const { rows } = await fixture.db.execute(sql`
+        select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`);
+      return rows.length > 0;
+    });
+    await other.query("select 1 from jobs where id = 'b' for update");
+    await other.query('commit');
+    expect(await settled).toBe(true);
+  } finally {
+    other.release();
+    await close();
+  }
+  expect(await fixture.statuses('a', 'b', 'c')).toEqual(['failed', 'failed', 'failed']);
+  expect(await fixture.job('a')).toMatchObject({ failures: 1 });
+  expect((await fixture.events('c')).map(({ status }) => status)).toEqual(['blocked', 'failed']);
+});
+
+test('a change that finds its job moved starts anew, without what it wrote', async () => {
+  await fixture.submit({ id: 'a', dependsOn: [] });
+  let tries = 0;
+  const result = await transition(fixture.db, async (tx) => {
+    await tx.update(jobs).set({ maxAttempts: sql`${jobs.maxAttempts} + 1` });
+    if (++tries < 4) throw new Moved();
+    return 'done';
+  });
+  expect([result, tries, (await fixture.job('a')).maxAttempts]).toEqual(['done', 4, 4]);
+});
+
+test('a change that never gets through gives up', async () => {
+  let tries = 0;
+  const never = transition(fixture.db, async () => {
+    tries++;
+    throw new Moved();
+  });
+  await expect(never).rejects.toThrow(Moved);
+  expect(tries).toBe(10);
+});
+
+test('any other error is thrown at once, and nothing is written', async () => {
+  await fixture.submit({ id: 'a' });
+  let tries = 0;
+  const failing = transition(fixture.db, async (tx) => {
+    tries++;
+    await tx.update(jobs).set({ maxAttempts: 9 });
+    await tx.execute(sql`select 1 / 0`);
+  });
+  await expect(failing).rejects.toMatchObject({ cause: { code: '22012' } });
+  expect([tries, (await fixture.job('a')).maxAttempts]).toEqual([1, 3]);
+});
