@@ -31,15 +31,17 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
     if (key === undefined) return next();
     if (!/^[\x20-\x7e]{1,255}$/.test(key))
       throw invalid('Idempotency-Key: must be 1 to 255 printable ASCII characters');
+    // Heard from now on: a client may go away while the key is being taken.
+    const closed = new Promise((resolve) => response.once('close', resolve));
     const taken = await takeKey(db, OWNER, key);
     // The connection stays open: Node reads the rest of the body away, so that a client in the middle of it sees the answer.
     if (taken === 'under way') throw underWay();
     if (taken === 'new') {
       const ignore = (error: unknown) => log.warn({ err: error }, 'idempotency key not held or freed');
       const holding = setInterval(() => void holdKey(db, OWNER, key).catch(ignore), HOLD_MS);
-      response.on('close', () => {
+      void closed.then(() => {
         clearInterval(holding);
-        void freeKey(db, OWNER, key).catch(ignore);
+        return freeKey(db, OWNER, key).catch(ignore);
       });
     }
     requests.set(request, {

@@ -1,4 +1,4 @@
-import { inArray, type SQL, sql } from 'drizzle-orm';
+import { inArray, sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs } from '../db/schema.ts';
@@ -9,10 +9,15 @@ type Queued = { queueId: string; rank: number; cpuUnits: number; memoryMb: numbe
 
 /**
  * Puts jobs that wait for no prerequisite any more where their `run_at` lets them be: `scheduled`, or `ready` and in
- * their queue. The caller has locked their rows, or `where` says which status they must still have. The queue of a job's
- * shape is there since it was submitted.
+ * their queue; `anew` forgets what became of them before. The caller has locked their rows. The queue of a job's shape is
+ * there since it was submitted.
  */
-export async function release(tx: Transaction, queues: Queues, ids: string[], where: SQL = sql`true`): Promise<void> {
+export async function release(
+  tx: Transaction,
+  queues: Queues,
+  ids: string[],
+  { anew = false }: { anew?: boolean } = {},
+): Promise<void> {
   if (ids.length === 0) return;
   const { rows } = await tx.execute<Queued & Record<string, unknown>>(sql`
     update jobs set
@@ -21,7 +26,8 @@ export async function release(tx: Transaction, queues: Queues, ids: string[], wh
       ready_at = case when run_at > now() then ready_at else now() end,
       queue_id = case when run_at > now() then null else gen_random_uuid() end,
       pending_dependencies = 0, converter_id = null, finished_at = null
-    where ${inArray(jobs.id, ids)} and ${where}
+      ${anew ? sql`, error = null, result = null, progress = null, failures = 0` : sql``}
+    where ${inArray(jobs.id, ids)}
     returning queue_id as "queueId", rank, cpu_units as "cpuUnits", memory_mb as "memoryMb"`);
   await enqueue(
     tx,

@@ -104,23 +104,15 @@ async function reopen(tx: Transaction, queues: Queues, id: string): Promise<stri
       .update(jobs)
       .set({ ...fresh, status: 'running', pendingChildren: ids.length })
       .where(eq(jobs.id, id));
-    await restart(tx, queues, ids);
+    await release(tx, queues, ids, { anew: true });
   } else if (pending > 0) {
     await tx
       .update(jobs)
       .set({ ...fresh, status: 'blocked', pendingDependencies: pending })
       .where(eq(jobs.id, id));
   } else {
-    await restart(tx, queues, [id]);
+    await release(tx, queues, [id], { anew: true });
   }
   if (job.uploadId !== null) await reopenUpload(tx, { uploadId: job.uploadId, original: job.original });
   return undefined;
-}
-
-async function restart(tx: Transaction, queues: Queues, ids: string[]): Promise<void> {
-  await release(tx, queues, ids);
-  await tx
-    .update(jobs)
-    .set({ error: null, result: null, progress: null, failures: 0, finishedAt: null })
-    .where(inArray(jobs.id, ids));
 }
