@@ -61,14 +61,19 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
   };
 }
 
-/** What tells two requests apart: of anything that was parsed from JSON. */
+/** What tells two requests apart, whatever the order of their members: of anything that was parsed from JSON. */
 export function fingerprintOf(value: unknown): string {
   try {
-    return createHash('sha256').update(JSON.stringify(value)).digest('hex');
+    return createHash('sha256').update(JSON.stringify(value, sortMembers)).digest('hex');
   } catch (error) {
     // JSON is read to any depth, and written only as deep as the stack goes.
     throw error instanceof RangeError ? invalid('the body is nested too deep') : error;
   }
+}
+
+function sortMembers(_key: string, value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
 export function idempotencyOf(request: Request): Idempotency {

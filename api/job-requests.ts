@@ -25,10 +25,8 @@ const LATEST_YEARS = 30;
 
 export const jobId = z
   .string()
-  .regex(
-    /^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$/,
-    'must be 1 to 200 letters, digits, dots, colons, dashes or underscores',
-  );
+  .regex(/^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$/, 'must be 1 to 200 letters, digits, dots, colons, dashes or underscores')
+  .refine((id) => id !== 'stream', 'must not be "stream": that is where the events are');
 
 /** Read first, so that a wrong graph is told before a wrong type. */
 const graphOfJob = z.looseObject({ job_id: jobId.optional(), depends_on: z.array(jobId).max(1_000).nullish() });

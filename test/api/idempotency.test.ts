@@ -58,6 +58,13 @@ describe('POST /jobs with an Idempotency-Key', () => {
     expect([first.status, again.status, again.text]).toEqual([201, 201, first.text]);
   });
 
+  test('gives the first answer again when the members come in another order', async () => {
+    const key = randomUUID();
+    const first = await post(key, { type: 'noop', priority: 'low' });
+    expect((await post(key, { priority: 'low', type: 'noop' })).body.job_id).toBe(first.body.job_id);
+    expect((await service.post('/jobs', { type: 'noop', job_id: 'stream' })).status).toBe(400);
+  });
+
   test('is refused for another body, even while it would be refused by itself', async () => {
     const key = randomUUID();
     expect((await post(key, { type: 'noop' })).status).toBe(201);
