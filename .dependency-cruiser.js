@@ -69,10 +69,17 @@ export default {
     },
     {
       name: 'pdf-to-img-in-one-file',
-      comment: 'the renderer stands behind a small interface: another follows',
+      comment: 'renderers stand behind a small interface',
       severity: 'error',
-      from: { pathNot: '^(converter/convert/pdf\\.ts|test/|bench/)' },
+      from: { pathNot: '^(converter/convert/pdf-to-img\\.ts|test/|bench/)' },
       to: { path: 'node_modules/(pdf-to-img|pdfjs-dist)/' },
+    },
+    {
+      name: 'pdfium-in-one-file',
+      comment: 'renderers stand behind a small interface',
+      severity: 'error',
+      from: { pathNot: '^(converter/convert/pdfium\\.ts|test/|bench/)' },
+      to: { path: 'node_modules/@hyzyla/pdfium/' },
     },
     {
       name: 'no-cycles',

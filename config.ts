@@ -7,10 +7,12 @@ function wholeNumber(smallest: number, largest: number) {
   return z.coerce.number({ error }).int({ error }).min(smallest, { error }).max(largest, { error });
 }
 
+const PDF_ENGINES = ['pdf-to-img', 'pdfium'] as const;
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 
-/** What the processes have besides sandboxes (converter, and locally API and Postgres) and the system's own share. */
-const MEMORY_KEPT_BACK_MB = 1024;
+/** What a converter takes besides its sandboxes, measured under load, and what API and embedded Postgres take beside it. */
+const CONVERTER_MB = 384;
+const LOCAL_MB = 640;
 
 const schema = z.object({
   HOST: z.string().min(1).default('127.0.0.1'),
@@ -23,13 +25,15 @@ const schema = z.object({
   MAX_UPLOAD_MB: wholeNumber(1, 1_000_000).default(2048),
   MAX_PAGES: wholeNumber(1, 1_000_000).default(5000),
   MAX_PIXELS: wholeNumber(1, 100_000_000_000).default(1_000_000_000),
+  /** How long opening a file, or making one page of it, may take; beyond that it fails for good. */
+  PAGE_TIMEOUT_SECONDS: wholeNumber(1, 3600).default(30),
+  /** Which renderer goes first; the other one is asked where it fails. */
+  PDF_ENGINE: z.enum(PDF_ENGINES, { error: `must be one of ${PDF_ENGINES.join(', ')}` }).default('pdf-to-img'),
   CAPACITY_CPU: wholeNumber(1, 1024).default(availableParallelism()),
-  CAPACITY_MEMORY_MB: wholeNumber(256, 16_777_216).default(
-    Math.max(
-      512,
-      Math.floor(Math.min(totalmem(), process.constrainedMemory() || Infinity) / 2 ** 20) - MEMORY_KEPT_BACK_MB,
-    ),
-  ),
+  CAPACITY_MEMORY_MB: wholeNumber(256, 16_777_216).optional(),
+  /** Uploads are refused for a while when more jobs than this wait, or the store has less room. */
+  MAX_QUEUED_JOBS: wholeNumber(1, 1_000_000_000).default(10_000),
+  MIN_FREE_MB: wholeNumber(0, 1_000_000_000).default(1024),
   /** A module of own tasks. */
   TASKS: z.string().min(1).optional(),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(0, 3600).default(20),
@@ -56,10 +60,17 @@ export function parseConfig(environment: NodeJS.ProcessEnv) {
   const tasks = parsed.data.TASKS;
   return {
     ...parsed.data,
+    CAPACITY_MEMORY_MB: parsed.data.CAPACITY_MEMORY_MB ?? defaultCapacityMb(parsed.data.DATABASE_URL === undefined),
     DATA_DIR: dataDir,
     STORE_DIR: path.join(dataDir, 'store'),
     TASKS: tasks === undefined ? undefined : path.resolve(tasks),
   };
+}
+
+/** The machine's memory, or the container's, less what is no sandbox; the smallest class where that leaves nothing. */
+function defaultCapacityMb(isLocal: boolean): number {
+  const memoryMb = Math.floor(Math.min(totalmem(), process.constrainedMemory() || Infinity) / 2 ** 20);
+  return Math.max(256, memoryMb - CONVERTER_MB - (isLocal ? LOCAL_MB : 0));
 }
 
 /** For the start of a process: the configuration, or one line that says what is wrong with it, and the end. */

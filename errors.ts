@@ -55,6 +55,13 @@ export class AppError extends Error {
   }
 }
 
+/** Whether an allocation was refused: the words of V8, of WebAssembly, of Skia, and of native code that throws. */
+export function isOutOfMemory(error: unknown): boolean {
+  return /allocation failed|could not allocate|out of memory|bad_alloc|surface failed/i.test(
+    String((error as Error | null)?.message),
+  );
+}
+
 /** What may be stored and shown of any error: an AppError's own words, `internal` for everything else. */
 export function publicError(error: unknown): PublicError {
   if (error instanceof AppError) return { code: error.code, message: error.message };

@@ -50,7 +50,13 @@ async function startPostgres(): Promise<string> {
 /** Starts one process and waits until it is ready; from then on it is started again whenever it ends. */
 async function startPart(name: 'api' | 'converter', databaseUrl: string): Promise<string | undefined> {
   const child = fork(fileURLToPath(new URL(`${name}/main.ts`, import.meta.url)), {
-    env: { LOG_LEVEL: 'warn', ...process.env, DATABASE_URL: databaseUrl },
+    env: {
+      LOG_LEVEL: 'warn',
+      ...process.env,
+      DATABASE_URL: databaseUrl,
+      // As reckoned here, where all processes are known to share the machine.
+      CAPACITY_MEMORY_MB: String(config.CAPACITY_MEMORY_MB),
+    },
     // A group of its own: Ctrl-C reaches this process alone, which then ends the others in order.
     detached: true,
   });

@@ -4,11 +4,13 @@ import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { originals, uploads } from '../db/schema.ts';
 import { findUpload, listOriginals, type Original, type Upload } from '../db/uploads.ts';
+import { largestClass } from '../jobs/capacity.ts';
+import type { Shape } from '../jobs/shape.ts';
 import { ensureQueues, submitJobs } from '../jobs/submit.ts';
 import { transition } from '../jobs/transition.ts';
 import { originalPath, uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
-import { type ConvertPayload, convert } from '../tasks/convert.ts';
+import { type ConvertPayload, convert, inspectionShape } from '../tasks/convert.ts';
 import type { ReceivedFile } from './middleware/receive-files.ts';
 import type { uploadFields } from './schemas.ts';
 
@@ -33,7 +35,12 @@ export async function createUpload<Answer>(
     path: originalPath(id, index + 1, mediaType),
   }));
   try {
-    await ensureQueues(queues, [convert.resources]);
+    const most = await largestClass(db);
+    const shapes = rows.map(({ mediaType, bytes }) => {
+      const shape = inspectionShape(mediaType, bytes);
+      return { ...shape, memoryMb: Math.min(shape.memoryMb, most) };
+    });
+    await ensureQueues(queues, shapes);
     for (const [index, { path }] of rows.entries()) await files[index]?.received.keep(path);
     return await transition(db, async (tx) => {
       await tx.insert(uploads).values({
@@ -48,10 +55,10 @@ export async function createUpload<Answer>(
       await submitJobs(
         tx,
         queues,
-        rows.map(({ original, path, mediaType }) => ({
+        rows.map(({ original, path, mediaType }, index) => ({
           type: convert.type,
           priority: fields.priority,
-          shape: convert.resources,
+          shape: shapes[index] as Shape,
           uploadId: id,
           original,
           payload: {

@@ -100,6 +100,8 @@ export async function startService(
       url,
       databaseUrl: postgres.url,
       pool,
+      /** Undefined while there is none. */
+      converterPid: () => (converter && parts.has(converter) ? converter.pid : undefined),
       /** Resident memory of the processes, in MB. */
       residentMb: () => ({ api: residentMb(api), converter: residentMb(converter) }),
       async stopConverter(): Promise<void> {

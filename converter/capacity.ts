@@ -4,7 +4,7 @@ import type { Shape } from '../jobs/shape.ts';
 export function createLedger(capacity: Shape) {
   const reserved: Shape = { cpuUnits: 0, memoryMb: 0 };
   return {
-    /** What may still be reserved. */
+    /** What may still be reserved. Idle sandboxes live in it, and make room when it is. */
     free(): Shape {
       return { cpuUnits: capacity.cpuUnits - reserved.cpuUnits, memoryMb: capacity.memoryMb - reserved.memoryMb };
     },

@@ -22,8 +22,6 @@ import { createSettler } from './settler.ts';
 const HEARTBEAT_MS = 3_000;
 const HOUSEKEEPING_MS = 1_000;
 const TIDY_MS = 60_000;
-/** Idle sandboxes kept warm, at about 105 MB each. */
-const MOST_WARM = 2;
 
 /**
  * A converter at work: claims jobs that fit what it has free, runs them in sandboxes and settles them, under an id of
@@ -53,7 +51,8 @@ export async function startConverter({
   const capacity = { cpuUnits: config.CAPACITY_CPU, memoryMb: config.CAPACITY_MEMORY_MB };
   const ledger = createLedger(capacity);
   const pool = createSandboxPool({
-    keep: Math.min(capacity.cpuUnits, MOST_WARM),
+    keep: capacity.cpuUnits,
+    roomMb: () => ledger.free().memoryMb,
     cacheFolder: path.join(config.DATA_DIR, 'compile-cache'),
     tasksModule: config.TASKS,
     log,
@@ -62,7 +61,7 @@ export async function startConverter({
   const handBack = new AbortController();
   const lost = Promise.withResolvers<void>();
   const running = new Map<string, { execution: Promise<void>; lost: AbortController }>();
-  const parts = { db, store, tasks, pool, settle: createSettler(db, queues), config, log };
+  const parts = { db, store, tasks, settle: createSettler(db, queues), config, log };
   let stopping = false;
 
   await db.insert(converters).values({ ...converter, ...capacity });
@@ -71,20 +70,24 @@ export async function startConverter({
     const claimed = await claimJobs(db, queues, converter, { free: ledger.free(), capacity });
     for (const job of claimed) {
       const release = ledger.reserve(job);
+      const sandbox = tasks.get(job.type)?.trusted ? undefined : pool.lease(job.memoryMb);
       const lostJob = new AbortController();
-      const execution = executeJob(parts, job, { stop: handBack.signal, lost: lostJob })
+      const execution = executeJob(parts, job, { sandbox, stop: handBack.signal, lost: lostJob })
         .catch((error) => {
           // Under a new id, whoever keeps house settles it as lost; left alone, it would be `running` for ever.
           log.error({ err: error, job: job.id }, 'attempt not settled; starting again');
           lost.resolve();
         })
         .finally(() => {
+          sandbox?.release();
           release();
+          pool.refill();
           running.delete(job.queueId);
           wake.set();
         });
       running.set(job.queueId, { execution, lost: lostJob });
     }
+    if (claimed.length > 0) void pool.makeRoom();
     return claimed.length > 0;
   }
 

@@ -1,10 +1,11 @@
 import { eq } from 'drizzle-orm';
 import type { Config } from '../config.ts';
 import { type Database, isOutage } from '../db/client.ts';
-import { uploads } from '../db/schema.ts';
+import { type PageRange, uploads } from '../db/schema.ts';
 import { listOriginals, listPages } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { recordInspection, recordPage, settledPages } from '../jobs/conversion.ts';
+import { pagesIn } from '../jobs/pages.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../log.ts';
 import type { Store } from '../store/store.ts';
@@ -12,15 +13,15 @@ import type { Tasks } from '../tasks/registry.ts';
 import type { Task, UploadFiles } from '../tasks/task.ts';
 import { createJournal } from './journal.ts';
 import { persist } from './persist.ts';
+import { outcomeOf, runOn } from './recovery.ts';
 import type { TaskEvent, TaskRequest } from './run-task.ts';
-import type { SandboxPool } from './sandbox/pool.ts';
+import type { Lease, Ran } from './sandbox/pool.ts';
 import { runTrusted } from './trusted.ts';
 
 export interface ExecutorParts {
   db: Database;
   store: Store;
   tasks: Tasks;
-  pool: SandboxPool;
   settle: (settlement: Settlement) => Promise<boolean>;
   config: Config;
   log: Logger;
@@ -33,24 +34,30 @@ const BROKEN: Outcome = {
 };
 
 /**
- * Runs one claimed job from claim to settlement. `stop` hands the job back; `lost` is aborted when the job is no longer
+ * Runs one claimed job from claim to settlement, in `sandbox` unless its task is trusted. `stop` hands the job back; `lost` is aborted when the job is no longer
  * ours, by the caller or here. Rejects only when the database stays away; housekeeping then settles the job as lost.
  */
 export async function executeJob(
   parts: ExecutorParts,
   job: ClaimedJob,
-  { stop, lost }: { stop: AbortSignal; lost: AbortController },
+  { sandbox, stop, lost }: { sandbox: Pick<Lease, 'run'> | undefined; stop: AbortSignal; lost: AbortController },
 ): Promise<void> {
-  const { db, pool, settle, config, tasks } = parts;
+  const { db, settle, config, tasks } = parts;
   const log = parts.log.child({ job: job.id, attempt: job.attempt, upload: job.uploadId });
   const task = tasks.get(job.type);
   const journal = createJournal(db, job, log);
   const broken = new AbortController();
 
+  // The pages of a conversion, and which of them have an outcome.
+  let selected = ((job.payload as { pages?: PageRange[] }).pages ?? []) as PageRange[];
+  const settledNow: number[] = [];
   // What the task tells of its pages is written in order, and all of it before the job is settled.
   let written: Promise<void> = Promise.resolve();
   const onEvent = (event: TaskEvent) => {
     if (event.kind === 'log' || event.kind === 'progress') return journal.tell(event);
+    if (event.kind === 'step') return;
+    if (event.kind === 'page') settledNow.push(event.outcome.page);
+    else selected = event.found.selected;
     written = written.then(async () => {
       const ours = await persist(log, stop, () =>
         event.kind === 'page' ? recordPage(db, job, event.outcome) : recordInspection(db, job, event.found),
@@ -60,13 +67,24 @@ export async function executeJob(
     written.catch(() => broken.abort());
   };
 
-  async function run() {
+  async function run(): Promise<{ settled: Outcome; peakMemoryMb: number | null }> {
+    const inputs = await persist(log, stop, () => readInputs(parts, job, task));
+    settledNow.push(...inputs.settledPages);
     const request: TaskRequest = {
       type: job.type,
       payload: job.payload,
       attempt: job.attempt,
-      ...(await persist(log, stop, () => readInputs(parts, job, task))),
-      limits: { maxPages: config.MAX_PAGES, maxPixels: config.MAX_PIXELS },
+      ...inputs,
+      // Kept up to date: what runs on in another sandbox begins where the last one ended.
+      settledPages: settledNow,
+      avoid: [],
+      reservation: { cpuUnits: job.cpuUnits, memoryMb: job.memoryMb },
+      limits: {
+        maxPages: config.MAX_PAGES,
+        maxPixels: config.MAX_PIXELS,
+        stepSeconds: config.PAGE_TIMEOUT_SECONDS,
+        firstEngine: config.PDF_ENGINE,
+      },
       outputRoot: parts.store.localFile(''),
     };
     const options = {
@@ -74,21 +92,24 @@ export async function executeJob(
       signal: AbortSignal.any([stop, lost.signal, broken.signal]),
       onEvent,
     };
-    const ended = task?.trusted ? await runTrusted(task, request, options) : await pool.run(request, options);
+    const ran: Ran =
+      sandbox === undefined && task !== undefined
+        ? await runTrusted(task, request, options)
+        : await runOn(sandbox as Lease, request, options, config.CAPACITY_MEMORY_MB);
     await written;
-    return ended;
+    const left = pagesIn(selected).filter((page) => !settledNow.includes(page));
+    return { settled: outcomeOf(ran, job, task, left), peakMemoryMb: ran.peakMemoryMb };
   }
 
-  const { outcome, peakMemoryMb } = await run().catch((error) => {
+  const { settled, peakMemoryMb } = await run().catch((error) => {
     if (isOutage(error)) throw error;
     // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
     log.error({ err: error }, 'attempt broken');
-    return { outcome: BROKEN, peakMemoryMb: null };
+    return { settled: BROKEN, peakMemoryMb: null };
   });
   await journal.close();
 
   if (lost.signal.aborted) return log.info('job cancelled, or lost to another converter');
-  const settled: Outcome = outcome.kind === 'aborted' ? { kind: 'returned' } : outcome;
   const ours = await persist(log, AbortSignal.timeout(30_000), () =>
     settle({ attempt: job, outcome: settled, peakMemoryMb }),
   );

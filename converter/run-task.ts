@@ -1,14 +1,15 @@
 import path from 'node:path';
 import type { LogLevel, Progress } from '../db/schema.ts';
 import { isStorable, storableText } from '../db/storable.ts';
-import { AppError, type PublicError, publicError } from '../errors.ts';
+import { AppError, isOutOfMemory, type PublicError, publicError } from '../errors.ts';
 import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
-import type { Child, ConversionContext, Task } from '../tasks/task.ts';
+import type { Child } from '../jobs/settle.ts';
+import type { ConversionContext, Step, Task } from '../tasks/task.ts';
 
 /** All that a running task can know: plain data, since it crosses into the sandbox. */
 export type TaskRequest = Pick<
   ConversionContext<Record<string, unknown>>,
-  'payload' | 'attempt' | 'files' | 'input' | 'password' | 'settledPages' | 'limits'
+  'payload' | 'attempt' | 'files' | 'input' | 'password' | 'settledPages' | 'avoid' | 'reservation' | 'limits'
 > & {
   type: string;
   /** The folder that stands for the store's root. */
@@ -19,6 +20,7 @@ export type TaskRequest = Pick<
 export type TaskEvent =
   | { kind: 'inspected'; found: Inspection }
   | { kind: 'page'; outcome: PageOutcome }
+  | { kind: 'step'; step: Step }
   | { kind: 'progress'; progress: Progress }
   | { kind: 'log'; level: LogLevel; message: string; data?: Record<string, unknown> | undefined };
 
@@ -52,6 +54,7 @@ export async function runTask(
       progress: (done, total) => tell({ kind: 'progress', progress: { done, total: total ?? null } }),
       output: (storePath) => path.join(outputRoot, storePath),
       inspected: (found) => tell({ kind: 'inspected', found }),
+      step: (step) => tell({ kind: 'step', step }),
       page: (outcome) => tell({ kind: 'page', outcome }),
       split: (parts) => {
         children = parts;
@@ -63,6 +66,7 @@ export async function runTask(
   } catch (error) {
     const cause = error instanceof Error && error.cause !== undefined ? `; cause: ${textOf(error.cause)}` : '';
     const known = task?.internal || error instanceof AppError ? publicError(error) : taskFailed(error);
+    if (isOutOfMemory(error)) Object.assign(known, OUT_OF_MEMORY);
     return {
       kind: 'failed',
       error: { ...known, message: storableText(known.message.slice(0, LONGEST_MESSAGE)) },
@@ -71,6 +75,8 @@ export async function runTask(
     };
   }
 }
+
+const OUT_OF_MEMORY: PublicError = { code: 'out_of_memory', message: 'the task ran out of memory' };
 
 function payloadOf(task: Task, payload: unknown): Record<string, unknown> {
   const { data, error } = task.payload.safeParse(payload);

@@ -1,6 +1,6 @@
 import type { Task } from '../tasks/task.ts';
 import { runTask, type TaskRequest } from './run-task.ts';
-import { type AttemptOutcome, judge, type RunOptions, YIELD_MS } from './sandbox/pool.ts';
+import { judge, type Ran, type RunOptions, YIELD_MS } from './sandbox/pool.ts';
 
 /**
  * Runs a trusted task in this process. It is told to end like one in a sandbox, but cannot be killed: one that does not
@@ -10,7 +10,7 @@ export async function runTrusted(
   task: Task,
   request: TaskRequest,
   { deadlineMs, signal, onEvent }: RunOptions,
-): Promise<{ outcome: AttemptOutcome; peakMemoryMb: null }> {
+): Promise<Ran> {
   const timer = new AbortController();
   const deadline = setTimeout(() => timer.abort(new Error('the time is up')), deadlineMs);
   const both = AbortSignal.any([signal, timer.signal]);
@@ -33,5 +33,9 @@ export async function runTrusted(
   clearTimeout(deadline);
   clearTimeout(abandoning);
   both.removeEventListener('abort', onAbort);
-  return { outcome: judge(outcome, { timedOut: timer.signal.aborted, signal, deadlineMs }), peakMemoryMb: null };
+  return {
+    outcome: judge(outcome, { timedOut: timer.signal.aborted, signal, deadlineMs }),
+    step: null,
+    peakMemoryMb: null,
+  };
 }

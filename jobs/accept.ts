@@ -1,11 +1,9 @@
-import { eq } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import { findJobs } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
-import { converters } from '../db/schema.ts';
 import { AppError } from '../errors.ts';
+import { refuseUnholdable } from './capacity.ts';
 import type { Job } from './claim.ts';
-import type { Shape } from './shape.ts';
 import { ensureQueues, type NewJob, submitJobs } from './submit.ts';
 import { Moved, postgresCode, transition } from './transition.ts';
 
@@ -55,22 +53,4 @@ export async function acceptJobs(
     await record(tx, all);
     return all;
   });
-}
-
-/** With no converter alive, jobs wait: one of the right size may come. */
-async function refuseUnholdable(db: Database, shapes: Shape[]): Promise<void> {
-  const live = await db
-    .selectDistinct({ cpuUnits: converters.cpuUnits, memoryMb: converters.memoryMb })
-    .from(converters)
-    .where(eq(converters.status, 'live'));
-  if (live.length === 0) return;
-  for (const shape of shapes) {
-    if (live.some((room) => shape.cpuUnits <= room.cpuUnits && shape.memoryMb <= room.memoryMb)) continue;
-    const room = live.map(({ cpuUnits, memoryMb }) => `${cpuUnits} CPU and ${memoryMb} MB`).join(', ');
-    throw new AppError(
-      'exceeds_capacity',
-      `resource_requirements: ${shape.cpuUnits} CPU and ${shape.memoryMb} MB are more than any converter has (${room})`,
-      { status: 422 },
-    );
-  }
 }

@@ -53,3 +53,19 @@ function invalid(reason: string): AppError {
 export function countPages(ranges: PageRange[]): number {
   return ranges.reduce((sum, [from, to]) => sum + to - from + 1, 0);
 }
+
+/** The pages that a list of ranges covers. */
+export function pagesIn(ranges: PageRange[]): number[] {
+  return ranges.flatMap(([from, to]) => Array.from({ length: to - from + 1 }, (_, index) => from + index));
+}
+
+/** Page numbers in ascending order as ranges. */
+export function toRanges(numbers: number[]): PageRange[] {
+  const ranges: PageRange[] = [];
+  for (const page of numbers) {
+    const last = ranges.at(-1);
+    if (last !== undefined && last[1] === page - 1) last[1] = page;
+    else ranges.push([page, page]);
+  }
+  return ranges;
+}

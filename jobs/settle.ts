@@ -3,21 +3,30 @@ import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
+import { largestClass } from './capacity.ts';
 import type { AttemptKey, Job } from './claim.ts';
 import { type End, endJobs } from './end.ts';
 import { release } from './ready.ts';
-import { queueName } from './shape.ts';
+import { nextMemoryClass, queueName } from './shape.ts';
 import { ensureQueues, type NewJob, submitJobs } from './submit.ts';
 import { transition } from './transition.ts';
 
 /** How an attempt ended. */
 export type Outcome =
   | { kind: 'completed'; result: Record<string, unknown> }
-  /** The job was split: it waits for these children and ends with the last of them. */
-  | { kind: 'split'; children: Pick<NewJob, 'type' | 'payload' | 'shape'>[] }
+  /**
+   * The job was split: it waits for these children and ends with the last of them. A part of another job is replaced by
+   * its own children, as further parts of that job. `error` says why an attempt that failed was split.
+   */
+  | { kind: 'split'; children: Child[]; error?: PublicError }
+  /** Its reservation was too small: it runs again with the next class of memory, `spent` with a try less. */
+  | { kind: 'outgrown'; error: PublicError; spent: boolean }
   | { kind: 'failed'; error: PublicError; retryable: boolean }
   /** Handed back by a converter that stops: the attempt is not spent. */
   | { kind: 'returned' };
+
+/** A part of a job that was split; its time-out is the job's unless it has its own. */
+export type Child = Pick<NewJob, 'type' | 'payload' | 'shape' | 'timeoutSeconds'>;
 
 export interface Settlement {
   attempt: AttemptKey;
@@ -33,10 +42,17 @@ const LONGEST_DELAY_SECONDS = 3_600;
  * cancelled it) is not among them, and nothing of it is written.
  */
 export async function settleAttempts(db: Database, queues: Queues, settlements: Settlement[]): Promise<Set<string>> {
-  const byQueueId = new Map(settlements.map((settlement) => [settlement.attempt.queueId, settlement]));
+  const fitting = await withinCapacity(db, settlements);
+  const byQueueId = new Map(fitting.map((settlement) => [settlement.attempt.queueId, settlement]));
   await ensureQueues(
     queues,
-    settlements.flatMap(({ outcome }) => (outcome.kind === 'split' ? outcome.children.map(({ shape }) => shape) : [])),
+    fitting.flatMap(({ attempt, outcome, grownMb }) =>
+      outcome.kind === 'split'
+        ? outcome.children.map(({ shape }) => shape)
+        : grownMb === undefined
+          ? []
+          : [{ ...attempt, memoryMb: grownMb }],
+    ),
   );
   return transition(db, async (tx) => {
     const attempts = settlements.map(({ attempt }) => attempt);
@@ -59,31 +75,68 @@ export async function settleAttempts(db: Database, queues: Queues, settlements: 
     });
     if (owned.length === 0) return new Set<string>();
     await recordAttempts(tx, owned);
-    await endJobs(
-      tx,
-      queues,
-      owned.flatMap(({ job, outcome }): End[] => {
-        if (outcome.kind === 'completed') return [{ job, status: 'completed', result: outcome.result }];
-        if (outcome.kind === 'failed' && !mayRetry(job, outcome))
-          return [{ job, status: 'failed', error: outcome.error }];
-        return [];
-      }),
-    );
-    for (const { job, outcome } of owned) {
-      if (outcome.kind === 'split') await awaitChildren(tx, queues, job, outcome.children);
-      if (outcome.kind === 'failed' && mayRetry(job, outcome)) await retryLater(tx, job, outcome.error);
+    const returned: string[] = [];
+    const ends: End[] = [];
+    for (const { job, outcome, grownMb } of owned) {
+      switch (outcome.kind) {
+        case 'completed':
+          ends.push({ job, status: 'completed', result: outcome.result });
+          break;
+        case 'split':
+          await submitChildren(tx, queues, job, outcome);
+          if (job.parentId !== null)
+            ends.push({ job, status: 'completed', result: { parts: outcome.children.length } });
+          break;
+        case 'failed':
+          if (outcome.retryable && mayRetry(job)) await retryLater(tx, job, outcome.error);
+          else ends.push({ job, status: 'failed', error: outcome.error });
+          break;
+        case 'outgrown':
+          if (grownMb !== undefined) await tx.update(jobs).set({ memoryMb: grownMb }).where(eq(jobs.id, job.id));
+          if (outcome.spent && mayRetry(job)) await retryLater(tx, job, outcome.error);
+          else if (!outcome.spent && grownMb !== undefined) returned.push(job.id);
+          else ends.push({ job, status: 'failed', error: outcome.error });
+          break;
+        case 'returned':
+          returned.push(job.id);
+          break;
+        default:
+          outcome satisfies never;
+      }
     }
-    await release(
-      tx,
-      queues,
-      owned.filter(({ outcome }) => outcome.kind === 'returned').map(({ job }) => job.id),
-    );
+    await endJobs(tx, queues, ends);
+    await release(tx, queues, returned);
     return new Set(owned.map(({ attempt }) => attempt.queueId));
   });
 }
 
-function mayRetry(job: Job, { retryable }: { retryable: boolean }): boolean {
-  return retryable && job.failures + 1 < job.maxAttempts;
+function mayRetry(job: Job): boolean {
+  return job.failures + 1 < job.maxAttempts;
+}
+
+/**
+ * Nothing is queued that no live converter could hold: children reserve at most the largest converter's memory, and
+ * `grownMb` is the next class for what outgrew its own, unless that was the largest.
+ */
+async function withinCapacity(db: Database, settlements: Settlement[]): Promise<(Settlement & { grownMb?: number })[]> {
+  if (settlements.every(({ outcome }) => outcome.kind !== 'split' && outcome.kind !== 'outgrown')) return settlements;
+  const most = await largestClass(db);
+  return settlements.map((settlement) => {
+    const { attempt, outcome } = settlement;
+    if (outcome.kind === 'split') {
+      const fit = (child: Child) => {
+        const memoryMb = Math.min(child.shape.memoryMb, most);
+        return { ...child, shape: { ...child.shape, memoryMb } };
+      };
+      return { ...settlement, outcome: { ...outcome, children: outcome.children.map(fit) } };
+    }
+    if (outcome.kind !== 'outgrown') return settlement;
+    const grownMb = nextMemoryClass(attempt.memoryMb);
+    if (grownMb !== undefined && grownMb <= most) return { ...settlement, grownMb };
+    const { code, message } = outcome.error;
+    const allowed = `${message}; it had ${attempt.memoryMb} MB, and no converter allows more than ${most} MB`;
+    return { ...settlement, outcome: { ...outcome, error: { code, message: allowed } } };
+  });
 }
 
 /** The attempts' own rows, and the count of what each converter has done in this minute. */
@@ -91,9 +144,9 @@ async function recordAttempts(tx: Transaction, owned: (Settlement & { job: Job }
   const rows = owned.map(({ job, outcome, peakMemoryMb }) => ({
     job_id: job.id,
     attempt: job.attempt,
-    status: outcome.kind === 'split' ? 'completed' : outcome.kind,
+    status: attemptStatus(outcome),
     peak: peakMemoryMb,
-    error: outcome.kind === 'failed' ? outcome.error : null,
+    error: 'error' in outcome ? outcome.error : null,
   }));
   await tx.execute(sql`
     with ended as (
@@ -108,32 +161,45 @@ async function recordAttempts(tx: Transaction, owned: (Settlement & { job: Job }
       completed = throughput.completed + excluded.completed, failed = throughput.failed + excluded.failed`);
 }
 
-/** Queues the children of a split job. Each yields one second of virtual arrival to what came in since: big files do not block small ones. */
-async function awaitChildren(
+function attemptStatus(outcome: Outcome): 'completed' | 'failed' | 'returned' {
+  if (outcome.kind === 'split') return outcome.error ? 'failed' : 'completed';
+  return outcome.kind === 'outgrown' ? 'failed' : outcome.kind;
+}
+
+/**
+ * Queues the children of a split job, or more siblings of one that is itself a child. Each yields one second of virtual
+ * arrival to what came in since: big files do not block small ones.
+ */
+async function submitChildren(
   tx: Transaction,
   queues: Queues,
   job: Job,
-  children: Pick<NewJob, 'type' | 'payload' | 'shape'>[],
+  { children, error }: Outcome & { kind: 'split' },
 ): Promise<void> {
+  const waiting =
+    job.parentId === null
+      ? { pendingChildren: sql`${children.length}`, queueId: null, converterId: null }
+      : { pendingChildren: sql`${jobs.pendingChildren} + ${children.length}` };
   await tx
     .update(jobs)
-    .set({ queueId: null, converterId: null, pendingChildren: children.length })
-    .where(eq(jobs.id, job.id));
+    .set(waiting)
+    .where(eq(jobs.id, job.parentId ?? job.id));
   await submitJobs(
     tx,
     queues,
     children.map((child, index) => ({
+      timeoutSeconds: job.timeoutSeconds,
       ...child,
       priority: job.priority,
       owner: job.owner,
       uploadId: job.uploadId,
       original: job.original,
-      parentId: job.id,
+      parentId: job.parentId ?? job.id,
       maxAttempts: job.maxAttempts,
       initialDelaySeconds: job.initialDelaySeconds,
       backoffMultiplier: job.backoffMultiplier,
-      timeoutSeconds: job.timeoutSeconds,
       rank: job.rank - index,
+      ...(error && { attempt: job.attempt }),
     })),
   );
 }

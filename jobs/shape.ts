@@ -6,8 +6,12 @@ export interface Shape {
   memoryMb: number;
 }
 
+/** Resident memory of a sandbox that has loaded its libraries, in MB: part of every reservation. */
+export const BASELINE_MB = 105;
+
 /** Memory classes in MB: few, so that there are few queues; a class is at most 1.5 times the one below it. */
 const MEMORY_CLASSES = [256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384] as const;
+export const LARGEST_CLASS_MB = 16_384;
 
 /** The smallest memory class that holds `megabytes`. Throws `out_of_memory` beyond the largest. */
 export function memoryClass(megabytes: number): number {
@@ -16,6 +20,16 @@ export function memoryClass(megabytes: number): number {
     throw new AppError('out_of_memory', `needs ${Math.ceil(megabytes)} MB, more than the largest class of 16384 MB`);
   }
   return found;
+}
+
+/** The class above this one; undefined above the largest. */
+export function nextMemoryClass(memoryMb: number): number | undefined {
+  return MEMORY_CLASSES.find((size) => size > memoryMb);
+}
+
+/** The largest memory class within `megabytes`; the smallest class where none is. */
+export function classWithin(megabytes: number): number {
+  return MEMORY_CLASSES.findLast((size) => size <= megabytes) ?? MEMORY_CLASSES[0];
 }
 
 /** Name of the pg-boss queue for a shape, such as `jobs.c1m256`. */

@@ -27,6 +27,8 @@ export interface NewJob {
   /** Which original of the upload it works on, counted from 1. */
   original?: number | null;
   parentId?: string;
+  /** Attempts counted before its own, at the same pages: files are named by attempt. */
+  attempt?: number;
   /** Order among ready jobs; what priority, arrival and the owner's turn give, unless set. */
   rank?: number;
   timeoutSeconds?: number | undefined;
@@ -77,6 +79,7 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       payload: job.payload,
       ...job.shape,
       status,
+      attempt: job.attempt ?? 0,
       maxAttempts: job.maxAttempts ?? DEFAULTS.maxAttempts,
       initialDelaySeconds: job.initialDelaySeconds ?? DEFAULTS.initialDelaySeconds,
       backoffMultiplier: job.backoffMultiplier ?? DEFAULTS.backoffMultiplier,

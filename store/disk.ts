@@ -1,6 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { constants } from 'node:fs';
-import { access, mkdir, open, rename, rm } from 'node:fs/promises';
+import { access, mkdir, open, rename, rm, statfs } from 'node:fs/promises';
 import path from 'node:path';
 import type { Store } from './store.ts';
 
@@ -50,6 +50,10 @@ export async function openDiskStore(root: string): Promise<Store> {
     localFile: absolute,
     async removeFolder(relative) {
       await rm(absolute(relative), { recursive: true, force: true });
+    },
+    async freeMb() {
+      const { bavail, bsize } = await statfs(incoming);
+      return (bavail * bsize) / 2 ** 20;
     },
     async check() {
       await access(incoming, constants.W_OK);

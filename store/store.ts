@@ -18,6 +18,8 @@ export interface Store {
   localFile(path: string): string;
   /** Removes a folder with all that is in it; fine if it is not there. */
   removeFolder(path: string): Promise<void>;
+  /** Room that is left, in MB. */
+  freeMb(): Promise<number>;
   /** Throws unless the store can be written to. */
   check(): Promise<void>;
 }

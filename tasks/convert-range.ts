@@ -1,15 +1,11 @@
 import { z } from 'zod';
+import { toRanges } from '../jobs/pages.ts';
+import { convertPayload } from './convert.ts';
 import { type ConversionContext, defineTask } from './task.ts';
 
-const convertRangePayload = z.object({
-  upload_id: z.string(),
-  original: z.int(),
-  path: z.string(),
-  media_type: z.enum(['application/pdf', 'image/png', 'image/jpeg']),
+const convertRangePayload = convertPayload.omit({ page_selection: true }).extend({
   /** Ascending ranges, both ends included. */
   pages: z.array(z.tuple([z.int(), z.int()])),
-  /** Of each page in order: its scale (pixels per point), the dpi that makes, and why that is less than asked for. */
-  fits: z.array(z.object({ scale: z.number(), dpi: z.number(), reduced: z.string().nullable() })),
 });
 
 export type ConvertRangePayload = z.output<typeof convertRangePayload>;
@@ -23,3 +19,11 @@ export const convertRange = defineTask({
   run: async (context) =>
     (await import('../converter/convert/convert.ts')).convertPages(context as ConversionContext<ConvertRangePayload>),
 });
+
+/** The payload for some pages, in ascending order, of what this conversion converts. */
+export function rangeOf(
+  { upload_id, original, path, media_type, dpi }: Omit<ConvertRangePayload, 'pages'>,
+  pages: number[],
+): ConvertRangePayload {
+  return { upload_id, original, path, media_type, dpi, pages: toRanges(pages) };
+}

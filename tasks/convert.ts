@@ -1,7 +1,8 @@
 import { z } from 'zod';
+import { BASELINE_MB, LARGEST_CLASS_MB, memoryClass, type Shape } from '../jobs/shape.ts';
 import { type ConversionContext, defineTask } from './task.ts';
 
-const convertPayload = z.object({
+export const convertPayload = z.object({
   upload_id: z.string(),
   original: z.int(),
   path: z.string(),
@@ -12,6 +13,17 @@ const convertPayload = z.object({
 });
 
 export type ConvertPayload = z.output<typeof convertPayload>;
+
+/** Beyond the baseline: a renderer with an ordinary document, and how often a PDF is held while it is inspected. */
+const DOCUMENT_MB = 200;
+const COPIES = 3;
+
+/** What inspecting an original reserves. Images are read by their header, PDFs as a whole. */
+export function inspectionShape(mediaType: ConvertPayload['media_type'], bytes: number): Shape {
+  if (mediaType !== 'application/pdf') return convert.resources;
+  const needed = BASELINE_MB + DOCUMENT_MB + (COPIES * bytes) / 2 ** 20;
+  return { ...convert.resources, memoryMb: memoryClass(Math.min(needed, LARGEST_CLASS_MB)) };
+}
 
 /** Inspects an original; converts it there and then if it is small, or else splits it into ranges. */
 export const convert = defineTask({

@@ -1,8 +1,9 @@
 import type { z } from 'zod';
 import type { LogLevel } from '../db/schema.ts';
+import type { PublicError } from '../errors.ts';
 import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
+import type { Child } from '../jobs/settle.ts';
 import type { Shape } from '../jobs/shape.ts';
-import type { NewJob } from '../jobs/submit.ts';
 
 /** What a running task is given. */
 export interface TaskContext<Payload> {
@@ -29,21 +30,38 @@ export interface UploadFiles {
   pages: { original: number; page: number; path: string; sha256: string }[];
 }
 
+/** Renderers of PDF pages, and what decodes images. */
+export type PdfEngine = 'pdf-to-img' | 'pdfium';
+export type Engine = PdfEngine | 'sharp';
+
+/** What a conversion is about to do with an engine that may never come back: draw a page, or open the file (`page` null). */
+export interface Step {
+  page: number | null;
+  engine: Engine;
+  /** No other engine could do it instead. */
+  last: boolean;
+}
+
 /** What conversions are given besides. */
 export interface ConversionContext<Payload> extends TaskContext<Payload> {
   /** The local file of the original that the job works on. */
   input: string;
   password: string | null;
-  /** Pages that an earlier attempt settled already. */
+  /** Pages that were settled already, in an earlier attempt or before the sandbox died. */
   settledPages: number[];
-  limits: { maxPages: number; maxPixels: number };
+  /** What this attempt did not survive: these steps are not taken again with the same engine. */
+  avoid: (Step & { error: PublicError })[];
+  /** What is reserved for it. */
+  reservation: Shape;
+  /** `firstEngine` draws PDF pages, the other one is asked where it fails; no step may take longer than `stepSeconds`. */
+  limits: { maxPages: number; maxPixels: number; stepSeconds: number; firstEngine: PdfEngine };
+  /** To be told before each step, so that what kills the sandbox has a name. */
+  step(step: Step): void;
   inspected(found: Inspection): void;
   page(outcome: PageOutcome): void;
   /** The job is not done when `run` returns: it waits for these children and ends with the last of them. */
   split(children: Child[]): void;
 }
-
-export type Child = Pick<NewJob, 'type' | 'payload' | 'shape'>;
 
 /** A job type: what both sides need to know of it. Heavy imports belong into `run`, which is called only where it runs. */
 export interface Task<Schema extends z.ZodType<Record<string, unknown>> = z.ZodType<Record<string, unknown>>> {

@@ -20,6 +20,7 @@ import type { Store } from '../../store/store.ts';
 import { createUpload } from '../create-upload.ts';
 import { originalDocument, pageDocument, statusDocument, uploadDocument, uploadSummary } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
+import { refuseOverload } from '../middleware/back-pressure.ts';
 import { discardFiles, receivedFiles, receiveFiles } from '../middleware/receive-files.ts';
 import { notFound, parse } from '../problem.ts';
 import { uploadFields, uploadList } from '../schemas.ts';
@@ -47,30 +48,36 @@ export function uploadRoutes(parts: {
   }
 
   const receive = receiveFiles(store, config.MAX_UPLOAD_MB * 2 ** 20);
-  router.post('/uploads', idempotent(parts), receive, async (request: Request, response: Response) => {
-    try {
-      const fields = parse(uploadFields, { ...request.body });
-      const files = receivedFiles(request);
-      const idempotency = idempotencyOf(request);
-      const sent = files.map(({ filename, received: { sha256 } }) => ({ filename, sha256 }));
-      const fingerprint = fingerprintOf({ fields: request.body, sent });
-      const known = idempotency.known(fingerprint);
-      if (known !== undefined) {
+  router.post(
+    '/uploads',
+    refuseOverload(parts),
+    idempotent(parts),
+    receive,
+    async (request: Request, response: Response) => {
+      try {
+        const fields = parse(uploadFields, { ...request.body });
+        const files = receivedFiles(request);
+        const idempotency = idempotencyOf(request);
+        const sent = files.map(({ filename, received: { sha256 } }) => ({ filename, sha256 }));
+        const fingerprint = fingerprintOf({ fields: request.body, sent });
+        const known = idempotency.known(fingerprint);
+        if (known !== undefined) {
+          await discardFiles(request);
+          return sendAnswer(response, known);
+        }
+        const answer = await createUpload(parts, fields, files, async (tx, upload, originals) => {
+          const body = uploadDocument(upload, originals, []);
+          const stored = { status: 200, location: `/uploads/${upload.id}`, body };
+          await idempotency.keep(tx, fingerprint, stored);
+          return stored;
+        });
+        sendAnswer(response, answer);
+      } catch (error) {
         await discardFiles(request);
-        return sendAnswer(response, known);
+        throw error;
       }
-      const answer = await createUpload(parts, fields, files, async (tx, upload, originals) => {
-        const body = uploadDocument(upload, originals, []);
-        const stored = { status: 200, location: `/uploads/${upload.id}`, body };
-        await idempotency.keep(tx, fingerprint, stored);
-        return stored;
-      });
-      sendAnswer(response, answer);
-    } catch (error) {
-      await discardFiles(request);
-      throw error;
-    }
-  });
+    },
+  );
 
   router.get('/uploads', async (request, response) => {
     const { status, limit, cursor } = parse(uploadList, { ...request.query });

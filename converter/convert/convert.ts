@@ -3,153 +3,152 @@ import { mkdir, open } from 'node:fs/promises';
 import path from 'node:path';
 import { AppError, publicError } from '../../errors.ts';
 import type { PageOutcome } from '../../jobs/conversion.ts';
-import { countPages, parsePages, selectPages } from '../../jobs/pages.ts';
+import { countPages, pagesIn, parsePages, selectPages } from '../../jobs/pages.ts';
+import { memoryClass, type Shape } from '../../jobs/shape.ts';
 import { pagePath } from '../../store/paths.ts';
-import { type ConvertPayload, convert } from '../../tasks/convert.ts';
-import { type ConvertRangePayload, convertRange } from '../../tasks/convert-range.ts';
+import type { ConvertPayload } from '../../tasks/convert.ts';
+import { type ConvertRangePayload, convertRange, rangeOf } from '../../tasks/convert-range.ts';
 import type { ConversionContext } from '../../tasks/task.ts';
-import { fitScale } from './fit.ts';
-import { convertImage, encodePng, inspectImage } from './image.ts';
-import { openPdf, type PdfDocument } from './pdf.ts';
-import { type PlannedPage, planRanges, toRanges } from './plan.ts';
+import { estimateImage } from './estimate-image.ts';
+import { estimatePages } from './estimate-pdf.ts';
+import { convertImage, encodePng, inspectImage, useThreads } from './image.ts';
+import { openPdf, type TwoEngines } from './pdf.ts';
+import { planRanges } from './plan.ts';
 
-type PageFit = ConvertRangePayload['fits'][number];
+type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;
+type MadePage = { png: Buffer } & Pick<
+  PageOutcome & { status: 'completed' },
+  'width' | 'height' | 'dpi' | 'reduced' | 'engine'
+>;
 
-/** The job `convert`: inspects the original, then converts it here if it is small, or splits the job into ranges. */
+/**
+ * The job `convert`: inspects the original, then converts it here if its reservation holds that, or splits the job
+ * into ranges that reserve what they need.
+ */
 export async function convertOriginal(context: ConversionContext<ConvertPayload>): Promise<Record<string, unknown>> {
   const { media_type, page_selection } = context.payload;
   const selection = page_selection === null ? null : parsePages(page_selection);
-  if (media_type !== 'application/pdf') {
-    checkPixels(await inspectImage(context.input), context.limits.maxPixels);
-    context.inspected({ pageCount: 1, selected: selectPages(selection, 1) });
-    await settlePage(context, 1, () => imagePage(context));
-    return { pages: 1 };
-  }
-  const document = await openPdf(context.input, context.password);
-  try {
-    const selected = selectPages(selection, document.pageCount);
-    checkPageCount(countPages(selected), context.limits.maxPages);
-    context.inspected({ pageCount: document.pageCount, selected });
-    const planned = await planPages(
-      context,
-      document,
-      selected.flatMap(([from, to]) => numbersFrom(from, to)),
-    );
-    const ranges = planRanges(planned, convert.resources);
-    const [first] = ranges;
-    if (first === undefined) return { pages: 0 };
-    if (ranges.length > 1 || first.shape.memoryMb > convert.resources.memoryMb) {
-      context.split(ranges.map((range) => childOf(context.payload, range)));
-      return {};
-    }
-    return await renderPages(context, document, first.pages);
-  } finally {
-    await document.close();
-  }
+  return media_type === 'application/pdf'
+    ? withPdf(context, (document) => inspectPdf(context, document, selection))
+    : inspectPicture(context, selection);
 }
 
-/** The job `convert_range`: renders the pages of its range. */
+/** The job `convert_range`: converts the pages of its range. */
 export async function convertPages(context: ConversionContext<ConvertRangePayload>): Promise<Record<string, unknown>> {
-  const { pages, fits } = context.payload;
-  const numbers = pages.flatMap(([from, to]) => numbersFrom(from, to));
-  const document = await openPdf(context.input, context.password);
+  const { media_type, pages } = context.payload;
+  return media_type === 'application/pdf'
+    ? withPdf(context, (document) => drawPages(context, document, pagesIn(pages)))
+    : convertPicture(context);
+}
+
+async function inspectPicture(
+  context: ConversionContext<ConvertPayload>,
+  selection: ReturnType<typeof parsePages> | null,
+): Promise<Record<string, unknown>> {
+  const header = await inspectImage(context.input);
+  const { width, height } = header;
+  if (width * height > context.limits.maxPixels) {
+    const message = `${width} x ${height} pixels, more than the ${context.limits.maxPixels} allowed`;
+    throw new AppError('too_many_pixels', message);
+  }
+  context.inspected({ pageCount: 1, selected: selectPages(selection, 1) });
+  const memoryMb = memoryClass(estimateImage(header));
+  if (memoryMb > context.reservation.memoryMb) {
+    return splitInto(context, [{ pages: [1], shape: { ...context.reservation, memoryMb } }]);
+  }
+  return convertPicture(context);
+}
+
+async function convertPicture(context: Context): Promise<Record<string, unknown>> {
+  useThreads(context.reservation.cpuUnits);
+  await settlePage(context, 1, async () => {
+    const fatal = context.avoid.find(({ engine }) => engine === 'sharp');
+    if (fatal) throw new AppError(fatal.error.code, fatal.error.message);
+    context.step({ page: 1, engine: 'sharp', last: true });
+    return { ...(await convertImage(context.input)), dpi: null, reduced: null, engine: 'sharp' };
+  });
+  return { pages: 1 };
+}
+
+async function withPdf<T>(context: Context, work: (document: TwoEngines) => Promise<T>): Promise<T> {
+  const document = await openPdf(context);
   try {
-    return await renderPages(
-      context,
-      document,
-      numbers.map((page, index) => ({ page, fit: fits[index] as PageFit })),
-    );
+    return await work(document);
   } finally {
     await document.close();
   }
 }
 
-/** Sizes every page; one whose size cannot be read fails by itself. */
-async function planPages(
+async function inspectPdf(
   context: ConversionContext<ConvertPayload>,
-  document: PdfDocument,
-  numbers: number[],
-): Promise<PlannedPage[]> {
-  const planned: PlannedPage[] = [];
-  for (const page of numbers) {
-    try {
-      const box = await document.pageBox(page);
-      planned.push({ page, fit: fitScale(box.width, box.height, context.payload.dpi) });
-    } catch (error) {
-      context.page({ page, status: 'failed', error: publicError(error) });
-    }
+  document: TwoEngines,
+  selection: ReturnType<typeof parsePages> | null,
+): Promise<Record<string, unknown>> {
+  const { limits, payload, reservation } = context;
+  const selected = selectPages(selection, document.pageCount);
+  const count = countPages(selected);
+  if (count > limits.maxPages) {
+    throw new AppError('too_many_pages', `${count} pages, more than the ${limits.maxPages} allowed`);
   }
-  return planned;
+  context.inspected({ pageCount: document.pageCount, selected });
+  const sized: { page: number; width: number; height: number }[] = [];
+  for (const page of pagesIn(selected)) {
+    if (context.settledPages.includes(page)) continue;
+    // One whose size cannot be read fails by itself.
+    const box = await orFailed(context, page, () => document.pageBox(page));
+    if (box !== undefined) sized.push({ page, ...box });
+  }
+  const ranges = planRanges(await estimatePages(context, sized, payload.dpi), reservation);
+  const [first] = ranges;
+  if (first === undefined) return { pages: 0 };
+  if (ranges.length > 1 || first.shape.memoryMb > reservation.memoryMb) return splitInto(context, ranges);
+  return drawPages(context, document, first.pages);
 }
 
-async function renderPages(
-  context: ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>,
-  document: PdfDocument,
-  pages: { page: number; fit: PageFit }[],
-): Promise<Record<string, unknown>> {
-  for (const { page, fit } of pages) {
+async function drawPages(context: Context, document: TwoEngines, pages: number[]): Promise<Record<string, unknown>> {
+  useThreads(context.reservation.cpuUnits);
+  for (const page of pages) {
     await settlePage(context, page, async () => {
-      const raw = await document.render(page, fit.scale);
+      const { raw, fit, engine } = await document.draw(page, context.payload.dpi);
       const png = await encodePng(raw);
-      return { png, width: raw.width, height: raw.height, dpi: fit.dpi, reduced: fit.reduced, engine: 'pdf-to-img' };
+      return { png, width: raw.width, height: raw.height, dpi: fit.dpi, reduced: fit.reduced, engine };
     });
   }
   return { pages: pages.length };
 }
 
-async function imagePage(context: ConversionContext<ConvertPayload>) {
-  const { png, width, height } = await convertImage(context.input);
-  return { png, width, height, dpi: null, reduced: null, engine: 'sharp' };
-}
-
-/** Makes one page, unless an earlier attempt did. A page that cannot be made fails by itself and leaves the others alone. */
-async function settlePage(
-  context: ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>,
-  page: number,
-  make: () => Promise<
-    { png: Buffer } & Pick<PageOutcome & { status: 'completed' }, 'width' | 'height' | 'dpi' | 'reduced' | 'engine'>
-  >,
-): Promise<void> {
+/** Makes one page, unless an earlier attempt did. */
+async function settlePage(context: Context, page: number, make: () => Promise<MadePage>): Promise<void> {
   if (context.settledPages.includes(page)) return;
-  try {
+  await orFailed(context, page, async () => {
     const { png, ...facts } = await make();
     const storePath = pagePath(context.payload.upload_id, context.payload.original, page, String(context.attempt));
     await writeSynced(context.output(storePath), png);
     const sha256 = createHash('sha256').update(png).digest('hex');
     context.page({ page, status: 'completed', path: storePath, bytes: png.length, sha256, ...facts });
+  });
+}
+
+/** A page that cannot be read or made fails by itself and leaves the others alone. */
+async function orFailed<T>(context: Context, page: number, work: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await work();
   } catch (error) {
     // An unreadable page is the file's fault; anything else (a full disk, say) is ours, and worth another attempt.
     if (!(error instanceof AppError) || error.retryable) throw error;
     context.page({ page, status: 'failed', error: publicError(error) });
+    return undefined;
   }
 }
 
-function childOf(payload: ConvertPayload, { pages, shape }: ReturnType<typeof planRanges>[number]) {
-  const { upload_id, original, path, media_type } = payload;
-  const fits = pages.map(({ fit: { scale, dpi, reduced } }) => ({ scale, dpi, reduced }));
-  const range: ConvertRangePayload = {
-    upload_id,
-    original,
-    path,
-    media_type,
-    pages: toRanges(pages.map(({ page }) => page)),
-    fits,
-  };
-  return { type: convertRange.type, payload: range, shape };
-}
-
-function checkPageCount(count: number, maxPages: number): void {
-  if (count > maxPages) throw new AppError('too_many_pages', `${count} pages, more than the ${maxPages} allowed`);
-}
-
-function checkPixels({ width, height }: { width: number; height: number }, maxPixels: number): void {
-  if (width * height > maxPixels) {
-    throw new AppError('too_many_pixels', `${width} x ${height} pixels, more than the ${maxPixels} allowed`);
-  }
-}
-
-function numbersFrom(from: number, to: number): number[] {
-  return Array.from({ length: to - from + 1 }, (_, index) => from + index);
+function splitInto(
+  context: ConversionContext<ConvertPayload>,
+  ranges: { pages: number[]; shape: Shape }[],
+): Record<string, unknown> {
+  context.split(
+    ranges.map(({ pages, shape }) => ({ type: convertRange.type, payload: rangeOf(context.payload, pages), shape })),
+  );
+  return {};
 }
 
 /** A file that is complete on disk before anybody is told of it. */

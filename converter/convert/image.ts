@@ -1,11 +1,11 @@
+import { stat } from 'node:fs/promises';
 import sharp, { type Metadata } from 'sharp';
-import { AppError } from '../../errors.ts';
+import { AppError, isOutOfMemory } from '../../errors.ts';
 import { MAX_SIDE } from './fit.ts';
 import type { RawImage } from './pdf.ts';
 
-// Nothing is decoded twice, and one sandbox is one unit of CPU.
+// Nothing is decoded twice.
 sharp.cache(false);
-sharp.concurrency(1);
 // libvips goes by a file's content, not by its name: an SVG or a TIFF named .png must not reach its loader.
 sharp.block({ operation: ['VipsForeignLoad'] });
 sharp.unblock({
@@ -17,6 +17,11 @@ sharp.unblock({
   ],
 });
 
+/** How many threads a conversion may use: as many units of CPU as its sandbox has reserved. */
+export function useThreads(count: number): void {
+  sharp.concurrency(count);
+}
+
 /**
  * 'error' refuses truncated and damaged files; one step further, 'warning' refuses files that everybody else shows (stray
  * bytes between JPEG markers, odd colour profiles). Limits of size are checked before, against the header.
@@ -27,22 +32,42 @@ const INPUT = { failOn: 'error', limitInputPixels: false, sequentialRead: true }
 const DRAWN = { compressionLevel: 2, adaptiveFiltering: false } as const;
 const PHOTOGRAPH = { compressionLevel: 2, adaptiveFiltering: true } as const;
 
-/**
- * Reads the header of a PNG or JPEG file: its size in pixels as it is shown (EXIF orientation applied), and what decides how
- * much memory a conversion takes. `progressive` holds for interlaced PNG too. Throws AppError `corrupt_file`.
- */
-export async function inspectImage(file: string) {
+/** What a file's header says of its image: its size in pixels as stored, and what decides how much memory it takes. */
+export interface ImageHeader {
+  format: 'jpeg' | 'png';
+  width: number;
+  height: number;
+  channels: number;
+  /** 16 bits a channel, not 8. */
+  deep: boolean;
+  /** Holds for interlaced PNG too. */
+  progressive: boolean;
+  /** EXIF's, from 1 (upright) to 8; above 2 the picture is turned. */
+  orientation: number;
+  hasAlpha: boolean;
+  cmyk: boolean;
+  /** Fewer values of colour than of light. */
+  subsampled: boolean;
+  /** Of the file. */
+  bytes: number;
+}
+
+/** Reads the header of a PNG or JPEG file. Throws AppError `corrupt_file`. */
+export async function inspectImage(file: string): Promise<ImageHeader> {
   const header = await readHeader(file);
-  const { autoOrient, channels, depth, isProgressive, orientation, hasAlpha, space } = header;
+  const { size } = await stat(file);
   return {
-    width: autoOrient.width,
-    height: autoOrient.height,
-    channels,
-    depth,
-    progressive: isProgressive ?? false,
-    orientation: orientation ?? 1,
-    hasAlpha: hasAlpha ?? false,
-    space,
+    format: header.format === 'jpeg' ? 'jpeg' : 'png',
+    width: header.width,
+    height: header.height,
+    channels: header.channels,
+    deep: header.depth === 'ushort',
+    progressive: header.isProgressive ?? false,
+    orientation: header.orientation ?? 1,
+    hasAlpha: header.hasAlpha ?? false,
+    cmyk: header.space === 'cmyk',
+    subsampled: header.chromaSubsampling?.startsWith('4:2') ?? false,
+    bytes: size,
   };
 }
 
@@ -79,9 +104,8 @@ async function readHeader(file: string): Promise<Metadata> {
 }
 
 function imageError(cause: unknown): unknown {
-  const message = String((cause as Error)?.message);
-  if (/file is missing/.test(message)) return cause;
-  return /out of memory|allocation failed/i.test(message)
+  if (/file is missing/.test(String((cause as Error)?.message))) return cause;
+  return isOutOfMemory(cause)
     ? new AppError('out_of_memory', 'the image needs more memory than was reserved', { retryable: true, cause })
     : new AppError('corrupt_file', 'the image cannot be read', { cause });
 }

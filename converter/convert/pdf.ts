@@ -1,13 +1,9 @@
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
-import { type Options, pdf } from 'pdf-to-img';
 import { AppError } from '../../errors.ts';
-import { createCanvases, Measured } from './canvas.ts';
-import { createPort } from './port.ts';
-import type { CreateCanvas } from './sheet.ts';
+import type { ConversionContext, PdfEngine } from '../../tasks/task.ts';
+import { fitScale } from './fit.ts';
 
 /** The size of a page in points, as it is shown: turned by its rotation, multiplied by its UserUnit. */
-interface PageBox {
+export interface PageBox {
   width: number;
   height: number;
 }
@@ -30,153 +26,79 @@ export interface PdfDocument {
   close(): Promise<void>;
 }
 
-// pdf.js takes its canvas from Node's own require; only that very copy draws its paths, under a test runner too.
-const { createRequire } = process.getBuiltinModule('node:module');
-const pdfToImg = createRequire(import.meta.url).resolve('pdf-to-img');
-const pdfjs = path.dirname(createRequire(pdfToImg).resolve('pdfjs-dist/package.json'));
-const { createCanvas } = createRequire(`${pdfjs}/`)('@napi-rs/canvas') as { createCanvas: CreateCanvas };
+const OPEN: Record<PdfEngine, (file: string, password: string | null) => Promise<PdfDocument>> = {
+  'pdf-to-img': async (file, password) => (await import('./pdf-to-img.ts')).openWithPdfToImg(file, password),
+  pdfium: async (file, password) => (await import('./pdfium.ts')).openWithPdfium(file, password),
+};
 
-interface PdfJs {
-  PDFWorker: new (options: {
-    port: object;
-    verbosity: number;
-  }) => NonNullable<NonNullable<Options['docInitParams']>['worker']>;
-  WorkerMessageHandler: { initializeFromPort(port: object): void };
-}
-
-/** Of each page that was drawn pdf.js keeps about half a megabyte, its images apart. */
-const MAX_PAGES_KEPT = 100;
+type Opening = Pick<ConversionContext<unknown>, 'input' | 'password' | 'avoid' | 'limits' | 'step'>;
+export type TwoEngines = Awaited<ReturnType<typeof openPdf>>;
 
 /**
- * Opens a PDF file, of which pdf.js keeps all bytes in memory. Throws AppError `encrypted_pdf` when it wants a password and got
- * none, `wrong_password`, or `corrupt_file` when it cannot be read or has no pages.
+ * Opens a PDF file with two renderers, the second only where the first cannot open the file, read a page or draw it, or
+ * did not survive that in this attempt. When neither can, the first one's error counts: AppError `encrypted_pdf`,
+ * `wrong_password`, `corrupt_file`, or what `avoid` says.
  */
-export async function openPdf(file: string, password: string | null): Promise<PdfDocument> {
-  const canvases = createCanvases(createCanvas);
-  const port = createPort();
-  const options = {
-    scale: 1,
-    docInitParams: { ...docInitParams(password, canvases), worker: await startWorker(port) },
-  };
-  const drawn = new Set<number>();
-  let document = await pdf(file, options).catch((cause) => {
-    throw openingError(cause, password);
-  });
-  const pageCount = document.length;
-  if (pageCount === 0) {
-    await document.destroy();
-    throw new AppError('corrupt_file', 'the PDF has no pages');
+export async function openPdf({ input, password, avoid, limits, step }: Opening) {
+  const engines: PdfEngine[] = limits.firstEngine === 'pdfium' ? ['pdfium', 'pdf-to-img'] : ['pdf-to-img', 'pdfium'];
+  const opened = new Map<PdfEngine, Promise<PdfDocument>>();
+  const deadly = (page: number | null, engine: PdfEngine) =>
+    avoid.find((fatal) => fatal.engine === engine && (fatal.page === page || fatal.page === null));
+  const hasSubstitute = (page: number | null, engine: PdfEngine) =>
+    engines.slice(engines.indexOf(engine) + 1).some((other) => !deadly(page, other));
+
+  function open(engine: PdfEngine): Promise<PdfDocument> {
+    const known = opened.get(engine);
+    if (known !== undefined) return known;
+    step({ page: null, engine, last: opened.size === 0 && !hasSubstitute(null, engine) });
+    const opening = OPEN[engine](input, password);
+    opened.set(engine, opening);
+    return opening;
   }
 
-  /** Opens the document again when pdf.js keeps too much of it, or lacks the images of a page that was drawn before. */
-  async function renewBefore(page: number): Promise<void> {
-    if (drawn.size >= MAX_PAGES_KEPT || drawn.has(page)) {
-      drawn.clear();
-      await document.destroy();
-      document = await pdf(file, options);
+  async function ask<T>(
+    page: number | null,
+    work: (document: PdfDocument, engine: PdfEngine) => Promise<T>,
+  ): Promise<T> {
+    let first: unknown;
+    for (const engine of engines) {
+      const fatal = deadly(page, engine);
+      try {
+        if (fatal) throw new AppError(fatal.error.code, fatal.error.message);
+        const document = await open(engine);
+        if (page !== null) {
+          if (page > document.pageCount) throw new AppError('corrupt_file', `page ${page} cannot be read`);
+          step({ page, engine, last: !hasSubstitute(page, engine) });
+        }
+        return await work(document, engine);
+      } catch (error) {
+        first ??= error;
+        if (!fatal && !isOfFile(error)) throw first;
+      }
     }
-    drawn.add(page);
+    throw first;
   }
 
-  async function pageBox(page: number): Promise<PageBox> {
-    canvases.next = 'measure';
-    options.scale = 1;
-    const outcome = await document.getPage(page).catch((error) => error);
-    if (outcome instanceof Measured) return { width: outcome.width, height: outcome.height };
-    throw pageError(page, 'read', outcome);
-  }
-
-  async function render(page: number, scale: number): Promise<RawImage> {
-    try {
-      await renewBefore(page);
-      canvases.next = 'draw';
-      options.scale = scale;
-      const data = await document.getPage(page);
-      const { width = 0, height = 0 } = canvases.page ?? {};
-      return { data, width, height, channels: 4 };
-    } catch (cause) {
-      throw pageError(page, 'drawn', cause);
-    } finally {
-      if (canvases.page) canvases.page.width = canvases.page.height = 0;
-      canvases.page = null;
-      port.dropImages();
-    }
-  }
-
-  const inTurn = oneAfterTheOther();
+  const pageCount = await ask(null, async (document) => document.pageCount);
   return {
     pageCount,
-    pageBox: (page) => inTurn(() => pageBox(page)),
-    render: (page, scale) => inTurn(() => render(page, scale)),
-    close: () => inTurn(() => document.destroy()),
-  };
-}
-
-/** pdf.js without network (every URL is a folder of its package), scripts, XFA forms or the machine's own fonts. */
-function docInitParams(password: string | null, canvases: object): NonNullable<Options['docInitParams']> {
-  return {
-    ...(password === null ? {} : { password }),
-    // Called with `new`, which gives back the object that a function returns.
-    CanvasFactory: function factory() {
-      return canvases;
+    pageBox: (page: number) => ask(page, (document) => document.pageBox(page)),
+    /** Draws a page at `dpi`, or at what fits. Says by which engine, and how it fits. */
+    draw: (page: number, dpi: number) =>
+      ask(page, async (document, engine) => {
+        const box = await document.pageBox(page);
+        const fit = fitScale(box.width, box.height, dpi);
+        return { raw: await document.render(page, fit.scale), fit, engine };
+      }),
+    async close(): Promise<void> {
+      for (const opening of opened.values()) await opening.then((document) => document.close(), ignore);
     },
-    wasmUrl: `${pdfjs}/wasm/`,
-    iccUrl: `${pdfjs}/iccs/`,
-    useSystemFonts: false,
-    useWorkerFetch: false,
-    disableFontFace: true,
-    enableXfa: false,
-    stopAtErrors: false,
-    verbosity: 0,
   };
 }
 
-/** The half of pdf.js that parses, in this thread. */
-async function startWorker(port: ReturnType<typeof createPort>) {
-  const build = pathToFileURL(`${pdfjs}/legacy/build/`);
-  const { WorkerMessageHandler }: PdfJs = await import(new URL('pdf.worker.mjs', build).href);
-  const { PDFWorker }: PdfJs = await import(new URL('pdf.mjs', build).href);
-  WorkerMessageHandler.initializeFromPort(port);
-  return new PDFWorker({ port, verbosity: 0 });
+/** What another engine may see otherwise. A password is as wrong for both, and memory or a disk as short. */
+function isOfFile(error: unknown): boolean {
+  return error instanceof AppError && error.code === 'corrupt_file';
 }
 
-function openingError(cause: unknown, password: string | null): unknown {
-  if (isOfSystem(cause)) return cause;
-  if (isOutOfMemory(cause)) return outOfMemory(cause);
-  if ((cause as Error)?.name !== 'PasswordException')
-    return new AppError('corrupt_file', 'the PDF cannot be read', { cause });
-  return password
-    ? new AppError('wrong_password', 'the password does not open the PDF', { cause })
-    : new AppError('encrypted_pdf', 'the PDF is encrypted and needs a password', { cause });
-}
-
-function pageError(page: number, what: string, cause: unknown): unknown {
-  if (isOfSystem(cause)) return cause;
-  return isOutOfMemory(cause)
-    ? outOfMemory(cause)
-    : new AppError('corrupt_file', `page ${page} cannot be ${what}`, { cause });
-}
-
-/** A file that cannot be read from disk says nothing about what is in it. */
-function isOfSystem(cause: unknown): boolean {
-  return typeof cause === 'object' && cause !== null && 'syscall' in cause;
-}
-
-/** What an allocation throws that the memory cap refused. */
-function isOutOfMemory(cause: unknown): boolean {
-  return /allocation failed|out of memory/i.test(String((cause as Error)?.message));
-}
-
-function outOfMemory(cause: unknown): AppError {
-  return new AppError('out_of_memory', 'the PDF needs more memory than was reserved', { retryable: true, cause });
-}
-
-/** Makes calls wait for those before them: scale and canvas are set for one page at a time. */
-function oneAfterTheOther() {
-  let last: Promise<unknown> = Promise.resolve();
-  return <T>(work: () => Promise<T>): Promise<T> => {
-    const result = last.then(work, work);
-    last = result;
-    return result;
-  };
-}
+function ignore(): void {}

@@ -1,6 +1,4 @@
-import type { PageRange } from '../../db/schema.ts';
 import { memoryClass, type Shape } from '../../jobs/shape.ts';
-import type { fitScale } from './fit.ts';
 
 /** Up to this many pages of ordinary size are converted where they were inspected. */
 const ONE_HOP_PAGES = 2;
@@ -10,51 +8,31 @@ const SMALLEST_RANGE = 2;
 /** A range that fails is done again as a whole, and a page that waits in one waits for those before it. */
 const LARGEST_RANGE = 24;
 
-/** What a sandbox uses before the first page: its own baseline, and an opened document. */
-const BASE_MB = 105 + 80;
-/** The canvas, its copy as raw pixels, and what the encoder holds. */
-const RASTER_COPIES = 3.5;
-
-type PdfFit = ReturnType<typeof fitScale>;
-
+/** A page and what converting it takes in all, in MB. */
 export interface PlannedPage {
   page: number;
-  fit: PdfFit;
+  memoryMb: number;
 }
 
 export interface PlannedRange {
   shape: Shape;
-  pages: PlannedPage[];
-}
-
-/** Memory in MB that rendering a page of this size takes, by its raster alone. */
-function estimateMb({ width, height }: PdfFit): number {
-  return BASE_MB + (RASTER_COPIES * width * height * 4) / 2 ** 20;
+  pages: number[];
 }
 
 /**
- * Cuts the pages into ranges, in order, each reserving what its largest page needs. One range of the shape that the
- * inspection already holds means: convert it there and then.
+ * Cuts the pages into ranges, in order, of pages that need the same class of memory, at least that of the inspection's
+ * own shape. One range of that very shape means: convert it there and then.
  */
-export function planRanges(pages: PlannedPage[], own: Shape): PlannedRange[] {
+export function planRanges(planned: PlannedPage[], own: Shape): PlannedRange[] {
+  const classes = planned.map(({ memoryMb }) => memoryClass(Math.max(own.memoryMb, memoryMb)));
   const ranges: PlannedRange[] = [];
-  for (let at = 0; at < pages.length; at += ranges.at(-1)?.pages.length ?? 0) {
-    const left = pages.length - at;
+  for (let at = 0; at < planned.length; at += ranges.at(-1)?.pages.length ?? 0) {
+    const left = planned.length - at;
     const size = left <= ONE_HOP_PAGES ? left : clamp(Math.ceil(left * SHARE), SMALLEST_RANGE, LARGEST_RANGE);
-    const chunk = pages.slice(at, at + size);
-    const memoryMb = memoryClass(Math.max(own.memoryMb, ...chunk.map(({ fit }) => estimateMb(fit))));
-    ranges.push({ shape: { cpuUnits: 1, memoryMb }, pages: chunk });
-  }
-  return ranges;
-}
-
-/** Page numbers in ascending order as ranges. */
-export function toRanges(numbers: number[]): PageRange[] {
-  const ranges: PageRange[] = [];
-  for (const page of numbers) {
-    const last = ranges.at(-1);
-    if (last !== undefined && last[1] === page - 1) last[1] = page;
-    else ranges.push([page, page]);
+    const memoryMb = classes[at] as number;
+    const other = classes.slice(at, at + size).findIndex((needed) => needed !== memoryMb);
+    const pages = planned.slice(at, at + (other < 0 ? size : other)).map(({ page }) => page);
+    ranges.push({ shape: { cpuUnits: 1, memoryMb }, pages });
   }
   return ranges;
 }

@@ -26,9 +26,10 @@ export function createPort() {
   const listeners = new Set<Listener>();
   const delivered: Image[] = [];
   return {
-    postMessage(message: Message, transfer: ArrayBuffer[] = []): void {
+    /** `transfer` is null where an image could not be decoded. */
+    postMessage(message: Message, transfer: ArrayBuffer[] | null = null): void {
       const image = imageOf(message);
-      const data = structuredClone(message, { transfer: image?.kind === RGB ? widen(image) : transfer });
+      const data = structuredClone(message, { transfer: image?.kind === RGB ? widen(image) : (transfer ?? []) });
       const copy = data.action === 'obj' && imageOf(data);
       if (copy) delivered.push(copy);
       queueMicrotask(() => {

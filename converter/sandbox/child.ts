@@ -1,3 +1,4 @@
+import { BASELINE_MB } from '../../jobs/shape.ts';
 import { loadTasks } from '../../tasks/registry.ts';
 import { runTask } from '../run-task.ts';
 import type { SandboxMessage, SandboxOrder } from './protocol.ts';
@@ -9,6 +10,9 @@ process.on('disconnect', () => process.exit());
 process.on('SIGINT', () => undefined);
 process.on('SIGTERM', () => undefined);
 
+/** Somewhat below what makes the converter prefer a fresh sandbox. */
+const COLLECT_ABOVE_MB = BASELINE_MB + 40;
+
 const loading = loadTasks(process.env.TASKS);
 let underWay = new AbortController();
 
@@ -17,11 +21,18 @@ process.on('message', async (order: SandboxOrder) => {
   underWay = new AbortController();
   const tasks = await loading;
   const outcome = await runTask(tasks.get(order.request.type), order.request, underWay.signal, send);
+  collect();
   send({ kind: 'ended', outcome });
-  // V8 does not see how large the pixel buffers are that wait to be collected: 20 MB were left of each image. A major
-  // collection would also throw away compiled code, which made the next pages 10% slower.
-  globalThis.gc?.({ type: 'minor' });
 });
+
+/**
+ * V8 does not see how large the pixel buffers are that wait to be collected: 20 MB were left of each image. A major
+ * collection also throws away compiled code, which made the next pages 10% slower: only where it must be.
+ */
+function collect(): void {
+  globalThis.gc?.({ type: 'minor' });
+  if (process.memoryUsage.rss() > COLLECT_ABOVE_MB * 2 ** 20) globalThis.gc?.();
+}
 
 function send(message: SandboxMessage): void {
   process.send?.(message);

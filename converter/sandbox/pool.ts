@@ -1,16 +1,36 @@
 import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
 import type { PublicError } from '../../errors.ts';
+import { BASELINE_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
+import type { Step } from '../../tasks/task.ts';
 import type { TaskEvent, TaskOutcome, TaskRequest } from '../run-task.ts';
-import { readMemory, resetPeakMemory, startSandboxProcess } from './process.ts';
+import { capMemory, descendantsOf, killAll, lowerPriority, readMemory, watchMemory } from './limits.ts';
+import { startSandboxProcess } from './process.ts';
 import type { SandboxMessage, SandboxOrder } from './protocol.ts';
 
-/** How an attempt ended. `aborted` only after the converter aborted it. */
-export type AttemptOutcome = TaskOutcome | { kind: 'aborted' };
+/** How a run ended. `aborted` only after the converter aborted it; `died` with its sandbox, which took nothing along. */
+export type RunOutcome = TaskOutcome | { kind: 'aborted' } | Death;
+
+export interface Death {
+  kind: 'died';
+  /** It met its cap; a step took too long; it crashed by itself; or somebody else killed it. */
+  how: 'outgrown' | 'overdue' | 'crashed' | 'killed';
+  error: PublicError;
+}
+
+export interface Ran {
+  outcome: RunOutcome;
+  /** What it was about when it ended, if it said so. */
+  step: Step | null;
+  peakMemoryMb: number | null;
+}
 
 /** How a task is run, whether in a sandbox or in the converter. */
 export interface RunOptions {
   deadlineMs: number;
+  /** How much of that is gone already. */
+  spentMs?: number;
   /** Aborted, the task is told to end; if it does not within `YIELD_MS`, it is killed. */
   signal: AbortSignal;
   /** Gets what the task tells, in order, all of it before the run resolves. */
@@ -20,28 +40,46 @@ export interface RunOptions {
 /** How long a task that was told to end may take to do so. */
 export const YIELD_MS = 500;
 
+/** A healthy sandbox is used again; after this many tasks, or with this much left in memory, a fresh one is better. */
+const MOST_TASKS = 200;
+const MOST_IDLE_MB = BASELINE_MB + 48;
+/** A sandbox for more than this works at a low priority, and is not used again. */
+const LARGE_MB = 512;
+
+/** V8's and glibc's ends when an allocation is refused. */
+const OUTGROWN_SIGNALS: readonly (NodeJS.Signals | null)[] = ['SIGABRT', 'SIGTRAP'];
+const OUTGROWN_CODES: readonly (number | null)[] = [133, 134];
+
+const LONGEST_OUTPUT = 500;
+
 interface Sandbox {
   child: ChildProcess;
+  /** Resolves when its libraries are loaded; rejects when it ends before. */
+  ready: Promise<unknown>;
+  gone: Promise<unknown>;
   tasks: number;
+  capMb: number | null;
+  /** Resident memory when it last became idle. */
+  idleMb: number;
 }
 
-/** A healthy sandbox is used again; after this many tasks, or with this much memory left in use, a fresh one is better. */
-const MOST_TASKS = 200;
-const MOST_IDLE_MB = 450;
-
-/** Signals that mean the memory ran out: the kernel's killer, V8's and glibc's abort, V8's trap. */
-const OUT_OF_MEMORY_SIGNALS: readonly (NodeJS.Signals | null)[] = ['SIGKILL', 'SIGABRT', 'SIGTRAP'];
-
 export type SandboxPool = ReturnType<typeof createSandboxPool>;
+/** A sandbox for one reservation. */
+export type Lease = ReturnType<SandboxPool['lease']>;
 
-/** Keeps up to `keep` idle sandboxes, started ahead of the first task. The owner calls `close()`. */
+/**
+ * Keeps up to `keep` idle sandboxes, started ahead of the first task, as long as `roomMb` of memory that nobody has
+ * reserved holds them. The owner calls `close()`.
+ */
 export function createSandboxPool({
   keep,
+  roomMb,
   cacheFolder,
   tasksModule,
   log,
 }: {
   keep: number;
+  roomMb: () => number;
   cacheFolder: string;
   tasksModule: string | undefined;
   log: Logger;
@@ -49,115 +87,224 @@ export function createSandboxPool({
   const all = new Set<Sandbox>();
   const idle: Sandbox[] = [];
   let closed = false;
+  let capsWork = true;
 
   function start(): Sandbox {
-    const sandbox: Sandbox = { child: startSandboxProcess(cacheFolder, tasksModule), tasks: 0 };
+    const child = startSandboxProcess(cacheFolder, tasksModule);
+    // V8 writes pages about an allocation that was refused: our log takes the first lines, and keeps its form.
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.setEncoding('utf8').on('data', (text: string) => {
+        log.info({ sandbox: child.pid, text: text.slice(0, LONGEST_OUTPUT) }, 'sandbox prints');
+      });
+    }
+    const gone = new Promise<void>((resolve) => {
+      child.once('exit', () => resolve());
+      // Without a process there will be no exit: the machine had no room for one.
+      child.on('error', (error) => {
+        log.error({ err: error }, 'sandbox error');
+        if (child.pid === undefined) resolve();
+      });
+    });
+    const ready = Promise.race([
+      once(child, 'message'),
+      gone.then(() => Promise.reject(new Error('it did not start'))),
+    ]);
+    ready.catch(() => undefined);
+    const sandbox: Sandbox = { child, ready, gone, tasks: 0, capMb: null, idleMb: BASELINE_MB };
     all.add(sandbox);
-    const forget = () => {
+    void gone.then(() => {
       all.delete(sandbox);
       const at = idle.indexOf(sandbox);
       if (at >= 0) idle.splice(at, 1);
-    };
-    sandbox.child.on('exit', forget);
-    // Without a process there will be no exit: the machine had no room for one.
-    sandbox.child.on('error', (error) => {
-      log.error({ err: error }, 'sandbox error');
-      if (sandbox.child.pid === undefined) forget();
     });
     return sandbox;
   }
 
-  function release(sandbox: Sandbox): void {
-    const memory = readMemory(sandbox.child);
-    const worn = sandbox.tasks >= MOST_TASKS || (memory !== null && memory.nowMb > MOST_IDLE_MB);
-    if (worn || closed || idle.length >= keep || !sandbox.child.connected) sandbox.child.kill('SIGKILL');
-    else idle.push(sandbox);
-    if (worn && !closed && idle.length < keep) idle.push(start());
+  const idleMb = () => idle.reduce((sum, sandbox) => sum + sandbox.idleMb, 0);
+  const hasRoom = () => !closed && idle.length < keep && idleMb() + BASELINE_MB <= roomMb();
+
+  /** Idle sandboxes go first when somebody reserves what they take. Resolves when they are gone. */
+  function makeRoom(): Promise<unknown> {
+    const leaving: Sandbox[] = [];
+    while (idle.length > 0 && idleMb() > roomMb()) leaving.push(idle.shift() as Sandbox);
+    for (const sandbox of leaving) kill(sandbox);
+    return Promise.all(leaving.map(({ gone }) => gone));
   }
 
-  for (let started = 0; started < keep; started++) idle.push(start());
+  function release(sandbox: Sandbox): void {
+    const { pid } = sandbox.child;
+    const memory = pid === undefined ? null : readMemory(pid);
+    sandbox.idleMb = memory?.residentMb ?? BASELINE_MB;
+    const healthy = sandbox.child.connected && sandbox.tasks < MOST_TASKS && sandbox.idleMb <= MOST_IDLE_MB;
+    // What a task has started and left behind goes with its sandbox.
+    if (healthy && !closed && idle.length < keep && descendantsOf(pid ?? 0).length === 0) idle.push(sandbox);
+    else kill(sandbox);
+  }
+
+  function refill(): void {
+    while (hasRoom()) idle.push(start());
+  }
+  refill();
 
   return {
-    /** Runs one task. Never rejects: a sandbox that dies or overruns `deadlineMs` fails its own task only. */
-    async run(
-      request: TaskRequest,
-      { deadlineMs, signal, onEvent }: RunOptions,
-    ): Promise<{ outcome: AttemptOutcome; peakMemoryMb: number | null }> {
-      const sandbox = idle.pop() ?? start();
-      const { child } = sandbox;
-      sandbox.tasks++;
-      resetPeakMemory(child);
-      let timedOut = false;
-      let killer: NodeJS.Timeout | undefined;
-      const kill = () => child.kill('SIGKILL');
-      const order = (message: SandboxOrder) => child.send(message, (error) => error && kill());
-      const abort = (reason: string) => {
-        order({ kind: 'abort', reason });
-        killer ??= setTimeout(kill, YIELD_MS);
+    /**
+     * Takes a sandbox for a reservation of `memoryMb` that was just made; idle ones that it leaves no room for end.
+     * `release` gives it back.
+     */
+    lease(memoryMb: number) {
+      let sandbox: Sandbox | undefined = idle.pop();
+      return {
+        /** Runs one task, in a fresh process if the last one died. Never rejects: a sandbox that dies fails its own task only. */
+        async run(request: TaskRequest, options: RunOptions): Promise<Ran> {
+          await makeRoom();
+          if (sandbox === undefined || !all.has(sandbox)) sandbox = start();
+          const ran = await runIn(sandbox, memoryMb, request, options);
+          const { outcome } = ran;
+          const outgrown = outcome.kind === 'died' && outcome.how === 'outgrown';
+          if (outgrown || outcome.kind === 'aborted' || memoryMb > LARGE_MB) {
+            kill(sandbox);
+            await sandbox.gone;
+          }
+          return ran;
+        },
+        release(): void {
+          if (sandbox !== undefined && all.has(sandbox)) release(sandbox);
+          sandbox = undefined;
+        },
       };
-      const onAbort = () => abort('the job was taken back');
-      const deadline = setTimeout(() => {
-        timedOut = true;
-        abort('the time is up');
-      }, deadlineMs);
-      signal.addEventListener('abort', onAbort);
-
-      const ended = Promise.withResolvers<AttemptOutcome>();
-      const onMessage = (message: SandboxMessage) => {
-        if (message.kind === 'ended') ended.resolve(judge(message.outcome, { timedOut, signal, deadlineMs }));
-        else if (message.kind !== 'ready') onEvent(message);
-      };
-      const onGone = (code: number | null, by: NodeJS.Signals | null) => {
-        const died = OUT_OF_MEMORY_SIGNALS.includes(by)
-          ? failed('out_of_memory', `its sandbox died (${by})`)
-          : failed('internal', `its sandbox died (${by ?? `exit ${code}`})`);
-        ended.resolve(judge(died, { timedOut, signal, deadlineMs }));
-      };
-      const onError = () => {
-        if (child.pid === undefined) ended.resolve(failed('internal', 'its sandbox could not be started'));
-      };
-      child.on('message', onMessage);
-      child.on('exit', onGone);
-      child.on('error', onError);
-      try {
-        if (signal.aborted) kill();
-        else order({ kind: 'run', request });
-        const outcome = await ended.promise;
-        if (outcome.kind === 'failed') log.info({ error: outcome.error, detail: outcome.detail }, 'task failed');
-        return { outcome, peakMemoryMb: readMemory(child)?.peakMb ?? null };
-      } finally {
-        clearTimeout(deadline);
-        clearTimeout(killer);
-        signal.removeEventListener('abort', onAbort);
-        child.off('message', onMessage);
-        child.off('exit', onGone);
-        child.off('error', onError);
-        if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) release(sandbox);
-      }
     },
+    makeRoom,
+    refill,
     /** Kills every sandbox and waits until all are gone. */
     async close(): Promise<void> {
       closed = true;
-      await Promise.all(
-        [...all].map(({ child }) => {
-          const gone = new Promise((resolve) => child.once('exit', resolve));
-          child.kill('SIGKILL');
-          return gone;
-        }),
-      );
+      for (const sandbox of all) kill(sandbox);
+      await Promise.all([...all].map(({ gone }) => gone));
     },
   };
+
+  async function runIn(
+    sandbox: Sandbox,
+    memoryMb: number,
+    request: TaskRequest,
+    { deadlineMs, spentMs = 0, signal, onEvent }: RunOptions,
+  ): Promise<Ran> {
+    const { child } = sandbox;
+    const pid = child.pid ?? 0;
+    const { stepSeconds } = request.limits;
+    sandbox.tasks++;
+    let step: Step | null = null;
+    let killedFor: Death | undefined;
+    let timedOut = false;
+    let stepTimer: NodeJS.Timeout | undefined;
+    let killer: NodeJS.Timeout | undefined;
+    const killFor = (how: Death['how'], code: PublicError['code'], message: string) => {
+      killedFor ??= { kind: 'died', how, error: { code, message } };
+      kill(sandbox);
+    };
+    const order = (message: SandboxOrder) => child.send(message, (error) => error && kill(sandbox));
+    const abort = (reason: string) => {
+      order({ kind: 'abort', reason });
+      killer ??= setTimeout(() => kill(sandbox), YIELD_MS);
+    };
+    const onAbort = () => abort('the job was taken back');
+    const deadline = setTimeout(() => {
+      timedOut = true;
+      abort('the time is up');
+    }, deadlineMs - spentMs);
+
+    const ended = Promise.withResolvers<RunOutcome>();
+    const onMessage = (message: SandboxMessage) => {
+      clearTimeout(stepTimer);
+      if (message.kind === 'ended') ended.resolve(whatEnded(message.outcome));
+      else if (message.kind === 'step') {
+        step = message.step;
+        const late = () => killFor('overdue', 'timeout', `${nameOf(step)} took longer than ${stepSeconds} s`);
+        stepTimer = setTimeout(late, stepSeconds * 1000);
+      } else if (message.kind !== 'ready') onEvent(message);
+    };
+    const onGone = (code: number | null, by: NodeJS.Signals | null) => {
+      ended.resolve(killedFor ?? whatKilled(code, by));
+    };
+    const whatEnded = (outcome: TaskOutcome): RunOutcome =>
+      outcome.kind === 'failed' && outcome.error.code === 'out_of_memory' && outcome.retryable
+        ? outgrown(step, memoryMb)
+        : outcome;
+    const whatKilled = (code: number | null, by: NodeJS.Signals | null): Death => {
+      if (OUTGROWN_SIGNALS.includes(by) || OUTGROWN_CODES.includes(code)) return outgrown(step, memoryMb);
+      if (by === 'SIGKILL')
+        return { kind: 'died', how: 'killed', error: { code: 'out_of_memory', message: 'its sandbox was killed' } };
+      const message = `${nameOf(step)} brought its sandbox down (${by ?? `exit ${code}`})`;
+      return { kind: 'died', how: 'crashed', error: { code: 'internal', message } };
+    };
+    child.on('message', onMessage);
+    child.on('exit', onGone);
+    signal.addEventListener('abort', onAbort);
+    let watch: ReturnType<typeof watchMemory> | undefined;
+    const begin = async () => {
+      await sandbox.ready;
+      if (memoryMb > LARGE_MB) lowerPriority(pid);
+      sandbox.capMb = await capMemory(pid, memoryMb, sandbox.capMb);
+      if (sandbox.capMb === null && capsWork && all.has(sandbox)) {
+        capsWork = false;
+        log.warn('no prlimit here: sandboxes are only watched, not capped');
+      }
+      watch = watchMemory(pid, memoryMb, () => {
+        killedFor ??= outgrown(step, memoryMb);
+        kill(sandbox);
+      });
+      if (signal.aborted) kill(sandbox);
+      else order({ kind: 'run', request });
+    };
+    begin().catch((error) => {
+      ended.resolve({
+        kind: 'failed',
+        error: { code: 'internal', message: 'its sandbox could not be started' },
+        retryable: true,
+      });
+      log.error({ err: error }, 'sandbox not started');
+    });
+    try {
+      const outcome = judge(await ended.promise, { timedOut, signal, deadlineMs });
+      if (outcome.kind === 'failed' || outcome.kind === 'died') {
+        log.info({ ...outcome, step }, 'task failed');
+      }
+      return { outcome, step, peakMemoryMb: watch?.stop() ?? null };
+    } finally {
+      clearTimeout(deadline);
+      clearTimeout(stepTimer);
+      clearTimeout(killer);
+      signal.removeEventListener('abort', onAbort);
+      child.off('message', onMessage);
+      child.off('exit', onGone);
+    }
+  }
 }
 
-/** What the end of a task means: one that was told to end has not failed, unless its time was up. */
-export function judge(
-  outcome: TaskOutcome,
+/** What the end of a run means: one that was told to end has not failed, unless its time was up. */
+export function judge<Outcome extends RunOutcome>(
+  outcome: Outcome,
   { timedOut, signal, deadlineMs }: { timedOut: boolean; signal: AbortSignal; deadlineMs: number },
-): AttemptOutcome {
-  if (timedOut) return failed('timeout', `took longer than ${deadlineMs / 1000} s`);
-  return outcome.kind === 'failed' && signal.aborted ? { kind: 'aborted' } : outcome;
+): Outcome | TaskOutcome | { kind: 'aborted' } {
+  if (timedOut) {
+    const message = `took longer than ${deadlineMs / 1000} s`;
+    return { kind: 'failed', error: { code: 'timeout', message }, retryable: true };
+  }
+  const failed = outcome.kind === 'failed' || outcome.kind === 'died';
+  return failed && signal.aborted ? { kind: 'aborted' } : outcome;
 }
 
-function failed(code: PublicError['code'], message: string): TaskOutcome {
-  return { kind: 'failed', error: { code, message }, retryable: true };
+function outgrown(step: Step | null, memoryMb: number): Death {
+  const message = `${nameOf(step)} needs more than the ${memoryMb} MB reserved`;
+  return { kind: 'died', how: 'outgrown', error: { code: 'out_of_memory', message } };
+}
+
+function nameOf(step: Step | null): string {
+  if (step === null) return 'the task';
+  return step.page === null ? 'opening the file' : `page ${step.page}`;
+}
+
+/** Kills a sandbox with all that it has started. */
+function kill({ child }: Sandbox): void {
+  if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) killAll(child.pid);
 }

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import type { Config } from '../../config.ts';
 import { type ExecutorParts, executeJob } from '../../converter/executor.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
-import type { AttemptOutcome, RunOptions, SandboxPool } from '../../converter/sandbox/pool.ts';
+import type { Lease, RunOptions, RunOutcome } from '../../converter/sandbox/pool.ts';
 import { createSettler } from '../../converter/settler.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Store } from '../../store/store.ts';
@@ -23,11 +23,11 @@ const page = (number: number, more = {}): TaskEvent =>
   ({ kind: 'page', outcome: { ...completedPage(number), ...more } }) as TaskEvent;
 /** A sandbox that goes on until it is told to end. */
 const untilAborted = ({ signal }: RunOptions) =>
-  new Promise<AttemptOutcome>((resolve) => signal.addEventListener('abort', () => resolve({ kind: 'aborted' })));
+  new Promise<RunOutcome>((resolve) => signal.addEventListener('abort', () => resolve({ kind: 'aborted' })));
 
 /** Executes the only ready job with a sandbox that does this. */
 async function execute(
-  sandbox: (options: RunOptions) => Promise<AttemptOutcome>,
+  sandbox: (options: RunOptions) => Promise<RunOutcome>,
   {
     reads,
     stop = new AbortController(),
@@ -41,12 +41,15 @@ async function execute(
     run: async () => ({}),
     ...(reads && { reads }),
   } as Task;
-  const run: SandboxPool['run'] = async (_request, options) => ({ outcome: await sandbox(options), peakMemoryMb: 7 });
+  const run: Lease['run'] = async (_request, options) => ({
+    outcome: await sandbox(options),
+    step: null,
+    peakMemoryMb: 7,
+  });
   const parts: ExecutorParts = {
     db: fixture.db,
     store: { localFile: (storePath: string) => `/store/${storePath}` } as Store,
     tasks: new Map([['convert', task]]),
-    pool: { run, close: async () => undefined },
     settle: createSettler(fixture.db, fixture.queues),
     config: { MAX_PAGES: 10, MAX_PIXELS: 10 } as Config,
     log: fixture.log,
@@ -54,7 +57,7 @@ async function execute(
   const job = await fixture.claimOne();
   await onClaim?.(job);
   const lost = new AbortController();
-  await executeJob(parts, job, { stop: stop.signal, lost });
+  await executeJob(parts, job, { sandbox: { run }, stop: stop.signal, lost });
   return { job: await fixture.job(job.id), lost: lost.signal.aborted };
 }
 

@@ -12,7 +12,9 @@ const REQUEST: TaskRequest = {
   input: '',
   password: null,
   settledPages: [],
-  limits: { maxPages: 1, maxPixels: 1 },
+  avoid: [],
+  reservation: { cpuUnits: 1, memoryMb: 256 },
+  limits: { maxPages: 1, maxPixels: 1, stepSeconds: 30, firstEngine: 'pdf-to-img' },
   outputRoot: '/store',
 };
 

@@ -21,7 +21,9 @@ const REQUEST: TaskRequest = {
   input: '',
   password: null,
   settledPages: [],
-  limits: { maxPages: 1, maxPixels: 1 },
+  avoid: [],
+  reservation: { cpuUnits: 1, memoryMb: 256 },
+  limits: { maxPages: 1, maxPixels: 1, stepSeconds: 30, firstEngine: 'pdf-to-img' },
   outputRoot: '/store',
 };
 
@@ -57,7 +59,11 @@ test('a task that completes gives its result, and leaves nothing behind', async 
     progress(1, 1);
     return { done: true };
   });
-  expect(await ended).toEqual({ outcome: { kind: 'completed', result: { done: true } }, peakMemoryMb: null });
+  expect(await ended).toEqual({
+    outcome: { kind: 'completed', result: { done: true } },
+    peakMemoryMb: null,
+    step: null,
+  });
   expect(events).toEqual([{ kind: 'progress', progress: { done: 1, total: 1 } }]);
   aborter.abort();
   expect(jest.getTimerCount()).toBe(0);

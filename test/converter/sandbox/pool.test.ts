@@ -18,6 +18,7 @@ beforeEach(async () => {
   await writeFile(path.join(folder, 'slow.pdf'), pdfWithSlowPage(1, 1));
   pool = createSandboxPool({
     keep: 1,
+    roomMb: () => 1024,
     cacheFolder: path.join(folder, 'cache'),
     tasksModule: undefined,
     log: createLogger('silent', {}),
@@ -44,15 +45,22 @@ function requestOf(input: string, type = 'convert'): TaskRequest {
     input: path.join(folder, input),
     password: null,
     settledPages: [],
-    limits: { maxPages: 10, maxPixels: 1e8 },
+    avoid: [],
+    reservation: { cpuUnits: 1, memoryMb: 256 },
+    limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdf-to-img' },
     outputRoot: folder,
   };
 }
 
 async function run(request: TaskRequest, { deadlineMs = 30_000, signal = new AbortController().signal } = {}) {
   const events: TaskEvent[] = [];
-  const ended = await pool.run(request, { deadlineMs, signal, onEvent: (event) => events.push(event) });
-  return { ...ended, events };
+  const lease = pool.lease(request.reservation.memoryMb);
+  try {
+    const ended = await lease.run(request, { deadlineMs, signal, onEvent: (event) => events.push(event) });
+    return { ...ended, events };
+  } finally {
+    lease.release();
+  }
 }
 
 test('a task tells what it found and made, before its end', async () => {
@@ -102,7 +110,7 @@ test('a task whose sandbox is killed fails alone, and may be tried again', async
   const ending = run(requestOf('slow.pdf'));
   process.kill(busy as number, 'SIGKILL');
   const other = run(requestOf('a.png'));
-  expect((await ending).outcome).toMatchObject({ kind: 'failed', retryable: true, error: { code: 'out_of_memory' } });
+  expect((await ending).outcome).toMatchObject({ kind: 'died', how: 'killed', error: { code: 'out_of_memory' } });
   expect((await other).outcome.kind).toBe('completed');
 });
 

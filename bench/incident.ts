@@ -1,0 +1,151 @@
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { availableParallelism, tmpdir } from 'node:os';
+import path from 'node:path';
+import sharp from 'sharp';
+import { makeInnocents } from './incident/innocents.ts';
+import { canReadMemory } from './incident/memory.ts';
+import { makeMonsters } from './incident/monsters.ts';
+import { startOldWay } from './incident/old-way.ts';
+import { compare, listFigures, listReasons, perMinute, type Runs } from './incident/report.ts';
+import { type Arrival, type Run, runTraffic, type System } from './incident/run.ts';
+import { startSheetmill } from './incident/sheetmill.ts';
+import { makeTraffic, type Upload } from './incident/traffic.ts';
+import { find, IMAGE_MAGICK, MAGICK_POLICY, PDF_RIVALS } from './rivals.ts';
+import { describeMachine, toMarkdown } from './table.ts';
+
+/**
+ * `npm run bench:incident`: traffic with a few monsters in it, through worker processes as they used to be and through
+ * this service, with the same memory in all. Prints Markdown. INCIDENT_UPLOADS makes it shorter, INCIDENT_SEED another.
+ */
+const UPLOADS = Number(process.env.INCIDENT_UPLOADS ?? 2_000);
+const SEED = Number(process.env.INCIDENT_SEED ?? 1);
+/** Latency needs fewer uploads than throughput. */
+const OPEN_UPLOADS = Math.min(UPLOADS, Math.max(60, Math.round(UPLOADS / 6)));
+
+const MEMORY_MB = 2_048;
+/** Of that, what the converter itself may take; the rest is for its sandboxes. */
+const CONVERTER_MB = 384;
+const AT_ONCE_PER_WORKER = 4;
+
+/** So much longer than the slowest run seen, for each upload, and for the monsters at its end. */
+const LIMIT = { secondsEach: 1, tailSeconds: 300 };
+
+const cores = availableParallelism();
+const interruption = new AbortController();
+const { signal } = interruption;
+for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(name, () => interruption.abort(new Error(`stopped by ${name}`)));
+}
+const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-incident-'));
+const began = performance.now();
+
+try {
+  if (!canReadMemory()) throw new Error('this needs Linux: memory is read from /proc/PID/smaps_rollup');
+  await main();
+} catch (error) {
+  say(signal.aborted ? signal.reason.message : (error as Error).stack);
+  process.exitCode = 1;
+} finally {
+  await rm(folder, { recursive: true, force: true });
+}
+
+async function main(): Promise<void> {
+  say('making files');
+  const files = path.join(folder, 'files');
+  await mkdir(files);
+  const innocents = await makeInnocents(files, SEED);
+  const monsters = await makeMonsters(files, signal);
+  const traffic = makeTraffic(SEED, UPLOADS, innocents, monsters);
+  const openTraffic = makeTraffic(SEED + 1, OPEN_UPLOADS, innocents, monsters);
+  const calmTraffic = openTraffic.filter(({ monster }) => monster === undefined);
+
+  const programs = findPrograms();
+  const clients = { clients: cores * AT_ONCE_PER_WORKER };
+  const theirClosed = programs && (await run('old way, closed loop', () => startOld(programs), traffic, clients));
+  const closed = await run('sheetmill, closed loop', startOurs, traffic, clients);
+  const half = { perMinute: perMinute(closed) / 2 };
+  const open = await run('sheetmill, open loop', startOurs, openTraffic, half);
+  const calm = await run('sheetmill, open loop without monsters', startOurs, calmTraffic, half);
+  const theirOpen = programs && (await run('old way, open loop', () => startOld(programs), openTraffic, half));
+
+  const ours: Runs = { closed, open, openWithoutMonsters: calm };
+  const other = theirClosed && theirOpen && { closed: theirClosed, open: theirOpen };
+  const columns = {
+    'old way, closed loop': theirClosed,
+    'sheetmill, closed loop': closed,
+    'old way, open loop': theirOpen,
+    'sheetmill, open loop': open,
+  };
+  const { sharp: sharpVersion, vips } = sharp.versions;
+  const machine = describeMachine({
+    'Node.js': process.versions.node,
+    sharp: `${sharpVersion} (libvips ${vips})`,
+    ImageMagick: programs?.image.version,
+    Ghostscript: programs?.pdf.version,
+    Memory: `${MEMORY_MB} MB for each way, of which the converter ${CONVERTER_MB}; old way: ${cores} workers`,
+    Arrivals: `open loop ${half.perMinute.toFixed(0)} a minute, closed loop ${clients.clients} at a time; seed ${SEED}`,
+    'Time of the whole bench': `${((performance.now() - began) / 60_000).toFixed(0)} minutes`,
+  });
+  const figures = listFigures({ ...columns, 'sheetmill, open loop, no monsters': calm });
+  process.stdout.write(`${machine}\n${toMarkdown(compare(ours, other))}\n${figures}\n${listReasons(columns)}`);
+}
+
+type Programs = NonNullable<ReturnType<typeof findPrograms>>;
+
+function findPrograms() {
+  const image = find(IMAGE_MAGICK);
+  const [ghostscript] = PDF_RIVALS.filter(({ name }) => name === 'Ghostscript');
+  const pdf = ghostscript && find(ghostscript);
+  if (image && pdf) return { image, pdf };
+  say('no comparison with the old way: it needs ImageMagick and Ghostscript');
+  return undefined;
+}
+
+async function startOld(programs: Programs): Promise<System> {
+  process.env.MAGICK_CONFIGURE_PATH = path.join(folder, 'magick');
+  await mkdir(process.env.MAGICK_CONFIGURE_PATH, { recursive: true });
+  await writeFile(path.join(process.env.MAGICK_CONFIGURE_PATH, 'policy.xml'), MAGICK_POLICY);
+  return startOldWay({
+    workers: cores,
+    atOnce: AT_ONCE_PER_WORKER,
+    workerMb: MEMORY_MB / cores,
+    programs,
+    folder: path.join(folder, 'old-way'),
+  });
+}
+
+function startOurs(): Promise<System> {
+  return startSheetmill({
+    folder: path.join(folder, 'sheetmill'),
+    cores,
+    capacityMb: MEMORY_MB - CONVERTER_MB,
+    signal,
+    say,
+  });
+}
+
+/** Each run has a system of its own, so that nothing is left over from the one before. */
+async function run(name: string, start: () => Promise<System>, traffic: Upload[], arrival: Arrival): Promise<Run> {
+  say(`${name}: starting`);
+  const system = await start();
+  const arrivalSeconds = 'perMinute' in arrival ? ((traffic.at(-1)?.at ?? 0) / arrival.perMinute) * 60 : 0;
+  const limitSeconds = arrivalSeconds + LIMIT.secondsEach * traffic.length + LIMIT.tailSeconds;
+  try {
+    const done = await runTraffic(system, traffic, arrival, {
+      limitSeconds,
+      signal,
+      say: (line) => say(`${name}: ${line}`),
+    });
+    // At once, so that a bench that is stopped has not been for nothing.
+    say(`${name}: done\n${listFigures({ [name]: done })}\n${listReasons({ [name]: done })}`);
+    return done;
+  } finally {
+    await system.stop();
+    await rm(path.join(folder, 'sheetmill'), { recursive: true, force: true });
+  }
+}
+
+/** Standard output is for the tables alone. */
+function say(line: string | undefined): void {
+  process.stderr.write(`bench, ${Math.round((performance.now() - began) / 1000)} s: ${line}\n`);
+}

@@ -1,0 +1,79 @@
+import { readdirSync, readFileSync } from 'node:fs';
+
+/** What process trees take, from /proc. A process that is gone takes nothing. */
+
+const SAMPLE_MS = 250;
+const PAGE_KB = 4;
+
+export interface MemoryFigures {
+  gigabyteSeconds: number;
+  /** Highest sum of the proportional sets (PSS), in MB. */
+  peakMb: number;
+  /** Highest resident memory of any single process, in MB. */
+  largestProcessMb: number;
+}
+
+export function canReadMemory(): boolean {
+  return pssKb(process.pid) > 0;
+}
+
+/** The processes under each root, it among them, from one look at all that run. */
+export function treesOf(roots: number[]): Map<number, number[]> {
+  const children = new Map<number, number[]>();
+  for (const entry of readdirSync('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    // The name before it may hold blanks and brackets; state and parent follow its last bracket.
+    const parent = Number(read(Number(entry), 'stat').split(') ').at(-1)?.split(' ')[1]);
+    children.set(parent, [...(children.get(parent) ?? []), Number(entry)]);
+  }
+  const below = (pid: number): number[] => [pid, ...(children.get(pid) ?? []).flatMap(below)];
+  return new Map(roots.map((root) => [root, below(root)]));
+}
+
+/** Shared pages are divided among those who share them, so that sums are true. */
+export function pssMb(pids: number[]): number {
+  return pids.reduce((sum, pid) => sum + pssKb(pid), 0) / 1024;
+}
+
+/** Cheap to ask, and never below the PSS. */
+export function residentMb(pids: number[]): number {
+  return pids.reduce((sum, pid) => sum + Number(read(pid, 'statm').split(' ')[1] ?? 0) * PAGE_KB, 0) / 1024;
+}
+
+/** Follows the trees under `roots` until `stop`. */
+export function measureMemory(roots: () => number[]): { stop(): MemoryFigures } {
+  const figures: MemoryFigures = { gigabyteSeconds: 0, peakMb: 0, largestProcessMb: 0 };
+  let last = performance.now();
+  const look = () => {
+    const pids = [...treesOf(roots()).values()].flat();
+    const sum = pssMb(pids);
+    const now = performance.now();
+    figures.gigabyteSeconds += (sum / 1024) * ((now - last) / 1000);
+    last = now;
+    figures.peakMb = Math.max(figures.peakMb, sum);
+    for (const pid of pids) {
+      const peakKb = Number(/^VmHWM:\s+(\d+)/m.exec(read(pid, 'status'))?.[1] ?? 0);
+      figures.largestProcessMb = Math.max(figures.largestProcessMb, peakKb / 1024);
+    }
+  };
+  const timer = setInterval(look, SAMPLE_MS);
+  return {
+    stop() {
+      clearInterval(timer);
+      look();
+      return figures;
+    },
+  };
+}
+
+function pssKb(pid: number): number {
+  return Number(/^Pss:\s+(\d+)/m.exec(read(pid, 'smaps_rollup'))?.[1] ?? 0);
+}
+
+function read(pid: number, file: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, 'utf8');
+  } catch {
+    return '';
+  }
+}

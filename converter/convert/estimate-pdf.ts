@@ -1,0 +1,96 @@
+import { stat } from 'node:fs/promises';
+import { AppError } from '../../errors.ts';
+import { BASELINE_MB, LARGEST_CLASS_MB } from '../../jobs/shape.ts';
+import type { ConversionContext, PdfEngine } from '../../tasks/task.ts';
+import { type EmbeddedImage, findImages } from './embedded.ts';
+import { fitScale } from './fit.ts';
+import type { PlannedPage } from './plan.ts';
+
+/**
+ * How much memory drawing the pages of a PDF takes in all, in MB, before any is drawn. The figures were measured;
+ * `npm run bench:memory` says how good they are.
+ */
+
+const MB = 2 ** 20;
+
+/** Beyond the baseline: a renderer with fonts and content. The median page takes 50, the 99th of 100 pages three times that. */
+const DOCUMENT_MB = 150;
+/** pdf.js keeps the whole file twice. */
+const FILE_COPIES = 2;
+/** The canvas as RGBA and its copy as raw pixels. */
+const RASTER_BYTES = 2 * 4;
+/** Images this small altogether are charged to every page; else it is worth to look which page draws which. */
+const FEW_MB = 32;
+
+/** Bytes for each pixel of an image on the page. pdf.js decodes all of them to RGBA, and shrinks them from a canvas. */
+const PIXEL_BYTES: Record<PdfEngine, Record<EmbeddedImage['kind'], number>> = {
+  'pdf-to-img': { other: 24, deep: 34, jpx: 6, bilevel: 2.5 },
+  pdfium: { other: 5, deep: 5, jpx: 6, bilevel: 1 },
+};
+/** pdf.js decodes JPEG 2000 at a lower resolution above this. */
+const LARGEST_JPX = 2 ** 30 / 12;
+
+type Inspection = Pick<ConversionContext<unknown>, 'input' | 'avoid' | 'limits' | 'password' | 'step'>;
+
+/** What each page takes, by its size in points, the dpi, and the images on it. */
+export async function estimatePages(
+  inspection: Inspection,
+  pages: { page: number; width: number; height: number }[],
+  dpi: number,
+): Promise<PlannedPage[]> {
+  const { size } = await stat(inspection.input);
+  const images = await imagesByPage(
+    inspection,
+    pages.map(({ page }) => page),
+  );
+  return pages.map(({ page, ...box }) => {
+    const { width, height } = fitScale(box.width, box.height, dpi);
+    const pixels = (FILE_COPIES * size + RASTER_BYTES * width * height) / MB;
+    return { page, memoryMb: withinClasses(BASELINE_MB + DOCUMENT_MB + pixels + images(page)) };
+  });
+}
+
+/** What the images of a page take, in MB. Where it cannot be told which page draws which, all are charged the largest. */
+async function imagesByPage(inspection: Inspection, pages: number[]): Promise<(page: number) => number> {
+  const { input, avoid, limits, password, step } = inspection;
+  const bytesFor = PIXEL_BYTES[limits.firstEngine];
+  const costOf = ({ width, height, kind }: EmbeddedImage) =>
+    (bytesFor[kind] * (kind === 'jpx' ? Math.min(width * height, LARGEST_JPX) : width * height)) / MB;
+  const found = await findImages(input);
+  const sumOf = (images: EmbeddedImage[]) => images.reduce((sum, image) => sum + costOf(image), 0);
+  const all = sumOf(found);
+  if (all <= FEW_MB) return () => all;
+  const largest = found.reduce((most, image) => Math.max(most, costOf(image)), 0);
+  if (avoid.some(({ page, engine }) => page === null && engine === 'pdfium')) return () => largest;
+  try {
+    const { openWithPdfium } = await import('./pdfium.ts');
+    const looking = () => step({ page: null, engine: 'pdfium', last: false });
+    looking();
+    const document = await openWithPdfium(input, password);
+    const bySize = Map.groupBy(found, sizeOf);
+    const byPage = new Map<number, number>();
+    for (const page of pages) {
+      looking();
+      const drawn = Map.groupBy(await document.images(page).catch(() => []), sizeOf);
+      // An image that is drawn again and again is kept once.
+      const kept = [...drawn].map(([size, draws]) =>
+        (bySize.get(size) ?? draws.map((image) => ({ ...image, kind: 'other' as const }))).slice(0, draws.length),
+      );
+      byPage.set(page, sumOf(kept.flat()));
+    }
+    await document.close();
+    return (page) => byPage.get(page) ?? largest;
+  } catch (error) {
+    if (!(error instanceof AppError)) throw error;
+    return () => largest;
+  }
+}
+
+function sizeOf({ width, height }: { width: number; height: number }): string {
+  return `${width} ${height}`;
+}
+
+/** What needs more than the largest class is tried with that. */
+function withinClasses(megabytes: number): number {
+  return Math.min(megabytes, LARGEST_CLASS_MB);
+}

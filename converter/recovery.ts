@@ -1,0 +1,61 @@
+import type { ClaimedJob } from '../jobs/claim.ts';
+import type { Outcome } from '../jobs/settle.ts';
+import { nextMemoryClass } from '../jobs/shape.ts';
+import { type ConvertRangePayload, convertRange, rangeOf } from '../tasks/convert-range.ts';
+import type { Task } from '../tasks/task.ts';
+import type { TaskRequest } from './run-task.ts';
+import type { Death, Lease, Ran, RunOptions } from './sandbox/pool.ts';
+
+/**
+ * Runs a task in its sandbox. When a step does not come back, or brings the sandbox down, the task goes on in a fresh one
+ * and takes that step with another engine, or fails it alone. `mostMb` is the most memory that could be reserved here:
+ * what outgrows that is tried with another engine, too. `request.avoid` says afterwards what was not survived.
+ */
+export async function runOn(
+  sandbox: Pick<Lease, 'run'>,
+  request: TaskRequest,
+  options: RunOptions,
+  mostMb: number,
+): Promise<Ran> {
+  const began = performance.now();
+  let peakMemoryMb: number | null = null;
+  for (;;) {
+    const ran = await sandbox.run(request, { ...options, spentMs: performance.now() - began });
+    if (ran.peakMemoryMb !== null) peakMemoryMb = Math.max(peakMemoryMb ?? 0, ran.peakMemoryMb);
+    const { outcome, step } = ran;
+    const known = request.avoid.some(({ page, engine }) => page === step?.page && engine === step.engine);
+    if (outcome.kind !== 'died' || step === null || known || !mayGoOn(outcome)) return { ...ran, peakMemoryMb };
+    request.avoid.push({ ...step, error: outcome.error });
+
+    function mayGoOn({ how }: Death): boolean {
+      if (how === 'outgrown')
+        return !step?.last && (nextMemoryClass(request.reservation.memoryMb) ?? Infinity) > mostMb;
+      return how !== 'killed';
+    }
+  }
+}
+
+/**
+ * What the end of a run means for its job. A page that killed the sandbox goes on as a part of its own, so that no other
+ * page of its range waits for it or is done again. `left` are the pages that have no outcome yet.
+ */
+export function outcomeOf({ outcome, step }: Ran, job: ClaimedJob, task: Task | undefined, left: number[]): Outcome {
+  if (outcome.kind === 'aborted') return { kind: 'returned' };
+  if (outcome.kind !== 'died') return outcome;
+  const { how, error } = outcome;
+  const culprit = step?.page ?? null;
+  const others = left.filter((page) => page !== culprit);
+  if ((how === 'outgrown' || how === 'killed') && culprit !== null && others.length > 0) {
+    const payload = job.payload as ConvertRangePayload;
+    const part = (pages: number[], memoryMb: number) => ({
+      type: convertRange.type,
+      payload: rangeOf(payload, pages),
+      shape: { cpuUnits: job.cpuUnits, memoryMb },
+    });
+    const grownMb = how === 'outgrown' ? (nextMemoryClass(job.memoryMb) ?? job.memoryMb) : job.memoryMb;
+    return { kind: 'split', children: [part(others, job.memoryMb), part([culprit], grownMb)], error };
+  }
+  // A conversion ends in the largest class at the latest; how often a client's task may run is for the client to say.
+  if (how === 'outgrown') return { kind: 'outgrown', error, spent: !task?.internal };
+  return { kind: 'failed', error, retryable: how !== 'overdue' };
+}

@@ -1,0 +1,140 @@
+import { execFile } from 'node:child_process';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { setPriority } from 'node:os';
+import { promisify } from 'node:util';
+
+/**
+ * What holds a sandbox to its reservation, by process id, three lines deep: a cap that the kernel keeps, a watchdog that
+ * kills, and the kernel's killer, which is told to take sandboxes first. All of it is Linux; elsewhere nothing is known,
+ * and nothing is held.
+ */
+
+const MB = 2 ** 20;
+/** What V8 and the kernel may take beyond what a cap counts; measured peaks stay within 8 MB of it. */
+const SLACK_MB = 8;
+const WATCH_MS = 50;
+/** Behind the API and small conversions, when cores are short. */
+const LOW_PRIORITY = 10;
+
+const run = promisify(execFile);
+
+/** Resident memory in MB, now and at its peak, and private writable address space, which is what a cap counts. */
+export interface Memory {
+  residentMb: number;
+  peakMb: number;
+  dataMb: number;
+}
+
+/** Null where the kernel does not tell, or the process is gone. */
+export function readMemory(pid: number): Memory | null {
+  const status = readProc(pid, 'status');
+  const megabytes = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1]) / 1024;
+  const memory = { residentMb: megabytes('VmRSS'), peakMb: megabytes('VmHWM'), dataMb: megabytes('VmData') };
+  return Number.isNaN(memory.residentMb) ? null : memory;
+}
+
+/**
+ * Lets the process grow to `memoryMb` of resident memory and no further: an allocation beyond that fails. To be called
+ * when its libraries are loaded: their address space, most of it never used, is read first and added. `capMb` is what
+ * an earlier call gave; a cap that still fits is left as it is. Gives null where there is no prlimit, or no process.
+ */
+export async function capMemory(pid: number, memoryMb: number, capMb: number | null): Promise<number | null> {
+  const memory = readMemory(pid);
+  if (memory === null) return null;
+  const cap = Math.floor(memory.dataMb + memoryMb - SLACK_MB - memory.residentMb);
+  if (capMb !== null && capMb <= cap && cap - capMb <= SLACK_MB) return capMb;
+  // The soft limit alone, so that it can be raised again for the next task.
+  return run('prlimit', ['--pid', String(pid), `--data=${cap * MB}:`]).then(
+    () => cap,
+    () => null,
+  );
+}
+
+/**
+ * Follows the resident memory of a process and all that it has started; calls `onOver` once it is above `memoryMb`.
+ * `stop` ends that and gives the highest sum seen, in MB, or null where the kernel does not tell.
+ */
+export function watchMemory(pid: number, memoryMb: number, onOver: () => void): { stop(): number | null } {
+  resetPeak(pid);
+  let peakMb = 0;
+  const look = () => {
+    const memory = readMemory(pid);
+    if (memory === null) return;
+    const others = descendantsOf(pid).reduce((sum, child) => sum + (readMemory(child)?.residentMb ?? 0), 0);
+    peakMb = Math.max(peakMb, memory.peakMb, memory.residentMb + others);
+    if (memory.residentMb + others > memoryMb) onOver();
+  };
+  const timer = setInterval(look, WATCH_MS);
+  return {
+    stop() {
+      clearInterval(timer);
+      look();
+      return peakMb > 0 ? Math.ceil(peakMb) : null;
+    },
+  };
+}
+
+/** If memory runs out all the same, the kernel takes this process and no other. */
+export function dieFirst(pid: number): void {
+  writeProc(pid, 'oom_score_adj', '1000');
+}
+
+/** For good: raising it again would take a privilege. A thread starts others with its own priority. */
+export function lowerPriority(pid: number): void {
+  for (const thread of readFolder(`/proc/${pid}/task`)) {
+    try {
+      setPriority(Number(thread), LOW_PRIORITY);
+    } catch {
+      // The thread has ended.
+    }
+  }
+}
+
+/** Kills a process that leads a group of its own, that group, and what it has started outside of it. */
+export function killAll(pid: number): void {
+  const others = descendantsOf(pid);
+  for (const target of [-pid, ...others]) {
+    try {
+      process.kill(target, 'SIGKILL');
+    } catch {
+      // Gone already.
+    }
+  }
+}
+
+/** The processes that a process has started, and theirs, and so on. */
+export function descendantsOf(pid: number): number[] {
+  const children = readFolder(`/proc/${pid}/task`).flatMap((thread) =>
+    readProc(pid, `task/${thread}/children`).split(' ').filter(Boolean).map(Number),
+  );
+  return children.flatMap((child) => [child, ...descendantsOf(child)]);
+}
+
+/** Makes the kernel measure the peak anew from now. */
+function resetPeak(pid: number): void {
+  writeProc(pid, 'clear_refs', '5');
+}
+
+function readProc(pid: number, file: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+function writeProc(pid: number, file: string, text: string): void {
+  try {
+    writeFileSync(`/proc/${pid}/${file}`, text);
+  } catch {
+    // Not Linux, or the process is gone.
+  }
+}
+
+function readFolder(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+}
