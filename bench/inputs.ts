@@ -1,6 +1,9 @@
 import { writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { deflateSync } from 'node:zlib';
 import { PDFDocument, StandardFonts } from 'pdf-lib';
 import sharp from 'sharp';
+import { writePdf } from '../test/support/files.ts';
 
 const WIDTH = 6_000;
 const HEIGHT = 4_200;
@@ -48,4 +51,58 @@ export async function writeTextPdf(file: string, pages: number): Promise<void> {
     document.addPage([432, 648]).drawText(text, { x: 40, y: 600, size: 10, lineHeight: 13, font });
   }
   await writeFile(file, await document.save());
+}
+
+/** Images, and PDFs with an image each, that take much memory to convert: of 50 megapixels, soft, and small on disk. */
+export async function writeHungryFiles(folder: string): Promise<void> {
+  const side = { width: 10_000, height: 5_000 };
+  const small = await blurred(500, 250);
+  const large = () => sharp(small, { limitInputPixels: false }).resize({ ...side, fit: 'fill', kernel: 'nearest' });
+  const jpegs = {
+    baseline: await large().jpeg().toBuffer(),
+    progressive: await large().jpeg({ progressive: true }).toBuffer(),
+    turned: await large().withMetadata({ orientation: 6 }).jpeg({ progressive: true }).toBuffer(),
+    cmyk: await large().toColourspace('cmyk').jpeg().toBuffer(),
+  };
+  for (const [name, data] of Object.entries(jpegs)) await writeFile(path.join(folder, `${name}.jpg`), data);
+  await large().png({ compressionLevel: 1 }).toFile(path.join(folder, 'plain.png'));
+  await large().png({ compressionLevel: 1, progressive: true }).toFile(path.join(folder, 'interlaced.png'));
+  const rgb = await large().removeAlpha().raw().toBuffer();
+  const { width, height } = side;
+  const image = (colors: string, filter: string, data: Buffer, bits = 8) =>
+    `<< /Type /XObject /Subtype /Image /Width ${width} /Height ${height} /ColorSpace /${colors} /BitsPerComponent ${bits} /Filter /${filter} /Length ${data.length} >>\nstream\n${data.toString('latin1')}\nendstream`;
+  const images = {
+    'dct-rgb': image('DeviceRGB', 'DCTDecode', jpegs.baseline),
+    'dct-progressive': image('DeviceRGB', 'DCTDecode', jpegs.progressive),
+    'dct-cmyk': image('DeviceCMYK', 'DCTDecode', jpegs.cmyk),
+    'flate-rgb': image('DeviceRGB', 'FlateDecode', deflateSync(rgb, { level: 1 })),
+    'flate-grey': image('DeviceGray', 'FlateDecode', deflateSync(rgb.subarray(0, width * height), { level: 1 })),
+    'flate-bilevel': image('DeviceGray', 'FlateDecode', deflateSync(rgb.subarray(0, (width * height) / 8)), 1),
+  };
+  for (const [name, object] of Object.entries(images)) {
+    await writeFile(path.join(folder, `${name}.pdf`), pdfOfImage(object));
+  }
+}
+
+function blurred(width: number, height: number): Promise<Buffer> {
+  const noise = { type: 'gaussian', mean: 128, sigma: 40 } as const;
+  return sharp({ create: { width, height, channels: 3, background: 'grey', noise } })
+    .blur(1)
+    .png()
+    .toBuffer();
+}
+
+/** One page of A4 that is filled by an image object. */
+function pdfOfImage(object: string): Buffer {
+  const content = 'q 595 0 0 842 0 0 cm /Im Do Q';
+  return writePdf(
+    [
+      '<< /Type /Catalog /Pages 2 0 R >>',
+      '<< /Type /Pages /Kids [3 0 R] /Count 1 >>',
+      '<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R /Resources << /XObject << /Im 5 0 R >> >> >>',
+      `<< /Length ${content.length} >>\nstream\n${content}\nendstream`,
+      object,
+    ],
+    '',
+  );
 }

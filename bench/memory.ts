@@ -1,0 +1,179 @@
+import { existsSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { estimateImage } from '../converter/convert/estimate-image.ts';
+import { estimatePages } from '../converter/convert/estimate-pdf.ts';
+import { inspectImage } from '../converter/convert/image.ts';
+import { openPdf } from '../converter/convert/pdf.ts';
+import { createSandboxPool } from '../converter/sandbox/pool.ts';
+import { LARGEST_CLASS_MB, memoryClass } from '../jobs/shape.ts';
+import { createLogger } from '../log.ts';
+import type { ConversionContext } from '../tasks/task.ts';
+import { writeHungryFiles } from './inputs.ts';
+import { describeMachine, type Row, toMarkdown } from './table.ts';
+
+/**
+ * `npm run bench:memory`: how well memory is estimated by headers. Every image of the corpus, pages of every PDF, and
+ * generated files that take much, each in a sandbox; prints Markdown. BENCH_CORPUS names the folder with `pdf` and `image`.
+ */
+const CORPUS = path.resolve(import.meta.dirname, '..', process.env.BENCH_CORPUS ?? '../shared/corpus');
+const MOST_PAGES = 10;
+const DPI = 200;
+const DEADLINE_MS = 120_000;
+/** Sandboxes for this much are used again, as in service. What takes more is done once more with all there is. */
+const ORDINARY_MB = 512;
+const LIMITS = { maxPages: 5000, maxPixels: 1e9, stepSeconds: DEADLINE_MS / 1000, firstEngine: 'pdf-to-img' } as const;
+
+interface Measured {
+  what: string;
+  estimateMb: number;
+  peakMb: number;
+}
+
+const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-memory-'));
+const pool = createSandboxPool({
+  keep: 1,
+  roomMb: () => ORDINARY_MB,
+  cacheFolder: path.join(folder, 'cache'),
+  tasksModule: undefined,
+  log: createLogger('silent', {}),
+});
+try {
+  const generated = path.join(folder, 'generated');
+  await mkdir(generated);
+  say('making large files');
+  await writeHungryFiles(generated);
+  const corpus = [...(await filesIn(path.join(CORPUS, 'image'))), ...(await filesIn(path.join(CORPUS, 'pdf')))];
+  if (corpus.length === 0) say(`${CORPUS} is not there: generated files alone`);
+  const ofCorpus = await measureAll(corpus);
+  const ofGenerated = await measureAll(await filesIn(generated));
+  process.stdout.write(`${describeMachine({ 'Node.js': process.versions.node })}\n`);
+  process.stdout.write(toMarkdown([...summary('corpus', ofCorpus), ...summary('generated files', ofGenerated)]));
+  process.stdout.write(`\n${worst([...ofCorpus, ...ofGenerated])}\n${table(ofGenerated)}`);
+} finally {
+  await pool.close();
+  await rm(folder, { recursive: true, force: true });
+}
+
+async function filesIn(directory: string): Promise<string[]> {
+  if (!existsSync(directory)) return [];
+  return (await readdir(directory)).sort().map((name) => path.join(directory, name));
+}
+
+async function measureAll(files: string[]): Promise<Measured[]> {
+  const all: Measured[] = [];
+  for (const file of files) {
+    say(path.basename(file));
+    // What cannot be read takes part in nothing.
+    const planned = await plan(file).catch(() => []);
+    for (const { page, estimateMb } of planned) {
+      const peakMb = await peakOf(file, page);
+      const what = planned.length > 1 ? `${path.basename(file)}, page ${page}` : path.basename(file);
+      if (peakMb !== null) all.push({ what, estimateMb, peakMb });
+    }
+  }
+  return all;
+}
+
+async function plan(file: string): Promise<{ page: number; estimateMb: number }[]> {
+  if (!file.endsWith('.pdf')) return [{ page: 1, estimateMb: estimateImage(await inspectImage(file)) }];
+  const inspection = { input: file, password: null, avoid: [], limits: LIMITS, step: () => undefined };
+  const document = await openPdf(inspection);
+  try {
+    const boxes: { page: number; width: number; height: number }[] = [];
+    for (let page = 1; page <= Math.min(document.pageCount, MOST_PAGES); page++) {
+      boxes.push({ page, ...(await document.pageBox(page)) });
+    }
+    const estimates = await estimatePages(inspection, boxes, DPI);
+    return estimates.map(({ page, memoryMb }) => ({ page, estimateMb: memoryMb }));
+  } finally {
+    await document.close();
+  }
+}
+
+/** Null when no page comes of it. */
+async function peakOf(file: string, page: number): Promise<number | null> {
+  for (const memoryMb of [ORDINARY_MB, LARGEST_CLASS_MB]) {
+    const lease = pool.lease(memoryMb);
+    let made = false;
+    const isPdf = file.endsWith('.pdf');
+    const media_type = isPdf ? 'application/pdf' : file.endsWith('.png') ? 'image/png' : 'image/jpeg';
+    const request = {
+      type: 'convert_range',
+      payload: { upload_id: 'bench', original: 1, path: file, media_type, dpi: DPI, pages: [[page, page]] },
+      attempt: 1,
+      files: { originals: [], pages: [] },
+      input: file,
+      password: null,
+      settledPages: [],
+      avoid: [] as ConversionContext<unknown>['avoid'],
+      reservation: { cpuUnits: 1, memoryMb },
+      limits: LIMITS,
+      outputRoot: folder,
+    };
+    const { outcome, peakMemoryMb } = await lease.run(request, {
+      deadlineMs: DEADLINE_MS,
+      signal: new AbortController().signal,
+      onEvent: (event) => {
+        made ||= event.kind === 'page' && event.outcome.status === 'completed';
+      },
+    });
+    lease.release();
+    pool.refill();
+    if (outcome.kind === 'completed') return made ? peakMemoryMb : null;
+  }
+  return null;
+}
+
+function summary(what: string, measured: Measured[]): Row[] {
+  if (measured.length === 0) return [];
+  const under = measured.filter(({ estimateMb, peakMb }) => peakMb > estimateMb).length;
+  const over = measured.filter(({ estimateMb, peakMb }) => peakMb > memoryClass(estimateMb)).length;
+  const ratios = measured.map(({ estimateMb, peakMb }) => estimateMb / peakMb).sort((a, b) => a - b);
+  const of = `of ${measured.length} pages and images`;
+  return [
+    { what: `${what}: under-estimated`, ours: `${under}`, other: of, ratio: under / measured.length, most: 0.01 },
+    {
+      what: `${what}: over their class of memory`,
+      ours: `${over}`,
+      other: of,
+      ratio: over / measured.length,
+      most: 0.01,
+    },
+    {
+      what: `${what}: estimate against peak, median`,
+      ours: `${median(measured.map(({ estimateMb }) => estimateMb)).toFixed(0)} MB`,
+      other: `${median(measured.map(({ peakMb }) => peakMb)).toFixed(0)} MB`,
+      ratio: median(ratios),
+      most: 2,
+    },
+  ];
+}
+
+/** The five with the least room. */
+function worst(measured: Measured[]): string {
+  const tight = measured.toSorted((a, b) => a.estimateMb / a.peakMb - b.estimateMb / b.peakMb).slice(0, 5);
+  return `The least room:\n\n${table(tight)}`;
+}
+
+function table(measured: Measured[]): string {
+  const cells = measured.map(({ what, estimateMb, peakMb }) => [
+    what,
+    estimateMb.toFixed(0),
+    String(peakMb),
+    (estimateMb / peakMb).toFixed(2),
+  ]);
+  return [['What', 'Estimate in MB', 'Peak in MB', 'Ratio'], Array(4).fill('---'), ...cells]
+    .map((line) => `| ${line.join(' | ')} |\n`)
+    .join('');
+}
+
+function median(values: number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
+}
+
+/** Standard output is for the tables alone. */
+function say(line: string): void {
+  process.stderr.write(`bench: ${line}\n`);
+}
