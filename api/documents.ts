@@ -178,10 +178,11 @@ export function systemDocument(
       depth: queue.depth,
       oldest_age_seconds: queue.oldestAgeSeconds,
     })),
-    throughput: minutes.map(({ minute, completed, failed }) => ({
+    throughput: minutes.map(({ minute, completed, failed, peak_memory_mb }) => ({
       minute: time(new Date(minute)),
       completed,
       failed,
+      peak_memory_mb,
     })),
   };
 }

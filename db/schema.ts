@@ -286,7 +286,7 @@ export const events = pgTable(
   ],
 );
 
-/** How many attempts each converter ended in each minute. */
+/** How many attempts each converter ended in each minute, and the highest memory that one of them took. */
 export const throughput = pgTable(
   'throughput',
   {
@@ -294,6 +294,7 @@ export const throughput = pgTable(
     converterId: uuid('converter_id').notNull(),
     completed: integer('completed').notNull(),
     failed: integer('failed').notNull(),
+    peakMemoryMb: integer('peak_memory_mb'),
   },
   (table) => [primaryKey({ columns: [table.minute, table.converterId] })],
 );

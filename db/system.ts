@@ -4,7 +4,7 @@ import { readyShapes } from './jobs.ts';
 import { converters, jobs } from './schema.ts';
 
 /** Depths are counted up to here. */
-const DEEPEST_QUEUE = 10_000;
+export const DEEPEST_QUEUE = 10_000;
 
 /** Every live converter with what its running jobs have reserved. */
 export async function listConverters(db: Queryable) {
@@ -54,8 +54,13 @@ export async function queueDepths(db: Queryable) {
 
 /** Attempts ended in each of the last whole and running minutes, newest first; minutes without any are left out. */
 export async function recentThroughput(db: Queryable, minutes: number) {
-  const { rows } = await db.execute<{ minute: Date; completed: number; failed: number }>(sql`
-    select minute, sum(completed)::int as completed, sum(failed)::int as failed from throughput
+  const { rows } = await db.execute<{
+    minute: Date;
+    completed: number;
+    failed: number;
+    peak_memory_mb: number | null;
+  }>(sql`
+    select minute, sum(completed)::int as completed, sum(failed)::int as failed, max(peak_memory_mb) as peak_memory_mb from throughput
     where minute > now() - make_interval(mins => ${minutes}) group by minute order by minute desc`);
   return rows;
 }

@@ -153,12 +153,13 @@ async function recordAttempts(tx: Transaction, owned: (Settlement & { job: Job }
       update job_attempts set status = x.status, peak_memory_mb = x.peak, error = x.error, finished_at = now()
       from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) as x(job_id text, attempt int, status text, peak int, error jsonb)
       where job_attempts.job_id = x.job_id and job_attempts.attempt = x.attempt
-      returning converter_id, job_attempts.status)
-    insert into throughput (minute, converter_id, completed, failed)
-    select date_trunc('minute', now()), converter_id, count(*) filter (where status = 'completed'), count(*) filter (where status = 'failed')
+      returning converter_id, job_attempts.status, peak_memory_mb)
+    insert into throughput (minute, converter_id, completed, failed, peak_memory_mb)
+    select date_trunc('minute', now()), converter_id, count(*) filter (where status = 'completed'), count(*) filter (where status = 'failed'), max(peak_memory_mb)
     from ended group by converter_id
     on conflict (minute, converter_id) do update set
-      completed = throughput.completed + excluded.completed, failed = throughput.failed + excluded.failed`);
+      completed = throughput.completed + excluded.completed, failed = throughput.failed + excluded.failed,
+      peak_memory_mb = greatest(throughput.peak_memory_mb, excluded.peak_memory_mb)`);
 }
 
 function attemptStatus(outcome: Outcome): 'completed' | 'failed' | 'returned' {

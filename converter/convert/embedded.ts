@@ -4,7 +4,8 @@ import { createReadStream } from 'node:fs';
 export interface EmbeddedImage {
   width: number;
   height: number;
-  kind: 'bilevel' | 'deep' | 'jpx' | 'other';
+  /** `wide`: 16 bits a channel, or four channels. */
+  kind: 'bilevel' | 'wide' | 'jpx' | 'other';
 }
 
 const CHUNK = 4 * 2 ** 20;
@@ -50,5 +51,9 @@ function readDictionary(text: string, at: number): EmbeddedImage | undefined {
   if (Number.isNaN(width + height)) return undefined;
   if (/\/JPXDecode\b/.test(dictionary)) return { width, height, kind: 'jpx' };
   const bilevel = bits === 1 || /\/ImageMask\s+true|\/(CCITTFax|JBIG2)Decode\b/.test(dictionary);
-  return { width, height, kind: bilevel ? 'bilevel' : bits === 16 ? 'deep' : 'other' };
+  return {
+    width,
+    height,
+    kind: bilevel ? 'bilevel' : bits === 16 || /\/DeviceCMYK\b/.test(dictionary) ? 'wide' : 'other',
+  };
 }

@@ -24,8 +24,8 @@ const FEW_MB = 32;
 
 /** Bytes for each pixel of an image on the page. pdf.js decodes all of them to RGBA, and shrinks them from a canvas. */
 const PIXEL_BYTES: Record<PdfEngine, Record<EmbeddedImage['kind'], number>> = {
-  'pdf-to-img': { other: 24, deep: 34, jpx: 6, bilevel: 2.5 },
-  pdfium: { other: 5, deep: 5, jpx: 6, bilevel: 1 },
+  'pdf-to-img': { other: 24, wide: 34, jpx: 6, bilevel: 2.5 },
+  pdfium: { other: 5, wide: 5, jpx: 6, bilevel: 1 },
 };
 /** pdf.js decodes JPEG 2000 at a lower resolution above this. */
 const LARGEST_JPX = 2 ** 30 / 12;

@@ -187,9 +187,20 @@ test('GET /system tells converters with what they reserve, queues with what wait
   expect(queues[0].oldest_age_seconds).toBeGreaterThan(0);
   const sum = (name: string) => throughput.reduce((total: number, minute: Json) => total + minute[name], 0);
   const { rows } = await service.pool.query(`select count(*) filter (where status = 'completed')::int as completed,
-    count(*) filter (where status = 'failed')::int as failed from job_attempts`);
-  expect({ completed: sum('completed'), failed: sum('failed') }).toEqual(rows[0]);
-  expect(Object.keys(throughput[0])).toEqual(['minute', 'completed', 'failed']);
+    count(*) filter (where status = 'failed')::int as failed, max(peak_memory_mb) as peak from job_attempts`);
+  const peak = Math.max(...throughput.map(({ peak_memory_mb }: Json) => peak_memory_mb));
+  expect({ completed: sum('completed'), failed: sum('failed'), peak }).toEqual(rows[0]);
+  const metrics = await (await fetch(`${service.url}/metrics`)).text();
+  const converter = converters[0].name;
+  expect(metrics.split('\n')).toEqual(
+    expect.arrayContaining([
+      `sheetmill_capacity_memory_mb{converter="${converter}"} 2048`,
+      `sheetmill_reserved_memory_mb{converter="${converter}"} 1024`,
+      'sheetmill_queue_depth{cpu_units="4",memory_mb="512"} 2',
+      expect.stringMatching(/^sheetmill_peak_memory_mb \d+$/),
+    ]),
+  );
+  expect(Object.keys(throughput[0])).toEqual(['minute', 'completed', 'failed', 'peak_memory_mb']);
   await service.patch(`/jobs/${running.job_id}/cancel`);
   await service.jobDone(first.job_id);
 });

@@ -55,7 +55,7 @@ describe('the images of a PDF', () => {
           image(10, 20, '/ColorSpace /DeviceGray /BitsPerComponent 1'),
           image(11, 20, '/ImageMask true'),
           image(12, 20, '/Filter /JPXDecode'),
-          image(13, 20, '/ColorSpace /DeviceCMYK /BitsPerComponent 16'),
+          image(13, 20, '/ColorSpace /DeviceCMYK /BitsPerComponent 8'),
           '<</Height 5/Width 4/Subtype/Image/Filter[/CCITTFaxDecode]>>\nstream\nx\nendstream',
           stream('/Type /XObject /Subtype /Form /Width 9 /Height 9'),
           image(7, 7, '/Width 12 0 R').replace('/Width 7 ', ''),
@@ -68,7 +68,7 @@ describe('the images of a PDF', () => {
       { width: 10, height: 20, kind: 'bilevel' },
       { width: 11, height: 20, kind: 'bilevel' },
       { width: 12, height: 20, kind: 'jpx' },
-      { width: 13, height: 20, kind: 'deep' },
+      { width: 13, height: 20, kind: 'wide' },
       { width: 4, height: 5, kind: 'bilevel' },
     ]);
   });

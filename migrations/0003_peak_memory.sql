@@ -1,0 +1,1 @@
+ALTER TABLE "throughput" ADD COLUMN "peak_memory_mb" integer;
