@@ -10,9 +10,11 @@ function wholeNumber(smallest: number, largest: number) {
 const PDF_ENGINES = ['pdf-to-img', 'pdfium'] as const;
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 
-/** What a converter takes besides its sandboxes, measured under load, and what API and embedded Postgres take beside it. */
+/** What a converter takes besides its sandboxes, measured under load. */
 const CONVERTER_MB = 384;
+/** What the API, the embedded Postgres and `npm start` itself take where they share a machine with the converter. */
 const LOCAL_MB = 640;
+const SMALLEST_CAPACITY_MB = 256;
 
 const schema = z.object({
   HOST: z.string().min(1).default('127.0.0.1'),
@@ -30,7 +32,7 @@ const schema = z.object({
   /** Which renderer goes first; the other one is asked where it fails. */
   PDF_ENGINE: z.enum(PDF_ENGINES, { error: `must be one of ${PDF_ENGINES.join(', ')}` }).default('pdf-to-img'),
   CAPACITY_CPU: wholeNumber(1, 1024).default(availableParallelism()),
-  CAPACITY_MEMORY_MB: wholeNumber(256, 16_777_216).optional(),
+  CAPACITY_MEMORY_MB: wholeNumber(SMALLEST_CAPACITY_MB, 16_777_216).optional(),
   /** Uploads are refused for a while when more jobs than this wait, or the store has less room. */
   MAX_QUEUED_JOBS: wholeNumber(1, 1_000_000_000).default(10_000),
   MIN_FREE_MB: wholeNumber(0, 1_000_000_000).default(1024),
@@ -60,17 +62,22 @@ export function parseConfig(environment: NodeJS.ProcessEnv) {
   const tasks = parsed.data.TASKS;
   return {
     ...parsed.data,
-    CAPACITY_MEMORY_MB: parsed.data.CAPACITY_MEMORY_MB ?? defaultCapacityMb(parsed.data.DATABASE_URL === undefined),
+    CAPACITY_MEMORY_MB: parsed.data.CAPACITY_MEMORY_MB ?? defaultCapacityMb(CONVERTER_MB),
     DATA_DIR: dataDir,
     STORE_DIR: path.join(dataDir, 'store'),
     TASKS: tasks === undefined ? undefined : path.resolve(tasks),
   };
 }
 
+/** CAPACITY_MEMORY_MB for a converter that shares its machine with all the rest. */
+export function sharedCapacityMb({ CAPACITY_MEMORY_MB }: NodeJS.ProcessEnv): string {
+  return CAPACITY_MEMORY_MB || String(defaultCapacityMb(CONVERTER_MB + LOCAL_MB));
+}
+
 /** The machine's memory, or the container's, less what is no sandbox; the smallest class where that leaves nothing. */
-function defaultCapacityMb(isLocal: boolean): number {
+function defaultCapacityMb(othersMb: number): number {
   const memoryMb = Math.floor(Math.min(totalmem(), process.constrainedMemory() || Infinity) / 2 ** 20);
-  return Math.max(256, memoryMb - CONVERTER_MB - (isLocal ? LOCAL_MB : 0));
+  return Math.max(SMALLEST_CAPACITY_MB, memoryMb - othersMb);
 }
 
 /** For the start of a process: the configuration, or one line that says what is wrong with it, and the end. */

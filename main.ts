@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { configOrExit } from './config.ts';
+import { configOrExit, sharedCapacityMb } from './config.ts';
 import { startEmbedded } from './db/embedded.ts';
 import { migrateDatabase } from './db/migrate.ts';
 import { onShutdown } from './shutdown.ts';
@@ -54,8 +54,7 @@ async function startPart(name: 'api' | 'converter', databaseUrl: string): Promis
       LOG_LEVEL: 'warn',
       ...process.env,
       DATABASE_URL: databaseUrl,
-      // As reckoned here, where all processes are known to share the machine.
-      CAPACITY_MEMORY_MB: String(config.CAPACITY_MEMORY_MB),
+      CAPACITY_MEMORY_MB: sharedCapacityMb(process.env),
     },
     // A group of its own: Ctrl-C reaches this process alone, which then ends the others in order.
     detached: true,

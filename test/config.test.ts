@@ -1,5 +1,6 @@
+import { totalmem } from 'node:os';
 import path from 'node:path';
-import { parseConfig } from '../config.ts';
+import { parseConfig, sharedCapacityMb } from '../config.ts';
 
 test('without any variable there is a configuration for one machine', () => {
   expect(parseConfig({})).toMatchObject({
@@ -12,7 +13,13 @@ test('without any variable there is a configuration for one machine', () => {
   });
   expect(parseConfig({}).DATABASE_URL).toBeUndefined();
   expect(parseConfig({}).CAPACITY_CPU).toBeGreaterThan(0);
-  expect(parseConfig({}).CAPACITY_MEMORY_MB).toBeGreaterThanOrEqual(512);
+});
+
+test('by default a converter reserves what the machine has less what the processes around its sandboxes take', () => {
+  const machineMb = Math.floor(Math.min(totalmem(), process.constrainedMemory() || Infinity) / 2 ** 20);
+  expect(parseConfig({}).CAPACITY_MEMORY_MB).toBe(Math.max(256, machineMb - 384));
+  expect(sharedCapacityMb({})).toBe(String(Math.max(256, machineMb - 1024)));
+  expect(sharedCapacityMb({ CAPACITY_MEMORY_MB: '300' })).toBe('300');
 });
 
 test('variables are read as what they mean', () => {
@@ -56,6 +63,10 @@ test.each([
   ['MAX_PIXELS', 'many'],
   ['CAPACITY_CPU', '0'],
   ['CAPACITY_MEMORY_MB', '255'],
+  ['PAGE_TIMEOUT_SECONDS', '0'],
+  ['PDF_ENGINE', 'ghostscript'],
+  ['MAX_QUEUED_JOBS', '0'],
+  ['MIN_FREE_MB', '-1'],
   ['SHUTDOWN_GRACE_SECONDS', '-1'],
   ['LOG_LEVEL', 'loud'],
 ])('%s=%s is refused in one line that names the variable and what it was', (name, value) => {
