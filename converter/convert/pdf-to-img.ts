@@ -3,7 +3,7 @@ import { pathToFileURL } from 'node:url';
 import { type Options, pdf } from 'pdf-to-img';
 import { AppError, isOutOfMemory } from '../../errors.ts';
 import { createCanvases, Measured } from './canvas.ts';
-import type { PageBox, PdfDocument, RawImage } from './pdf.ts';
+import { isOfSystem, oneAfterTheOther, outOfMemory, type PageBox, type PdfDocument, type RawImage } from './pdf.ts';
 import { createPort } from './port.ts';
 import type { CreateCanvas } from './sheet.ts';
 
@@ -170,23 +170,4 @@ function pageError(page: number, what: string, cause: unknown): unknown {
   return isOutOfMemory(cause)
     ? outOfMemory(cause)
     : new AppError('corrupt_file', `page ${page} cannot be ${what}`, { cause });
-}
-
-/** A file that cannot be read from disk says nothing about what is in it. */
-function isOfSystem(cause: unknown): boolean {
-  return typeof cause === 'object' && cause !== null && 'syscall' in cause;
-}
-
-function outOfMemory(cause: unknown): AppError {
-  return new AppError('out_of_memory', 'the PDF needs more memory than was reserved', { retryable: true, cause });
-}
-
-/** Makes calls wait for those before them: scale and canvas are set for one page at a time. */
-function oneAfterTheOther() {
-  let last: Promise<unknown> = Promise.resolve();
-  return <T>(work: () => Promise<T>): Promise<T> => {
-    const result = last.then(work, work);
-    last = result;
-    return result;
-  };
 }

@@ -102,3 +102,22 @@ function isOfFile(error: unknown): boolean {
 }
 
 function ignore(): void {}
+
+/** A file that cannot be read from disk says nothing about what is in it. */
+export function isOfSystem(cause: unknown): boolean {
+  return typeof cause === 'object' && cause !== null && 'syscall' in cause;
+}
+
+export function outOfMemory(cause: unknown): AppError {
+  return new AppError('out_of_memory', 'the PDF needs more memory than was reserved', { retryable: true, cause });
+}
+
+/** Makes calls wait for those before them: no renderer works at two pages at a time. */
+export function oneAfterTheOther() {
+  let last: Promise<unknown> = Promise.resolve();
+  return <T>(work: () => Promise<T>): Promise<T> => {
+    const result = last.then(work, work);
+    last = result;
+    return result;
+  };
+}

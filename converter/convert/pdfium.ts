@@ -1,10 +1,9 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import { inflateSync } from 'node:zlib';
 import { AppError } from '../../errors.ts';
 import { sidePixels } from './fit.ts';
-import type { PageBox, PdfDocument, RawImage } from './pdf.ts';
+import { oneAfterTheOther, type PageBox, type PdfDocument, type RawImage } from './pdf.ts';
+import { allocate, attempt, currentEngine, type Engine, withMemory, withText } from './pdfium-engine.ts';
 
 /** The size in pixels of an image in a PDF, as its dictionary tells it. */
 export interface EmbeddedImage {
@@ -15,46 +14,6 @@ export interface EmbeddedImage {
 export interface PdfiumDocument extends PdfDocument {
   /** The images that a page draws, those in its form XObjects too. None is decoded. */
   images(page: number): Promise<EmbeddedImage[]>;
-}
-
-type FunctionName =
-  | 'malloc'
-  | 'free'
-  | 'FPDF_InitLibrary'
-  | 'FPDF_LoadMemDocument'
-  | 'FPDF_GetLastError'
-  | 'FPDF_CloseDocument'
-  | 'FPDF_GetPageCount'
-  | 'FPDF_GetPageSizeByIndexF'
-  | 'FPDF_LoadPage'
-  | 'FPDF_ClosePage'
-  | 'FPDF_RenderPageBitmap'
-  | 'FPDF_FFLDraw'
-  | 'FPDFBitmap_CreateEx'
-  | 'FPDFBitmap_FillRect'
-  | 'FPDFBitmap_Destroy'
-  | 'FPDFDOC_InitFormFillEnvironment'
-  | 'FPDFDOC_ExitFormFillEnvironment'
-  | 'FORM_OnAfterLoadPage'
-  | 'FORM_OnBeforeClosePage'
-  | 'FPDFPage_CountObjects'
-  | 'FPDFPage_GetObject'
-  | 'FPDFFormObj_CountObjects'
-  | 'FPDFFormObj_GetObject'
-  | 'FPDFPageObj_GetType'
-  | 'FPDFImageObj_GetImagePixelSize';
-
-type WasmFunction = (...args: number[]) => number;
-
-/** An instance of PDFium, whose memory grows and never shrinks. */
-interface Engine {
-  call: Record<FunctionName, WasmFunction>;
-  /** All of its memory. Growth detaches a view, so none is kept over a call. */
-  memory(): Uint8Array;
-  /** How often its memory could not grow. PDFium leaves out an image for that, and says nothing. */
-  refusals: number;
-  /** After a trap its memory may hold anything: nothing is called any more. */
-  trapped: boolean;
 }
 
 /** An open file: addresses in the engine's memory, 0 for what is not there. */
@@ -68,14 +27,6 @@ interface Handles {
   mayHaveUserUnit: boolean;
 }
 
-// Types of it come with those of browsers alone.
-const { WebAssembly } = globalThis as unknown as {
-  WebAssembly: {
-    compile(code: Uint8Array): Promise<object>;
-    Instance: new (code: object, imports: object) => { exports: object };
-  };
-};
-
 const WRONG_PASSWORD = 4;
 const IMAGE = 3;
 const FORM = 5;
@@ -88,9 +39,6 @@ const FORM_INFO_BYTES = 256;
 const FORM_INFO_VERSION = 2;
 /** Object streams are not searched further than this. */
 const MAX_SEARCHED = 64 * 2 ** 20;
-
-let compiled: Promise<object> | undefined;
-let current: Promise<Engine> | undefined;
 
 /**
  * Opens a PDF file, whose bytes PDFium keeps in memory. Throws AppError `encrypted_pdf` when it wants a password and got
@@ -130,74 +78,6 @@ export async function openWithPdfium(file: string, password: string | null): Pro
     images: (page) => inTurn(() => onPage(page, 'read', () => imagesOf(handles, page))),
     close: () => inTurn(close),
   };
-}
-
-/** The engine that all documents share, a new one after a trap. */
-async function currentEngine(): Promise<Engine> {
-  current = current?.then((engine) => (engine.trapped ? startEngine() : engine), startEngine) ?? startEngine();
-  return current.catch((cause) => {
-    throw isOutOfMemory(cause) ? outOfMemory(cause) : cause;
-  });
-}
-
-async function startEngine(): Promise<Engine> {
-  const { PDFiumModule } = await import('@hyzyla/pdfium');
-  compiled ??= readFile(createRequire(import.meta.url).resolve('@hyzyla/pdfium/pdfium.wasm')).then(WebAssembly.compile);
-  const code = await compiled;
-  const engine: Engine = { call: {} as Engine['call'], memory: () => pdfium.HEAPU8, refusals: 0, trapped: false };
-  // Emscripten keeps it to print on failures, all of which reach us as well.
-  const { error } = console;
-  console.error = () => {};
-  const pdfium = await PDFiumModule({
-    instantiateWasm(imports: { env: Record<string, WasmFunction> }, done: (instance: object) => void) {
-      const grow = imports.env.emscripten_resize_heap as WasmFunction;
-      imports.env.emscripten_resize_heap = (bytes) => {
-        const grown = grow(bytes);
-        if (!grown) engine.refusals++;
-        return grown;
-      };
-      const instance = new WebAssembly.Instance(code, imports);
-      done(instance);
-      return instance.exports;
-    },
-  }).finally(() => {
-    console.error = error;
-  });
-  for (const [name, run] of Object.entries(pdfium.wasmExports)) {
-    if (typeof run === 'function') engine.call[name as FunctionName] = watchForTraps(engine, run as WasmFunction);
-  }
-  engine.call.FPDF_InitLibrary();
-  return engine;
-}
-
-function watchForTraps(engine: Engine, run: WasmFunction): WasmFunction {
-  return (...args) => {
-    if (engine.trapped) return 0;
-    try {
-      return run(...args);
-    } catch (cause) {
-      engine.trapped = true;
-      throw cause;
-    }
-  };
-}
-
-/** What comes of work with PDFium: its result, unless memory was refused meanwhile, or its failure in the words of AppError. */
-function attempt<T>(engine: Engine, failure: string, work: () => T): T {
-  const { refusals } = engine;
-  const [result, cause] = outcomeOf(work);
-  if (cause instanceof AppError || isOfSystem(cause)) throw cause;
-  if (engine.refusals > refusals || isOutOfMemory(cause)) throw outOfMemory(cause);
-  if (cause !== undefined) throw new AppError('corrupt_file', failure, { cause });
-  return result as T;
-}
-
-function outcomeOf<T>(work: () => T): [result: T | undefined, cause: unknown] {
-  try {
-    return [work(), undefined];
-  } catch (cause) {
-    return [undefined, cause];
-  }
 }
 
 function openFile(engine: Engine, file: string, password: string | null): Handles {
@@ -306,29 +186,6 @@ function withPage<T>({ engine, document }: Handles, page: number, use: (loaded: 
   }
 }
 
-function withText<T>(engine: Engine, text: string, use: (at: number) => T): T {
-  const data = Buffer.from(`${text}\0`);
-  return withMemory(engine, data.length, (at) => {
-    engine.memory().set(data, at);
-    return use(at);
-  });
-}
-
-function withMemory<T>(engine: Engine, bytes: number, use: (at: number) => T): T {
-  const at = allocate(engine, bytes);
-  try {
-    return use(at);
-  } finally {
-    engine.call.free(at);
-  }
-}
-
-function allocate(engine: Engine, bytes: number): number {
-  const at = engine.call.malloc(bytes);
-  if (at === 0) throw new Error(`out of memory: ${bytes} bytes`);
-  return at;
-}
-
 /** Whether the name stands in the file, in its object streams, or where only the password would show it. */
 function mayHaveUserUnit(file: Buffer): boolean {
   if (file.includes('/UserUnit')) return true;
@@ -366,28 +223,4 @@ function openingError(code: number, password: string | null): Error {
   return password
     ? new AppError('wrong_password', 'the password does not open the PDF')
     : new AppError('encrypted_pdf', 'the PDF is encrypted and needs a password');
-}
-
-/** A file that cannot be read from disk says nothing about what is in it. */
-function isOfSystem(cause: unknown): boolean {
-  return typeof cause === 'object' && cause !== null && 'syscall' in cause;
-}
-
-/** What an allocation throws that was refused, in PDFium's memory or in Node's. */
-function isOutOfMemory(cause: unknown): boolean {
-  return /allocation failed|out of memory/i.test(String((cause as Error)?.message));
-}
-
-function outOfMemory(cause: unknown): AppError {
-  return new AppError('out_of_memory', 'the PDF needs more memory than was reserved', { retryable: true, cause });
-}
-
-/** Makes calls wait for those before them: a document may have to be opened again between two. */
-function oneAfterTheOther() {
-  let last: Promise<unknown> = Promise.resolve();
-  return <T>(work: () => Promise<T>): Promise<T> => {
-    const result = last.then(work, work);
-    last = result;
-    return result;
-  };
 }

@@ -86,6 +86,8 @@ export function createSandboxPool({
 }) {
   const all = new Set<Sandbox>();
   const idle: Sandbox[] = [];
+  /** Killed and not gone yet. */
+  const leaving = new Set<Sandbox>();
   let closed = false;
   let capsWork = true;
 
@@ -114,6 +116,7 @@ export function createSandboxPool({
     all.add(sandbox);
     void gone.then(() => {
       all.delete(sandbox);
+      leaving.delete(sandbox);
       const at = idle.indexOf(sandbox);
       if (at >= 0) idle.splice(at, 1);
     });
@@ -123,22 +126,26 @@ export function createSandboxPool({
   const idleMb = () => idle.reduce((sum, sandbox) => sum + sandbox.idleMb, 0);
   const hasRoom = () => !closed && idle.length < keep && idleMb() + BASELINE_MB <= roomMb();
 
-  /** Idle sandboxes go first when somebody reserves what they take. Resolves when they are gone. */
+  function end(sandbox: Sandbox): void {
+    if (all.has(sandbox)) leaving.add(sandbox);
+    kill(sandbox);
+  }
+
+  /** Idle sandboxes go first when somebody reserves what they take. Resolves when all that were killed are gone. */
   function makeRoom(): Promise<unknown> {
-    const leaving: Sandbox[] = [];
-    while (idle.length > 0 && idleMb() > roomMb()) leaving.push(idle.shift() as Sandbox);
-    for (const sandbox of leaving) kill(sandbox);
-    return Promise.all(leaving.map(({ gone }) => gone));
+    while (idle.length > 0 && idleMb() > roomMb()) end(idle.shift() as Sandbox);
+    return Promise.all([...leaving].map(({ gone }) => gone));
   }
 
   function release(sandbox: Sandbox): void {
     const { pid } = sandbox.child;
     const memory = pid === undefined ? null : readMemory(pid);
     sandbox.idleMb = memory?.residentMb ?? BASELINE_MB;
-    const healthy = sandbox.child.connected && sandbox.tasks < MOST_TASKS && sandbox.idleMb <= MOST_IDLE_MB;
+    const healthy =
+      sandbox.child.connected && !leaving.has(sandbox) && sandbox.tasks < MOST_TASKS && sandbox.idleMb <= MOST_IDLE_MB;
     // What a task has started and left behind goes with its sandbox.
     if (healthy && !closed && idle.length < keep && descendantsOf(pid ?? 0).length === 0) idle.push(sandbox);
-    else kill(sandbox);
+    else end(sandbox);
   }
 
   function refill(): void {
@@ -157,12 +164,12 @@ export function createSandboxPool({
         /** Runs one task, in a fresh process if the last one died. Never rejects: a sandbox that dies fails its own task only. */
         async run(request: TaskRequest, options: RunOptions): Promise<Ran> {
           await makeRoom();
-          if (sandbox === undefined || !all.has(sandbox)) sandbox = start();
+          if (sandbox === undefined || !all.has(sandbox) || leaving.has(sandbox)) sandbox = start();
           const ran = await runIn(sandbox, memoryMb, request, options);
           const { outcome } = ran;
           const outgrown = outcome.kind === 'died' && outcome.how === 'outgrown';
           if (outgrown || outcome.kind === 'aborted' || memoryMb > LARGE_MB) {
-            kill(sandbox);
+            end(sandbox);
             await sandbox.gone;
           }
           return ran;
@@ -200,12 +207,12 @@ export function createSandboxPool({
     let killer: NodeJS.Timeout | undefined;
     const killFor = (how: Death['how'], code: PublicError['code'], message: string) => {
       killedFor ??= { kind: 'died', how, error: { code, message } };
-      kill(sandbox);
+      end(sandbox);
     };
-    const order = (message: SandboxOrder) => child.send(message, (error) => error && kill(sandbox));
+    const order = (message: SandboxOrder) => child.send(message, (error) => error && end(sandbox));
     const abort = (reason: string) => {
       order({ kind: 'abort', reason });
-      killer ??= setTimeout(() => kill(sandbox), YIELD_MS);
+      killer ??= setTimeout(() => end(sandbox), YIELD_MS);
     };
     const onAbort = () => abort('the job was taken back');
     const deadline = setTimeout(() => {
@@ -245,15 +252,17 @@ export function createSandboxPool({
       await sandbox.ready;
       if (memoryMb > LARGE_MB) lowerPriority(pid);
       sandbox.capMb = await capMemory(pid, memoryMb, sandbox.capMb);
-      if (sandbox.capMb === null && capsWork && all.has(sandbox)) {
+      // Then the run has ended, and nobody would stop the watch.
+      if (!all.has(sandbox)) return;
+      if (sandbox.capMb === null && capsWork) {
         capsWork = false;
         log.warn('no prlimit here: sandboxes are only watched, not capped');
       }
       watch = watchMemory(pid, memoryMb, () => {
         killedFor ??= outgrown(step, memoryMb);
-        kill(sandbox);
+        end(sandbox);
       });
-      if (signal.aborted) kill(sandbox);
+      if (signal.aborted) end(sandbox);
       else order({ kind: 'run', request });
     };
     begin().catch((error) => {
@@ -262,7 +271,7 @@ export function createSandboxPool({
         error: { code: 'internal', message: 'its sandbox could not be started' },
         retryable: true,
       });
-      log.error({ err: error }, 'sandbox not started');
+      if (!timedOut && !signal.aborted) log.error({ err: error }, 'sandbox not started');
     });
     try {
       const outcome = judge(await ended.promise, { timedOut, signal, deadlineMs });
