@@ -113,6 +113,8 @@ async function drawPages(context: Context, document: TwoEngines, pages: number[]
       const png = await encodePng(raw);
       return { png, width: raw.width, height: raw.height, dpi: fit.dpi, reduced: fit.reduced, engine };
     });
+    // V8 does not see how large the pixels are that wait to be collected: left to it, up to three pages of them.
+    globalThis.gc?.({ type: 'minor' });
   }
   return { pages: pages.length };
 }

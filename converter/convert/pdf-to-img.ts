@@ -43,7 +43,8 @@ export async function openWithPdfToImg(file: string, password: string | null): P
     docInitParams: { ...docInitParams(password, canvases), worker: await startWorker(port) },
   };
   const drawn = new Set<number>();
-  let document = await pdf(file, options).catch((cause) => {
+  const open = () => withoutSkipping(() => pdf(file, options));
+  let document = await open().catch((cause) => {
     throw openingError(cause, password);
   });
   const pageCount = document.length;
@@ -57,7 +58,7 @@ export async function openWithPdfToImg(file: string, password: string | null): P
     if (drawn.size >= MAX_PAGES_KEPT || drawn.has(page)) {
       drawn.clear();
       await document.destroy();
-      document = await pdf(file, options);
+      document = await open();
     }
     drawn.add(page);
   }
@@ -65,7 +66,7 @@ export async function openWithPdfToImg(file: string, password: string | null): P
   async function pageBox(page: number): Promise<PageBox> {
     canvases.next = 'measure';
     options.scale = 1;
-    const outcome = await document.getPage(page).catch((error) => error);
+    const outcome = await withoutSkipping(() => document.getPage(page)).catch((error) => error);
     if (outcome instanceof Measured) return { width: outcome.width, height: outcome.height };
     throw pageError(page, 'read', outcome);
   }
