@@ -57,7 +57,7 @@ export class AppError extends Error {
 
 /** Whether an allocation was refused: the words of V8, of WebAssembly, of Skia, and of native code that throws. */
 export function isOutOfMemory(error: unknown): boolean {
-  return /allocation failed|could not allocate|out of memory|bad_alloc|surface failed/i.test(
+  return /allocation failed|(could not|failed to) allocate|unable to grow|(out of|insufficient) memory|bad_alloc|surface failed/i.test(
     String((error as Error | null)?.message),
   );
 }

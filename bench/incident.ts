@@ -82,7 +82,7 @@ async function main(): Promise<void> {
     sharp: `${sharpVersion} (libvips ${vips})`,
     ImageMagick: programs?.image.version,
     Ghostscript: programs?.pdf.version,
-    Memory: `${MEMORY_MB} MB for each way, of which the converter ${CONVERTER_MB}; old way: ${cores} workers`,
+    'Memory of each way': `${MEMORY_MB} MB; sheetmill: ${CONVERTER_MB} for the converter; old way: ${cores} workers`,
     Arrivals: `open loop ${half.perMinute.toFixed(0)} a minute, closed loop ${clients.clients} at a time; seed ${SEED}`,
     'Time of the whole bench': `${((performance.now() - began) / 60_000).toFixed(0)} minutes`,
   });

@@ -15,7 +15,8 @@ import { createJournal } from './journal.ts';
 import { persist } from './persist.ts';
 import { outcomeOf, runOn } from './recovery.ts';
 import type { TaskEvent, TaskRequest } from './run-task.ts';
-import type { Lease, Ran } from './sandbox/pool.ts';
+import type { Lease } from './sandbox/pool.ts';
+import type { Ran } from './sandbox/run.ts';
 import { runTrusted } from './trusted.ts';
 
 export interface ExecutorParts {

@@ -1,10 +1,11 @@
 import type { ClaimedJob } from '../jobs/claim.ts';
 import type { Outcome } from '../jobs/settle.ts';
-import { nextMemoryClass } from '../jobs/shape.ts';
+import { conversionShape, nextMemoryClass } from '../jobs/shape.ts';
 import { type ConvertRangePayload, convertRange, rangeOf } from '../tasks/convert-range.ts';
 import type { Task } from '../tasks/task.ts';
 import type { TaskRequest } from './run-task.ts';
-import type { Death, Lease, Ran, RunOptions } from './sandbox/pool.ts';
+import type { Lease } from './sandbox/pool.ts';
+import type { Death, Ran, RunOptions } from './sandbox/run.ts';
 
 /**
  * Runs a task in its sandbox. When a step does not come back, or brings the sandbox down, the task goes on in a fresh one
@@ -50,7 +51,7 @@ export function outcomeOf({ outcome, step }: Ran, job: ClaimedJob, task: Task | 
     const part = (pages: number[], memoryMb: number) => ({
       type: convertRange.type,
       payload: rangeOf(payload, pages),
-      shape: { cpuUnits: job.cpuUnits, memoryMb },
+      shape: conversionShape(memoryMb),
     });
     const grownMb = how === 'outgrown' ? (nextMemoryClass(job.memoryMb) ?? job.memoryMb) : job.memoryMb;
     return { kind: 'split', children: [part(others, job.memoryMb), part([culprit], grownMb)], error };

@@ -1,6 +1,6 @@
 import type { Task } from '../tasks/task.ts';
 import { runTask, type TaskRequest } from './run-task.ts';
-import { judge, type Ran, type RunOptions, YIELD_MS } from './sandbox/pool.ts';
+import { judge, type Ran, type RunOptions, YIELD_MS } from './sandbox/run.ts';
 
 /**
  * Runs a trusted task in this process. It is told to end like one in a sandbox, but cannot be killed: one that does not

@@ -3,7 +3,7 @@ import type { Database } from '../db/client.ts';
 import { type JobRow, readyShapes } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { converters, jobAttempts, jobs, uploads } from '../db/schema.ts';
-import { queueName, type Shape } from './shape.ts';
+import { inBackground, queueName, type Room, type Shape } from './shape.ts';
 import { transition } from './transition.ts';
 
 export type Job = JobRow;
@@ -39,12 +39,14 @@ export async function claimJobs(
   db: Database,
   queues: Queues,
   converter: { id: string; name: string },
-  { free, capacity }: { free: Shape; capacity: Shape },
+  { free, capacity }: { free: Room; capacity: Shape },
 ): Promise<ClaimedJob[]> {
   // What could never fit here is another converter's business.
   const [best, ...others] = await headsWithin(db, capacity);
   if (best === undefined) return [];
-  if (!fits(best.shape, free) && best.waited > PATIENCE_SECONDS && (await drains(db, converter.id))) return [];
+  const { background = Number.POSITIVE_INFINITY } = free;
+  const inTheWay = !fits(best.shape, free) && (!inBackground(best.shape) || background > 0);
+  if (inTheWay && best.waited > PATIENCE_SECONDS && (await drains(db, converter.id))) return [];
   const fitting = [best, ...others].filter(({ shape }) => fits(shape, free));
   for (const [index, { shape }] of fitting.entries()) {
     const claimed = await claimFrom(db, queues, converter, { shape, free, minRank: fitting[index + 1]?.rank });
@@ -58,9 +60,13 @@ async function claimFrom(
   db: Database,
   queues: Queues,
   converter: { id: string; name: string },
-  { shape, free, minRank }: { shape: Shape; free: Shape; minRank: number | undefined },
+  { shape, free, minRank }: { shape: Shape; free: Room; minRank: number | undefined },
 ): Promise<ClaimedJob[]> {
-  const count = Math.min(LARGEST_CLAIM, timesIn(free.cpuUnits, shape.cpuUnits), timesIn(free.memoryMb, shape.memoryMb));
+  const count = Math.min(
+    LARGEST_CLAIM,
+    inBackground(shape) ? (free.background ?? LARGEST_CLAIM) : timesIn(free.cpuUnits, shape.cpuUnits),
+    timesIn(free.memoryMb, shape.memoryMb),
+  );
   return transition(db, async (tx) => {
     const queueIds = await queues.fetch(tx, queueName(shape), { count, minRank });
     if (queueIds.length === 0) return [];
@@ -106,7 +112,8 @@ async function claimFrom(
 /** This converter's row no longer says `live`: others have taken over its jobs. */
 export class ConverterLost extends Error {}
 
-function fits(shape: Shape, room: Shape): boolean {
+function fits(shape: Shape, room: Room): boolean {
+  if (inBackground(shape) && room.background === 0) return false;
   return shape.cpuUnits <= room.cpuUnits && shape.memoryMb <= room.memoryMb;
 }
 

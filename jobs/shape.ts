@@ -7,7 +7,23 @@ export interface Shape {
 }
 
 /** Resident memory of a sandbox that has loaded its libraries, in MB: part of every reservation. */
-export const BASELINE_MB = 105;
+export const BASELINE_MB = 135;
+
+/** What may still be reserved, and how many jobs more may work in the background: any number, unless it says. */
+export type Room = Shape & { background?: number };
+
+/** A conversion that takes more than this works in the background: at a low priority, on the CPU that others leave. */
+export const LARGE_MB = 512;
+
+/** What a conversion reserves. In the background it takes no CPU unit from those that are not. */
+export function conversionShape(memoryMb: number): Shape {
+  return { cpuUnits: memoryMb > LARGE_MB ? 0 : 1, memoryMb };
+}
+
+/** Whether a shape is one of those; a converter works on as many at a time as it has CPU units. */
+export function inBackground({ cpuUnits, memoryMb }: Shape): boolean {
+  return cpuUnits === 0 && memoryMb > LARGE_MB;
+}
 
 /** Memory classes in MB: few, so that there are few queues; a class is at most 1.5 times the one below it. */
 const MEMORY_CLASSES = [256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384] as const;

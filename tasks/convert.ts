@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { BASELINE_MB, LARGEST_CLASS_MB, memoryClass, type Shape } from '../jobs/shape.ts';
+import { BASELINE_MB, conversionShape, LARGEST_CLASS_MB, memoryClass, type Shape } from '../jobs/shape.ts';
 import { type ConversionContext, defineTask } from './task.ts';
 
 export const convertPayload = z.object({
@@ -22,7 +22,7 @@ const COPIES = 3;
 export function inspectionShape(mediaType: ConvertPayload['media_type'], bytes: number): Shape {
   if (mediaType !== 'application/pdf') return convert.resources;
   const needed = BASELINE_MB + DOCUMENT_MB + (COPIES * bytes) / 2 ** 20;
-  return { ...convert.resources, memoryMb: memoryClass(Math.min(needed, LARGEST_CLASS_MB)) };
+  return conversionShape(memoryClass(Math.min(needed, LARGEST_CLASS_MB)));
 }
 
 /** Inspects an original; converts it there and then if it is small, or else splits it into ranges. */

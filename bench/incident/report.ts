@@ -32,7 +32,9 @@ export function compare(ours: Runs, other: Runs | undefined): Row[] {
     (runs) => disturbed(runs.closed) + disturbed(runs.open),
   );
   none('Monsters lost, all runs', (runs) => count(runs.closed, 'lost', true) + count(runs.open, 'lost', true));
-  none('Innocent uploads not converted, all runs', (runs) => notConverted(runs.closed) + notConverted(runs.open));
+  none('Innocent uploads not converted, all runs', ({ closed, open, openWithoutMonsters }) =>
+    [closed, open, openWithoutMonsters ?? []].flat().reduce((sum, run) => sum + notConverted(run), 0),
+  );
   against('Gigabyte-seconds per upload, closed loop', gigabyteSecondsEach, (value) => value.toFixed(2), { most: 0.5 });
   against(
     'Uploads per minute, closed loop',
@@ -80,16 +82,25 @@ export function listReasons(columns: Record<string, Run | undefined>): string {
       .filter(({ upload }) => upload.monster === kind)
       .map(({ outcome, reason }) => (reason === '' ? outcome : `${outcome}: ${reason}`));
   const lines = [...kinds].map((kind) => [kind, ...runs.map(([, run]) => tally(fates(run, kind)))]);
-  const disturbances = ({ ended }: Run) =>
-    ended.filter((one) => !isMonster(one)).flatMap((one) => one.disturbances.map((why) => `${kindOf(one)}: ${why}`));
+  const innocent = ({ ended }: Run) => ended.filter((one) => !isMonster(one));
+  const disturbances = (run: Run) =>
+    innocent(run).flatMap((one) => one.disturbances.map((why) => `${kindOf(one)}: ${why}`));
+  const failures = (run: Run) =>
+    innocent(run)
+      .filter(({ outcome }) => outcome !== 'converted')
+      .map((one) => `${kindOf(one)}: ${one.outcome}: ${one.reason}`);
   lines.push(['innocent, disturbed', ...runs.map(([, run]) => tally(disturbances(run)))]);
+  lines.push(['innocent, not converted', ...runs.map(([, run]) => tally(failures(run)))]);
   return table([['Upload', ...runs.map(([name]) => name)], ...lines]);
 }
 
-/** Equal ones once, with their number, in the shape of a table's cell. */
+/** Equal ones once, with their number, in the shape of a table's cell; on which page it was makes no difference. */
 function tally(texts: string[]): string {
   const counts = new Map<string, number>();
-  for (const text of texts) counts.set(text, (counts.get(text) ?? 0) + 1);
+  for (const text of texts) {
+    const alike = text.replace(/page \d+/, 'a page');
+    counts.set(alike, (counts.get(alike) ?? 0) + 1);
+  }
   return [...counts].map(([text, times]) => `${times} ${text.replaceAll('|', '/').slice(0, 120)}`).join('; ');
 }
 

@@ -36,7 +36,7 @@ export function makeTraffic(
   const stretch = count / monsterCount;
   for (let index = 0; index < monsterCount; index++) {
     const [monster, file] = kinds[(turn + index) % kinds.length] ?? [];
-    const upload = uploads[Math.floor((index + random.next()) * stretch)];
+    const upload = uploads[random.wholeNumber(Math.ceil(index * stretch), Math.ceil((index + 1) * stretch) - 1)];
     if (upload !== undefined && file !== undefined) Object.assign(upload, { monster, file });
   }
   return uploads;

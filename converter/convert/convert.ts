@@ -4,7 +4,7 @@ import path from 'node:path';
 import { AppError, publicError } from '../../errors.ts';
 import type { PageOutcome } from '../../jobs/conversion.ts';
 import { countPages, pagesIn, parsePages, selectPages } from '../../jobs/pages.ts';
-import { memoryClass, type Shape } from '../../jobs/shape.ts';
+import { conversionShape, memoryClass, type Shape } from '../../jobs/shape.ts';
 import { pagePath } from '../../store/paths.ts';
 import type { ConvertPayload } from '../../tasks/convert.ts';
 import { type ConvertRangePayload, convertRange, rangeOf } from '../../tasks/convert-range.ts';
@@ -20,6 +20,12 @@ type MadePage = { png: Buffer } & Pick<
   PageOutcome & { status: 'completed' },
   'width' | 'height' | 'dpi' | 'reduced' | 'engine'
 >;
+
+/** Loads what is slow to load and starts all threads: what they map is then no growth, and no task pays for it. */
+export async function warmUp(): Promise<void> {
+  await (await import('./pdf-to-img.ts')).loadPdfJs();
+  await encodePng({ data: new Uint8Array(4 * 8 * 8), width: 8, height: 8, channels: 4 });
+}
 
 /**
  * The job `convert`: inspects the original, then converts it here if its reservation holds that, or splits the job
@@ -54,7 +60,7 @@ async function inspectPicture(
   context.inspected({ pageCount: 1, selected: selectPages(selection, 1) });
   const memoryMb = memoryClass(estimateImage(header));
   if (memoryMb > context.reservation.memoryMb) {
-    return splitInto(context, [{ pages: [1], shape: { ...context.reservation, memoryMb } }]);
+    return splitInto(context, [{ pages: [1], shape: conversionShape(memoryMb) }]);
   }
   return convertPicture(context);
 }

@@ -13,8 +13,8 @@ import type { PlannedPage } from './plan.ts';
 
 const MB = 2 ** 20;
 
-/** Beyond the baseline: a renderer with fonts and content. The median page takes 50, the 99th of 100 pages three times that. */
-const DOCUMENT_MB = 150;
+/** Beyond the baseline: fonts, content, and what a renderer keeps. The median page takes 20 of it, one in a hundred all. */
+const DOCUMENT_MB = 120;
 /** pdf.js keeps the whole file twice. */
 const FILE_COPIES = 2;
 /** The canvas as RGBA and its copy as raw pixels. */
@@ -24,7 +24,7 @@ const FEW_MB = 32;
 
 /** Bytes for each pixel of an image on the page. pdf.js decodes all of them to RGBA, and shrinks them from a canvas. */
 const PIXEL_BYTES: Record<PdfEngine, Record<EmbeddedImage['kind'], number>> = {
-  'pdf-to-img': { other: 24, wide: 34, jpx: 6, bilevel: 2.5 },
+  'pdf-to-img': { other: 25, wide: 34, jpx: 6, bilevel: 2.5 },
   pdfium: { other: 5, wide: 5, jpx: 6, bilevel: 1 },
 };
 /** pdf.js decodes JPEG 2000 at a lower resolution above this. */

@@ -17,9 +17,9 @@ sharp.unblock({
   ],
 });
 
-/** How many threads a conversion may use: as many units of CPU as its sandbox has reserved. */
+/** How many threads a conversion may use: as many units of CPU as its sandbox has reserved, one at least. */
 export function useThreads(count: number): void {
-  sharp.concurrency(count);
+  sharp.concurrency(Math.max(1, count));
 }
 
 /**

@@ -147,11 +147,19 @@ async function withoutSkipping<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
+/** Loads pdf.js and its canvas, which is slow, and maps a gigabyte that is never used. */
+export async function loadPdfJs(): Promise<PdfJs> {
+  const build = pathToFileURL(`${pdfjs}/legacy/build/`);
+  createCanvas(1, 1);
+  return {
+    ...(await import(new URL('pdf.worker.mjs', build).href)),
+    ...(await import(new URL('pdf.mjs', build).href)),
+  };
+}
+
 /** The half of pdf.js that parses, in this thread. */
 async function startWorker(port: ReturnType<typeof createPort>) {
-  const build = pathToFileURL(`${pdfjs}/legacy/build/`);
-  const { WorkerMessageHandler }: PdfJs = await import(new URL('pdf.worker.mjs', build).href);
-  const { PDFWorker }: PdfJs = await import(new URL('pdf.mjs', build).href);
+  const { WorkerMessageHandler, PDFWorker } = await loadPdfJs();
   WorkerMessageHandler.initializeFromPort(port);
   return new PDFWorker({ port, verbosity: WARNINGS });
 }

@@ -1,4 +1,4 @@
-import { memoryClass, type Shape } from '../../jobs/shape.ts';
+import { conversionShape, memoryClass, type Shape } from '../../jobs/shape.ts';
 
 /** Up to this many pages of ordinary size are converted where they were inspected. */
 const ONE_HOP_PAGES = 2;
@@ -32,7 +32,7 @@ export function planRanges(planned: PlannedPage[], own: Shape): PlannedRange[] {
     const memoryMb = classes[at] as number;
     const other = classes.slice(at, at + size).findIndex((needed) => needed !== memoryMb);
     const pages = planned.slice(at, at + (other < 0 ? size : other)).map(({ page }) => page);
-    ranges.push({ shape: { cpuUnits: 1, memoryMb }, pages });
+    ranges.push({ shape: conversionShape(memoryMb), pages });
   }
   return ranges;
 }

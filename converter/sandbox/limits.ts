@@ -16,6 +16,9 @@ const WATCH_MS = 50;
 /** Behind the API and small conversions, when cores are short. */
 const LOW_PRIORITY = 10;
 
+/** Of the kernel's clock for processes, on every machine that Node runs on. */
+const TICKS_A_SECOND = 100;
+
 const run = promisify(execFile);
 
 /** Resident memory in MB, now and at its peak, and private writable address space, which is what a cap counts. */
@@ -31,6 +34,14 @@ export function readMemory(pid: number): Memory | null {
   const megabytes = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1]) / 1024;
   const memory = { residentMb: megabytes('VmRSS'), peakMb: megabytes('VmHWM'), dataMb: megabytes('VmData') };
   return Number.isNaN(memory.residentMb) ? null : memory;
+}
+
+/** Seconds of processor time that the process has taken so far; null where the kernel does not tell. */
+export function cpuSeconds(pid: number): number | null {
+  // After the name in brackets, which may hold anything: state is the first field, user and system time the 12th and 13th.
+  const fields = readProc(pid, 'stat').split(') ').at(-1)?.split(' ') ?? [];
+  const ticks = Number(fields[11]) + Number(fields[12]);
+  return Number.isNaN(ticks) ? null : ticks / TICKS_A_SECOND;
 }
 
 /**

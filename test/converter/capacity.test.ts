@@ -4,17 +4,17 @@ const CAPACITY = { cpuUnits: 4, memoryMb: 1_024 };
 
 test('what is reserved is not free until it is released', () => {
   const ledger = createLedger(CAPACITY);
-  expect(ledger.free()).toEqual(CAPACITY);
+  expect(ledger.free()).toMatchObject(CAPACITY);
   const release = ledger.reserve({ cpuUnits: 3, memoryMb: 256 });
-  expect(ledger.free()).toEqual({ cpuUnits: 1, memoryMb: 768 });
+  expect(ledger.free()).toMatchObject({ cpuUnits: 1, memoryMb: 768 });
   release();
-  expect(ledger.free()).toEqual(CAPACITY);
+  expect(ledger.free()).toMatchObject(CAPACITY);
 });
 
 test('reservations add up to the capacity exactly', () => {
   const ledger = createLedger(CAPACITY);
   for (let count = 0; count < 4; count++) ledger.reserve({ cpuUnits: 1, memoryMb: 256 });
-  expect(ledger.free()).toEqual({ cpuUnits: 0, memoryMb: 0 });
+  expect(ledger.free()).toMatchObject({ cpuUnits: 0, memoryMb: 0 });
 });
 
 test.each([
@@ -28,5 +28,16 @@ test.each([
 test('a reservation that was refused holds nothing', () => {
   const ledger = createLedger(CAPACITY);
   expect(() => ledger.reserve({ cpuUnits: 5, memoryMb: 256 })).toThrow();
-  expect(ledger.free()).toEqual(CAPACITY);
+  expect(ledger.free()).toMatchObject(CAPACITY);
+});
+
+test('so many jobs work in the background as there are CPU units, without taking any', () => {
+  const ledger = createLedger({ cpuUnits: 2, memoryMb: 4096 });
+  const release = ledger.reserve({ cpuUnits: 0, memoryMb: 768 });
+  ledger.reserve({ cpuUnits: 0, memoryMb: 768 });
+  // Small enough to be no work in the background.
+  ledger.reserve({ cpuUnits: 0, memoryMb: 256 });
+  expect(ledger.free()).toEqual({ cpuUnits: 2, memoryMb: 2304, background: 0 });
+  release();
+  expect(ledger.free()).toEqual({ cpuUnits: 2, memoryMb: 3072, background: 1 });
 });

@@ -1,6 +1,6 @@
 import { outcomeOf, runOn } from '../../converter/recovery.ts';
 import type { TaskRequest } from '../../converter/run-task.ts';
-import type { Death, Ran } from '../../converter/sandbox/pool.ts';
+import type { Death, Ran } from '../../converter/sandbox/run.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import { convert } from '../../tasks/convert.ts';
@@ -106,7 +106,10 @@ describe('what the end of a run means for its job', () => {
   });
 
   test("a client's own task spends a try", () => {
-    expect(meaning(died('outgrown', null), [], { ...conversion, internal: false })).toMatchObject({ kind: 'outgrown', spent: true });
+    expect(meaning(died('outgrown', null), [], { ...conversion, internal: false })).toMatchObject({
+      kind: 'outgrown',
+      spent: true,
+    });
   });
 
   test('what is overdue with every engine is never tried again', () => {

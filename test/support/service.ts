@@ -29,7 +29,14 @@ export async function startService({
 } = {}) {
   const database = await cloneDatabase();
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-service-'));
-  const environment = { DATABASE_URL: database.url, DATA_DIR: folder, PORT: '0', LOG_LEVEL: 'error', MIN_FREE_MB: '0', ...env };
+  const environment = {
+    DATABASE_URL: database.url,
+    DATA_DIR: folder,
+    PORT: '0',
+    LOG_LEVEL: 'error',
+    MIN_FREE_MB: '0',
+    ...env,
+  };
   const pool = new pg.Pool({ connectionString: database.url, max: 2 });
   const processes = new Set<ChildProcess>();
   let log = '';
