@@ -12,6 +12,9 @@ export const BASELINE_MB = 135;
 /** What may still be reserved, and how many jobs more may work in the background: any number, unless it says. */
 export type Room = Shape & { background?: number };
 
+/** What an ordinary conversion reserves: a sandbox that has worked before, and holds 200 MB still, has room in it. */
+export const ORDINARY_MB = 384;
+
 /** A conversion that takes more than this works in the background: at a low priority, on the CPU that others leave. */
 export const LARGE_MB = 512;
 

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { toRanges } from '../jobs/pages.ts';
+import { conversionShape, ORDINARY_MB } from '../jobs/shape.ts';
 import { convertPayload } from './convert.ts';
 import { type ConversionContext, defineTask } from './task.ts';
 
@@ -14,7 +15,7 @@ export type ConvertRangePayload = z.output<typeof convertRangePayload>;
 export const convertRange = defineTask({
   type: 'convert_range',
   payload: convertRangePayload,
-  resources: { cpuUnits: 1, memoryMb: 256 },
+  resources: conversionShape(ORDINARY_MB),
   internal: true,
   run: async (context) =>
     (await import('../converter/convert/convert.ts')).convertPages(context as ConversionContext<ConvertRangePayload>),

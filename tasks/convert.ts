@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { BASELINE_MB, conversionShape, LARGEST_CLASS_MB, memoryClass, type Shape } from '../jobs/shape.ts';
+import { BASELINE_MB, conversionShape, LARGEST_CLASS_MB, memoryClass, ORDINARY_MB, type Shape } from '../jobs/shape.ts';
 import { type ConversionContext, defineTask } from './task.ts';
 
 export const convertPayload = z.object({
@@ -29,7 +29,7 @@ export function inspectionShape(mediaType: ConvertPayload['media_type'], bytes: 
 export const convert = defineTask({
   type: 'convert',
   payload: convertPayload,
-  resources: { cpuUnits: 1, memoryMb: 256 },
+  resources: conversionShape(ORDINARY_MB),
   internal: true,
   run: async (context) =>
     (await import('../converter/convert/convert.ts')).convertOriginal(context as ConversionContext<ConvertPayload>),

@@ -10,8 +10,8 @@ process.on('disconnect', () => process.exit());
 process.on('SIGINT', () => undefined);
 process.on('SIGTERM', () => undefined);
 
-/** Beyond what is good for the smallest reservation again. */
-const COLLECT_ABOVE_MB = BASELINE_MB + 20;
+/** Somewhat below what is not used again for an ordinary conversion. */
+const COLLECT_ABOVE_MB = BASELINE_MB + 65;
 
 const loading = loadTasks(process.env.TASKS);
 let underWay = new AbortController();

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { BASELINE_MB, LARGE_MB } from '../../jobs/shape.ts';
+import { BASELINE_MB, LARGE_MB, ORDINARY_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
 import type { TaskRequest } from '../run-task.ts';
 import { descendantsOf, killAll, readMemory } from './limits.ts';
@@ -11,7 +11,7 @@ const MOST_TASKS = 200;
 /** So is one that has grown: it holds no more than this part of the reservation that it is used for. */
 const MOST_HELD = 0.62;
 /** What has grown beyond use for the conversion of an ordinary PDF is not kept. */
-const MOST_IDLE_MB = MOST_HELD * 384;
+const MOST_IDLE_MB = MOST_HELD * ORDINARY_MB;
 
 const LONGEST_OUTPUT = 500;
 
