@@ -41,7 +41,8 @@ export function problems(log: Logger): ErrorRequestHandler {
   return function renderProblem(error, request, response, next) {
     const known = toAppError(error, request);
     // What is refused on purpose has no cause, and would fill the log just when there is much to do.
-    if (known.status >= 500 && (known.code !== 'unavailable' || known.cause)) log.error({ err: error, request: response.locals.requestId }, 'request failed');
+    if (known.status >= 500 && (known.code !== 'unavailable' || known.cause))
+      log.error({ err: error, request: response.locals.requestId }, 'request failed');
     if (response.headersSent) return next(error);
     if (known.status === 503 || known.status === 429) response.set('Retry-After', '5');
     response
