@@ -88,7 +88,12 @@ export async function openPdf({ input, password, avoid, limits, step }: Opening)
       ask(page, async (document, engine) => {
         const box = await document.pageBox(page);
         const fit = fitScale(box.width, box.height, dpi);
-        return { raw: await document.render(page, fit.scale), fit, engine };
+        const raw = await document.render(page, fit.scale);
+        // PDFium makes a white page of what is none: a substitute is believed only if it drew something.
+        if (engine !== engines[0] && raw.data.every((value) => value === 255)) {
+          throw new AppError('corrupt_file', `page ${page} cannot be drawn`);
+        }
+        return { raw, fit, engine };
       }),
     async close(): Promise<void> {
       for (const opening of opened.values()) await opening.then((document) => document.close(), ignore);

@@ -173,20 +173,20 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
 
   test('is set anew for each task of a sandbox that is used again, and so is the peak', async () => {
     const balloon = (megabytes: number, memoryMb: number) => run('balloon', { megabytes, hold: false }, memoryMb);
-    const small = await balloon(200, 256);
+    const small = await balloon(200, 384);
     const [sandbox] = sandboxes();
     const large = await balloon(480, 512);
     expect(sandboxes()).toEqual([sandbox]);
-    const again = await balloon(160, 256);
+    const again = await balloon(160, 384);
     expect(sandboxes()).toEqual([sandbox]);
     expect([small, large, again].map(({ outcome }) => outcome.kind)).toEqual(['completed', 'completed', 'completed']);
     expect(large.peakMemoryMb).toBeGreaterThanOrEqual(480);
-    expect(again.peakMemoryMb).toBeLessThanOrEqual(256);
+    expect(again.peakMemoryMb).toBeLessThanOrEqual(384);
 
     const measured = measurePeak();
-    const { outcome, peakMemoryMb } = await run('leak_native', {}, 256, measured);
+    const { outcome, peakMemoryMb } = await run('leak_native', {}, 384, measured);
     expect(outcome).toMatchObject(OUTGROWN);
-    expect(Math.max(measured.stop(), peakMemoryMb ?? 0)).toBeLessThanOrEqual(256 + OVER_MB);
+    expect(Math.max(measured.stop(), peakMemoryMb ?? 0)).toBeLessThanOrEqual(384 + OVER_MB);
     expect(isAlive(sandbox as number)).toBe(false);
   });
 
