@@ -42,6 +42,8 @@ export type TwoEngines = Awaited<ReturnType<typeof openPdf>>;
 export async function openPdf({ input, password, avoid, limits, step }: Opening) {
   const engines: PdfEngine[] = limits.firstEngine === 'pdfium' ? ['pdfium', 'pdf-to-img'] : ['pdf-to-img', 'pdfium'];
   const opened = new Map<PdfEngine, Promise<PdfDocument>>();
+  /** The one whose count of the pages holds. */
+  let main: PdfEngine | undefined;
   const deadly = (page: number | null, engine: PdfEngine) =>
     avoid.find((fatal) => fatal.engine === engine && (fatal.page === page || fatal.page === null));
   const hasSubstitute = (page: number | null, engine: PdfEngine) =>
@@ -69,6 +71,8 @@ export async function openPdf({ input, password, avoid, limits, step }: Opening)
         if (page !== null) {
           if (page > document.pageCount) throw new AppError('corrupt_file', `page ${page} cannot be read`);
           step({ page, engine, last: !hasSubstitute(page, engine) });
+          // Where the tree of pages is broken another engine counts otherwise, and runs out of pages before the last.
+          if (engine !== main) await document.pageBox(document.pageCount);
         }
         return await work(document, engine);
       } catch (error) {
@@ -79,7 +83,10 @@ export async function openPdf({ input, password, avoid, limits, step }: Opening)
     throw first;
   }
 
-  const pageCount = await ask(null, async (document) => document.pageCount);
+  const pageCount = await ask(null, async (document, engine) => {
+    main = engine;
+    return document.pageCount;
+  });
   return {
     pageCount,
     pageBox: (page: number) => ask(page, (document) => document.pageBox(page)),
@@ -90,7 +97,7 @@ export async function openPdf({ input, password, avoid, limits, step }: Opening)
         const fit = fitScale(box.width, box.height, dpi);
         const raw = await document.render(page, fit.scale);
         // PDFium makes a white page of what is none: a substitute is believed only if it drew something.
-        if (engine !== engines[0] && raw.data.every((value) => value === 255)) {
+        if (engine !== main && raw.data.every((value) => value === 255)) {
           throw new AppError('corrupt_file', `page ${page} cannot be drawn`);
         }
         return { raw, fit, engine };
