@@ -7,7 +7,5 @@ export default {
   globalSetup: '<rootDir>/test/support/global-setup.ts',
   globalTeardown: '<rootDir>/test/support/global-teardown.ts',
   testTimeout: 60_000,
-  // Much of a test is waiting for processes: as many files at a time as there are cores.
-  maxWorkers: '100%',
   collectCoverageFrom: ['{api,converter,tasks,jobs,db,store}/**/*.ts', '*.ts'],
 };

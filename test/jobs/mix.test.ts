@@ -58,6 +58,8 @@ test('many uploads, converters and mishaps at once end with every page once and 
     const converter = await fixture.converter();
     const chance = seeded(seed);
     while (!(await isOver())) {
+      // However slow the machine, none of them is lost.
+      await fixture.db.execute(sql`update converters set heartbeat_at = now()`);
       for (const job of await fixture.claim(converter)) await play(job, chance);
       // Nobody waits for a backoff here.
       await fixture.db.execute(sql`update jobs set due_at = now() where status = 'retrying'`);
