@@ -38,6 +38,8 @@ export async function startService({
     ...env,
   };
   const pool = new pg.Pool({ connectionString: database.url, max: 2 });
+  // A client that has ended for the pool may still be cut off when the database is dropped.
+  pool.on('connect', (client) => client.on('error', () => undefined));
   const processes = new Set<ChildProcess>();
   let log = '';
 
