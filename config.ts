@@ -11,9 +11,9 @@ const PDF_ENGINES = ['pdf-to-img', 'pdfium'] as const;
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 
 /** What a converter takes besides its sandboxes, measured under load. */
-const CONVERTER_MB = 384;
+const CONVERTER_MB = 256;
 /** What the API, the embedded Postgres and `npm start` itself take where they share a machine with the converter. */
-const LOCAL_MB = 640;
+const LOCAL_MB = 512;
 const SMALLEST_CAPACITY_MB = 256;
 
 const schema = z.object({

@@ -20,11 +20,11 @@ import { describeMachine, toMarkdown } from './table.ts';
 const UPLOADS = Number(process.env.INCIDENT_UPLOADS ?? 2_000);
 const SEED = Number(process.env.INCIDENT_SEED ?? 1);
 /** Latency needs fewer uploads than throughput. */
-const OPEN_UPLOADS = Math.min(UPLOADS, Math.max(60, Math.round(UPLOADS / 6)));
+const OPEN_UPLOADS = Math.min(UPLOADS, Math.max(60, Math.round(UPLOADS / 3)));
 
 const MEMORY_MB = 2_048;
 /** Of that, what the converter itself may take; the rest is for its sandboxes. */
-const CONVERTER_MB = 384;
+const CONVERTER_MB = 256;
 const AT_ONCE_PER_WORKER = 4;
 
 /** So much longer than the slowest run seen, for each upload, and for the monsters at its end. */
@@ -55,8 +55,8 @@ async function main(): Promise<void> {
   await mkdir(files);
   const innocents = await makeInnocents(files, SEED);
   const monsters = await makeMonsters(files, signal);
-  const traffic = makeTraffic(SEED, UPLOADS, innocents, monsters);
-  const openTraffic = makeTraffic(SEED + 1, OPEN_UPLOADS, innocents, monsters);
+  const traffic = makeTraffic(SEED, UPLOADS, innocents, monsters, { everyKind: true });
+  const openTraffic = makeTraffic(SEED + 1, OPEN_UPLOADS, innocents, monsters, { everyKind: false });
   const calmTraffic = openTraffic.filter(({ monster }) => monster === undefined);
 
   const programs = findPrograms();

@@ -3,7 +3,7 @@ import path from 'node:path';
 import { deflateSync } from 'node:zlib';
 import { PDFDocument, StandardFonts } from 'pdf-lib';
 import sharp from 'sharp';
-import { writePdf } from '../test/support/files.ts';
+import { pdfOfImage } from '../test/support/bombs.ts';
 
 const WIDTH = 6_000;
 const HEIGHT = 4_200;
@@ -68,20 +68,17 @@ export async function writeHungryFiles(folder: string): Promise<void> {
   await large().png({ compressionLevel: 1 }).toFile(path.join(folder, 'plain.png'));
   await large().png({ compressionLevel: 1, progressive: true }).toFile(path.join(folder, 'interlaced.png'));
   const rgb = await large().removeAlpha().raw().toBuffer();
-  const { width, height } = side;
-  const image = (colors: string, filter: string, data: Buffer, bits = 8) =>
-    `<< /Type /XObject /Subtype /Image /Width ${width} /Height ${height} /ColorSpace /${colors} /BitsPerComponent ${bits} /Filter /${filter} /Length ${data.length} >>\nstream\n${data.toString('latin1')}\nendstream`;
+  const grey = deflateSync(rgb.subarray(0, side.width * side.height), { level: 1 });
+  const bilevel = deflateSync(rgb.subarray(0, (side.width * side.height) / 8));
   const images = {
-    'dct-rgb': image('DeviceRGB', 'DCTDecode', jpegs.baseline),
-    'dct-progressive': image('DeviceRGB', 'DCTDecode', jpegs.progressive),
-    'dct-cmyk': image('DeviceCMYK', 'DCTDecode', jpegs.cmyk),
-    'flate-rgb': image('DeviceRGB', 'FlateDecode', deflateSync(rgb, { level: 1 })),
-    'flate-grey': image('DeviceGray', 'FlateDecode', deflateSync(rgb.subarray(0, width * height), { level: 1 })),
-    'flate-bilevel': image('DeviceGray', 'FlateDecode', deflateSync(rgb.subarray(0, (width * height) / 8)), 1),
+    'dct-rgb': pdfOfImage({ ...side, filter: 'DCTDecode', data: jpegs.baseline }),
+    'dct-progressive': pdfOfImage({ ...side, filter: 'DCTDecode', data: jpegs.progressive }),
+    'dct-cmyk': pdfOfImage({ ...side, filter: 'DCTDecode', data: jpegs.cmyk, colors: 'DeviceCMYK' }),
+    'flate-rgb': pdfOfImage({ ...side, filter: 'FlateDecode', data: deflateSync(rgb, { level: 1 }) }),
+    'flate-grey': pdfOfImage({ ...side, filter: 'FlateDecode', data: grey, colors: 'DeviceGray' }),
+    'flate-bilevel': pdfOfImage({ ...side, filter: 'FlateDecode', data: bilevel, colors: 'DeviceGray', bits: 1 }),
   };
-  for (const [name, object] of Object.entries(images)) {
-    await writeFile(path.join(folder, `${name}.pdf`), pdfOfImage(object));
-  }
+  for (const [name, pdf] of Object.entries(images)) await writeFile(path.join(folder, `${name}.pdf`), pdf);
 }
 
 function blurred(width: number, height: number): Promise<Buffer> {
@@ -90,19 +87,4 @@ function blurred(width: number, height: number): Promise<Buffer> {
     .blur(1)
     .png()
     .toBuffer();
-}
-
-/** One page of A4 that is filled by an image object. */
-function pdfOfImage(object: string): Buffer {
-  const content = 'q 595 0 0 842 0 0 cm /Im Do Q';
-  return writePdf(
-    [
-      '<< /Type /Catalog /Pages 2 0 R >>',
-      '<< /Type /Pages /Kids [3 0 R] /Count 1 >>',
-      '<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R /Resources << /XObject << /Im 5 0 R >> >> >>',
-      `<< /Length ${content.length} >>\nstream\n${content}\nendstream`,
-      object,
-    ],
-    '',
-  );
 }

@@ -46,8 +46,9 @@ export async function startService(
   let converter: ChildProcess | undefined;
 
   async function start(part: 'api' | 'converter'): Promise<{ child: ChildProcess; url: string }> {
-    // A group of its own: Ctrl-C reaches the bench alone, which then ends the others in order.
-    const child = fork(path.join(ROOT, part, 'main.ts'), { env, detached: true });
+    // As package.json starts it. A group of its own: Ctrl-C reaches the bench alone, which then ends the others in order.
+    const execArgv = ['--max-semi-space-size=2'];
+    const child = fork(path.join(ROOT, part, 'main.ts'), { env, execArgv, detached: true });
     parts.add(child);
     const ended = new AbortController();
     child.once('exit', () => {

@@ -14,12 +14,13 @@ export interface Upload {
   at: number;
 }
 
-/** The uploads in the order of their arrival, a pure function of the seed. Each kind of monster comes at least once. */
+/** The uploads in the order of their arrival, a pure function of the seed; with `everyKind`, each kind of monster comes at least once. */
 export function makeTraffic(
   seed: number,
   count: number,
   innocents: Innocents,
   monsters: Record<string, string>,
+  { everyKind }: { everyKind: boolean },
 ): Upload[] {
   const random = createRandom(seed);
   let at = 0;
@@ -30,7 +31,7 @@ export function makeTraffic(
     return { file: random.pick(pool), monster: undefined, at };
   });
   const kinds = Object.entries(monsters);
-  const monsterCount = Math.max(kinds.length, Math.round((count * MONSTERS_PER_THOUSAND) / 1000));
+  const monsterCount = Math.max(everyKind ? kinds.length : 1, Math.round((count * MONSTERS_PER_THOUSAND) / 1000));
   const turn = random.wholeNumber(0, kinds.length - 1);
   // One in each stretch of the same length: the last ones to end are not all monsters, whatever the seed.
   const stretch = count / monsterCount;

@@ -1,5 +1,5 @@
-import { crc32, deflateRawSync, deflateSync, constants as zlib } from 'node:zlib';
 import sharp from 'sharp';
+import { deflatedZeros, pdfOfImage, pngOfZeros } from '../support/bombs.ts';
 import { makeImage, makePdf, pixelAt, RED, writePdf } from '../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService } from '../support/service.ts';
 import { pdfThatNeverEnds, pdfWithPageForPdfium } from './slow-files.ts';
@@ -79,12 +79,18 @@ describe('files that want memory', () => {
   test('are refused, shrunk or drawn within what they reserve, and innocent files complete meanwhile', async () => {
     const create = { width: 20_000, height: 14_000, channels: 3, background: '#a53' } as const;
     const jpeg = await sharp({ create, limitInputPixels: false }).jpeg().toBuffer();
+    const raster = pdfOfImage({
+      width: 12_000,
+      height: 9_000,
+      filter: 'FlateDecode',
+      data: deflatedZeros(12_000 * 9_000 * 3),
+    });
     const ids = {
-      bomb: await send(service, 'bomb.png', pngOfZeros(225_000, 225_000, { wholly: false, interlaced: false })),
+      bomb: await send(service, 'bomb.png', pngOfZeros(225_000, 225_000, { wholly: false })),
       jpeg: await send(service, 'large.jpg', jpeg),
       box: await send(service, 'box.pdf', pdfOf([12_000, 12_000], '1 0 0 rg 0 0 12000 12000 re f')),
-      raster: await send(service, 'raster.pdf', pdfOfZeros(12_000, 9_000)),
-      interlaced: await send(service, 'interlaced.png', pngOfZeros(10_000, 10_000, { wholly: true, interlaced: true })),
+      raster: await send(service, 'raster.pdf', raster),
+      interlaced: await send(service, 'interlaced.png', pngOfZeros(10_000, 10_000, { interlaced: true })),
     };
     const innocents = await sendInnocents(service, 18);
 
@@ -213,81 +219,4 @@ function pdfOf([width, height]: [number, number], content: string, { pageAsStrea
     ],
     '',
   );
-}
-
-/** A page with a black RGB image of this size. */
-function pdfOfZeros(width: number, height: number): Buffer {
-  const draw = 'q 600 0 0 400 0 0 cm /Im0 Do Q';
-  const data = deflatedZeros(width * height * 3).toString('latin1');
-  return writePdf(
-    [
-      '<< /Type /Catalog /Pages 2 0 R >>',
-      '<< /Type /Pages /Kids [3 0 R] /Count 1 >>',
-      '<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 400] /Contents 4 0 R /Resources << /XObject << /Im0 5 0 R >> >> >>',
-      `<< /Length ${draw.length} >>\nstream\n${draw}\nendstream`,
-      `<< /Type /XObject /Subtype /Image /Width ${width} /Height ${height} /ColorSpace /DeviceRGB /BitsPerComponent 8 ` +
-        `/Filter /FlateDecode /Length ${data.length} >>\nstream\n${data}\nendstream`,
-    ],
-    '',
-  );
-}
-
-/** A black RGB PNG: all of its rows, or, where its header should be enough, the first few. */
-function pngOfZeros(
-  width: number,
-  height: number,
-  { wholly, interlaced }: { wholly: boolean; interlaced: boolean },
-): Buffer {
-  const rows = (across: number, down: number) => down * (1 + across * 3);
-  const passes = interlaced ? ADAM7 : [[0, 0, 1, 1] as const];
-  const length = passes.reduce(
-    (sum, [left, top, stepX, stepY]) =>
-      sum + rows(Math.ceil((width - left) / stepX), Math.ceil((height - top) / stepY)),
-    0,
-  );
-  const header = Buffer.alloc(13);
-  header.writeUInt32BE(width, 0);
-  header.writeUInt32BE(height, 4);
-  header.set([8, 2, 0, 0, interlaced ? 1 : 0], 8);
-  return Buffer.concat([
-    Buffer.from('\x89PNG\r\n\x1a\n', 'latin1'),
-    chunk('IHDR', header),
-    chunk('IDAT', wholly ? deflatedZeros(length) : deflateSync(Buffer.alloc(rows(width, 4)))),
-    chunk('IEND', Buffer.alloc(0)),
-  ]);
-}
-
-/** Where each pass of an interlaced PNG begins, and its steps: left, top, across, down. */
-const ADAM7 = [
-  [0, 0, 8, 8],
-  [4, 0, 8, 8],
-  [0, 4, 4, 8],
-  [2, 0, 4, 4],
-  [0, 2, 2, 4],
-  [1, 0, 2, 2],
-  [0, 1, 1, 2],
-] as const;
-
-/** So many zeros as zlib writes them. One deflated block is repeated: they need never be there. */
-function deflatedZeros(length: number): Buffer {
-  const size = 2 ** 24;
-  const block = deflateRawSync(Buffer.alloc(size), { level: 9, finishFlush: zlib.Z_FULL_FLUSH });
-  const checksum = Buffer.alloc(4);
-  // Adler-32 of zeros: one sum stays 1, the other counts them.
-  checksum.writeUInt32BE((length % 65_521) * 2 ** 16 + 1);
-  return Buffer.concat([
-    Buffer.from([0x78, 0x9c]),
-    ...Array<Buffer>(Math.floor(length / size)).fill(block),
-    deflateRawSync(Buffer.alloc(length % size), { level: 9 }),
-    checksum,
-  ]);
-}
-
-function chunk(type: string, data: Buffer): Buffer {
-  const framed = Buffer.alloc(data.length + 12);
-  framed.writeUInt32BE(data.length, 0);
-  framed.write(type, 4, 'latin1');
-  framed.set(data, 8);
-  framed.writeUInt32BE(crc32(framed.subarray(4, data.length + 8)), data.length + 8);
-  return framed;
 }

@@ -2,9 +2,9 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { crc32 } from 'node:zlib';
 import sharp from 'sharp';
 import { convertImage, encodePng, inspectImage } from '../../../converter/convert/image.ts';
+import { pngChunk } from '../../support/bombs.ts';
 import { BLUE, type Color, GREEN, makeImage, pixelAt, RED, YELLOW } from '../../support/files.ts';
 
 const CORPUS = path.resolve('../shared/corpus/image');
@@ -269,7 +269,7 @@ function cornersStoredAs(orientation: number): Promise<Buffer> {
 
 /** An APNG of two frames, both shown for a second. */
 function animated(first: Buffer, second: Buffer): Buffer {
-  const control = (sequence: number) => chunk('fcTL', u32(sequence, 40, 30, 0, 0), Buffer.from([0, 1, 0, 1, 0, 0]));
+  const control = (sequence: number) => pngChunk('fcTL', u32(sequence, 40, 30, 0, 0), Buffer.from([0, 1, 0, 1, 0, 0]));
   const header = first.subarray(0, 33);
   const image = (png: Buffer) => {
     const at = png.indexOf('IDAT');
@@ -277,18 +277,13 @@ function animated(first: Buffer, second: Buffer): Buffer {
   };
   return Buffer.concat([
     header,
-    chunk('acTL', u32(2, 0)),
+    pngChunk('acTL', u32(2, 0)),
     control(0),
-    chunk('IDAT', image(first)),
+    pngChunk('IDAT', image(first)),
     control(1),
-    chunk('fdAT', u32(2), image(second)),
-    chunk('IEND'),
+    pngChunk('fdAT', u32(2), image(second)),
+    pngChunk('IEND'),
   ]);
-}
-
-function chunk(type: string, ...data: Buffer[]): Buffer {
-  const body = Buffer.concat([Buffer.from(type), ...data]);
-  return Buffer.concat([u32(body.length - 4), body, u32(crc32(body))]);
 }
 
 function u32(...values: number[]): Buffer {
