@@ -1,14 +1,19 @@
+import type { z } from 'zod';
 import type { Event } from '../db/events.ts';
 import type { Attempt, JobRow } from '../db/jobs.ts';
 import type { listConverters, queueDepths, recentThroughput } from '../db/system.ts';
 import type { Original, Page, Upload } from '../db/uploads.ts';
 import type { JobSchedule } from '../jobs/schedules.ts';
+import type * as answers from './answers.ts';
 
-/** The answers of the contract, made from rows. */
+/** The answers of the contract (see answers.ts), made from rows. */
 
-const time = (date: Date | null): string | null => date?.toISOString() ?? null;
+type Answer<Schema extends z.ZodType> = z.output<Schema>;
 
-export function uploadSummary(upload: Upload) {
+const time = <T extends Date | null>(date: T) =>
+  (date?.toISOString() ?? null) as T extends Date ? string : string | null;
+
+export function uploadSummary(upload: Upload): Answer<typeof answers.uploadSummary> {
   return {
     id: upload.id,
     status: upload.status,
@@ -16,13 +21,13 @@ export function uploadSummary(upload: Upload) {
     finished_at: time(upload.finishedAt),
     expires_at: time(upload.expiresAt),
     priority: upload.priority,
-    notify_url: null,
+    notify_url: upload.notifyUrl,
     progress: progressOf(upload),
     error: upload.error,
   };
 }
 
-export function uploadDocument(upload: Upload, originals: Original[], pages: Page[]) {
+export function uploadDocument(upload: Upload, originals: Original[], pages: Page[]): Answer<typeof answers.upload> {
   return {
     ...uploadSummary(upload),
     originals: originals.map(originalDocument),
@@ -30,7 +35,7 @@ export function uploadDocument(upload: Upload, originals: Original[], pages: Pag
   };
 }
 
-export function statusDocument(upload: Upload) {
+export function statusDocument(upload: Upload): Answer<typeof answers.uploadStatus> {
   return {
     id: upload.id,
     status: upload.status,
@@ -40,7 +45,7 @@ export function statusDocument(upload: Upload) {
   };
 }
 
-export function originalDocument(original: Original) {
+export function originalDocument(original: Original): Answer<typeof answers.original> {
   return {
     original: original.original,
     filename: original.filename,
@@ -54,7 +59,7 @@ export function originalDocument(original: Original) {
   };
 }
 
-export function pageDocument(page: Page) {
+export function pageDocument(page: Page): Answer<typeof answers.page> {
   return {
     original: page.original,
     page: page.page,
@@ -75,7 +80,11 @@ function progressOf({ pagesDone, pagesTotal }: Upload) {
   return { pages_done: pagesDone, pages_total: pagesTotal };
 }
 
-export function jobDocument(job: JobRow, dependsOn: string[] = [], position: number | null = null) {
+export function jobDocument(
+  job: JobRow,
+  dependsOn: string[] = [],
+  position: number | null = null,
+): Answer<typeof answers.job> {
   return {
     job_id: job.id,
     type: job.type,
@@ -92,7 +101,7 @@ export function jobDocument(job: JobRow, dependsOn: string[] = [], position: num
     },
     timeout_seconds: job.timeoutSeconds,
     run_at: time(job.runAt),
-    notify_url: null,
+    notify_url: job.notifyUrl,
     upload_id: job.uploadId,
     parent_id: job.parentId,
     progress: job.progress,
@@ -104,7 +113,12 @@ export function jobDocument(job: JobRow, dependsOn: string[] = [], position: num
   };
 }
 
-export function jobDetail(job: JobRow, dependsOn: string[] | undefined, position: number | null, attempts: Attempt[]) {
+export function jobDetail(
+  job: JobRow,
+  dependsOn: string[] | undefined,
+  position: number | null,
+  attempts: Attempt[],
+): Answer<typeof answers.jobDetail> {
   return {
     ...jobDocument(job, dependsOn, position),
     attempts: attempts.map((attempt) => ({
@@ -122,9 +136,9 @@ export function jobDetail(job: JobRow, dependsOn: string[] | undefined, position
 }
 
 /** A line of a job's log: what its task said, or a change of its status. */
-export function logDocument(event: Event) {
+export function logDocument(event: Event): Answer<typeof answers.logLine> {
   const { id, at, kind, attempt, level, message, data } = event;
-  return { id, at: time(at), attempt, level, message: kind === 'log' ? message : changeInWords(event), data };
+  return { id, at: time(at), attempt, level, message: kind === 'log' ? (message ?? '') : changeInWords(event), data };
 }
 
 function changeInWords({ status, progress, data }: Event): string {
@@ -135,10 +149,11 @@ function changeInWords({ status, progress, data }: Event): string {
 }
 
 /** What the stream sends for a change. */
-export function eventDocument(event: Event) {
+export function eventDocument(event: Event): Answer<typeof answers.event> {
   return {
     id: event.id,
-    kind: event.kind,
+    // Logged lines are not among the events of the stream.
+    kind: event.kind as 'job' | 'page' | 'upload',
     job_id: event.jobId,
     upload_id: event.uploadId,
     type: event.type,
@@ -150,7 +165,13 @@ export function eventDocument(event: Event) {
   };
 }
 
-export function scheduleDocument({ name, cron, timezone, data, createdAt }: JobSchedule) {
+export function scheduleDocument({
+  name,
+  cron,
+  timezone,
+  data,
+  createdAt,
+}: JobSchedule): Answer<typeof answers.schedule> {
   return { name, cron, timezone, job: data.request, created_at: time(createdAt) };
 }
 
@@ -161,7 +182,7 @@ export function systemDocument(
   converters: Rows<typeof listConverters>,
   queues: Rows<typeof queueDepths>,
   minutes: Rows<typeof recentThroughput>,
-) {
+): Answer<typeof answers.system> {
   return {
     converters: converters.map((converter) => ({
       id: converter.id,

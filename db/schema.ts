@@ -75,9 +75,19 @@ export const uploads = pgTable(
     createdAt: createdAt(),
     finishedAt: time('finished_at'),
     expiresAt: time('expires_at'),
+    /** Where the client wants to hear of its end. */
+    notifyUrl: text('notify_url'),
+    /** Name of the client's key; null where none are configured. */
+    owner: text('owner'),
+    /** Counts the changes of this row (a trigger does), so that of two copies one knows the newer. */
+    version: integer('version').notNull().default(0),
   },
   (table) => [
     index('uploads_status').on(table.status, table.id),
+    index('uploads_owner').on(table.owner, table.id).where(sql`owner is not null`),
+    index('uploads_owner_status').on(table.owner, table.status, table.id).where(sql`owner is not null`),
+    index('uploads_expires').on(table.expiresAt).where(sql`expires_at is not null`),
+    index('uploads_finished').on(table.finishedAt).where(sql`finished_at is not null`),
     check('uploads_status_known', oneOf('status', UPLOAD_STATUSES)),
     check(
       'uploads_end',
@@ -95,7 +105,7 @@ export const originals = pgTable(
     original: integer('original').notNull(),
     /** As sent, for display only; null where the client gave none. */
     filename: text('filename'),
-    mediaType: text('media_type').notNull(),
+    mediaType: text('media_type').$type<'application/pdf' | 'image/png' | 'image/jpeg'>().notNull(),
     bytes: bigint('bytes', { mode: 'number' }).notNull(),
     sha256: text('sha256').notNull(),
     path: text('path').notNull(),
@@ -184,6 +194,10 @@ export const jobs = pgTable(
     createdAt: createdAt(),
     startedAt: time('started_at'),
     finishedAt: time('finished_at'),
+    /** Where the client wants to hear of its end. */
+    notifyUrl: text('notify_url'),
+    /** Counts the changes of this row (a trigger does), so that of two copies one knows the newer. */
+    version: integer('version').notNull().default(0),
   },
   (table) => [
     index('jobs_ready')
@@ -197,6 +211,10 @@ export const jobs = pgTable(
     index('jobs_running').on(table.converterId).where(sql`status = 'running'`),
     uniqueIndex('jobs_queue').on(table.queueId).where(sql`queue_id is not null`),
     index('jobs_newest').on(table.status, table.priority, table.createdAt, table.id),
+    index('jobs_owner_newest')
+      .on(table.owner, table.status, table.priority, table.createdAt, table.id)
+      .where(sql`owner is not null`),
+    index('jobs_finished').on(table.finishedAt).where(sql`finished_at is not null and upload_id is null`),
     index('jobs_type').on(table.type, table.status, table.priority, table.createdAt, table.id),
     index('jobs_upload').on(table.uploadId).where(sql`upload_id is not null`),
     index('jobs_parent').on(table.parentId).where(sql`parent_id is not null`),
@@ -284,6 +302,44 @@ export const events = pgTable(
     index('events_job').on(table.jobId, table.id).where(sql`job_id is not null`),
     index('events_upload').on(table.uploadId, table.id).where(sql`upload_id is not null`),
   ],
+);
+
+/** What a client is to hear of, once it is delivered; goes with its upload or job. */
+export const webhooks = pgTable(
+  'webhooks',
+  {
+    /** Also the webhook-id that the receiver sees. */
+    id: uuid('id').primaryKey(),
+    uploadId: uuid('upload_id').references(() => uploads.id, { onDelete: 'cascade' }),
+    jobId: text('job_id').references(() => jobs.id, { onDelete: 'cascade' }),
+    url: text('url').notNull(),
+    /** Such as `upload.completed`. */
+    type: text('type').notNull(),
+    status: text('status').$type<'pending' | 'delivered' | 'failed'>().notNull().default('pending'),
+    createdAt: createdAt(),
+    finishedAt: time('finished_at'),
+  },
+  (table) => [
+    index('webhooks_upload').on(table.uploadId).where(sql`upload_id is not null`),
+    index('webhooks_job').on(table.jobId).where(sql`job_id is not null`),
+  ],
+);
+
+export const webhookAttempts = pgTable(
+  'webhook_attempts',
+  {
+    webhookId: uuid('webhook_id')
+      .notNull()
+      .references(() => webhooks.id, { onDelete: 'cascade' }),
+    attempt: integer('attempt').notNull(),
+    startedAt: time('started_at').notNull(),
+    durationMs: integer('duration_ms').notNull(),
+    /** Of the receiver's answer; null when there was none. */
+    statusCode: integer('status_code'),
+    /** Why it was not delivered; null when it was. */
+    error: text('error'),
+  },
+  (table) => [primaryKey({ columns: [table.webhookId, table.attempt] })],
 );
 
 /** How many attempts each converter ended in each minute, and the highest memory that one of them took. */

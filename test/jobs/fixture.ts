@@ -97,7 +97,7 @@ export async function openJobsFixture() {
         numbers.map((original) => ({
           uploadId: id,
           original,
-          mediaType: 'application/pdf',
+          mediaType: 'application/pdf' as const,
           bytes: 1,
           sha256: '',
           path: `uploads/${id}/originals/${original}.pdf`,

@@ -1,0 +1,186 @@
+import { z } from 'zod';
+import { JOB_STATUSES, LOG_LEVELS, PRIORITIES, UPLOAD_STATUSES } from '../db/schema.ts';
+
+/** The answers of the contract, as zod schemas: documents.ts makes them from rows, openapi.ts describes them. */
+
+const time = z.iso.datetime();
+const error = z.strictObject({ code: z.string(), message: z.string() });
+const progress = z.strictObject({ pages_done: z.int(), pages_total: z.int().nullable() });
+
+const listOf = <Item extends z.ZodType>(item: Item) =>
+  z.strictObject({ items: z.array(item), next_cursor: z.string().nullable() });
+
+export const uploadSummary = z.strictObject({
+  id: z.uuid(),
+  status: z.enum(UPLOAD_STATUSES),
+  created_at: time,
+  finished_at: time.nullable(),
+  expires_at: time.nullable(),
+  priority: z.enum(PRIORITIES),
+  notify_url: z.string().nullable(),
+  progress,
+  error: error.nullable(),
+});
+
+export const original = z.strictObject({
+  original: z.int(),
+  filename: z.string().nullable(),
+  media_type: z.enum(['application/pdf', 'image/png', 'image/jpeg']),
+  bytes: z.int(),
+  sha256: z.string(),
+  path: z.string(),
+  page_count: z.int().nullable(),
+  error: error.nullable(),
+  url: z.string(),
+});
+
+export const page = z.strictObject({
+  original: z.int(),
+  page: z.int(),
+  status: z.enum(['completed', 'failed']),
+  path: z.string().nullable(),
+  width: z.int().nullable(),
+  height: z.int().nullable(),
+  bytes: z.int().nullable(),
+  dpi: z.number().nullable(),
+  reduced: z.string().nullable(),
+  engine: z.string().nullable(),
+  error: error.nullable(),
+  url: z.string().nullable(),
+});
+
+export const upload = uploadSummary.extend({ originals: z.array(original), pages: z.array(page) });
+export const uploadList = listOf(uploadSummary);
+export const uploadStatus = z.strictObject({
+  id: z.uuid(),
+  status: z.enum(UPLOAD_STATUSES),
+  done: z.boolean(),
+  progress,
+  error: error.nullable(),
+});
+export const uploadPages = z.strictObject({ id: z.uuid(), status: z.enum(UPLOAD_STATUSES), items: z.array(page) });
+export const uploadOriginals = z.strictObject({ id: z.uuid(), items: z.array(original) });
+
+const json = z.record(z.string(), z.unknown());
+
+export const job = z.strictObject({
+  job_id: z.string(),
+  type: z.string(),
+  status: z.enum(JOB_STATUSES),
+  priority: z.enum(PRIORITIES),
+  position_in_queue: z.int().nullable(),
+  payload: json,
+  resource_requirements: z.strictObject({ cpu_units: z.int(), memory_mb: z.int() }),
+  depends_on: z.array(z.string()),
+  retry_config: z.strictObject({
+    max_attempts: z.int(),
+    backoff_multiplier: z.number(),
+    initial_delay_seconds: z.number(),
+  }),
+  timeout_seconds: z.int(),
+  run_at: time.nullable(),
+  notify_url: z.string().nullable(),
+  upload_id: z.uuid().nullable(),
+  parent_id: z.string().nullable(),
+  progress: z.strictObject({ done: z.number(), total: z.number().nullable() }).nullable(),
+  result: json.nullable(),
+  error: error.nullable(),
+  created_at: time,
+  started_at: time.nullable(),
+  finished_at: time.nullable(),
+});
+
+export const attempt = z.strictObject({
+  attempt: z.int(),
+  status: z.enum(['running', 'completed', 'failed', 'cancelled', 'returned']),
+  converter: z.string(),
+  cpu_units: z.int(),
+  memory_mb: z.int(),
+  peak_memory_mb: z.int().nullable(),
+  started_at: time,
+  finished_at: time.nullable(),
+  error: error.nullable(),
+});
+
+export const jobDetail = job.extend({ attempts: z.array(attempt) });
+export const jobList = listOf(job);
+export const jobBatch = z.strictObject({ items: z.array(job) });
+export const retried = z.strictObject({ retried: z.int() });
+
+export const logLine = z.strictObject({
+  id: z.int(),
+  at: time,
+  attempt: z.int().nullable(),
+  level: z.enum(LOG_LEVELS),
+  message: z.string(),
+  data: json.nullable(),
+});
+export const logList = listOf(logLine);
+
+export const jobType = z.strictObject({
+  type: z.string(),
+  payload: json,
+  resource_requirements: z.strictObject({ cpu_units: z.int(), memory_mb: z.int() }),
+  trusted: z.boolean(),
+  internal: z.boolean(),
+});
+export const jobTypeList = listOf(jobType);
+
+export const schedule = z.strictObject({
+  name: z.string(),
+  cron: z.string(),
+  timezone: z.string(),
+  job: json,
+  created_at: time,
+});
+export const scheduleList = listOf(schedule);
+
+/** What the stream sends for each change; of a page, its place too. */
+export const event = z.strictObject({
+  id: z.int(),
+  kind: z.enum(['job', 'page', 'upload']),
+  job_id: z.string().nullable(),
+  upload_id: z.uuid().nullable(),
+  type: z.string().nullable(),
+  status: z.string().nullable(),
+  attempt: z.int().nullable(),
+  progress: z.record(z.string(), z.number().nullable()).nullable(),
+  original: z.int().optional(),
+  page: z.int().optional(),
+  at: time,
+});
+
+const resources = z.strictObject({ cpu_units: z.int(), memory_mb: z.int() });
+
+export const system = z.strictObject({
+  converters: z.array(
+    z.strictObject({
+      id: z.uuid(),
+      name: z.string(),
+      capacity: resources,
+      reserved: resources,
+      running: z.int(),
+      started_at: time,
+      heartbeat_at: time,
+    }),
+  ),
+  queues: z.array(resources.extend({ depth: z.int(), oldest_age_seconds: z.number() })),
+  throughput: z.array(
+    z.strictObject({ minute: time, completed: z.int(), failed: z.int(), peak_memory_mb: z.int().nullable() }),
+  ),
+});
+
+export const health = z.strictObject({
+  status: z.literal('ok'),
+  checks: z.record(z.string(), z.literal('ok')).optional(),
+});
+
+/** An error, as RFC 9457 writes it; some codes bring members of their own, such as `cycle`. */
+export const problem = z.looseObject({
+  type: z.literal('about:blank'),
+  title: z.string(),
+  status: z.int(),
+  code: z.string(),
+  detail: z.string(),
+  request_id: z.string(),
+});
