@@ -8,7 +8,7 @@ import { makePdf, RED } from '../../test/support/files.ts';
 
 const run = promisify(execFile);
 
-/** Files that ate the memory of a worker. Gives their paths by what they are; `signal` ends the helper program. */
+/** Files that ate the memory of a worker, the hardest first. Gives their paths by what they are; `signal` ends the helper program. */
 export async function makeMonsters(folder: string, signal: AbortSignal): Promise<Record<string, string>> {
   const write = async (name: string, bytes: Uint8Array) => {
     const file = path.join(folder, name);
@@ -23,20 +23,20 @@ export async function makeMonsters(folder: string, signal: AbortSignal): Promise
   signal.throwIfAborted();
   const { filter, file: picture } = await encodePicture(folder, progressive, signal);
   return {
-    'PNG bomb of 225,000 x 225,000, 1 bit': await write(
-      'bomb-far.png',
-      pngOfZeros(225_000, 225_000, { depth: 1, rgb: false }),
-    ),
-    'PNG bomb of 30,000 x 30,000, RGB': await write('bomb-near.png', pngOfZeros(30_000, 30_000)),
     'interlaced PNG of 200 megapixels': interlaced,
-    'progressive JPEG of 150 megapixels': progressive,
     [`PDF with a ${filter === 'JPXDecode' ? 'JPX' : 'JPEG (no vips here to make JPX)'} of 150 megapixels`]: await write(
       'picture.pdf',
       pdfOfImage({ width: 15_000, height: 10_000, filter, data: await readFile(picture) }),
     ),
+    'progressive JPEG of 150 megapixels': progressive,
+    'PNG bomb of 30,000 x 30,000, RGB': await write('bomb-near.png', pngOfZeros(30_000, 30_000)),
     'PDF with a box of 12,000 points': await write(
       'box.pdf',
       await makePdf([{ width: 12_000, height: 12_000, color: RED }]),
+    ),
+    'PNG bomb of 225,000 x 225,000, 1 bit': await write(
+      'bomb-far.png',
+      pngOfZeros(225_000, 225_000, { depth: 1, rgb: false }),
     ),
   };
 }

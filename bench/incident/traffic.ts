@@ -32,7 +32,8 @@ export function makeTraffic(
   });
   const kinds = Object.entries(monsters);
   const monsterCount = Math.max(everyKind ? kinds.length : 1, Math.round((count * MONSTERS_PER_THOUSAND) / 1000));
-  const turn = random.wholeNumber(0, kinds.length - 1);
+  // Where only some kinds come, it is the hardest, which stand first.
+  const turn = everyKind ? random.wholeNumber(0, kinds.length - 1) : 0;
   // One in each stretch of the same length: the last ones to end are not all monsters, whatever the seed.
   const stretch = count / monsterCount;
   for (let index = 0; index < monsterCount; index++) {
