@@ -11,7 +11,7 @@ import type { ImageHeader } from './image.ts';
 const MB = 2 ** 20;
 
 /** Threads, zlib, the codecs' tables, and what a sandbox that has worked before keeps. */
-const FIXED_MB = 20;
+const FIXED_MB = 28;
 /** Little CMS and its profile. */
 const CMYK_MB = 20;
 /** Decoded lines held at once: the loader's cache, and when the image shrinks, that of the shrinking as well. */
