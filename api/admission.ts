@@ -77,7 +77,9 @@ const callers = new WeakMap<Request, Caller>();
 export function admission(admit: Admission): RequestHandler {
   return async function letIn(request, response, next) {
     try {
-      callers.set(request, await admit(request, request.path, (headers) => response.set(headers)));
+      const caller = await admit(request, request.path, (headers) => response.set(headers));
+      callers.set(request, caller);
+      response.locals.owner = caller.owner;
     } catch (error) {
       response.once('finish', () => setTimeout(() => request.complete || request.destroy(), LINGER_MS).unref());
       throw error;

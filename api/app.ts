@@ -55,6 +55,7 @@ export function createApp(parts: {
           request: response.locals.requestId,
           method: request.method,
           path: request.path,
+          owner: response.locals.owner,
           status: response.statusCode,
           aborted: !response.writableFinished,
         },
