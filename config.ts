@@ -10,15 +10,56 @@ function wholeNumber(smallest: number, largest: number) {
 const PDF_ENGINES = ['pdf-to-img', 'pdfium'] as const;
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 
+/** What a key or a token may allow; `jobs:*` is both of jobs, `admin` is all of it, whoever it belongs to. */
+export const SCOPES = ['uploads:read', 'uploads:write', 'jobs:read', 'jobs:write', 'jobs:*', 'admin'] as const;
+export type Scope = (typeof SCOPES)[number];
+
+/** Names of owners: they stand in rows, so they hold nothing that Postgres cannot keep. */
+export const ownerName = z
+  .string()
+  .regex(/^[^\p{Cc}\p{Cs}]{1,200}$/u, 'must be 1 to 200 characters, and none for control');
+
+const keys = z
+  .string()
+  .transform((text, context) => {
+    try {
+      return JSON.parse(text);
+    } catch {
+      context.addIssue('must be a JSON array');
+      return z.NEVER;
+    }
+  })
+  .pipe(
+    z
+      .array(
+        z.strictObject({
+          name: ownerName,
+          sha256: z.string().regex(/^[0-9a-f]{64}$/, 'must be 64 hexadecimal digits in lower case'),
+          scopes: z.array(z.enum(SCOPES, { error: `must be one of ${SCOPES.join(', ')}` })).min(1),
+        }),
+      )
+      .min(1),
+  )
+  .refine((keys) => new Set(keys.map(({ sha256 }) => sha256)).size === keys.length, 'has the same sha256 twice');
+
 /** What a converter takes besides its sandboxes, measured under load. */
 const CONVERTER_MB = 256;
 /** What the API, the embedded Postgres and `npm start` itself take where they share a machine with the converter. */
 const LOCAL_MB = 512;
 const SMALLEST_CAPACITY_MB = 256;
 
-const schema = z.object({
+const settings = z.object({
   HOST: z.string().min(1).default('127.0.0.1'),
   PORT: wholeNumber(0, 65535).default(3000),
+  /** Who may do what: keys, tokens, or both; `none` says on purpose that everyone may do everything. */
+  AUTH: z.literal('none', { error: 'must be none, or unset' }).optional(),
+  API_KEYS: keys.optional(),
+  JWT_ISSUER: z.string().min(1).optional(),
+  JWT_AUDIENCE: z.string().min(1).optional(),
+  JWT_JWKS_URL: z.url({ protocol: /^https?$/, error: 'must be a http or https URL' }).optional(),
+  JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
+  RATE_LIMIT_PER_MINUTE: wholeNumber(1, 1_000_000_000).default(6000),
+  MAX_CONCURRENT_UPLOADS: wholeNumber(1, 1_000_000).default(32),
   DATA_DIR: z.string().min(1).default('./scratch'),
   DATABASE_URL: z
     .string()
@@ -42,6 +83,19 @@ const schema = z.object({
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 });
 
+const schema = settings.superRefine((config, context) => {
+  const wrong = (name: keyof typeof config, message: string) =>
+    context.addIssue({ code: 'custom', path: [name], message });
+  const { JWT_ISSUER, JWT_AUDIENCE, JWT_JWKS_URL, JWT_SECRET } = config;
+  if (JWT_ISSUER ?? JWT_AUDIENCE ?? JWT_JWKS_URL ?? JWT_SECRET) {
+    if (!JWT_ISSUER) wrong('JWT_ISSUER', 'must be set, as other JWT_ variables are');
+    if (!JWT_AUDIENCE) wrong('JWT_AUDIENCE', 'must be set, as other JWT_ variables are');
+    if (!JWT_JWKS_URL === !JWT_SECRET) wrong('JWT_JWKS_URL', 'either this or JWT_SECRET must be set, and not both');
+  }
+  if (config.AUTH === 'none' && asksForKeys(config))
+    wrong('AUTH', 'contradicts API_KEYS or JWT_ISSUER: unset one of them');
+});
+
 export type Config = ReturnType<typeof parseConfig>;
 
 /**
@@ -54,7 +108,7 @@ export function parseConfig(environment: NodeJS.ProcessEnv) {
   if (!parsed.success) {
     throw new Error(
       parsed.error.issues
-        .map(({ path: [name], message }) => `${String(name)}=${JSON.stringify(set[String(name)])}: ${message}`)
+        .map(({ path: [name, ...place], message }) => `${shown(String(name), set)}: ${[...place, message].join(': ')}`)
         .join('; '),
     );
   }
@@ -67,6 +121,16 @@ export function parseConfig(environment: NodeJS.ProcessEnv) {
     STORE_DIR: path.join(dataDir, 'store'),
     TASKS: tasks === undefined ? undefined : path.resolve(tasks),
   };
+}
+
+/** A variable as an error may show it: without the value of what is secret. */
+function shown(name: string, set: Record<string, string | undefined>): string {
+  return set[name] === undefined || /KEY|SECRET/.test(name) ? name : `${name}=${JSON.stringify(set[name])}`;
+}
+
+/** Whether clients must show a key or a token. */
+export function asksForKeys({ API_KEYS, JWT_ISSUER }: Pick<Config, 'API_KEYS' | 'JWT_ISSUER'>): boolean {
+  return API_KEYS !== undefined || JWT_ISSUER !== undefined;
 }
 
 /** CAPACITY_MEMORY_MB for a converter that shares its machine with all the rest. */
@@ -99,5 +163,16 @@ export function exitWithReason({ message }: Error): never {
 export function requireDatabaseUrl({ DATABASE_URL }: Config): string {
   return (
     DATABASE_URL ?? exitWithReason(new Error('DATABASE_URL is not set: it names the Postgres that all processes share'))
+  );
+}
+
+/** For the start of what listens: strangers do not get in by an oversight. */
+export function requireAuth(config: Config): void {
+  const { HOST, AUTH } = config;
+  if (asksForKeys(config) || AUTH === 'none' || /^(localhost|127(\.\d{1,3}){3}|::1)$/i.test(HOST)) return;
+  exitWithReason(
+    new Error(
+      `HOST=${JSON.stringify(HOST)}: others could reach it, and nobody is asked for a key: set API_KEYS or JWT_ISSUER, or AUTH=none if that is meant`,
+    ),
   );
 }

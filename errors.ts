@@ -1,10 +1,13 @@
 /** Codes that clients may rely on: at the edge as the `code` of a problem, on uploads, originals, pages and jobs as `error.code`. */
 export type ErrorCode =
   | 'invalid_request'
+  | 'unauthorized'
+  | 'forbidden'
   | 'not_found'
   | 'conflict'
   | 'file_too_large'
   | 'unsupported_media_type'
+  | 'too_many_requests'
   | 'unavailable'
   | 'dependency_cycle'
   | 'unknown_dependency'

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { configOrExit, sharedCapacityMb } from './config.ts';
+import { configOrExit, requireAuth, sharedCapacityMb } from './config.ts';
 import { startEmbedded } from './db/embedded.ts';
 import { migrateDatabase } from './db/migrate.ts';
 import { onShutdown } from './shutdown.ts';
@@ -15,6 +15,7 @@ import { onShutdown } from './shutdown.ts';
 const RESTART_AFTER_MS = 1_000;
 
 const config = configOrExit(process.env);
+requireAuth(config);
 const children = new Map<string, ChildProcess>();
 let stopping = false;
 let stopPostgres: (() => Promise<void>) | undefined;

@@ -1,15 +1,38 @@
 import { randomUUID } from 'node:crypto';
 import express, { type Express } from 'express';
+import helmet from 'helmet';
 import type { Config } from '../config.ts';
 import type { Database } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import type { Logger } from '../log.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
+import { type Admission, admission } from './admission.ts';
 import { noSuchRoute, problems } from './problem.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { uploadRoutes } from './routes/uploads.ts';
+
+/** For JSON, and for pages that load what lies beside them and nothing else; pictures may be made of bytes that a page has fetched. */
+const secureHeaders = helmet({
+  contentSecurityPolicy: {
+    useDefaults: false,
+    directives: {
+      defaultSrc: ["'none'"],
+      scriptSrc: ["'self'"],
+      styleSrc: ["'self'"],
+      fontSrc: ["'self'"],
+      imgSrc: ["'self'", 'data:', 'blob:'],
+      connectSrc: ["'self'"],
+      baseUri: ["'none'"],
+      formAction: ["'none'"],
+      frameAncestors: ["'none'"],
+    },
+  },
+  xFrameOptions: { action: 'deny' },
+  // For whoever ends TLS to say.
+  strictTransportSecurity: false,
+});
 
 /** The HTTP edge: every route, and the one place where errors become answers. */
 export function createApp(parts: {
@@ -18,20 +41,21 @@ export function createApp(parts: {
   store: Store;
   tasks: Tasks;
   config: Config;
+  admit: Admission;
   log: Logger;
 }): Express {
   const app = express();
-  app.disable('x-powered-by');
   app.disable('etag');
   app.use(function identifyRequest(request, response, next) {
     response.locals.requestId = randomUUID();
-    response.set({ 'X-Request-Id': response.locals.requestId, 'X-Content-Type-Options': 'nosniff' });
+    response.set('X-Request-Id', response.locals.requestId);
     response.on('close', () =>
       parts.log.info(
         {
           request: response.locals.requestId,
           method: request.method,
           path: request.path,
+          owner: response.locals.owner,
           status: response.statusCode,
           aborted: !response.writableFinished,
         },
@@ -40,6 +64,8 @@ export function createApp(parts: {
     );
     next();
   });
+  app.use(secureHeaders);
+  app.use(admission(parts.admit));
   app.use(operationRoutes(parts));
   app.use(uploadRoutes(parts));
   app.use(jobRoutes(parts));

@@ -20,6 +20,7 @@ import type { uploadFields } from './schemas.ts';
  */
 export async function createUpload<Answer>(
   { db, queues, store }: { db: Database; queues: Queues; store: Store },
+  owner: string | null,
   fields: z.output<typeof uploadFields>,
   files: ReceivedFile[],
   answer: (tx: Transaction, upload: Upload, originals: Original[]) => Promise<Answer>,
@@ -45,6 +46,7 @@ export async function createUpload<Answer>(
     return await transition(db, async (tx) => {
       await tx.insert(uploads).values({
         id,
+        owner,
         priority: fields.priority,
         dpi: fields.dpi,
         pageSelection: fields.pages ?? null,
@@ -59,6 +61,7 @@ export async function createUpload<Answer>(
           type: convert.type,
           priority: fields.priority,
           shape: shapes[index] as Shape,
+          owner,
           uploadId: id,
           original,
           payload: {

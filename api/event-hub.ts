@@ -6,6 +6,7 @@ import {
   type Event,
   type EventCursor,
   type EventFilter,
+  type OwnedEvent,
   readEvents,
 } from '../db/events.ts';
 import { listen } from '../db/listen.ts';
@@ -18,8 +19,11 @@ const BATCH = 500;
 /** Events that may pile up for a follower that is still reading history. */
 const MOST_PENDING = 10_000;
 
+/** What a follower wants, and may see: the events of one owner, if it is named. */
+type Interest = EventFilter & { owner: string | undefined };
+
 interface Follower {
-  filter: EventFilter;
+  interest: Interest;
   /** Events that came while history is still being read; undefined from then on. */
   pending: Event[] | undefined;
   onEvent: (event: Event) => void;
@@ -44,7 +48,7 @@ export function createEventHub({ db, databaseUrl, log }: { db: Database; databas
     for (;;) {
       if (followers.size === 0) cursor = undefined;
       if (cursor === undefined) return;
-      const events: Event[] = await readEvents(db, { after: cursor, limit: BATCH });
+      const events: OwnedEvent[] = await readEvents(db, { after: cursor, limit: BATCH });
       const last = events.at(-1);
       if (last === undefined) return;
       cursor = { xact: last.xact, id: last.id };
@@ -52,8 +56,9 @@ export function createEventHub({ db, databaseUrl, log }: { db: Database; databas
     }
   }
 
-  function give(follower: Follower, event: Event): void {
-    const { jobId, uploadId } = follower.filter;
+  function give(follower: Follower, event: OwnedEvent): void {
+    const { jobId, uploadId, owner } = follower.interest;
+    if (owner !== undefined && event.owner !== owner) return;
     if (jobId !== undefined && event.jobId !== jobId) return;
     if (uploadId !== undefined && event.uploadId !== uploadId) return;
     if (follower.pending === undefined) follower.onEvent(event);
@@ -77,7 +82,7 @@ export function createEventHub({ db, databaseUrl, log }: { db: Database; databas
      * when too many come while history is read.
      */
     async follow(
-      filter: EventFilter,
+      interest: Interest,
       after: number | undefined,
       {
         signal,
@@ -93,7 +98,7 @@ export function createEventHub({ db, databaseUrl, log }: { db: Database; databas
     ): Promise<void> {
       const now = await currentCursor(db);
       if (signal.aborted) return;
-      const follower: Follower = { filter, pending: [], onEvent, onOverrun };
+      const follower: Follower = { interest, pending: [], onEvent, onOverrun };
       followers.add(follower);
       signal.addEventListener('abort', () => followers.delete(follower));
       cursor ??= now;
@@ -101,8 +106,10 @@ export function createEventHub({ db, databaseUrl, log }: { db: Database; databas
       const upTo = cursor;
       if (after !== undefined) {
         for (let from = await cursorAt(db, after); !signal.aborted; ) {
-          const events = await readEvents(db, { after: from, upTo, filter, limit: BATCH });
-          for (const event of events) await onHistory(event);
+          const events = await readEvents(db, { after: from, upTo, filter: interest, limit: BATCH });
+          for (const event of events) {
+            if (interest.owner === undefined || event.owner === interest.owner) await onHistory(event);
+          }
           const last = events.at(-1);
           if (last === undefined || events.length < BATCH) break;
           from = { xact: last.xact, id: last.id };

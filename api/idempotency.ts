@@ -4,11 +4,10 @@ import type { Database, Queryable } from '../db/client.ts';
 import { type Answer, freeKey, holdKey, keepAnswer, takeKey } from '../db/idempotency.ts';
 import { AppError } from '../errors.ts';
 import type { Logger } from '../log.ts';
+import { callerOf } from './admission.ts';
 import { invalid } from './problem.ts';
 
 const HOLD_MS = 10_000;
-/** Keys belong to a client; until there are any, all are one. */
-const OWNER = '';
 
 /** What a handler asks about its request's Idempotency-Key. Without one, nothing is ever known. */
 export interface Idempotency {
@@ -33,15 +32,17 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
       throw invalid('Idempotency-Key: must be 1 to 255 printable ASCII characters');
     // Heard from now on: a client may go away while the key is being taken.
     const closed = new Promise((resolve) => response.once('close', resolve));
-    const taken = await takeKey(db, OWNER, key);
+    // Keys belong to their owner; where nobody is asked for one, all are one.
+    const owner = callerOf(request).owner ?? '';
+    const taken = await takeKey(db, owner, key);
     // The connection stays open: Node reads the rest of the body away, so that a client in the middle of it sees the answer.
     if (taken === 'under way') throw underWay();
     if (taken === 'new') {
       const ignore = (error: unknown) => log.warn({ err: error }, 'idempotency key not held or freed');
-      const holding = setInterval(() => void holdKey(db, OWNER, key).catch(ignore), HOLD_MS);
+      const holding = setInterval(() => void holdKey(db, owner, key).catch(ignore), HOLD_MS);
       void closed.then(() => {
         clearInterval(holding);
-        return freeKey(db, OWNER, key).catch(ignore);
+        return freeKey(db, owner, key).catch(ignore);
       });
     }
     requests.set(request, {
@@ -54,7 +55,7 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
       },
       async keep(tx, fingerprint, answer) {
         // Lost when this process stood still for long: then what the other request did counts.
-        if (!(await keepAnswer(tx, OWNER, key, { fingerprint, answer }))) throw underWay();
+        if (!(await keepAnswer(tx, owner, key, { fingerprint, answer }))) throw underWay();
       },
     });
     next();
@@ -63,12 +64,7 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
 
 /** What tells two requests apart, whatever the order of their members: of anything that was parsed from JSON. */
 export function fingerprintOf(value: unknown): string {
-  try {
-    return createHash('sha256').update(JSON.stringify(value, sortMembers)).digest('hex');
-  } catch (error) {
-    // JSON is read to any depth, and written only as deep as the stack goes.
-    throw error instanceof RangeError ? invalid('the body is nested too deep') : error;
-  }
+  return createHash('sha256').update(JSON.stringify(value, sortMembers)).digest('hex');
 }
 
 function sortMembers(_key: string, value: unknown): unknown {

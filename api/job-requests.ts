@@ -10,6 +10,7 @@ import { memoryClass } from '../jobs/shape.ts';
 import { DEFAULTS, type NewJob } from '../jobs/submit.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import type { Task } from '../tasks/task.ts';
+import { type Caller, isVisible } from './admission.ts';
 import { fingerprintOf } from './idempotency.ts';
 import { invalid, parse } from './problem.ts';
 import { moment } from './schemas.ts';
@@ -65,9 +66,9 @@ const newJob = scheduledJob.extend({
 
 /**
  * Reads one job or a batch. The graph is checked before types and payloads: `dependency_cycle` and `unknown_dependency`
- * (422); then each job: 400 with the place of what is wrong.
+ * (422); then each job: 400 with the place of what is wrong. What the caller does not see is not there.
  */
-export async function readJobs(db: Database, tasks: Tasks, body: unknown): Promise<NewJob[]> {
+export async function readJobs(db: Database, tasks: Tasks, caller: Caller, body: unknown): Promise<NewJob[]> {
   const isBatch = Array.isArray(body);
   const written: unknown[] = isBatch ? body : [body];
   if (written.length === 0) throw invalid('the batch is empty');
@@ -75,15 +76,17 @@ export async function readJobs(db: Database, tasks: Tasks, body: unknown): Promi
     throw invalid(`${written.length} jobs in one batch, more than the ${MOST_JOBS} allowed`);
   const at = (index: number) => (isBatch ? `${index}.` : '');
   const graph = written.map((job, index) => parse(graphOfJob, job, at(index)));
-  await checkGraph(db, graph);
+  await checkGraph(db, caller, graph);
   const jobs = written.map((job, index) => readJob(tasks, parse(newJob, job, at(index)), at(index)));
-  await checkUploads(db, tasks, jobs);
-  return jobs;
+  await checkUploads(db, tasks, caller, jobs);
+  return jobs.map((job) => ({ ...job, owner: caller.owner }));
 }
 
 /** Reads the job of a schedule. */
-export function readScheduledJob(tasks: Tasks, body: unknown): NewJob {
-  return readJob(tasks, { ...parse(scheduledJob, body, 'job.'), run_at: null }, 'job.');
+export async function readScheduledJob(db: Database, tasks: Tasks, caller: Caller, body: unknown): Promise<NewJob> {
+  const job = readJob(tasks, { ...parse(scheduledJob, body, 'job.'), run_at: null }, 'job.');
+  await checkUploads(db, tasks, caller, [job]);
+  return job;
 }
 
 function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob {
@@ -121,7 +124,7 @@ function readPayload(task: Task, payload: unknown, at: string): Record<string, u
   return read;
 }
 
-async function checkGraph(db: Database, graph: z.output<typeof graphOfJob>[]): Promise<void> {
+async function checkGraph(db: Database, caller: Caller, graph: z.output<typeof graphOfJob>[]): Promise<void> {
   const dependsOn = new Map<string, string[]>();
   for (const [index, { job_id = `#${index}`, depends_on }] of graph.entries()) {
     if (dependsOn.has(job_id)) throw invalid(`${index}.job_id: ${job_id} comes twice in the batch`);
@@ -137,17 +140,18 @@ async function checkGraph(db: Database, graph: z.output<typeof graphOfJob>[]): P
     });
   }
   const outside = [...new Set(edges)].filter((id) => !dependsOn.has(id));
-  const stored = new Set((await findJobs(db, outside)).map(({ id }) => id));
-  const unknown = outside.find((id) => !stored.has(id));
+  const stored = (await findJobs(db, outside)).filter((job) => isVisible(job, caller));
+  const seen = new Set(stored.map(({ id }) => id));
+  const unknown = outside.find((id) => !seen.has(id));
   if (unknown !== undefined) {
     throw new AppError('unknown_dependency', `depends_on: there is no job ${unknown}`, { status: 422 });
   }
 }
 
 /** A job that reads an upload which is not there could only fail. */
-async function checkUploads(db: Database, tasks: Tasks, jobs: NewJob[]): Promise<void> {
+async function checkUploads(db: Database, tasks: Tasks, { sees }: Caller, jobs: NewJob[]): Promise<void> {
   const read = [...new Set(jobs.flatMap(({ type, payload }) => tasks.get(type)?.reads?.(payload) ?? []))];
-  const stored = await listUploadIds(db, read);
+  const stored = await listUploadIds(db, read, sees);
   const missing = read.find((id) => !stored.has(id));
   if (missing !== undefined) {
     throw new AppError('unknown_upload', `payload: there is no upload ${missing}`, { status: 422 });

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { configOrExit, exitWithReason, requireDatabaseUrl } from '../config.ts';
+import { configOrExit, exitWithReason, requireAuth, requireDatabaseUrl } from '../config.ts';
 import { openDatabase } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
@@ -10,16 +10,27 @@ import { createLogger } from '../log.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openDiskStore } from '../store/disk.ts';
 import { loadTasks } from '../tasks/registry.ts';
+import { createAdmission } from './admission.ts';
 import { createApp } from './app.ts';
 import { createEventHub } from './event-hub.ts';
 import { attachStream } from './stream.ts';
 
 /** A connection on which nothing moves for this long is closed; a slow upload that moves goes on. */
 const IDLE_MS = 60_000;
-const LONGEST_REQUEST_MS = 3_600_000;
+const LIMITS = {
+  /** Until the headers of a request are complete, from its first byte, or from the start of a connection that sends none. */
+  headersTimeout: 10_000,
+  requestTimeout: 3_600_000,
+  /** How often the two are looked at. */
+  connectionsCheckingInterval: 1_000,
+  maxHeaderSize: 16_384,
+};
+const MOST_HEADERS = 100;
+const MOST_CONNECTIONS = 4_000;
 
 /** One API process. */
 const config = configOrExit(process.env);
+requireAuth(config);
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'api' });
 
@@ -30,12 +41,15 @@ await migrateDatabase(databaseUrl);
 const queues = await openQueues(database.db, { supervise: false, schedule: true, log });
 await followSchedules(database.db, queues);
 const store = await openDiskStore(config.STORE_DIR);
-const app = createApp({ db: database.db, queues, store, tasks, config, log });
+const admit = createAdmission(config);
+const app = createApp({ db: database.db, queues, store, tasks, config, admit, log });
 const hub = createEventHub({ db: database.db, databaseUrl, log });
 
-const server = createServer({ requestTimeout: LONGEST_REQUEST_MS }, app);
+const server = createServer(LIMITS, app);
+server.maxHeadersCount = MOST_HEADERS;
+server.maxConnections = MOST_CONNECTIONS;
 server.setTimeout(IDLE_MS);
-const stream = attachStream(server, hub, log);
+const stream = attachStream(server, hub, admit, log);
 server.listen(config.PORT, config.HOST);
 await once(server, 'listening');
 const { port } = server.address() as AddressInfo;

@@ -44,11 +44,8 @@ export function problems(log: Logger): ErrorRequestHandler {
     if (known.status >= 500 && (known.code !== 'unavailable' || known.cause))
       log.error({ err: error, request: response.locals.requestId }, 'request failed');
     if (response.headersSent) return next(error);
-    if (known.status === 503 || known.status === 429) response.set('Retry-After', '5');
-    response
-      .status(known.status)
-      .type('application/problem+json')
-      .send(JSON.stringify(problemOf(known, response.locals.requestId)));
+    const problem = problemOf(known, response.locals.requestId);
+    response.status(known.status).set(headersOf(problem)).send(JSON.stringify(problem));
   };
 }
 
@@ -72,6 +69,15 @@ export function problemOf(error: unknown, requestId: string): Problem {
     detail: message,
     request_id: requestId,
     ...details,
+  };
+}
+
+/** What HTTP wants said in headers, too. */
+export function headersOf({ status, retry_after_seconds = 5 }: Problem): Record<string, string> {
+  return {
+    'Content-Type': 'application/problem+json',
+    ...(status === 401 && { 'WWW-Authenticate': 'Bearer' }),
+    ...((status === 429 || status === 503) && { 'Retry-After': String(retry_after_seconds) }),
   };
 }
 

@@ -6,12 +6,16 @@ import type { z } from 'zod';
 import type { Event } from '../db/events.ts';
 import { AppError } from '../errors.ts';
 import type { Logger } from '../log.ts';
+import type { Admission, Caller } from './admission.ts';
 import { eventDocument } from './documents.ts';
 import type { EventHub } from './event-hub.ts';
-import { notFound, type Problem, parse, problemOf } from './problem.ts';
+import { headersOf, notFound, type Problem, parse, problemOf } from './problem.ts';
 import { streamQuery } from './schemas.ts';
 
 const PATH = '/jobs/stream';
+/** The subprotocol that is spoken; a client that offers a `bearer.` one besides, with its token, is asked nothing else. */
+const PROTOCOL = 'sheetmill';
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 const PING_MS = 30_000;
 const MOST_SOCKETS = 1_000;
 /** A client that reads slower than events come is sent away at this much, and resumes by `after`. */
@@ -24,34 +28,49 @@ const INTERNAL_ERROR = 1011;
 const TRY_AGAIN_LATER = 1013;
 
 /** `GET /jobs/stream`: a WebSocket on which each event is one JSON message. The owner calls `close()`. */
-export function attachStream(server: Server, hub: EventHub, log: Logger) {
-  const sockets = new WebSocketServer({ noServer: true, maxPayload: 1024, clientTracking: true });
+export function attachStream(server: Server, hub: EventHub, admit: Admission, log: Logger) {
+  const sockets = new WebSocketServer({
+    noServer: true,
+    maxPayload: 1024,
+    clientTracking: true,
+    handleProtocols: (offered) => offered.has(PROTOCOL) && PROTOCOL,
+  });
   const answering = new WeakSet<WebSocket>();
 
-  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+  server.on('upgrade', async (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on('error', () => undefined);
     try {
       const url = new URL(request.url ?? '', 'http://localhost');
+      const caller = await admit(request, url.pathname);
       if (url.pathname !== PATH) throw notFound(`a WebSocket at ${url.pathname}`);
       const query = parse(streamQuery, Object.fromEntries(url.searchParams));
       if (sockets.clients.size >= MOST_SOCKETS) throw new AppError('unavailable', 'too many streams', { status: 503 });
-      sockets.handleUpgrade(request, socket, head, (client) => void serve(client, query));
+      sockets.handleUpgrade(request, socket, head, (client) => void serve(client, caller, query));
     } catch (error) {
       refuse(socket, problemOf(error, randomUUID()));
     }
   });
 
-  async function serve(client: WebSocket, { job_id, upload_id, after }: z.output<typeof streamQuery>): Promise<void> {
+  async function serve(
+    client: WebSocket,
+    { sees, expires }: Caller,
+    { job_id, upload_id, after }: z.output<typeof streamQuery>,
+  ): Promise<void> {
     const gone = new AbortController();
     answering.add(client);
     client.on('pong', () => answering.add(client));
     client.on('close', () => gone.abort());
+    if (expires !== undefined) {
+      const expiry = () => client.close(POLICY_VIOLATION, 'the token has expired; resume with after= and another');
+      const timer = setTimeout(expiry, Math.min(Math.max(expires * 1000 - Date.now(), 0), LONGEST_TIMER_MS));
+      client.on('close', () => clearTimeout(timer));
+    }
     client.on('error', (error) => log.info({ err: error }, 'stream broken'));
     client.on('message', () => client.close(POLICY_VIOLATION, 'nothing is expected from the client'));
     const textOf = (event: Event) => JSON.stringify(eventDocument(event));
     const tooSlow = () => client.close(TRY_AGAIN_LATER, 'reads too slowly; resume with after=');
     try {
-      await hub.follow({ jobId: job_id, uploadId: upload_id }, after, {
+      await hub.follow({ jobId: job_id, uploadId: upload_id, owner: sees }, after, {
         signal: gone.signal,
         onHistory: (event) => new Promise((resolve) => client.send(textOf(event), () => resolve())),
         onEvent(event) {
@@ -95,9 +114,8 @@ function refuse(socket: Duplex, problem: Problem): void {
   socket.end(
     [
       `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
-      'Content-Type: application/problem+json',
+      ...Object.entries(headersOf(problem)).map(([name, value]) => `${name}: ${value}`),
       `Content-Length: ${Buffer.byteLength(body)}`,
-      ...(status === 503 ? ['Retry-After: 5'] : []),
       'Connection: close',
       '',
       body,

@@ -1,8 +1,11 @@
-import { and, asc, eq, gt, inArray, type SQL, sql } from 'drizzle-orm';
+import { and, asc, eq, getTableColumns, gt, inArray, type SQL, sql } from 'drizzle-orm';
 import type { Queryable } from './client.ts';
-import { events, type LogLevel } from './schema.ts';
+import { events, jobs, type LogLevel, uploads } from './schema.ts';
 
 export type Event = typeof events.$inferSelect;
+
+/** With whose it is: of its job or upload, as long as that is there. */
+export type OwnedEvent = Event & { owner: string | null };
 
 /** A place in the order of events: by writing transaction, then by id. */
 export interface EventCursor {
@@ -40,11 +43,13 @@ export async function cursorAt(db: Queryable, id: number): Promise<EventCursor> 
 export async function readEvents(
   db: Queryable,
   { after, upTo, filter = {}, limit }: { after: EventCursor; upTo?: EventCursor; filter?: EventFilter; limit: number },
-): Promise<Event[]> {
+): Promise<OwnedEvent[]> {
   const place = sql`(${events.xact}, ${events.id})`;
   return db
-    .select()
+    .select({ ...getTableColumns(events), owner: sql<string | null>`coalesce(${jobs.owner}, ${uploads.owner})` })
     .from(events)
+    .leftJoin(jobs, eq(jobs.id, events.jobId))
+    .leftJoin(uploads, eq(uploads.id, events.uploadId))
     .where(
       and(
         sql`${place} > (${after.xact}::xid8, ${after.id})`,

@@ -15,6 +15,7 @@ export type Attempt = typeof jobAttempts.$inferSelect;
 
 /** What a list of jobs may be narrowed by. */
 export interface JobFilter {
+  owner?: string | undefined;
   status?: JobStatus | undefined;
   type?: string | undefined;
   priority?: Priority | undefined;
@@ -27,6 +28,7 @@ export interface JobFilter {
 const DEEPEST_POSITION = 1000;
 
 export function whereJobs({
+  owner,
   status,
   type,
   priority,
@@ -35,6 +37,7 @@ export function whereJobs({
   createdBefore,
 }: JobFilter): SQL | undefined {
   return and(
+    owner === undefined ? undefined : eq(jobs.owner, owner),
     status && eq(jobs.status, status),
     type === undefined ? undefined : eq(jobs.type, type),
     priority && eq(jobs.priority, priority),

@@ -14,22 +14,32 @@ export async function findUpload(db: Queryable, id: string): Promise<Upload | un
   return upload;
 }
 
-/** Which of these uploads there are. */
-export async function listUploadIds(db: Queryable, ids: string[]): Promise<Set<string>> {
+/** Which of these uploads there are, and belong to this owner if one is named. */
+export async function listUploadIds(db: Queryable, ids: string[], owner: string | undefined): Promise<Set<string>> {
   if (ids.length === 0) return new Set();
-  const found = await db.select({ id: uploads.id }).from(uploads).where(inArray(uploads.id, ids));
+  const found = await db
+    .select({ id: uploads.id })
+    .from(uploads)
+    .where(and(inArray(uploads.id, ids), ofOwner(owner)));
   return new Set(found.map(({ id }) => id));
 }
+
+const ofOwner = (owner: string | undefined) => (owner === undefined ? undefined : eq(uploads.owner, owner));
 
 /** Newest first; `before` is the id of the last one of the page before. */
 export async function listUploads(
   db: Queryable,
-  { status, limit, before }: { status?: UploadStatus | undefined; limit: number; before?: string | undefined },
+  {
+    owner,
+    status,
+    limit,
+    before,
+  }: { owner?: string | undefined; status?: UploadStatus | undefined; limit: number; before?: string | undefined },
 ): Promise<Upload[]> {
   return db
     .select(publicColumns)
     .from(uploads)
-    .where(and(status && eq(uploads.status, status), before ? lt(uploads.id, before) : undefined))
+    .where(and(ofOwner(owner), status && eq(uploads.status, status), before ? lt(uploads.id, before) : undefined))
     .orderBy(desc(uploads.id))
     .limit(limit);
 }

@@ -11,7 +11,7 @@ const UNIQUE_VIOLATION = '23505';
 
 /**
  * Takes jobs from a client, all or none. A job whose id exists already is that job, if the client sent the same for it
- * (same `fingerprint`), and a `conflict` otherwise. Gives all rows in order. `record` is called in the transaction, once
+ * (same `owner` and `fingerprint`), and a `conflict` otherwise. Gives all rows in order. `record` is called in the transaction, once
  * they are stored. Throws `exceeds_capacity` (422) for a shape that no live converter could ever hold.
  */
 export async function acceptJobs(
@@ -32,9 +32,9 @@ export async function acceptJobs(
         )
       ).map((job) => [job.id, job]),
     );
-    for (const { id, fingerprint } of newJobs) {
+    for (const { id, owner = null, fingerprint } of newJobs) {
       const known = id === undefined ? undefined : existing.get(id);
-      if (known !== undefined && known.fingerprint !== fingerprint) {
+      if (known !== undefined && (known.owner !== owner || known.fingerprint !== fingerprint)) {
         throw new AppError('conflict', `there is another job ${id} already`, { status: 409 });
       }
     }

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { Database } from '../db/client.ts';
 import type { Queues, Schedule } from '../db/queues.ts';
 import { acceptJobs } from './accept.ts';
@@ -9,7 +10,7 @@ interface ScheduledJob {
   job: Omit<NewJob, 'id' | 'runAt' | 'dependsOn'>;
 }
 
-export type JobSchedule = Schedule<ScheduledJob>;
+export type JobSchedule = Schedule<ScheduledJob> & { key: string };
 
 /**
  * Submits the job of each occurrence, under an id made from the occurrence's: delivered twice, it is there once. Each
@@ -22,8 +23,16 @@ export async function followSchedules(db: Database, queues: Queues): Promise<voi
   });
 }
 
-/** By name. There are as many as people have made, so one answer holds them all. */
-export async function listSchedules(queues: Queues): Promise<JobSchedule[]> {
-  const schedules = (await queues.listSchedules()) as JobSchedule[];
-  return schedules.sort((a, b) => (a.name < b.name ? -1 : 1));
+/** Under which a schedule is kept: names belong to their owner, and one may write what pg-boss takes in no key. */
+export function scheduleKey(owner: string | null, name: string): string {
+  return owner === null ? name : `${createHash('sha256').update(owner).digest('hex').slice(0, 32)}/${name}`;
+}
+
+/** By name; those of one owner if it is named. There are as many as people have made, so one answer holds them all. */
+export async function listSchedules(queues: Queues, owner: string | undefined): Promise<JobSchedule[]> {
+  const schedules = (await queues.listSchedules()) as Schedule<ScheduledJob>[];
+  return schedules
+    .filter(({ data }) => owner === undefined || data.job.owner === owner)
+    .map((schedule) => ({ ...schedule, key: schedule.name, name: schedule.name.split('/').at(-1) as string }))
+    .sort((a, b) => (a.name < b.name ? -1 : 1));
 }

@@ -68,6 +68,10 @@ test.each([
   ['MAX_QUEUED_JOBS', '0'],
   ['MIN_FREE_MB', '-1'],
   ['SHUTDOWN_GRACE_SECONDS', '-1'],
+  ['AUTH', 'off'],
+  ['JWT_JWKS_URL', 'ftp://issuer.example/keys'],
+  ['RATE_LIMIT_PER_MINUTE', '0'],
+  ['MAX_CONCURRENT_UPLOADS', '0'],
   ['LOG_LEVEL', 'loud'],
 ])('%s=%s is refused in one line that names the variable and what it was', (name, value) => {
   let message = '';
@@ -83,4 +87,38 @@ test.each([
 
 test('everything that is wrong is told at once', () => {
   expect(() => parseConfig({ PORT: 'x', MAX_PAGES: 'y' })).toThrow(/PORT="x".*MAX_PAGES="y"/);
+});
+
+describe('keys and tokens', () => {
+  const key = { name: 'web', sha256: 'a'.repeat(64), scopes: ['uploads:read'] };
+  const keys = (...written: unknown[]) => ({ API_KEYS: JSON.stringify(written) });
+  const jwt = { JWT_ISSUER: 'https://issuer.example', JWT_AUDIENCE: 'sheetmill' };
+  const secret = 'a-secret-that-no-error-may-ever-show';
+
+  test('are read as they are written', () => {
+    expect(parseConfig(keys(key)).API_KEYS).toEqual([key]);
+    // One name may have two keys, while one is being replaced.
+    expect(parseConfig(keys(key, { ...key, sha256: 'b'.repeat(64) })).API_KEYS).toHaveLength(2);
+    expect(parseConfig({ ...jwt, JWT_SECRET: secret })).toMatchObject(jwt);
+  });
+
+  test.each<[RegExp, Record<string, string>]>([
+    [/^API_KEYS: must be a JSON array$/, { API_KEYS: `web:${secret}` }],
+    [/^API_KEYS: /, { API_KEYS: '{}' }],
+    [/^API_KEYS: /, keys()],
+    [/^API_KEYS: 1: sha256: must be 64 hexadecimal digits/, keys(key, { ...key, sha256: secret })],
+    [/^API_KEYS: 0: scopes: 0: must be one of uploads:read, /, keys({ ...key, scopes: ['read'] })],
+    [/^API_KEYS: 0: scopes: /, keys({ ...key, scopes: [] })],
+    [/^API_KEYS: 0: name: /, keys({ ...key, name: '' })],
+    [/^API_KEYS: 0: .*key/, keys({ ...key, key: secret })],
+    [/^API_KEYS: has the same sha256 twice$/, keys(key, { ...key, name: 'other' })],
+    [/^JWT_SECRET: must have at least 32 characters$/, { ...jwt, JWT_SECRET: secret.slice(0, 31) }],
+    [/^JWT_JWKS_URL: either this or JWT_SECRET must be set/, jwt],
+    [/^JWT_JWKS_URL=.*not both$/, { ...jwt, JWT_SECRET: secret, JWT_JWKS_URL: 'https://issuer.example/keys' }],
+    [/^JWT_ISSUER: must be set.*; JWT_AUDIENCE: must be set/, { JWT_SECRET: secret }],
+    [/^AUTH="none": contradicts/, { ...keys(key), AUTH: 'none' }],
+  ])('what is wrong with them is told without what is secret: %s', (message, environment) => {
+    expect(() => parseConfig(environment)).toThrow(message);
+    expect(() => parseConfig(environment)).not.toThrow(secret.slice(0, 31));
+  });
 });

@@ -1,4 +1,4 @@
-import express, { type Request, Router } from 'express';
+import { type Request, type Response, Router } from 'express';
 import { z } from 'zod';
 import type { Database } from '../../db/client.ts';
 import { listLogs } from '../../db/events.ts';
@@ -17,16 +17,20 @@ import { AppError } from '../../errors.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
 import { retryJob, retryJobs } from '../../jobs/retry.ts';
-import { listSchedules } from '../../jobs/schedules.ts';
+import { listSchedules, scheduleKey } from '../../jobs/schedules.ts';
 import type { Logger } from '../../log.ts';
 import type { Tasks } from '../../tasks/registry.ts';
+import { type Caller, callerOf, isVisible } from '../admission.ts';
 import { jobDetail, jobDocument, logDocument, scheduleDocument } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { jobId, readJobs, readScheduledJob } from '../job-requests.ts';
+import { jsonBody } from '../middleware/json-body.ts';
 import { invalid, notFound, parse } from '../problem.ts';
 import { jobList, jobsToRetry, logList, scheduleRequest } from '../schemas.ts';
 
-const LARGEST_BODY = '10mb';
+/** A batch of jobs, and everything else. */
+const LARGEST_BATCH = '10mb';
+const LARGEST_BODY = '1mb';
 const scheduleName = z
   .string()
   .regex(/^[\w.-]{1,100}$/, 'must be 1 to 100 letters, digits, dots, dashes or underscores');
@@ -35,26 +39,17 @@ const scheduleName = z
 export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; log: Logger }): Router {
   const { db, queues, tasks } = parts;
   const router = Router();
-  const json = [
-    function expectJson(request: Request, _response: unknown, next: () => void) {
-      if (!request.is('application/json')) {
-        throw new AppError('unsupported_media_type', 'send JSON as application/json', { status: 415 });
-      }
-      next();
-    },
-    express.json({ limit: LARGEST_BODY }),
-  ];
 
   router.param('id', function refuseImpossibleId(_request, _response, next, id) {
     next(jobId.safeParse(id).success ? undefined : notFound(`job ${id}`));
   });
 
-  router.post('/jobs', idempotent(parts), json, async (request: Request, response: express.Response) => {
+  router.post('/jobs', idempotent(parts), jsonBody(LARGEST_BATCH), async (request: Request, response: Response) => {
     const fingerprint = fingerprintOf(request.body);
     const idempotency = idempotencyOf(request);
     const known = idempotency.known(fingerprint);
     if (known !== undefined) return sendAnswer(response, known);
-    const newJobs = await readJobs(db, tasks, request.body);
+    const newJobs = await readJobs(db, tasks, callerOf(request), request.body);
     let answer = { status: 201, location: null as string | null, body: {} as unknown };
     await acceptJobs(db, queues, newJobs, async (tx, jobs) => {
       const dependsOn = await dependenciesOf(
@@ -76,7 +71,7 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
 
   router.get('/jobs', async (request, response) => {
     const { limit, cursor, ...query } = parse(jobList, { ...request.query });
-    const { items, next } = await listJobs(db, filterOf(query), {
+    const { items, next } = await listJobs(db, filterOf(query, callerOf(request)), {
       limit,
       before: cursor === undefined ? undefined : readCursor(cursor),
     });
@@ -90,9 +85,9 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
     });
   });
 
-  router.post('/jobs/retry', json, async (request: Request, response: express.Response) => {
+  router.post('/jobs/retry', jsonBody(LARGEST_BODY), async (request: Request, response: Response) => {
     const { status, ...query } = parse(jobsToRetry, request.body);
-    response.json({ retried: await retryJobs(db, queues, { ...filterOf(query), status }) });
+    response.json({ retried: await retryJobs(db, queues, { ...filterOf(query, callerOf(request)), status }) });
   });
 
   router.get('/jobs/stream', (_request, response) => {
@@ -101,24 +96,26 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
   });
 
   router.get('/jobs/:id', async (request, response) => {
-    response.json(await detailOf(await requestedJob(request.params.id)));
+    response.json(await detailOf(await requestedJob(request)));
   });
 
   router.patch('/jobs/:id/cancel', async (request, response) => {
-    const job = await cancelJob(db, queues, request.params.id);
-    if (job === undefined) throw notFound(`job ${request.params.id}`);
+    const { id } = await requestedJob(request);
+    const job = await cancelJob(db, queues, id);
+    if (job === undefined) throw notFound(`job ${id}`);
     response.json(await detailOf(job));
   });
 
   router.post('/jobs/:id/retry', async (request, response) => {
-    const job = await retryJob(db, queues, request.params.id);
-    if (job === undefined) throw notFound(`job ${request.params.id}`);
+    const { id } = await requestedJob(request);
+    const job = await retryJob(db, queues, id);
+    if (job === undefined) throw notFound(`job ${id}`);
     response.json(await detailOf(job));
   });
 
   router.get('/jobs/:id/logs', async (request, response) => {
     const { after, limit } = parse(logList, { ...request.query });
-    const { id } = await requestedJob(request.params.id);
+    const { id } = await requestedJob(request);
     const found = await listLogs(db, id, { after, limit: limit + 1 });
     const items = found.slice(0, limit);
     response.json({
@@ -138,37 +135,43 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
     response.json({ items, next_cursor: null });
   });
 
-  router.put('/schedules/:name', json, async (request: Request, response: express.Response) => {
+  router.put('/schedules/:name', jsonBody(LARGEST_BODY), async (request: Request, response: Response) => {
     const name = parse(scheduleName, request.params.name, 'name');
     const { cron, timezone, job } = parse(scheduleRequest, request.body);
-    const { id: _, runAt: __, dependsOn: ___, ...read } = readScheduledJob(tasks, job);
-    await queues.putSchedule(name, { cron, timezone, data: { request: job, job: read } }).catch((error: Error) => {
+    const caller = callerOf(request);
+    const { id: _, runAt: __, dependsOn: ___, ...read } = await readScheduledJob(db, tasks, caller, job);
+    const key = scheduleKey(caller.owner, name);
+    const data = { request: job, job: { ...read, owner: caller.owner } };
+    await queues.putSchedule(key, { cron, timezone, data }).catch((error: Error) => {
       if (error.name === 'error' || 'query' in error) throw error;
       throw invalid(`cron or timezone: ${error.message}`);
     });
-    response.json(scheduleDocument(await requestedSchedule(name)));
+    const stored = (await listSchedules(queues, undefined)).find((one) => one.key === key);
+    if (stored === undefined) throw notFound(`schedule ${name}`); // another has just deleted it
+    response.json(scheduleDocument(stored));
   });
 
-  router.get('/schedules', async (_request, response) => {
-    response.json({ items: (await listSchedules(queues)).map(scheduleDocument), next_cursor: null });
+  router.get('/schedules', async (request, response) => {
+    const items = await listSchedules(queues, callerOf(request).sees);
+    response.json({ items: items.map(scheduleDocument), next_cursor: null });
   });
 
   router.delete('/schedules/:name', async (request, response) => {
-    const { name } = await requestedSchedule(request.params.name);
-    await queues.removeSchedule(name);
+    const { name } = request.params;
+    const { owner, sees } = callerOf(request);
+    const named = (await listSchedules(queues, sees)).filter((one) => one.name === name);
+    // Who sees everybody's means its own first.
+    const schedule = named.find(({ key }) => key === scheduleKey(owner, name)) ?? named[0];
+    if (schedule === undefined) throw notFound(`schedule ${name}`);
+    await queues.removeSchedule(schedule.key);
     response.status(204).end();
   });
 
-  async function requestedJob(id: string): Promise<JobRow> {
+  async function requestedJob(request: Request<{ id: string }>): Promise<JobRow> {
+    const { id } = request.params;
     const job = await findJob(db, id);
-    if (job === undefined) throw notFound(`job ${id}`);
+    if (job === undefined || !isVisible(job, callerOf(request))) throw notFound(`job ${id}`);
     return job;
-  }
-
-  async function requestedSchedule(name: string) {
-    const schedule = (await listSchedules(queues)).find((one) => one.name === name);
-    if (schedule === undefined) throw notFound(`schedule ${name}`);
-    return schedule;
   }
 
   async function detailOf(job: JobRow) {
@@ -179,9 +182,9 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
   return router;
 }
 
-function filterOf(query: Omit<z.output<typeof jobList>, 'limit' | 'cursor'>): JobFilter {
+function filterOf(query: Omit<z.output<typeof jobList>, 'limit' | 'cursor'>, { sees }: Caller): JobFilter {
   const { upload_id, created_after, created_before, ...same } = query;
-  return { ...same, uploadId: upload_id, createdAfter: created_after, createdBefore: created_before };
+  return { ...same, owner: sees, uploadId: upload_id, createdAfter: created_after, createdBefore: created_before };
 }
 
 function readCursor(cursor: string): JobCursor {

@@ -17,10 +17,12 @@ import { AppError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
+import { callerOf, isVisible } from '../admission.ts';
 import { createUpload } from '../create-upload.ts';
 import { originalDocument, pageDocument, statusDocument, uploadDocument, uploadSummary } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { refuseOverload } from '../middleware/back-pressure.ts';
+import { limitConcurrentUploads } from '../middleware/concurrent-uploads.ts';
 import { discardFiles, receivedFiles, receiveFiles } from '../middleware/receive-files.ts';
 import { notFound, parse } from '../problem.ts';
 import { uploadFields, uploadList } from '../schemas.ts';
@@ -43,13 +45,14 @@ export function uploadRoutes(parts: {
   async function requestedUpload(request: Request): Promise<Upload> {
     const id = uuid.safeParse(request.params.id);
     const upload = id.success ? await findUpload(db, id.data) : undefined;
-    if (upload === undefined) throw notFound(`upload ${request.params.id}`);
+    if (upload === undefined || !isVisible(upload, callerOf(request))) throw notFound(`upload ${request.params.id}`);
     return upload;
   }
 
   const receive = receiveFiles(store, config.MAX_UPLOAD_MB * 2 ** 20);
   router.post(
     '/uploads',
+    limitConcurrentUploads(config.MAX_CONCURRENT_UPLOADS),
     refuseOverload(parts),
     idempotent(parts),
     receive,
@@ -65,12 +68,18 @@ export function uploadRoutes(parts: {
           await discardFiles(request);
           return sendAnswer(response, known);
         }
-        const answer = await createUpload(parts, fields, files, async (tx, upload, originals) => {
-          const body = uploadDocument(upload, originals, []);
-          const stored = { status: 200, location: `/uploads/${upload.id}`, body };
-          await idempotency.keep(tx, fingerprint, stored);
-          return stored;
-        });
+        const answer = await createUpload(
+          parts,
+          callerOf(request).owner,
+          fields,
+          files,
+          async (tx, upload, originals) => {
+            const body = uploadDocument(upload, originals, []);
+            const stored = { status: 200, location: `/uploads/${upload.id}`, body };
+            await idempotency.keep(tx, fingerprint, stored);
+            return stored;
+          },
+        );
         sendAnswer(response, answer);
       } catch (error) {
         await discardFiles(request);
@@ -81,7 +90,7 @@ export function uploadRoutes(parts: {
 
   router.get('/uploads', async (request, response) => {
     const { status, limit, cursor } = parse(uploadList, { ...request.query });
-    const found = await listUploads(db, { status, limit: limit + 1, before: cursor });
+    const found = await listUploads(db, { owner: callerOf(request).sees, status, limit: limit + 1, before: cursor });
     const items = found.slice(0, limit);
     response.json({
       items: items.map(uploadSummary),

@@ -161,7 +161,7 @@ describe('refused', () => {
     ['a payload with a NUL', { type: 'noop', payload: { a: ['b\0'] } }, /^payload: .*NUL/],
     ['a payload with a NUL in a name', { type: 'noop', payload: { 'a\0': 1 } }, /^payload: .*NUL/],
     ['a payload with half a pair', { ...reverse, payload: { input: '\ud83d' } }, /^payload: .*surrogate/],
-    ['a payload that is too deep', `{"type": "noop", "payload": ${deep(500)}}`, /^payload: .*deep/],
+    ['a payload that is too deep', `{"type": "noop", "payload": ${deep(500)}}`, /deep/],
     ['a payload of endless depth', `{"type": "noop", "payload": ${deep(200_000)}}`, /deep/],
     ['a payload that is too large', { type: 'noop', payload: { a: 'x'.repeat(262_144) } }, /^payload: .*262144/],
     ['an unknown priority', { type: 'noop', priority: 'urgent' }, /^priority: /],

@@ -1,0 +1,34 @@
+import type { Scope } from '../config.ts';
+
+/** What a route needs: the scope that it takes, or nothing at all. */
+export type Access = Scope | 'open';
+
+const all = (access: Access) => ({ read: access, write: access });
+const ofJobs = { read: 'jobs:read', write: 'jobs:write' } as const;
+
+/**
+ * Every route by the first part of its path, and what it takes to read (GET and HEAD) and to do anything else. A path
+ * that is not here does not exist, so that no route can be forgotten and left open.
+ */
+const ROUTES = new Map<string, { read: Access; write: Access }>([
+  ['uploads', { read: 'uploads:read', write: 'uploads:write' }],
+  ['jobs', ofJobs],
+  ['job-types', ofJobs],
+  ['schedules', ofJobs],
+  ['system', ofJobs],
+  ['metrics', ofJobs],
+  ['health', all('open')],
+  ['openapi.json', all('open')],
+  ['docs', all('open')],
+]);
+
+/** What a request takes; undefined when there is nothing at the path. */
+export function accessTo(method: string, path: string): Access | undefined {
+  const route = ROUTES.get(path.split('/')[1] ?? '');
+  return method === 'GET' || method === 'HEAD' ? route?.read : route?.write;
+}
+
+/** Whether scopes that were given hold the one that is needed. */
+export function allows(given: ReadonlySet<Scope>, needed: Scope): boolean {
+  return given.has('admin') || given.has(needed) || (needed.startsWith('jobs:') && given.has('jobs:*'));
+}

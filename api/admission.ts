@@ -1,0 +1,120 @@
+import type { IncomingMessage } from 'node:http';
+import type { Request, RequestHandler } from 'express';
+import { RateLimiterMemory } from 'rate-limiter-flexible';
+import type { Config } from '../config.ts';
+import { AppError } from '../errors.ts';
+import { accessTo, allows } from './access.ts';
+import { createAuthenticator } from './authenticate.ts';
+import { notFound } from './problem.ts';
+
+const WINDOW_SECONDS = 60;
+/** How long a client that is refused may go on sending, so that it sees the answer. */
+const LINGER_MS = 5_000;
+
+/** Who sends a request that was let in. */
+export interface Caller {
+  /** The name that what it makes is stored with; null where nobody is asked for a key. */
+  owner: string | null;
+  /** Whose uploads, jobs and schedules it sees; undefined means everybody's. */
+  sees: string | undefined;
+  /** Under which name its use is counted; undefined for what is not limited. */
+  countedAs: string | undefined;
+  /** When its token expires, in seconds since 1970. */
+  expires?: number | undefined;
+}
+
+const NOBODY: Caller = { owner: null, sees: undefined, countedAs: undefined };
+
+export type Admission = ReturnType<typeof createAdmission>;
+
+/** The one gate of every request, the stream's too: who is it, is it not too much, and may that one do this? */
+export function createAdmission(config: Config) {
+  const identify = createAuthenticator(config);
+  const most = config.RATE_LIMIT_PER_MINUTE;
+  const limiter = new RateLimiterMemory({ points: most, duration: WINDOW_SECONDS });
+  const policy = `"requests";q=${most};w=${WINDOW_SECONDS}`;
+
+  /**
+   * Gives the caller, or throws what refuses it: 401, 403, 404 or 429. `tell` is given headers for the answer, whichever
+   * it is. The body is not touched.
+   */
+  return async function admit(
+    request: IncomingMessage,
+    path: string,
+    tell: (headers: Record<string, string>) => void = () => undefined,
+  ): Promise<Caller> {
+    const access = accessTo(request.method ?? '', path);
+    if (access === 'open') return NOBODY;
+    const address = request.socket.remoteAddress ?? '';
+
+    async function count(name: string | undefined): Promise<void> {
+      if (name === undefined) return;
+      const counted = await limiter.penalty(name);
+      const seconds = Math.ceil(counted.msBeforeNext / 1000);
+      tell({ 'RateLimit-Policy': policy, RateLimit: `"requests";r=${counted.remainingPoints};t=${seconds}` });
+      if (counted.consumedPoints > most) throw tooMany(`more than ${most} requests in a minute`, seconds);
+    }
+
+    const identity = await identify(tokenOf(request)).catch(async (error) => {
+      // Who has no good key is counted too: guessing has an end.
+      await count(`address ${address}`);
+      throw error;
+    });
+    const { owner, scopes, expires } = identity;
+    const countedAs = owner !== null ? `owner ${owner}` : isLoopback(address) ? undefined : `address ${address}`;
+    await count(countedAs);
+    if (access === undefined) throw notFound(`${request.method} ${path}`);
+    if (!allows(scopes, access)) {
+      throw new AppError('forbidden', `this takes the scope ${access}`, { status: 403, details: { scope: access } });
+    }
+    return { owner, sees: owner === null || scopes.has('admin') ? undefined : owner, countedAs, expires };
+  };
+}
+
+const callers = new WeakMap<Request, Caller>();
+
+/** Lets in whom `admit` lets in, before any body is read; handlers ask `callerOf` who it was. */
+export function admission(admit: Admission): RequestHandler {
+  return async function letIn(request, response, next) {
+    try {
+      const caller = await admit(request, request.path, (headers) => response.set(headers));
+      callers.set(request, caller);
+      response.locals.owner = caller.owner;
+    } catch (error) {
+      response.once('finish', () => setTimeout(() => request.complete || request.destroy(), LINGER_MS).unref());
+      throw error;
+    }
+    next();
+  };
+}
+
+export function callerOf(request: Request): Caller {
+  const caller = callers.get(request);
+  if (caller === undefined) throw new Error('a handler was reached without admission');
+  return caller;
+}
+
+/** Whether a row is one that the sender of the request may know of. */
+export function isVisible({ owner }: { owner: string | null }, { sees }: Caller): boolean {
+  return sees === undefined || owner === sees;
+}
+
+/** More than was agreed on; `seconds` until it is worth trying again. */
+export function tooMany(message: string, seconds: number): AppError {
+  return new AppError('too_many_requests', message, { status: 429, details: { retry_after_seconds: seconds } });
+}
+
+/**
+ * From `Authorization: Bearer ...`, or from the subprotocol `bearer....` of a WebSocket, where a browser can set nothing
+ * else: it stands in no URL, so that no log has it.
+ */
+function tokenOf({ headers }: IncomingMessage): string | undefined {
+  const [, token] = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '') ?? [];
+  if (token !== undefined) return token;
+  const protocols = headers['sec-websocket-protocol']?.split(/\s*,\s*/) ?? [];
+  return protocols.find((one) => one.startsWith('bearer.'))?.slice('bearer.'.length);
+}
+
+function isLoopback(address: string): boolean {
+  return address === '::1' || /^(::ffff:)?127\./.test(address);
+}
