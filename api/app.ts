@@ -10,6 +10,7 @@ import { noSuchRoute, problems } from './problem.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { uploadRoutes } from './routes/uploads.ts';
+import type { Guard } from './webhooks/guard.ts';
 
 /** The HTTP edge: every route, and the one place where errors become answers. */
 export function createApp(parts: {
@@ -17,6 +18,7 @@ export function createApp(parts: {
   queues: Queues;
   store: Store;
   tasks: Tasks;
+  guard: Guard;
   config: Config;
   log: Logger;
 }): Express {

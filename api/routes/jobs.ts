@@ -13,6 +13,7 @@ import {
   positionInQueue,
 } from '../../db/jobs.ts';
 import type { Queues } from '../../db/queues.ts';
+import { listWebhooks } from '../../db/webhooks.ts';
 import { AppError } from '../../errors.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
@@ -20,11 +21,12 @@ import { retryJob, retryJobs } from '../../jobs/retry.ts';
 import { listSchedules } from '../../jobs/schedules.ts';
 import type { Logger } from '../../log.ts';
 import type { Tasks } from '../../tasks/registry.ts';
-import { jobDetail, jobDocument, logDocument, scheduleDocument } from '../documents.ts';
+import { jobDetail, jobDocument, logDocument, scheduleDocument, webhookDocument } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { jobId, readJobs, readScheduledJob } from '../job-requests.ts';
 import { invalid, notFound, parse } from '../problem.ts';
 import { jobList, jobsToRetry, logList, scheduleRequest } from '../schemas.ts';
+import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 
 const LARGEST_BODY = '10mb';
 const scheduleName = z
@@ -32,8 +34,8 @@ const scheduleName = z
   .regex(/^[\w.-]{1,100}$/, 'must be 1 to 100 letters, digits, dots, dashes or underscores');
 
 /** The calls of the Jobs table of the contract, but for the stream. */
-export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; log: Logger }): Router {
-  const { db, queues, tasks } = parts;
+export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; guard: Guard; log: Logger }): Router {
+  const { db, queues, tasks, guard } = parts;
   const router = Router();
   const json = [
     function expectJson(request: Request, _response: unknown, next: () => void) {
@@ -55,6 +57,7 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
     const known = idempotency.known(fingerprint);
     if (known !== undefined) return sendAnswer(response, known);
     const newJobs = await readJobs(db, tasks, request.body);
+    for (const { notifyUrl } of newJobs) refuseForbidden(guard, notifyUrl);
     let answer = { status: 201, location: null as string | null, body: {} as unknown };
     await acceptJobs(db, queues, newJobs, async (tx, jobs) => {
       const dependsOn = await dependenciesOf(
@@ -127,6 +130,11 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
     });
   });
 
+  router.get('/jobs/:id/webhooks', async (request, response) => {
+    const { id } = await requestedJob(request.params.id);
+    response.json({ items: (await listWebhooks(db, { jobId: id })).map(webhookDocument), next_cursor: null });
+  });
+
   router.get('/job-types', (_request, response) => {
     const items = [...tasks.values()].map(({ type, payload, resources, trusted = false, internal = false }) => ({
       type,
@@ -142,6 +150,7 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
     const name = parse(scheduleName, request.params.name, 'name');
     const { cron, timezone, job } = parse(scheduleRequest, request.body);
     const { id: _, runAt: __, dependsOn: ___, ...read } = readScheduledJob(tasks, job);
+    refuseForbidden(guard, read.notifyUrl);
     await queues.putSchedule(name, { cron, timezone, data: { request: job, job: read } }).catch((error: Error) => {
       if (error.name === 'error' || 'query' in error) throw error;
       throw invalid(`cron or timezone: ${error.message}`);

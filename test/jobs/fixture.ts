@@ -162,7 +162,7 @@ export async function openJobsFixture() {
     /** For after each test: everything gone. */
     async empty(): Promise<void> {
       await db.execute(
-        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput`,
+        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, webhooks, webhook_attempts`,
       );
       await db.execute(sql`delete from pgboss.job`);
     },
