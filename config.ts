@@ -64,8 +64,8 @@ function isWebhookSecret(text: string): boolean {
 }
 
 function isHost(text: string): boolean {
-  const [address = '', bits] = text.split('/', 2);
-  const version = isIP(address);
+  const [address = '', bits, ...more] = text.split('/');
+  const version = more.length > 0 ? 0 : isIP(address);
   if (version === 0) return /^(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*$/i.test(text);
   return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (version === 4 ? 32 : 128));
 }

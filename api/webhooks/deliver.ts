@@ -15,7 +15,7 @@ const POLL_MS = 1_000;
 /** The whole of an exchange with a receiver. */
 const TIMEOUT_MS = 10_000;
 /** Deliveries at work in this process, and to one host in all: receivers that never answer leave room for others. */
-const MOST_AT_ONCE = 20;
+const MOST_AT_ONCE = 40;
 const MOST_PER_HOST = 4;
 const LONGEST_ERROR = 500;
 /** The receiver wants no more of it. */

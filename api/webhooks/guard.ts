@@ -15,7 +15,6 @@ const NEVER = rangesOf([
   '240.0.0.0/4', // reserved, and broadcast
   '::',
   'fe80::/10', // link-local
-  'fec0::/10', // site-local, as it once was
   'ff00::/8', // multicast
   'fd00:ec2::/32', // metadata of AWS
   'fd20:ce::254', // of Google Cloud

@@ -1,6 +1,4 @@
-import { readFile, stat } from 'node:fs/promises';
 import type { ServerResponse } from 'node:http';
-import path from 'node:path';
 import { Webhook } from 'standardwebhooks';
 import { makePdf, RED } from '../../support/files.ts';
 import { type Received, startReceiver } from '../../support/receiver.ts';
@@ -239,21 +237,4 @@ test('there are no webhooks of what is not there, and none of what names no rece
   expect(await service.get(`/jobs/${job.job_id}/webhooks`)).toEqual({ items: [], next_cursor: null });
   expectProblem(await service.send('GET', '/jobs/none/webhooks'), 404, 'not_found');
   expectProblem(await service.send('GET', '/uploads/none/webhooks'), 404, 'not_found');
-});
-
-test('without WEBHOOK_SECRET the first start makes one, and the next signs with the same', async () => {
-  const own = await startService({ env: { TASKS: './examples/tasks/index.ts' } });
-  try {
-    const file = path.join(own.folder, 'webhook-secret');
-    const secret = (await readFile(file, 'utf8')).trim();
-    expect((await stat(file)).mode & 0o777).toBe(0o600);
-    for (const name of ['/first', '/second']) {
-      await own.submit({ type: 'noop', notify_url: receiver.url(name) });
-      verify(((await receiver.have(name, 1)) as [Received])[0], secret);
-      await own.end(own.api);
-      await own.startApi();
-    }
-  } finally {
-    await own.stop();
-  }
 });
