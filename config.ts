@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { availableParallelism, totalmem } from 'node:os';
 import path from 'node:path';
 import { z } from 'zod';
@@ -5,6 +6,14 @@ import { z } from 'zod';
 function wholeNumber(smallest: number, largest: number) {
   const error = `must be a whole number from ${smallest} to ${largest}`;
   return z.coerce.number({ error }).int({ error }).min(smallest, { error }).max(largest, { error });
+}
+
+/** Several values in one variable, divided by commas or blanks. */
+function listOf(value: z.ZodString) {
+  return z
+    .string()
+    .transform((text) => text.split(/[\s,]+/).filter((part) => part !== ''))
+    .pipe(z.array(value).min(1));
 }
 
 const PDF_ENGINES = ['pdf-to-img', 'pdfium'] as const;
@@ -77,6 +86,12 @@ const settings = z.object({
   /** Uploads are refused for a while when more jobs than this wait, or the store has less room. */
   MAX_QUEUED_JOBS: wholeNumber(1, 1_000_000_000).default(10_000),
   MIN_FREE_MB: wholeNumber(0, 1_000_000_000).default(1024),
+  /** Sign webhooks; several while they are being changed, each for the receivers that know it. */
+  WEBHOOK_SECRET: listOf(z.string().refine(isWebhookSecret, 'must be whsec_ and 24 to 64 bytes in base64')).optional(),
+  /** The only hosts that webhooks are sent to. */
+  WEBHOOK_ALLOWED_HOSTS: listOf(
+    z.string().refine(isHost, 'must be host names, *.suffixes, addresses or ranges such as 10.0.0.0/8'),
+  ).optional(),
   /** A module of own tasks. */
   TASKS: z.string().min(1).optional(),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(0, 3600).default(20),
@@ -95,6 +110,18 @@ const schema = settings.superRefine((config, context) => {
   if (config.AUTH === 'none' && asksForKeys(config))
     wrong('AUTH', 'contradicts API_KEYS or JWT_ISSUER: unset one of them');
 });
+function isWebhookSecret(text: string): boolean {
+  const [, base64] = /^whsec_([A-Za-z0-9+/]+={0,2})$/.exec(text) ?? [];
+  const bytes = Buffer.from(base64 ?? '', 'base64');
+  return bytes.length >= 24 && bytes.length <= 64 && bytes.toString('base64') === base64;
+}
+
+function isHost(text: string): boolean {
+  const [address = '', bits, ...more] = text.split('/');
+  const version = more.length > 0 ? 0 : isIP(address);
+  if (version === 0) return /^(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*$/i.test(text);
+  return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (version === 4 ? 32 : 128));
+}
 
 export type Config = ReturnType<typeof parseConfig>;
 

@@ -13,6 +13,7 @@ export type ErrorCode =
   | 'unknown_dependency'
   | 'unknown_upload'
   | 'exceeds_capacity'
+  | 'forbidden_url'
   | 'idempotency_mismatch'
   | 'corrupt_file'
   | 'encrypted_pdf'

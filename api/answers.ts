@@ -117,6 +117,25 @@ export const logLine = z.strictObject({
 });
 export const logList = listOf(logLine);
 
+export const webhook = z.strictObject({
+  id: z.uuid(),
+  url: z.string(),
+  type: z.string(),
+  status: z.enum(['pending', 'delivered', 'failed']),
+  created_at: time,
+  finished_at: time.nullable(),
+  attempts: z.array(
+    z.strictObject({
+      attempt: z.int(),
+      started_at: time,
+      duration_ms: z.int(),
+      status_code: z.int().nullable(),
+      error: z.string().nullable(),
+    }),
+  ),
+});
+export const webhookList = listOf(webhook);
+
 export const jobType = z.strictObject({
   type: z.string(),
   payload: json,

@@ -12,6 +12,7 @@ import { noSuchRoute, problems } from './problem.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { uploadRoutes } from './routes/uploads.ts';
+import type { Guard } from './webhooks/guard.ts';
 
 /** For JSON, and for pages that load what lies beside them and nothing else; pictures may be made of bytes that a page has fetched. */
 const secureHeaders = helmet({
@@ -40,6 +41,7 @@ export function createApp(parts: {
   queues: Queues;
   store: Store;
   tasks: Tasks;
+  guard: Guard;
   config: Config;
   admit: Admission;
   log: Logger;

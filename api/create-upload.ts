@@ -52,6 +52,7 @@ export async function createUpload<Answer>(
         pageSelection: fields.pages ?? null,
         password: fields.password ?? null,
         expiresAt: fields.expires_at ?? null,
+        notifyUrl: fields.notify_url ?? null,
       });
       await tx.insert(originals).values(rows);
       await submitJobs(

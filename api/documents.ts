@@ -3,6 +3,7 @@ import type { Event } from '../db/events.ts';
 import type { Attempt, JobRow } from '../db/jobs.ts';
 import type { listConverters, queueDepths, recentThroughput } from '../db/system.ts';
 import type { Original, Page, Upload } from '../db/uploads.ts';
+import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
 import type { JobSchedule } from '../jobs/schedules.ts';
 import type * as answers from './answers.ts';
 
@@ -130,6 +131,24 @@ export function jobDetail(
       peak_memory_mb: attempt.peakMemoryMb,
       started_at: time(attempt.startedAt),
       finished_at: time(attempt.finishedAt),
+      error: attempt.error,
+    })),
+  };
+}
+
+export function webhookDocument(webhook: Webhook & { attempts: WebhookAttempt[] }): Answer<typeof answers.webhook> {
+  return {
+    id: webhook.id,
+    url: webhook.url,
+    type: webhook.type,
+    status: webhook.status,
+    created_at: time(webhook.createdAt),
+    finished_at: time(webhook.finishedAt),
+    attempts: webhook.attempts.map((attempt) => ({
+      attempt: attempt.attempt,
+      started_at: time(attempt.startedAt),
+      duration_ms: attempt.durationMs,
+      status_code: attempt.statusCode,
       error: attempt.error,
     })),
   };

@@ -13,7 +13,7 @@ import type { Task } from '../tasks/task.ts';
 import { type Caller, isVisible } from './admission.ts';
 import { fingerprintOf } from './idempotency.ts';
 import { invalid, parse } from './problem.ts';
-import { moment } from './schemas.ts';
+import { moment, notifyUrl } from './schemas.ts';
 
 /** How clients write jobs, and what becomes of that. */
 
@@ -51,8 +51,7 @@ const scheduledJob = z.strictObject({
     })
     .prefault({}),
   timeout_seconds: z.int().min(1).max(LONGEST_TIMEOUT_SECONDS).default(DEFAULTS.timeoutSeconds),
-  /** Webhooks are not delivered yet. */
-  notify_url: z.null().optional(),
+  notify_url: notifyUrl.nullish(),
 });
 
 const newJob = scheduledJob.extend({
@@ -111,6 +110,7 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
     maxAttempts: retry_config.max_attempts,
     initialDelaySeconds: retry_config.initial_delay_seconds,
     backoffMultiplier: retry_config.backoff_multiplier,
+    notifyUrl: job.notify_url ?? undefined,
   };
   return id === undefined ? read : { ...read, id, fingerprint: fingerprintOf(read) };
 }

@@ -14,6 +14,9 @@ import { createAdmission } from './admission.ts';
 import { createApp } from './app.ts';
 import { createEventHub } from './event-hub.ts';
 import { attachStream } from './stream.ts';
+import { deliverWebhooks } from './webhooks/deliver.ts';
+import { createGuard } from './webhooks/guard.ts';
+import { webhookSecrets } from './webhooks/secrets.ts';
 
 /** A connection on which nothing moves for this long is closed; a slow upload that moves goes on. */
 const IDLE_MS = 60_000;
@@ -42,7 +45,10 @@ const queues = await openQueues(database.db, { supervise: false, schedule: true,
 await followSchedules(database.db, queues);
 const store = await openDiskStore(config.STORE_DIR);
 const admit = createAdmission(config);
-const app = createApp({ db: database.db, queues, store, tasks, config, admit, log });
+const guard = createGuard(config);
+const app = createApp({ db: database.db, queues, store, tasks, guard, config, admit, log });
+const secrets = await webhookSecrets(config);
+const webhooks = deliverWebhooks({ db: database.db, queues, guard, secrets, log });
 const hub = createEventHub({ db: database.db, databaseUrl, log });
 
 const server = createServer(LIMITS, app);
@@ -63,7 +69,7 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   if (err) log.fatal({ err }, 'api fails');
   const closed = new Promise((resolve) => server.close(resolve));
   server.closeIdleConnections();
-  await Promise.all([stream.close(), hub.close()]);
+  await Promise.all([stream.close(), hub.close(), webhooks.close(err ? 0 : graceMs)]);
   const cutOff = setTimeout(() => server.closeAllConnections(), err ? 0 : graceMs);
   await closed;
   clearTimeout(cutOff);

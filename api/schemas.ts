@@ -6,6 +6,13 @@ import { parsePages } from '../jobs/pages.ts';
 
 const AFTER_YEARS = 100;
 
+/** Where a client wants to hear of an end. Which hosts it may name is api/webhooks/guard.ts's to say. */
+export const notifyUrl = z
+  .url({ protocol: /^https?$/, error: 'must be an http or https URL' })
+  .max(2_000, 'must have 2000 characters at most')
+  .regex(/^[\x21-\x7e]*$/, 'must be ASCII without blanks')
+  .refine((url) => !hasCredentials(url), 'must have no user name or password');
+
 /** The text fields of an upload. A field that is not known is refused, so that a typing error does not go unnoticed. */
 export const uploadFields = z.strictObject({
   dpi: z.coerce.number().int().min(36).max(600).default(200),
@@ -21,6 +28,7 @@ export const uploadFields = z.strictObject({
     .refine((date) => date.getTime() > Date.now(), 'must lie in the future')
     .refine((date) => date.getTime() < Date.now() + AFTER_YEARS * 365 * 86_400_000, 'lies too far in the future')
     .optional(),
+  notify_url: notifyUrl.optional(),
 });
 
 const limit = z.coerce.number().int().min(1).max(200).default(50);
@@ -79,6 +87,11 @@ export const scheduleRequest = z.strictObject({
   timezone: z.string().min(1).max(100).default('UTC'),
   job: z.record(z.string(), z.unknown()),
 });
+
+function hasCredentials(text: string): boolean {
+  const url = URL.parse(text);
+  return url !== null && (url.username !== '' || url.password !== '');
+}
 
 function isPageSelection(text: string): boolean {
   return pageSelectionError(text) === undefined;

@@ -1,10 +1,12 @@
 import { and, asc, eq, inArray, isNull, notInArray, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
+import type { Queues } from '../db/queues.ts';
 import { ENDED, jobs, originals, type PageRange, pages, uploads } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
 import type { AttemptKey, Job } from './claim.ts';
 import { countPages } from './pages.ts';
 import { transition } from './transition.ts';
+import { notifyEnded } from './webhooks.ts';
 
 /** What an inspection found out about an original. */
 export interface Inspection {
@@ -106,7 +108,7 @@ export async function failRemainingPages(tx: Transaction, job: Job, error: Publi
 }
 
 /** Ends an upload whose last job has ended. The upload's row is locked first, so that of two last jobs one sees both. */
-export async function finishUpload(tx: Transaction, uploadId: string): Promise<void> {
+export async function finishUpload(tx: Transaction, queues: Queues, uploadId: string): Promise<void> {
   await lockUpload(tx, uploadId);
   const [unfinished] = await tx
     .select({ id: jobs.id })
@@ -120,10 +122,16 @@ export async function finishUpload(tx: Transaction, uploadId: string): Promise<v
     and(eq(jobs.uploadId, uploadId), isNull(jobs.parentId), eq(jobs.status, 'cancelled')),
   );
   const status = cancelled > 0 ? 'cancelled' : error === null ? 'completed' : 'failed';
-  await tx
+  const ended = await tx
     .update(uploads)
     .set({ status, error, password: null, finishedAt: sql`now()` })
-    .where(and(eq(uploads.id, uploadId), inArray(uploads.status, ['queued', 'processing'])));
+    .where(and(eq(uploads.id, uploadId), inArray(uploads.status, ['queued', 'processing'])))
+    .returning({ notifyUrl: uploads.notifyUrl });
+  await notifyEnded(
+    tx,
+    queues,
+    ended.map(({ notifyUrl }) => ({ uploadId, status, notifyUrl })),
+  );
 }
 
 /** An upload that has ended goes on, as one of its jobs runs again: what failed of that job's original is forgotten. */

@@ -3,6 +3,7 @@ import type { Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import type { PublicError } from '../errors.ts';
 import { release } from './ready.ts';
+import { notifyEnded } from './webhooks.ts';
 
 /**
  * Locks against the race that leaves a dependant blocked for ever: whoever makes a job `blocked` holds its prerequisites
@@ -64,14 +65,19 @@ export async function releaseDependants(tx: Transaction, queues: Queues, complet
 }
 
 /** These jobs have ended otherwise: all that wait for them, directly or not, fail with `dependency_failed`. */
-export async function failDependants(tx: Transaction, ended: string[]): Promise<void> {
+export async function failDependants(tx: Transaction, queues: Queues, ended: string[]): Promise<void> {
   for (let level = ended; level.length > 0; ) {
-    const { rows } = await tx.execute<{ id: string }>(sql`
+    const { rows } = await tx.execute<{ id: string; notifyUrl: string | null }>(sql`
       update jobs set status = 'failed', finished_at = now(), error = jsonb_build_object('code', 'dependency_failed',
         'message', format('its prerequisite %s %s', cause.id, case cause.status when 'failed' then 'has failed' else 'was cancelled' end))
       from job_dependencies edge join jobs cause on cause.id = edge.depends_on
       where edge.depends_on = any(${sql.param(level)}) and jobs.id = edge.job_id and jobs.status = 'blocked'
-      returning jobs.id`);
+      returning jobs.id, jobs.notify_url as "notifyUrl"`);
+    await notifyEnded(
+      tx,
+      queues,
+      rows.map(({ id, notifyUrl }) => ({ jobId: id, status: 'failed', notifyUrl })),
+    );
     level = rows.map(({ id }) => id);
   }
 }

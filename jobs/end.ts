@@ -6,6 +6,7 @@ import type { PublicError } from '../errors.ts';
 import type { Job } from './claim.ts';
 import { failRemainingPages, finishUpload } from './conversion.ts';
 import { failDependants, releaseDependants } from './dependencies.ts';
+import { notifyEnded } from './webhooks.ts';
 
 /** How a job ends for good. */
 export interface End {
@@ -15,26 +16,31 @@ export interface End {
   error?: PublicError;
 }
 
-/** The one way jobs end: their own rows, then what hangs on them: dependants, pages, parent, upload. */
+/** The one way jobs end: their own rows, then what hangs on them: webhooks, dependants, pages, parent, upload. */
 export async function endJobs(tx: Transaction, queues: Queues, ends: End[]): Promise<void> {
   if (ends.length === 0) return;
   await markEnded(tx, ends);
+  await notifyEnded(
+    tx,
+    queues,
+    ends.map(({ job, status }) => ({ jobId: job.id, status, notifyUrl: job.notifyUrl })),
+  );
   const idsOf = (list: End[]) => list.map(({ job }) => job.id);
   const [completed, others] = [
     ends.filter(({ status }) => status === 'completed'),
     ends.filter(({ status }) => status !== 'completed'),
   ];
   if (completed.length > 0) await releaseDependants(tx, queues, idsOf(completed));
-  if (others.length > 0) await failDependants(tx, idsOf(others));
+  if (others.length > 0) await failDependants(tx, queues, idsOf(others));
   for (const { job, error } of ends) {
     if (job.uploadId !== null && error !== undefined && job.pendingChildren === 0)
       await failRemainingPages(tx, job, error);
     if (job.parentId !== null) await childEnded(tx, queues, job.parentId);
-    else if (job.uploadId !== null) await finishUpload(tx, job.uploadId);
+    else if (job.uploadId !== null) await finishUpload(tx, queues, job.uploadId);
   }
 }
 
-/** Only the rows of the jobs themselves. */
+/** Only the rows of the jobs themselves: nobody is told. */
 export async function markEnded(tx: Transaction, ends: End[]): Promise<void> {
   const rows = ends.map(({ job, status, result, error }) => ({ id: job.id, status, result, error }));
   await tx.execute(sql`

@@ -9,6 +9,7 @@ import { dependencyFailed } from './dependencies.ts';
 import { nextTurn, rankOf } from './order.ts';
 import { enqueue } from './ready.ts';
 import { queueName, type Shape } from './shape.ts';
+import { notifyEnded } from './webhooks.ts';
 
 /** A job to be queued. `shape.memoryMb` is a memory class already. */
 export interface NewJob {
@@ -23,6 +24,8 @@ export interface NewJob {
   runAt?: Date | null | undefined;
   owner?: string | null | undefined;
   fingerprint?: string | undefined;
+  /** Where its end is told. */
+  notifyUrl?: string | null | undefined;
   uploadId?: string | null;
   /** Which original of the upload it works on, counted from 1. */
   original?: number | null;
@@ -93,6 +96,7 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       pendingDependencies: pending,
       owner: job.owner ?? null,
       fingerprint: job.fingerprint ?? null,
+      notifyUrl: job.notifyUrl ?? null,
       error,
       finishedAt: error ? began : null,
     };
@@ -107,6 +111,11 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
     [...new Set(dependsOn)].map((on) => ({ jobId: id, dependsOn: on })),
   );
   await insertRows(tx, jobDependencies, edges);
+  await notifyEnded(
+    tx,
+    queues,
+    rows.flatMap(({ id, status, notifyUrl }) => (status === 'failed' ? [{ jobId: id, status, notifyUrl }] : [])),
+  );
   return named.map(({ id }) => id);
 }
 

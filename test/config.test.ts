@@ -67,6 +67,11 @@ test.each([
   ['PDF_ENGINE', 'ghostscript'],
   ['MAX_QUEUED_JOBS', '0'],
   ['MIN_FREE_MB', '-1'],
+  ['WEBHOOK_ALLOWED_HOSTS', 'http://example.com'],
+  ['WEBHOOK_ALLOWED_HOSTS', 'example.com,10.0.0.0/33'],
+  ['WEBHOOK_ALLOWED_HOSTS', '10.0.0.0/8/8'],
+  ['WEBHOOK_ALLOWED_HOSTS', 'a.*.example.com'],
+  ['WEBHOOK_ALLOWED_HOSTS', ','],
   ['SHUTDOWN_GRACE_SECONDS', '-1'],
   ['AUTH', 'off'],
   ['JWT_JWKS_URL', 'ftp://issuer.example/keys'],
@@ -84,6 +89,22 @@ test.each([
   expect(message).toContain(value);
   expect(message).not.toContain('\n');
 });
+
+test('several values are divided by commas or blanks', () => {
+  const hosts = ['*.example.com', 'hooks.example.org', '10.0.0.0/8', 'fd12::/16', '::1'];
+  expect(parseConfig({ WEBHOOK_ALLOWED_HOSTS: hosts.join(', ') }).WEBHOOK_ALLOWED_HOSTS).toEqual(hosts);
+  const secrets = [24, 64].map((bytes) => `whsec_${Buffer.alloc(bytes, 7).toString('base64')}`);
+  expect(parseConfig({ WEBHOOK_SECRET: ` ${secrets.join(' ')}\n` }).WEBHOOK_SECRET).toEqual(secrets);
+});
+
+test.each(['secret', 'whsec_', 'whsec_c2hvcnQ=', `whsec_${'A'.repeat(100)}`, `whsec_${'é'.repeat(44)}`])(
+  'a secret that is none (%s) is refused without being told',
+  (secret) => {
+    for (const value of [secret, `whsec_${Buffer.alloc(32).toString('base64')} ${secret}`]) {
+      expect(() => parseConfig({ WEBHOOK_SECRET: value })).toThrow(/^WEBHOOK_SECRET=\(hidden\): must be whsec_ and 24/);
+    }
+  },
+);
 
 test('everything that is wrong is told at once', () => {
   expect(() => parseConfig({ PORT: 'x', MAX_PAGES: 'y' })).toThrow(/PORT="x".*MAX_PAGES="y"/);

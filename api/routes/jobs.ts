@@ -13,6 +13,7 @@ import {
   positionInQueue,
 } from '../../db/jobs.ts';
 import type { Queues } from '../../db/queues.ts';
+import { listWebhooks } from '../../db/webhooks.ts';
 import { AppError } from '../../errors.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
@@ -21,12 +22,13 @@ import { listSchedules, scheduleKey } from '../../jobs/schedules.ts';
 import type { Logger } from '../../log.ts';
 import type { Tasks } from '../../tasks/registry.ts';
 import { type Caller, callerOf, isVisible } from '../admission.ts';
-import { jobDetail, jobDocument, logDocument, scheduleDocument } from '../documents.ts';
+import { jobDetail, jobDocument, logDocument, scheduleDocument, webhookDocument } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { jobId, readJobs, readScheduledJob } from '../job-requests.ts';
 import { jsonBody } from '../middleware/json-body.ts';
 import { invalid, notFound, parse } from '../problem.ts';
 import { jobList, jobsToRetry, logList, scheduleRequest } from '../schemas.ts';
+import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 
 /** A batch of jobs, and everything else. */
 const LARGEST_BATCH = '10mb';
@@ -36,8 +38,8 @@ const scheduleName = z
   .regex(/^[\w.-]{1,100}$/, 'must be 1 to 100 letters, digits, dots, dashes or underscores');
 
 /** The calls of the Jobs table of the contract, but for the stream. */
-export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; log: Logger }): Router {
-  const { db, queues, tasks } = parts;
+export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; guard: Guard; log: Logger }): Router {
+  const { db, queues, tasks, guard } = parts;
   const router = Router();
 
   router.param('id', function refuseImpossibleId(_request, _response, next, id) {
@@ -50,6 +52,7 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
     const known = idempotency.known(fingerprint);
     if (known !== undefined) return sendAnswer(response, known);
     const newJobs = await readJobs(db, tasks, callerOf(request), request.body);
+    for (const { notifyUrl } of newJobs) refuseForbidden(guard, notifyUrl);
     let answer = { status: 201, location: null as string | null, body: {} as unknown };
     await acceptJobs(db, queues, newJobs, async (tx, jobs) => {
       const dependsOn = await dependenciesOf(
@@ -124,6 +127,11 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
     });
   });
 
+  router.get('/jobs/:id/webhooks', async (request, response) => {
+    const { id } = await requestedJob(request);
+    response.json({ items: (await listWebhooks(db, { jobId: id })).map(webhookDocument), next_cursor: null });
+  });
+
   router.get('/job-types', (_request, response) => {
     const items = [...tasks.values()].map(({ type, payload, resources, trusted = false, internal = false }) => ({
       type,
@@ -140,6 +148,7 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
     const { cron, timezone, job } = parse(scheduleRequest, request.body);
     const caller = callerOf(request);
     const { id: _, runAt: __, dependsOn: ___, ...read } = await readScheduledJob(db, tasks, caller, job);
+    refuseForbidden(guard, read.notifyUrl);
     const key = scheduleKey(caller.owner, name);
     const data = { request: job, job: { ...read, owner: caller.owner } };
     await queues.putSchedule(key, { cron, timezone, data }).catch((error: Error) => {

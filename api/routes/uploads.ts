@@ -13,19 +13,28 @@ import {
   listUploads,
   type Upload,
 } from '../../db/uploads.ts';
+import { listWebhooks } from '../../db/webhooks.ts';
 import { AppError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
 import { callerOf, isVisible } from '../admission.ts';
 import { createUpload } from '../create-upload.ts';
-import { originalDocument, pageDocument, statusDocument, uploadDocument, uploadSummary } from '../documents.ts';
+import {
+  originalDocument,
+  pageDocument,
+  statusDocument,
+  uploadDocument,
+  uploadSummary,
+  webhookDocument,
+} from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { refuseOverload } from '../middleware/back-pressure.ts';
 import { limitConcurrentUploads } from '../middleware/concurrent-uploads.ts';
 import { discardFiles, receivedFiles, receiveFiles } from '../middleware/receive-files.ts';
 import { notFound, parse } from '../problem.ts';
 import { uploadFields, uploadList } from '../schemas.ts';
+import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 
 const uuid = z.uuid();
 /** Originals and pages count from 1 and fit an int4. */
@@ -36,6 +45,7 @@ export function uploadRoutes(parts: {
   db: Database;
   queues: Queues;
   store: Store;
+  guard: Guard;
   config: Config;
   log: Logger;
 }): Router {
@@ -59,6 +69,7 @@ export function uploadRoutes(parts: {
     async (request: Request, response: Response) => {
       try {
         const fields = parse(uploadFields, { ...request.body });
+        refuseForbidden(parts.guard, fields.notify_url);
         const files = receivedFiles(request);
         const idempotency = idempotencyOf(request);
         const sent = files.map(({ filename, received: { sha256 } }) => ({ filename, sha256 }));
@@ -115,6 +126,11 @@ export function uploadRoutes(parts: {
   router.get('/uploads/:id/originals', async (request, response) => {
     const { id } = await requestedUpload(request);
     response.json({ id, items: (await listOriginals(db, id)).map(originalDocument) });
+  });
+
+  router.get('/uploads/:id/webhooks', async (request, response) => {
+    const { id } = await requestedUpload(request);
+    response.json({ items: (await listWebhooks(db, { uploadId: id })).map(webhookDocument), next_cursor: null });
   });
 
   router.get('/uploads/:id/originals/:original', async (request, response) => {

@@ -182,7 +182,7 @@ describe('refused', () => {
     ['a time too far away', { type: 'noop', run_at: '9999-12-31T23:59:59Z' }, /^run_at: /],
     ['a time beyond four digits', { type: 'noop', run_at: '9999-12-31T23:59:59-10:00' }, /^run_at: /],
     ['a time before any', { type: 'noop', run_at: '0000-01-01T00:00:00Z' }, /^run_at: /],
-    ['a webhook', { type: 'noop', notify_url: 'http://example.com' }, /^notify_url: /],
+    ['a webhook to no URL', { type: 'noop', notify_url: 'example.com' }, /^notify_url: /],
     [
       'a bad job in a batch',
       [reverse, reverse, reverse, { ...reverse, payload: { input: 1 } }],

@@ -180,7 +180,7 @@ export async function startService({
       const { rows } = await pool.query(`select
         (select count(*)::int from jobs where status not in ('completed', 'failed', 'cancelled')) as jobs,
         (select count(*)::int from job_attempts where status = 'running') as attempts,
-        (select count(*)::int from pgboss.job where name like 'jobs.%' or state < 'completed') as queued,
+        (select count(*)::int from pgboss.job where name <> 'webhooks' and (name like 'jobs.%' or state < 'completed')) as queued,
         (select count(*)::int from uploads where finished_at is null) as uploads`);
       const { rows: paths } = await pool.query(
         `select path from originals union all select path from pages where path is not null

@@ -1,0 +1,240 @@
+import type { ServerResponse } from 'node:http';
+import { Webhook } from 'standardwebhooks';
+import { makePdf, RED } from '../../support/files.ts';
+import { type Received, startReceiver } from '../../support/receiver.ts';
+import { expectNothingLeft, type Json, type Service, startService, until } from '../../support/service.ts';
+import { expectProblem } from '../problems.ts';
+
+const SECRETS = [0, 1].map((index) => `whsec_${Buffer.alloc(32, index).toString('base64')}`) as [string, string];
+const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
+
+let service: Service;
+let receiver: Awaited<ReturnType<typeof startReceiver>>;
+/** Of the first webhook to a receiver that takes its time. */
+let unanswered: ServerResponse | undefined;
+beforeAll(async () => {
+  receiver = await startReceiver((path, before, response) => {
+    if (path === '/fails-twice') response.writeHead(before < 2 ? 503 : 200).end();
+    else if (path === '/retried' && before === 0) unanswered = response;
+    else if (path === '/gone') response.writeHead(410).end();
+    else if (path === '/moved') response.writeHead(307, { Location: receiver.url('/elsewhere') }).end();
+    else if (path === '/endless') {
+      response.writeHead(200);
+      const pour = () => {
+        while (response.writable && response.write(Buffer.alloc(65_536)));
+      };
+      response.on('drain', pour);
+      pour();
+    } else response.writeHead(204).end();
+  });
+  service = await startService({ env: { TASKS: './examples/tasks/index.ts', WEBHOOK_SECRET: SECRETS.join(' ') } });
+});
+afterAll(async () => {
+  try {
+    await expectNothingLeft(service);
+  } finally {
+    await Promise.all([service.stop(), receiver.stop()]);
+  }
+});
+
+/** Takes it as a receiver does: by the library, with whatever secret it knows. */
+function verify({ text, headers, body }: Received, secret: string): Json {
+  const signed = Object.fromEntries(
+    ['webhook-id', 'webhook-timestamp', 'webhook-signature'].map((name) => [name, String(headers[name])]),
+  );
+  expect(new Webhook(secret).verify(text, signed)).toEqual(body);
+  return body;
+}
+
+/** The webhooks of an upload or job once none is pending. */
+const settledAll = (route: string): Promise<Json[]> =>
+  until(async () => {
+    const { items } = await service.get(`${route}/webhooks`);
+    return items.length > 0 && items.every(({ status }: Json) => status !== 'pending') && items;
+  });
+
+async function settled(route: string): Promise<Json> {
+  const items = await settledAll(route);
+  expect(items).toHaveLength(1);
+  return items[0];
+}
+
+test('an upload tells of its end once, with its document, signed with every secret', async () => {
+  const files: [string, Uint8Array][] = [['a.pdf', await makePdf([{ color: RED }, { color: RED }])]];
+  const { status, body: upload } = await service.upload(files, { notify_url: receiver.url('/upload') });
+  expect([status, upload.notify_url]).toEqual([200, receiver.url('/upload')]);
+  const [received] = (await receiver.have('/upload', 1)) as [Received];
+  for (const secret of SECRETS) verify(received, secret);
+  expect(() => verify(received, `whsec_${Buffer.alloc(32, 9).toString('base64')}`)).toThrow();
+  expect(() => verify({ ...received, text: `${received.text} ` }, SECRETS[0])).toThrow();
+  const document = await service.done(upload.id);
+  expect(received.body).toEqual({ type: 'upload.completed', timestamp: document.finished_at, data: document });
+  expect(document.pages).toHaveLength(2);
+  expect(received.headers).toMatchObject({ 'content-type': 'application/json', 'user-agent': 'sheetmill' });
+
+  const webhook = await settled(`/uploads/${upload.id}`);
+  expect(webhook).toEqual({
+    id: received.headers['webhook-id'],
+    url: receiver.url('/upload'),
+    type: 'upload.completed',
+    status: 'delivered',
+    created_at: document.finished_at,
+    finished_at: expect.stringMatching(TIME),
+    attempts: [
+      {
+        attempt: 1,
+        started_at: expect.stringMatching(TIME),
+        duration_ms: expect.any(Number),
+        status_code: 204,
+        error: null,
+      },
+    ],
+  });
+  expect(receiver.at('/upload')).toHaveLength(1);
+});
+
+test('a job tells of its end, with its result; so do those of a batch and those that fail or are cancelled', async () => {
+  const notify = (name: string) => ({ job_id: name, notify_url: receiver.url(`/${name}`) });
+  await service.submit([
+    { ...notify('done'), type: 'reverse', payload: { input: 'abc' } },
+    { ...notify('broken'), type: 'fail', payload: { times: 1 }, retry_config: { max_attempts: 1 } },
+    { ...notify('behind'), type: 'noop', depends_on: ['broken'] },
+    { ...notify('dropped'), type: 'noop', run_at: new Date(Date.now() + 3_600_000).toISOString() },
+    { type: 'noop' },
+  ]);
+  await service.patch('/jobs/dropped/cancel');
+  for (const [name, type, told] of [
+    ['done', 'job.completed', { result: { output: 'cba' }, attempts: [{ attempt: 1, status: 'completed' }] }],
+    ['broken', 'job.failed', { error: { code: 'task_failed' } }],
+    ['behind', 'job.failed', { error: { code: 'dependency_failed' } }],
+    ['dropped', 'job.cancelled', { attempts: [] }],
+  ] as const) {
+    const [received] = (await receiver.have(`/${name}`, 1)) as [Received];
+    const { type: found, data } = verify(received, SECRETS[0]);
+    expect([found, data]).toEqual([type, await service.get(`/jobs/${name}`)]);
+    expect(data).toMatchObject({ job_id: name, ...told });
+    await settled(`/jobs/${name}`);
+    expect(receiver.at(`/${name}`)).toHaveLength(1);
+  }
+});
+
+test('a receiver that fails twice has it the third time, within seconds, as the same webhook', async () => {
+  const job = await service.submit({ type: 'noop', notify_url: receiver.url('/fails-twice') });
+  const webhook = await settled(`/jobs/${job.job_id}`);
+  expect(webhook).toMatchObject({ status: 'delivered' });
+  expect(webhook.attempts.map(({ attempt, status_code, error }: Json) => [attempt, status_code, error])).toEqual([
+    [1, 503, 'answered 503'],
+    [2, 503, 'answered 503'],
+    [3, 200, null],
+  ]);
+  const received = receiver.at('/fails-twice');
+  for (const one of received) verify(one, SECRETS[1]);
+  expect(received.map(({ headers }) => headers['webhook-id'])).toEqual(Array(3).fill(webhook.id));
+});
+
+test('what is gone is left alone, a redirect is no delivery, and of an endless answer only the beginning is read', async () => {
+  const [gone, moved, endless] = await service.submit(
+    ['/gone', '/moved', '/endless'].map((path) => ({ type: 'noop', notify_url: receiver.url(path) })),
+  );
+  expect(await settled(`/jobs/${gone.job_id}`)).toMatchObject({
+    status: 'failed',
+    attempts: [{ status_code: 410, error: 'answered 410' }],
+  });
+  expect(await settled(`/jobs/${endless.job_id}`)).toMatchObject({
+    status: 'delivered',
+    attempts: [{ status_code: 200 }],
+  });
+  await receiver.have('/moved', 2);
+  const { items } = await service.get(`/jobs/${moved.job_id}/webhooks`);
+  expect(items).toMatchObject([{ status: 'pending', attempts: [{ status_code: 307, error: 'answered 307' }] }]);
+  expect(receiver.at('/elsewhere')).toEqual([]);
+});
+
+test('a receiver that is not there is seen in the log of the webhook', async () => {
+  const job = await service.submit({ type: 'noop', notify_url: 'http://127.0.0.1:1/hook' });
+  const attempt = await until(async () => (await service.get(`/jobs/${job.job_id}/webhooks`)).items[0]?.attempts[0]);
+  expect(attempt).toMatchObject({ attempt: 1, status_code: null, error: expect.stringMatching(/ECONNREFUSED/) });
+});
+
+test('a job that was retried before its failure could be told tells of its next end instead', async () => {
+  const notify = { notify_url: receiver.url('/retried'), retry_config: { max_attempts: 1 } };
+  const { job_id } = await service.submit({ type: 'fail', payload: { times: 1 }, ...notify });
+  await receiver.have('/retried', 1);
+  await service.post(`/jobs/${job_id}/retry`);
+  await receiver.have('/retried', 2);
+  unanswered?.writeHead(503).end();
+  const [failed, completed] = await settledAll(`/jobs/${job_id}`);
+  expect(failed).toMatchObject({ type: 'job.failed', status: 'failed' });
+  expect(failed.attempts.at(-1).error).toBe('not sent: it was retried since, and is completed');
+  expect(completed).toMatchObject({ type: 'job.completed', status: 'delivered' });
+  expect(receiver.at('/retried').map(({ body }) => [body.type, body.data.status])).toEqual([
+    ['job.failed', 'failed'],
+    ['job.completed', 'completed'],
+  ]);
+});
+
+describe('a notify_url', () => {
+  test.each([
+    ['no URL', 'example.com'],
+    ['another protocol', 'ftp://example.com/'],
+    ['a script', 'javascript:alert(1)'],
+    ['nothing', ''],
+    ['a user name', 'http://me@example.com/'],
+    ['a password', 'https://me:secret@example.com/'],
+    ['more than 2000 characters', `http://example.com/${'x'.repeat(1_990)}`],
+    ['blanks', 'http://example.com/a b'],
+    ['a NUL', 'http://example.com/\0'],
+  ])('that is %s is refused', async (_, notify_url) => {
+    const uploaded = await service.upload([['a.pdf', await makePdf([{ color: RED }])]], { notify_url });
+    expect([uploaded.status, uploaded.body.code, uploaded.body.detail]).toEqual([
+      400,
+      'invalid_request',
+      expect.stringMatching(/^notify_url: /),
+    ]);
+    expectProblem(await service.post('/jobs', { type: 'noop', notify_url }), 400, 'invalid_request', /^notify_url: /);
+    const inBatch = await service.post('/jobs', [{ type: 'noop' }, { type: 'noop', notify_url }]);
+    expectProblem(inBatch, 400, 'invalid_request', /^1\.notify_url: /);
+    const schedule = { cron: '0 0 1 1 *', job: { type: 'noop', notify_url } };
+    expectProblem(await service.put('/schedules/a', schedule), 400, 'invalid_request', /^job\.notify_url: /);
+  });
+
+  test('to an address that is never sent to is refused at once', async () => {
+    const notify_url = 'http://169.254.169.254/latest/meta-data';
+    const uploaded = await service.upload([['a.pdf', await makePdf([{ color: RED }])]], { notify_url });
+    expect([uploaded.status, uploaded.body.code]).toEqual([422, 'forbidden_url']);
+    expectProblem(await service.post('/jobs', { type: 'noop', notify_url }), 422, 'forbidden_url', /169\.254/);
+    const schedule = { cron: '0 0 1 1 *', job: { type: 'noop', notify_url } };
+    expectProblem(await service.put('/schedules/a', schedule), 422, 'forbidden_url', /169\.254/);
+    expect((await service.get('/schedules')).items).toEqual([]);
+  });
+
+  test('is part of what makes a job of a chosen id the same', async () => {
+    const job = { job_id: 'told', type: 'noop', notify_url: receiver.url('/told') };
+    expect(await service.submit(job)).toMatchObject({ notify_url: receiver.url('/told') });
+    expect((await service.post('/jobs', job)).status).toBe(201);
+    expect((await service.post('/jobs', { ...job, notify_url: receiver.url('/other') })).status).toBe(409);
+    await receiver.have('/told', 1);
+    expect(receiver.at('/told')).toHaveLength(1);
+  });
+
+  test('of a schedule is that of each of its jobs', async () => {
+    const job = { type: 'noop', notify_url: receiver.url('/scheduled') };
+    const { body } = await service.put('/schedules/told', { cron: '0 0 1 1 *', job });
+    expect(body.job).toEqual(job);
+    // As its time comes, pg-boss sends an occurrence.
+    await service.pool.query(
+      `insert into pgboss.job_common (name, data) select 'cron', data from pgboss.schedule where key = 'told'`,
+    );
+    const [received] = (await receiver.have('/scheduled', 1)) as [Received];
+    expect(received.body).toMatchObject({ type: 'job.completed', data: { notify_url: receiver.url('/scheduled') } });
+    await service.delete('/schedules/told');
+  });
+});
+
+test('there are no webhooks of what is not there, and none of what names no receiver', async () => {
+  const job = await service.submit({ type: 'noop' });
+  await service.jobDone(job.job_id);
+  expect(await service.get(`/jobs/${job.job_id}/webhooks`)).toEqual({ items: [], next_cursor: null });
+  expectProblem(await service.send('GET', '/jobs/none/webhooks'), 404, 'not_found');
+  expectProblem(await service.send('GET', '/uploads/none/webhooks'), 404, 'not_found');
+});
