@@ -7,6 +7,7 @@ import type { Logger } from '../log.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import { noSuchRoute, problems } from './problem.ts';
+import { documentationRoutes } from './routes/documentation.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { uploadRoutes } from './routes/uploads.ts';
@@ -41,6 +42,7 @@ export function createApp(parts: {
     next();
   });
   app.use(operationRoutes(parts));
+  app.use(documentationRoutes());
   app.use(uploadRoutes(parts));
   app.use(jobRoutes(parts));
   app.use(noSuchRoute);

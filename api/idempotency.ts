@@ -4,7 +4,8 @@ import type { Database, Queryable } from '../db/client.ts';
 import { type Answer, freeKey, holdKey, keepAnswer, takeKey } from '../db/idempotency.ts';
 import { AppError } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import { invalid } from './problem.ts';
+import { invalid, parse } from './problem.ts';
+import { idempotencyKey } from './schemas.ts';
 
 const HOLD_MS = 10_000;
 /** Keys belong to a client; until there are any, all are one. */
@@ -29,8 +30,7 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
   return async function holdIdempotencyKey(request, response, next) {
     const key = request.get('Idempotency-Key');
     if (key === undefined) return next();
-    if (!/^[\x20-\x7e]{1,255}$/.test(key))
-      throw invalid('Idempotency-Key: must be 1 to 255 printable ASCII characters');
+    parse(idempotencyKey, key, 'Idempotency-Key');
     // Heard from now on: a client may go away while the key is being taken.
     const closed = new Promise((resolve) => response.once('close', resolve));
     const taken = await takeKey(db, OWNER, key);

@@ -97,6 +97,7 @@ function refuse(socket: Duplex, problem: Problem): void {
       `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
       'Content-Type: application/problem+json',
       `Content-Length: ${Buffer.byteLength(body)}`,
+      `X-Request-Id: ${problem.request_id}`,
       ...(status === 503 ? ['Retry-After: 5'] : []),
       'Connection: close',
       '',

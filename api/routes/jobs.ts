@@ -24,12 +24,9 @@ import { jobDetail, jobDocument, logDocument, scheduleDocument } from '../docume
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { jobId, readJobs, readScheduledJob } from '../job-requests.ts';
 import { invalid, notFound, parse } from '../problem.ts';
-import { jobList, jobsToRetry, logList, scheduleRequest } from '../schemas.ts';
+import { jobList, jobsToRetry, logList, scheduleName, scheduleRequest } from '../schemas.ts';
 
 const LARGEST_BODY = '10mb';
-const scheduleName = z
-  .string()
-  .regex(/^[\w.-]{1,100}$/, 'must be 1 to 100 letters, digits, dots, dashes or underscores');
 
 /** The calls of the Jobs table of the contract, but for the stream. */
 export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; log: Logger }): Router {
