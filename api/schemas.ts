@@ -16,10 +16,10 @@ export const uploadFields = z.strictObject({
     .refine(isPageSelection, { error: ({ input }) => pageSelectionError(String(input)) })
     .optional()
     .meta({
-      description: 'The pages to convert, of each original; all of them unless it is given. They count from 1',
+      description: 'The pages to convert, of each original, such as `1-3,7`; all of them unless it is given',
       pattern: PAGE_SELECTION,
       maxLength: LONGEST_SELECTION,
-      examples: ['1-3,7'],
+      examples: ['1'],
     }),
   password: z.string().min(1).max(127).optional().describe('For encrypted PDFs. Never shown, and forgotten at the end'),
   priority: z.enum(PRIORITIES).default('normal'),
@@ -29,7 +29,7 @@ export const uploadFields = z.strictObject({
     .refine((date) => date.getTime() > Date.now(), 'must lie in the future')
     .refine((date) => date.getTime() < Date.now() + AFTER_YEARS * 365 * 86_400_000, 'lies too far in the future')
     .optional()
-    .describe('A moment in the future'),
+    .meta({ description: 'A moment in the future', examples: ['2099-12-31T23:59:59Z'] }),
 });
 
 /** Originals and pages count from 1 and fit an int4. */

@@ -1,16 +1,16 @@
-/** Real answers and requests, cut where they are long: of one upload of a PDF and a photo, and of some jobs. */
+/** Real requests and answers: of an upload of one page, and of some jobs that followed it. */
 
-const id = '01a20a0b-5ccf-7021-8a0f-3f6b1c2d4e5f';
+export const id = '01a20f50-4823-7e24-8897-32e4b8302ba6';
 
 const originals = [
   {
     original: 1,
-    filename: 'two pages.pdf',
+    filename: 'letter.pdf',
     media_type: 'application/pdf',
-    bytes: 1016,
-    sha256: '3b0c6f1c2d0a7e5c9d2f4a8b6e1f0d3c5b7a9e8f1c2d3b4a5f6e7d8c9b0a1f2e',
+    bytes: 817,
+    sha256: 'e4cd85eac318d5c3826b0eb772422ec3a5c46b026476d5838e5ff28c33525bb9',
     path: `uploads/${id}/originals/1.pdf`,
-    page_count: 2,
+    page_count: 1,
     error: null,
     url: `/uploads/${id}/originals/1`,
   },
@@ -22,9 +22,9 @@ const pages = [
     page: 1,
     status: 'completed',
     path: `uploads/${id}/pages/1-0001.1.png`,
-    width: 556,
-    height: 834,
-    bytes: 2204,
+    width: 1653,
+    height: 2339,
+    bytes: 64473,
     dpi: 200,
     reduced: null,
     engine: 'pdf-to-img',
@@ -36,8 +36,8 @@ const pages = [
 const summary = {
   id,
   status: 'completed',
-  created_at: '2026-11-24T18:02:11.407Z',
-  finished_at: '2026-11-24T18:02:12.126Z',
+  created_at: '2026-11-24T20:47:29.436Z',
+  finished_at: '2026-11-24T20:47:32.371Z',
   expires_at: null,
   priority: 'normal',
   notify_url: null,
@@ -56,12 +56,12 @@ export const queuedUpload = {
   pages: [],
 };
 
-export const uploadList = { items: [summary], next_cursor: id };
+export const uploadList = { items: [summary], next_cursor: null };
 export const uploadStatus = {
   id,
   status: 'processing',
   done: false,
-  progress: { pages_done: 120, pages_total: 353 },
+  progress: { pages_done: 0, pages_total: 1 },
   error: null,
 };
 export const uploadPages = { id, status: 'completed', items: pages };
@@ -74,7 +74,7 @@ export const newBatch = [
 ];
 
 export const readyJob = {
-  job_id: 'job_01a20add-1f0e-7c3a-9b52-6d1c0f8e2a47',
+  job_id: 'job_01a20f50-554b-7815-8ac3-556393c78d16',
   type: 'archive',
   status: 'ready',
   priority: 'normal',
@@ -91,7 +91,7 @@ export const readyJob = {
   progress: null,
   result: null,
   error: null,
-  created_at: '2026-11-24T18:05:40.913Z',
+  created_at: '2026-11-24T20:47:32.682Z',
   started_at: null,
   finished_at: null,
 };
@@ -102,13 +102,13 @@ const archivedJob = {
   position_in_queue: null,
   progress: { done: 1, total: 1 },
   result: {
-    path: `uploads/${id}/archives/5d0e1c4b-7a3f-4b1e-9c58-0e6d2f7a9b31.zip`,
-    bytes: 2330,
-    sha256: '9c1185a5c5e9fc54612808977ee8f548b2258d31b5f0e1e8f2f6d0c6b7a4e3d2',
+    path: `uploads/${id}/archives/1e141e95-5a7c-48c9-9a15-abae217af9d5.zip`,
+    bytes: 64616,
     pages: 1,
+    sha256: '4a888602491b13c86edaf7d80323d62ab5a11432f09843b6cc37579bb6b2cd65',
   },
-  started_at: '2026-11-24T18:05:40.951Z',
-  finished_at: '2026-11-24T18:05:41.107Z',
+  started_at: '2026-11-24T20:47:32.738Z',
+  finished_at: '2026-11-24T20:47:32.921Z',
 };
 
 export const jobDetail = {
@@ -117,10 +117,10 @@ export const jobDetail = {
     {
       attempt: 1,
       status: 'completed',
-      converter: 'host-4711',
+      converter: 'host-9788',
       cpu_units: 1,
       memory_mb: 256,
-      peak_memory_mb: 111,
+      peak_memory_mb: 145,
       started_at: archivedJob.started_at,
       finished_at: archivedJob.finished_at,
       error: null,
@@ -129,42 +129,44 @@ export const jobDetail = {
 };
 
 export const jobList = { items: [archivedJob], next_cursor: null };
-export const cancelledJob = {
+
+const scheduledJob = {
   ...readyJob,
-  status: 'cancelled',
+  job_id: 'job_01a20f50-5dd5-72d3-9b6c-77a4dab143ff',
+  status: 'scheduled',
   position_in_queue: null,
-  finished_at: '2026-11-24T18:05:41.020Z',
+  run_at: '2026-12-24T18:00:00.000Z',
+  created_at: '2026-11-24T20:47:34.869Z',
+};
+export const cancelledJob = {
+  ...scheduledJob,
+  status: 'cancelled',
+  finished_at: '2026-11-24T20:47:34.963Z',
   attempts: [],
 };
-export const retriedJob = { ...readyJob, attempts: [] };
+export const retriedJob = { ...scheduledJob, attempts: [] };
 
+const inBatch = { ...readyJob, position_in_queue: null, created_at: '2026-11-24T20:47:34.628Z' };
 export const jobBatch = {
   items: [
     {
-      ...readyJob,
+      ...inBatch,
       job_id: 'sums',
       type: 'checksum',
       priority: 'high',
-      position_in_queue: null,
-      payload: { upload_id: id, original: 1, algorithm: 'sha256', rounds: 1 },
-      retry_config: { ...readyJob.retry_config, max_attempts: 5 },
+      payload: { rounds: 1, original: 1, algorithm: 'sha256', upload_id: id },
+      retry_config: { max_attempts: 5, backoff_multiplier: 2, initial_delay_seconds: 1 },
     },
-    {
-      ...readyJob,
-      job_id: 'zip',
-      status: 'blocked',
-      position_in_queue: null,
-      depends_on: ['sums'],
-      timeout_seconds: 60,
-    },
+    { ...inBatch, job_id: 'zip', status: 'blocked', depends_on: ['sums'], timeout_seconds: 60 },
   ],
 };
 
 export const logList = {
   items: [
-    { id: 41, at: '2026-11-24T18:05:40.913Z', attempt: null, level: 'info', message: 'ready', data: null },
-    { id: 42, at: '2026-11-24T18:05:40.951Z', attempt: 1, level: 'info', message: 'running', data: null },
-    { id: 44, at: '2026-11-24T18:05:41.107Z', attempt: 1, level: 'info', message: 'completed', data: null },
+    { id: 10, at: '2026-11-24T20:47:32.698Z', attempt: 0, level: 'info', message: 'ready', data: null },
+    { id: 11, at: '2026-11-24T20:47:32.754Z', attempt: 1, level: 'info', message: 'running', data: null },
+    { id: 12, at: '2026-11-24T20:47:32.899Z', attempt: 1, level: 'info', message: 'progress: 1 of 1', data: null },
+    { id: 13, at: '2026-11-24T20:47:32.966Z', attempt: 1, level: 'info', message: 'completed', data: null },
   ],
   next_cursor: null,
 };
@@ -193,11 +195,11 @@ export const scheduleRequest = {
   timezone: 'Europe/Berlin',
   job: { type: 'archive', payload: { upload_id: id } },
 };
-export const schedule = { name: 'nightly', ...scheduleRequest, created_at: '2026-11-24T18:07:02.550Z' };
+export const schedule = { name: 'nightly', ...scheduleRequest, created_at: '2026-11-24T20:47:35.681Z' };
 export const scheduleList = { items: [schedule], next_cursor: null };
 
 export const event = {
-  id: 42,
+  id: 11,
   kind: 'job',
   job_id: readyJob.job_id,
   upload_id: null,
@@ -205,7 +207,7 @@ export const event = {
   status: 'running',
   attempt: 1,
   progress: null,
-  at: '2026-11-24T18:05:40.951Z',
+  at: '2026-11-24T20:47:32.754Z',
 };
 
 export const ready = { status: 'ok', checks: { postgres: 'ok', migrations: 'ok', store: 'ok' } };
@@ -213,17 +215,17 @@ export const ready = { status: 'ok', checks: { postgres: 'ok', migrations: 'ok',
 export const system = {
   converters: [
     {
-      id: '6f0d9a35-1f2b-4a8e-8a51-0c9d8e7f6a5b',
-      name: 'host-4711',
-      capacity: { cpu_units: 4, memory_mb: 8192 },
+      id: 'c7d18408-9638-467c-844b-e1823234fb7e',
+      name: 'host-9788',
+      capacity: { cpu_units: 2, memory_mb: 23337 },
       reserved: { cpu_units: 1, memory_mb: 256 },
       running: 1,
-      started_at: '2026-11-24T18:00:00.214Z',
-      heartbeat_at: '2026-11-24T18:05:39.220Z',
+      started_at: '2026-11-24T20:46:00.893Z',
+      heartbeat_at: '2026-11-24T20:47:32.701Z',
     },
   ],
   queues: [{ cpu_units: 1, memory_mb: 256, depth: 3, oldest_age_seconds: 0.41 }],
-  throughput: [{ minute: '2026-11-24T18:05:00.000Z', completed: 12, failed: 0, peak_memory_mb: 143 }],
+  throughput: [{ minute: '2026-11-24T20:47:00.000Z', completed: 4, failed: 0, peak_memory_mb: 179 }],
 };
 
 export const metrics = `# HELP sheetmill_queue_depth Ready jobs of a shape, counted up to 10000

@@ -2,6 +2,7 @@ import type { z } from 'zod';
 import type { oas31, ZodOpenApiResponseObject, ZodOpenApiResponsesObject } from 'zod-openapi';
 import { AppError, type ErrorCode } from '../../errors.ts';
 import { problemOf } from '../problem.ts';
+import { id } from './examples.ts';
 
 /** What the operations say of their answers, made short. */
 
@@ -52,7 +53,7 @@ const CODES: Partial<Record<ErrorCode, { means: string; detail: string; members?
     means: 'the request does not keep to this document; `detail` says where',
     detail: 'limit: Too big: expected number to be <=200',
   },
-  not_found: { means: 'nothing is there', detail: 'upload 01a20a0b-5ccf-7021-8a0f-3f6b1c2d4e5f was not found' },
+  not_found: { means: 'nothing is there', detail: `upload ${id} was not found` },
   conflict: {
     means: 'what is there just now does not allow it; `detail` says why',
     detail: 'a request with this Idempotency-Key is under way',
@@ -74,7 +75,7 @@ const CODES: Partial<Record<ErrorCode, { means: string; detail: string; members?
   unknown_dependency: { means: '`depends_on` names no job', detail: 'depends_on: there is no job report-7' },
   unknown_upload: {
     means: 'the payload names no upload',
-    detail: 'payload: there is no upload 01a20a0b-5ccf-7021-8a0f-3f6b1c2d4e5f',
+    detail: `payload: there is no upload ${id}`,
   },
   exceeds_capacity: {
     means: 'no converter could ever hold the job',
