@@ -4,8 +4,17 @@ import { JOB_STATUSES, LOG_LEVELS, PRIORITIES, UPLOAD_STATUSES } from '../db/sch
 /** The answers of the contract, as zod schemas: documents.ts makes them from rows, openapi.ts describes them. */
 
 const time = z.iso.datetime();
-const error = z.strictObject({ code: z.string(), message: z.string() });
-const progress = z.strictObject({ pages_done: z.int(), pages_total: z.int().nullable() });
+const bytes = z.int().min(0);
+const url = z.string().describe('Where its bytes are, below this service');
+const path = z.string().describe('In the store, relative to its root');
+
+/** Why an upload, original, page, job or attempt failed. */
+export const failure = z.strictObject({ code: z.string(), message: z.string() });
+
+const progress = z.strictObject({
+  pages_done: z.int().min(0),
+  pages_total: z.int().nullable().describe('Null until the pages of every original are counted'),
+});
 
 const listOf = <Item extends z.ZodType>(item: Item) =>
   z.strictObject({ items: z.array(item), next_cursor: z.string().nullable() });
@@ -19,34 +28,34 @@ export const uploadSummary = z.strictObject({
   priority: z.enum(PRIORITIES),
   notify_url: z.string().nullable(),
   progress,
-  error: error.nullable(),
+  error: failure.nullable(),
 });
 
 export const original = z.strictObject({
   original: z.int(),
-  filename: z.string().nullable(),
+  filename: z.string().nullable().describe('As sent, for display'),
   media_type: z.enum(['application/pdf', 'image/png', 'image/jpeg']),
-  bytes: z.int(),
+  bytes,
   sha256: z.string(),
-  path: z.string(),
-  page_count: z.int().nullable(),
-  error: error.nullable(),
-  url: z.string(),
+  path,
+  page_count: z.int().nullable().describe('Null until it was inspected'),
+  error: failure.nullable(),
+  url,
 });
 
 export const page = z.strictObject({
   original: z.int(),
   page: z.int(),
   status: z.enum(['completed', 'failed']),
-  path: z.string().nullable(),
+  path: path.nullable(),
   width: z.int().nullable(),
   height: z.int().nullable(),
-  bytes: z.int().nullable(),
-  dpi: z.number().nullable(),
-  reduced: z.string().nullable(),
-  engine: z.string().nullable(),
-  error: error.nullable(),
-  url: z.string().nullable(),
+  bytes: bytes.nullable(),
+  dpi: z.number().nullable().describe('Used for it; null for an image'),
+  reduced: z.string().nullable().describe('Why it has less than the dpi asked for'),
+  engine: z.string().nullable().describe('What drew it'),
+  error: failure.nullable(),
+  url: url.nullable(),
 });
 
 export const upload = uploadSummary.extend({ originals: z.array(original), pages: z.array(page) });
@@ -54,9 +63,9 @@ export const uploadList = listOf(uploadSummary);
 export const uploadStatus = z.strictObject({
   id: z.uuid(),
   status: z.enum(UPLOAD_STATUSES),
-  done: z.boolean(),
+  done: z.boolean().describe('Whether it has ended: as completed, failed or cancelled'),
   progress,
-  error: error.nullable(),
+  error: failure.nullable(),
 });
 export const uploadPages = z.strictObject({ id: z.uuid(), status: z.enum(UPLOAD_STATUSES), items: z.array(page) });
 export const uploadOriginals = z.strictObject({ id: z.uuid(), items: z.array(original) });
@@ -68,7 +77,10 @@ export const job = z.strictObject({
   type: z.string(),
   status: z.enum(JOB_STATUSES),
   priority: z.enum(PRIORITIES),
-  position_in_queue: z.int().nullable(),
+  position_in_queue: z
+    .int()
+    .nullable()
+    .describe('While it is ready or blocked, in answers about it alone; 1000 means 1000 or more'),
   payload: json,
   resource_requirements: z.strictObject({ cpu_units: z.int(), memory_mb: z.int() }),
   depends_on: z.array(z.string()),
@@ -84,7 +96,7 @@ export const job = z.strictObject({
   parent_id: z.string().nullable(),
   progress: z.strictObject({ done: z.number(), total: z.number().nullable() }).nullable(),
   result: json.nullable(),
-  error: error.nullable(),
+  error: failure.nullable(),
   created_at: time,
   started_at: time.nullable(),
   finished_at: time.nullable(),
@@ -99,7 +111,7 @@ export const attempt = z.strictObject({
   peak_memory_mb: z.int().nullable(),
   started_at: time,
   finished_at: time.nullable(),
-  error: error.nullable(),
+  error: failure.nullable(),
 });
 
 export const jobDetail = job.extend({ attempts: z.array(attempt) });
@@ -194,12 +206,13 @@ export const health = z.strictObject({
   checks: z.record(z.string(), z.literal('ok')).optional(),
 });
 
-/** An error, as RFC 9457 writes it; some codes bring members of their own, such as `cycle`. */
-export const problem = z.looseObject({
+/** An error, as RFC 9457 writes it. */
+export const problem = z.strictObject({
   type: z.literal('about:blank'),
   title: z.string(),
   status: z.int(),
   code: z.string(),
   detail: z.string(),
   request_id: z.string(),
+  cycle: z.array(z.string()).optional().describe('Of a `dependency_cycle`: the first job again at the end'),
 });

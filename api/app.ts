@@ -9,6 +9,7 @@ import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import { type Admission, admission } from './admission.ts';
 import { noSuchRoute, problems } from './problem.ts';
+import { documentationRoutes } from './routes/documentation.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { uploadRoutes } from './routes/uploads.ts';
@@ -69,6 +70,7 @@ export function createApp(parts: {
   app.use(secureHeaders);
   app.use(admission(parts.admit));
   app.use(operationRoutes(parts));
+  app.use(documentationRoutes());
   app.use(uploadRoutes(parts));
   app.use(jobRoutes(parts));
   app.use(noSuchRoute);

@@ -5,7 +5,8 @@ import { type Answer, freeKey, holdKey, keepAnswer, takeKey } from '../db/idempo
 import { AppError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { callerOf } from './admission.ts';
-import { invalid } from './problem.ts';
+import { parse } from './problem.ts';
+import { idempotencyKey } from './schemas.ts';
 
 const HOLD_MS = 10_000;
 
@@ -28,8 +29,7 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
   return async function holdIdempotencyKey(request, response, next) {
     const key = request.get('Idempotency-Key');
     if (key === undefined) return next();
-    if (!/^[\x20-\x7e]{1,255}$/.test(key))
-      throw invalid('Idempotency-Key: must be 1 to 255 printable ASCII characters');
+    parse(idempotencyKey, key, 'Idempotency-Key');
     // Heard from now on: a client may go away while the key is being taken.
     const closed = new Promise((resolve) => response.once('close', resolve));
     // Keys belong to their owner; where nobody is asked for one, all are one.

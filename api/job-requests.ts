@@ -17,7 +17,7 @@ import { moment, notifyUrl } from './schemas.ts';
 
 /** How clients write jobs, and what becomes of that. */
 
-const MOST_JOBS = 1_000;
+export const MOST_JOBS = 1_000;
 const MOST_EDGES = 10_000;
 const LARGEST_PAYLOAD = 256 * 1024;
 const LONGEST_TIMEOUT_SECONDS = 12 * 3_600;
@@ -27,22 +27,33 @@ const LATEST_YEARS = 30;
 export const jobId = z
   .string()
   .regex(/^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$/, 'must be 1 to 200 letters, digits, dots, colons, dashes or underscores')
-  .refine((id) => id !== 'stream', 'must not be "stream": that is where the events are');
+  .refine((id) => id !== 'stream', 'must not be "stream": that is where the events are')
+  .meta({ not: { const: 'stream' } });
+
+const place = {
+  job_id: jobId.optional().describe('Of your choice: sent again, the same job is the same job'),
+  depends_on: z
+    .array(jobId)
+    .max(1_000)
+    .nullish()
+    .describe('Jobs that must complete first: stored before, or in the same batch'),
+};
 
 /** Read first, so that a wrong graph is told before a wrong type. */
-const graphOfJob = z.looseObject({ job_id: jobId.optional(), depends_on: z.array(jobId).max(1_000).nullish() });
+const graphOfJob = z.looseObject(place);
 
 /** A job without its place in a graph, as a schedule keeps it. */
-const scheduledJob = z.strictObject({
-  type: z.string().min(1).max(200),
+export const scheduledJob = z.strictObject({
+  type: z.string().min(1).max(200).describe('One of `GET /job-types` that is not `internal`'),
   priority: z.enum(PRIORITIES).default(DEFAULTS.priority),
-  payload: z.record(z.string(), z.unknown()).default({}),
+  payload: z.record(z.string(), z.unknown()).default({}).describe("As its type's JSON Schema wants it"),
   resource_requirements: z
     .strictObject({
       cpu_units: z.int().min(0).max(1_024).optional(),
       memory_mb: z.int().min(1).max(16_384).optional(),
     })
-    .default({}),
+    .default({})
+    .describe('What it reserves; unless given, as its type says. Memory is rounded up to a class'),
   retry_config: z
     .strictObject({
       max_attempts: z.int().min(1).max(100).default(DEFAULTS.maxAttempts),
@@ -50,17 +61,22 @@ const scheduledJob = z.strictObject({
       initial_delay_seconds: z.number().min(0).max(3_600).default(DEFAULTS.initialDelaySeconds),
     })
     .prefault({}),
-  timeout_seconds: z.int().min(1).max(LONGEST_TIMEOUT_SECONDS).default(DEFAULTS.timeoutSeconds),
+  timeout_seconds: z
+    .int()
+    .min(1)
+    .max(LONGEST_TIMEOUT_SECONDS)
+    .default(DEFAULTS.timeoutSeconds)
+    .describe('For each attempt'),
   notify_url: notifyUrl.nullish(),
 });
 
-const newJob = scheduledJob.extend({
-  job_id: jobId.optional(),
-  depends_on: z.array(jobId).nullish(),
+export const newJob = scheduledJob.extend({
+  ...place,
   run_at: moment
     .refine((date) => date.getTime() < Date.now() + LATEST_YEARS * 365 * 86_400_000, 'lies too far in the future')
     .nullish()
-    .transform((date) => date ?? null),
+    .transform((date) => date ?? null)
+    .describe('Not before this moment'),
 });
 
 /**

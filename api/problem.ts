@@ -2,7 +2,7 @@ import type { ErrorRequestHandler, Request, RequestHandler } from 'express';
 import { MulterError } from 'multer';
 import type { z } from 'zod';
 import { isOutage } from '../db/client.ts';
-import { AppError } from '../errors.ts';
+import { AppError, type ErrorCode } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
 /** What went wrong with the multipart body, in words; other codes keep multer's own. */
@@ -11,6 +11,9 @@ const MULTIPART_CODES: Record<string, (field?: string) => AppError> = {
   LIMIT_UNEXPECTED_FILE: (field) => invalid(`files are expected in the field "file", not in "${field}"`),
   LIMIT_FIELD_VALUE: (field) => invalid(`the field "${field}" is too long`),
 };
+
+/** Codes of what Express refuses by itself, but for `invalid_request`. */
+const STATUS_CODES: Record<number, ErrorCode> = { 413: 'file_too_large', 415: 'unsupported_media_type' };
 
 /** A request that does not keep to the contract. */
 export function invalid(message: string): AppError {
@@ -101,7 +104,7 @@ function toAppError(error: unknown, request: Request): AppError {
   const status = (error as { status?: unknown } | null)?.status;
   if (status === 404) return notFound(request.path);
   if (typeof status === 'number' && status >= 400 && status < 500) {
-    return new AppError(status === 413 ? 'file_too_large' : 'invalid_request', (error as Error).message, { status });
+    return new AppError(STATUS_CODES[status] ?? 'invalid_request', (error as Error).message, { status });
   }
   if (isOutage(error)) {
     return new AppError('unavailable', 'the database cannot be reached just now', { status: 503, cause: error });

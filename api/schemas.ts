@@ -1,10 +1,12 @@
 import { z } from 'zod';
 import { JOB_STATUSES, PRIORITIES, UPLOAD_STATUSES } from '../db/schema.ts';
-import { parsePages } from '../jobs/pages.ts';
+import { LONGEST_SELECTION, parsePages } from '../jobs/pages.ts';
 
 /** The requests of the contract, as zod reads them. */
 
 const AFTER_YEARS = 100;
+/** What `parsePages` reads, but for the order and size of the numbers. */
+const PAGE_SELECTION = '^\\s*\\d{1,9}\\s*(-\\s*\\d{1,9}\\s*)?(,\\s*\\d{1,9}\\s*(-\\s*\\d{1,9}\\s*)?)*$';
 
 /** Where a client wants to hear of an end. Which hosts it may name is api/webhooks/guard.ts's to say. */
 export const notifyUrl = z
@@ -15,29 +17,47 @@ export const notifyUrl = z
 
 /** The text fields of an upload. A field that is not known is refused, so that a typing error does not go unnoticed. */
 export const uploadFields = z.strictObject({
-  dpi: z.coerce.number().int().min(36).max(600).default(200),
+  dpi: z.coerce.number().int().min(36).max(600).default(200).describe('At which PDF pages are drawn'),
   pages: z
     .string()
     .refine(isPageSelection, { error: ({ input }) => pageSelectionError(String(input)) })
-    .optional(),
-  password: z.string().min(1).max(127).optional(),
+    .optional()
+    .meta({
+      description: 'The pages to convert, of each original, such as `1-3,7`; all of them unless it is given',
+      pattern: PAGE_SELECTION,
+      maxLength: LONGEST_SELECTION,
+      examples: ['1'],
+    }),
+  password: z.string().min(1).max(127).optional().describe('For encrypted PDFs. Never shown, and forgotten at the end'),
   priority: z.enum(PRIORITIES).default('normal'),
   expires_at: z.iso
     .datetime({ offset: true })
     .transform((text) => new Date(text))
     .refine((date) => date.getTime() > Date.now(), 'must lie in the future')
     .refine((date) => date.getTime() < Date.now() + AFTER_YEARS * 365 * 86_400_000, 'lies too far in the future')
-    .optional(),
+    .optional()
+    .meta({ description: 'A moment in the future', examples: ['2099-12-31T23:59:59Z'] }),
   notify_url: notifyUrl.optional(),
 });
 
-const limit = z.coerce.number().int().min(1).max(200).default(50);
+/** Originals and pages count from 1 and fit an int4. */
+export const ordinal = z.coerce.number().int().min(1).max(2_147_483_647);
+
+export const scheduleName = z
+  .string()
+  .regex(/^[\w.-]{1,100}$/, 'must be 1 to 100 letters, digits, dots, dashes or underscores');
+
+export const idempotencyKey = z
+  .string()
+  .regex(/^[\x20-\x7e]{1,255}$/, 'must be 1 to 255 printable ASCII characters')
+  .describe('Of your choice: makes a repeat safe for a day. The same request gets the first answer again');
+
+const limit = z.coerce.number().int().min(1).max(200).default(50).describe('How many at most');
 
 export const uploadList = z.strictObject({
   status: z.enum(UPLOAD_STATUSES).optional(),
   limit,
-  /** The id of the last upload of the page before. */
-  cursor: z.uuid().optional(),
+  cursor: z.uuid().optional().describe('The `next_cursor` of the list before: the id of its last upload'),
 });
 
 /** An offset can lead out of the years 1 to 9999, which is what both JavaScript and Postgres write in four digits. */
@@ -61,17 +81,20 @@ export const jobList = z.strictObject({
   status: z.enum(JOB_STATUSES).optional(),
   ...jobFilter,
   limit,
-  cursor: z.string().max(500).optional(),
+  cursor: z.string().max(500).optional().describe('The `next_cursor` of the list before'),
 });
 
 export const jobsToRetry = z.strictObject({ status: z.enum(['failed', 'cancelled']), ...jobFilter });
 
 const after = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
 
-export const logList = z.strictObject({ after: after.default(0), cursor: after.optional(), limit }).transform(
-  // The cursor that a list gives is the id of its last line.
-  ({ after, cursor, limit }) => ({ after: cursor ?? after, limit }),
-);
+export const logList = z
+  .strictObject({
+    after: after.default(0).describe('Only lines with a higher `id`'),
+    cursor: after.optional().describe('The `next_cursor` of the list before: the id of its last line'),
+    limit,
+  })
+  .transform(({ after, cursor, limit }) => ({ after: cursor ?? after, limit }));
 
 export const streamQuery = z.strictObject({
   job_id: z
@@ -79,12 +102,12 @@ export const streamQuery = z.strictObject({
     .regex(/^[^\0]{1,200}$/, 'must be 1 to 200 characters')
     .optional(),
   upload_id: z.uuid().optional(),
-  after: after.optional(),
+  after: after.optional().describe('The id of an event: those kept since then come first; without it, only new ones'),
 });
 
 export const scheduleRequest = z.strictObject({
-  cron: z.string().min(1).max(200),
-  timezone: z.string().min(1).max(100).default('UTC'),
+  cron: z.string().min(1).max(200).describe('A cron expression of five fields'),
+  timezone: z.string().min(1).max(100).default('UTC').describe('A name of the IANA time zone database'),
   job: z.record(z.string(), z.unknown()),
 });
 

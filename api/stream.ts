@@ -116,6 +116,7 @@ function refuse(socket: Duplex, problem: Problem): void {
       `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
       ...Object.entries(headersOf(problem)).map(([name, value]) => `${name}: ${value}`),
       `Content-Length: ${Buffer.byteLength(body)}`,
+      `X-Request-Id: ${problem.request_id}`,
       'Connection: close',
       '',
       body,

@@ -1,7 +1,8 @@
 import type { PageRange } from '../db/schema.ts';
 import { AppError } from '../errors.ts';
 
-const MAX_LENGTH = 1000;
+/** Characters. */
+export const LONGEST_SELECTION = 1000;
 const MAX_PAGE = 1_000_000;
 
 /**
@@ -9,7 +10,7 @@ const MAX_PAGE = 1_000_000;
  * Throws AppError `invalid_request` that says which part is wrong.
  */
 export function parsePages(text: string): PageRange[] {
-  if (text.length > MAX_LENGTH) throw invalid(`longer than ${MAX_LENGTH} characters`);
+  if (text.length > LONGEST_SELECTION) throw invalid(`longer than ${LONGEST_SELECTION} characters`);
   const ranges = text.split(',').map(parseRange);
   const merged: PageRange[] = [];
   for (const range of ranges.sort(([a], [b]) => a - b)) {

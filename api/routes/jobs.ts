@@ -27,15 +27,12 @@ import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempot
 import { jobId, readJobs, readScheduledJob } from '../job-requests.ts';
 import { jsonBody } from '../middleware/json-body.ts';
 import { invalid, notFound, parse } from '../problem.ts';
-import { jobList, jobsToRetry, logList, scheduleRequest } from '../schemas.ts';
+import { jobList, jobsToRetry, logList, scheduleName, scheduleRequest } from '../schemas.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 
 /** A batch of jobs, and everything else. */
 const LARGEST_BATCH = '10mb';
 const LARGEST_BODY = '1mb';
-const scheduleName = z
-  .string()
-  .regex(/^[\w.-]{1,100}$/, 'must be 1 to 100 letters, digits, dots, dashes or underscores');
 
 /** The calls of the Jobs table of the contract, but for the stream. */
 export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; guard: Guard; log: Logger }): Router {

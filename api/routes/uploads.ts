@@ -33,12 +33,10 @@ import { refuseOverload } from '../middleware/back-pressure.ts';
 import { limitConcurrentUploads } from '../middleware/concurrent-uploads.ts';
 import { discardFiles, receivedFiles, receiveFiles } from '../middleware/receive-files.ts';
 import { notFound, parse } from '../problem.ts';
-import { uploadFields, uploadList } from '../schemas.ts';
+import { ordinal, uploadFields, uploadList } from '../schemas.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 
 const uuid = z.uuid();
-/** Originals and pages count from 1 and fit an int4. */
-const ordinal = z.coerce.number().int().min(1).max(2_147_483_647);
 
 /** The calls of the Uploads table of the contract. */
 export function uploadRoutes(parts: {

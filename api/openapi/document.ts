@@ -1,0 +1,81 @@
+import { createDocument, type oas31, type ZodOpenApiOverride } from 'zod-openapi';
+import manifest from '../../package.json' with { type: 'json' };
+import * as answers from '../answers.ts';
+import { newJob, scheduledJob } from '../job-requests.ts';
+import { jobsToRetry } from '../schemas.ts';
+import { jobPaths } from './jobs.ts';
+import { operationPaths } from './operations.ts';
+import { HEADERS } from './responses.ts';
+import { uploadPaths } from './uploads.ts';
+
+/** What all calls need unless they say otherwise: nothing. */
+const security: oas31.SecurityRequirementObject[] = [];
+
+/** Schemas with a name of their own in the document; all others are written where they are used. */
+const schemas = {
+  Upload: answers.upload,
+  UploadSummary: answers.uploadSummary,
+  UploadStatus: answers.uploadStatus,
+  UploadList: answers.uploadList,
+  UploadPages: answers.uploadPages,
+  UploadOriginals: answers.uploadOriginals,
+  Original: answers.original,
+  Page: answers.page,
+  Failure: answers.failure,
+  NewJob: newJob,
+  Job: answers.job,
+  JobDetail: answers.jobDetail,
+  JobList: answers.jobList,
+  JobBatch: answers.jobBatch,
+  JobsToRetry: jobsToRetry,
+  Attempt: answers.attempt,
+  LogLine: answers.logLine,
+  LogList: answers.logList,
+  JobType: answers.jobType,
+  JobTypeList: answers.jobTypeList,
+  ScheduledJob: scheduledJob,
+  Schedule: answers.schedule,
+  ScheduleList: answers.scheduleList,
+  Event: answers.event,
+  System: answers.system,
+  Health: answers.health,
+  Problem: answers.problem,
+};
+
+const description = `Turns uploaded PDFs and images into PNG pages below 3500 x 3500 pixels, and runs other jobs.
+
+Upload with \`POST /uploads\`, ask \`GET /uploads/{id}/status\` until it is \`done\`, and read everything from \`GET /uploads/{id}\`.
+
+- Times are RFC 3339, answers have them in UTC. Originals and pages count from 1.
+- Lists are \`{items, next_cursor}\`; the cursor, sent back as \`cursor\`, gives what follows, and null says that nothing does.
+- Errors are \`application/problem+json\` (RFC 9457) with a stable \`code\` and the id of the request, which is in the log too.
+- \`error\` on an upload, original or page has one of the codes \`corrupt_file\` \`encrypted_pdf\` \`wrong_password\` \`too_many_pages\`
+  \`too_many_pixels\` \`page_out_of_range\` \`out_of_memory\` \`timeout\` \`converter_lost\` \`internal\`; on a job \`task_failed\` and
+  \`dependency_failed\`, too.
+- Every \`GET\` answers \`HEAD\` as well.`;
+
+/** The OpenAPI 3.1 document of all calls, from the schemas that read the requests and shape the answers. */
+export function openapiDocument() {
+  return createDocument(
+    {
+      openapi: '3.1.0',
+      info: { title: manifest.name, version: manifest.version, description },
+      tags: [
+        { name: 'Uploads', description: 'Files in, pages out' },
+        { name: 'Jobs', description: 'The queue that converts, and takes other work' },
+        { name: 'Operations', description: 'For those who run it' },
+      ],
+      security,
+      paths: { ...uploadPaths, ...jobPaths, ...operationPaths },
+      components: { schemas, headers: HEADERS },
+    },
+    { override: withoutNoise },
+  );
+}
+
+/** Leaves out what `format` says already, and the bounds of what JavaScript can count. */
+const withoutNoise: ZodOpenApiOverride = ({ jsonSchema }) => {
+  if (jsonSchema.format !== undefined) delete jsonSchema.pattern;
+  if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
+  if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
+};

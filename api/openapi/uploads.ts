@@ -1,0 +1,154 @@
+import { z } from 'zod';
+import type { ZodOpenApiOperationObject, ZodOpenApiPathsObject } from 'zod-openapi';
+import * as answers from '../answers.ts';
+import { idempotencyKey, ordinal, uploadFields, uploadList } from '../schemas.ts';
+import * as examples from './examples.ts';
+import { json, problem, problems, response } from './responses.ts';
+
+const tags = ['Uploads'];
+const path = z.object({ id: z.uuid() });
+
+const form = uploadFields.extend({
+  file: z.array(z.file()).min(1).max(20).describe('PDFs, PNGs and JPEGs. Their order counts, their names do not'),
+});
+
+const kept = ['Accept-Ranges', 'Cache-Control'] as const;
+
+const bytesOf = (
+  what: string,
+  operationId: string,
+  parameters: z.ZodRawShape,
+  types: string[],
+): ZodOpenApiOperationObject => {
+  const content = Object.fromEntries(types.map((type) => [type, { schema: z.file() }]));
+  return {
+    tags,
+    operationId,
+    summary: `The bytes of ${what}`,
+    description:
+      'They never change: conditional requests and ranges are answered, and the answer may be kept for good.',
+    requestParams: {
+      path: path.extend(parameters),
+      header: z.object({
+        Range: z.string().optional().describe('The bytes wanted, such as `bytes=0-999`'),
+        'If-Range': z.string().optional().describe('The range counts only if the file still has this `ETag`'),
+        'If-None-Match': z.string().optional().describe('The `ETag` of what the client has already'),
+        'If-Match': z.string().optional().describe('The `ETag` that the file must have'),
+      }),
+    },
+    responses: {
+      200: response('All of it', ['ETag', 'Content-Length', ...kept], content),
+      206: response('The range', ['ETag', 'Content-Length', 'Content-Range', ...kept], content),
+      304: response('The client has it already', ['ETag', ...kept]),
+      ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
+      412: problem(412, ['invalid_request'], ['Accept-Ranges']),
+      416: problem(416, ['invalid_request'], ['Accept-Ranges', 'Content-Range']),
+    },
+  };
+};
+
+export const uploadPaths: ZodOpenApiPathsObject = {
+  '/uploads': {
+    post: {
+      tags,
+      operationId: 'createUpload',
+      summary: 'Upload files',
+      description:
+        'The answer comes once the files are stored, and before they are converted. Every file becomes PNG pages below 3500 x 3500 pixels.',
+      requestParams: { header: z.object({ 'Idempotency-Key': idempotencyKey.optional() }) },
+      requestBody: {
+        required: true,
+        content: {
+          'multipart/form-data': {
+            schema: form,
+            encoding: { file: { contentType: 'application/pdf, image/png, image/jpeg' } },
+          },
+        },
+      },
+      responses: {
+        200: json('The upload', answers.upload, examples.queuedUpload, ['Location']),
+        ...problems({
+          400: ['invalid_request'],
+          409: ['conflict'],
+          413: ['file_too_large'],
+          415: ['unsupported_media_type'],
+          422: ['idempotency_mismatch'],
+        }),
+      },
+    },
+    get: {
+      tags,
+      operationId: 'listUploads',
+      summary: 'Uploads, the newest first',
+      requestParams: { query: uploadList },
+      responses: {
+        200: json('Some of them', answers.uploadList, examples.uploadList),
+        ...problems({ 400: ['invalid_request'] }),
+      },
+    },
+  },
+  '/uploads/{id}': {
+    get: {
+      tags,
+      operationId: 'getUpload',
+      summary: 'An upload with its originals and pages',
+      requestParams: { path },
+      responses: {
+        200: json('All of it; pages appear while the rest still converts', answers.upload, examples.upload),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
+      },
+    },
+    delete: {
+      tags,
+      operationId: 'deleteUpload',
+      summary: 'Remove an upload and all its files',
+      requestParams: { path },
+      responses: {
+        204: response('It is gone'),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
+      },
+    },
+  },
+  '/uploads/{id}/status': {
+    get: {
+      tags,
+      operationId: 'getUploadStatus',
+      summary: 'How far an upload is',
+      requestParams: { path },
+      responses: {
+        200: json('Its status', answers.uploadStatus, examples.uploadStatus),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
+      },
+    },
+  },
+  '/uploads/{id}/pages': {
+    get: {
+      tags,
+      operationId: 'listPages',
+      summary: 'The pages of an upload, in order',
+      requestParams: { path },
+      responses: {
+        200: json('Those that there are by now', answers.uploadPages, examples.uploadPages),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
+      },
+    },
+  },
+  '/uploads/{id}/pages/{original}/{page}.png': {
+    get: bytesOf('a page', 'getPage', { original: ordinal, page: ordinal }, ['image/png']),
+  },
+  '/uploads/{id}/originals': {
+    get: {
+      tags,
+      operationId: 'listOriginals',
+      summary: 'The originals of an upload, in order',
+      requestParams: { path },
+      responses: {
+        200: json('All of them', answers.uploadOriginals, examples.uploadOriginals),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
+      },
+    },
+  },
+  '/uploads/{id}/originals/{original}': {
+    get: bytesOf('an original', 'getOriginal', { original: ordinal }, answers.original.shape.media_type.options),
+  },
+};
