@@ -36,6 +36,8 @@ const schema = z.object({
   /** Uploads are refused for a while when more jobs than this wait, or the store has less room. */
   MAX_QUEUED_JOBS: wholeNumber(1, 1_000_000_000).default(10_000),
   MIN_FREE_MB: wholeNumber(0, 1_000_000_000).default(1024),
+  /** How long what has ended is kept: uploads, jobs, events. Unset, for ever. */
+  RETENTION_DAYS: wholeNumber(1, 36_500).optional(),
   /** A module of own tasks. */
   TASKS: z.string().min(1).optional(),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(0, 3600).default(20),
