@@ -19,8 +19,9 @@ export interface SweepParts {
   log: Logger;
 }
 
-/** Any constant will do, as long as all converters agree on it. */
-const SWEEP_LOCK = 7_311_004;
+/** Any two constants will do, as long as all converters agree on them. */
+const HISTORY_LOCK = 7_311_004;
+const STORE_LOCK = 7_311_005;
 /** Most uploads for each reason, and most batches of jobs and of events, in one round. */
 const MOST_UPLOADS = 1_000;
 const MOST_BATCHES = 20;
@@ -44,7 +45,7 @@ export async function sweepHistory(
   const { db, queues, store, log } = parts;
   for (const id of await listOver(db, retentionDays, MOST_UPLOADS)) {
     if (signal.aborted) return;
-    const swept = await alone(db, async () => {
+    const swept = await alone(db, HISTORY_LOCK, async () => {
       try {
         // Rows first: what a crash leaves then are files without a row, which are found.
         if (await deleteUpload(db, queues, id, isOver(retentionDays))) await store.removeFolder(uploadFolder(id));
@@ -59,7 +60,7 @@ export async function sweepHistory(
   const sweepAll = async (deleteOld: typeof deleteOldJobs, limit: number) => {
     let deleted = limit;
     for (let batch = 0; batch < MOST_BATCHES && deleted === limit && !signal.aborted; batch++) {
-      const swept = await alone(db, async () => {
+      const swept = await alone(db, HISTORY_LOCK, async () => {
         deleted = await deleteOld(db, retentionDays, limit);
       });
       if (!swept) return;
@@ -75,7 +76,7 @@ export async function sweepHistory(
  */
 export async function sweepStore(parts: SweepParts, signal: AbortSignal): Promise<void> {
   const { db, store } = parts;
-  const received = await alone(db, async () => {
+  const received = await alone(db, STORE_LOCK, async () => {
     for await (const path of store.files(INCOMING)) if (await isOld(store, path)) await store.removeFile(path);
   });
   if (!received) return;
@@ -99,7 +100,7 @@ export async function sweepStore(parts: SweepParts, signal: AbortSignal): Promis
 
 /** Gives false, and does nothing, while another converter sweeps. */
 function sweepFolders({ db, store, log }: SweepParts, folders: Map<string, string[]>): Promise<boolean> {
-  return alone(db, async () => {
+  return alone(db, STORE_LOCK, async () => {
     // The rows are read after the files, so that a file that is not in them was no one's when it was seen.
     const ends = await endsOfUploads(db, [...folders.keys()]);
     const made: { path: string; uploadId: string; archive: boolean }[] = [];
@@ -138,10 +139,10 @@ async function isOld(store: Store, path: string): Promise<boolean> {
   return modified === undefined || Date.now() - modified.getTime() > ORPHAN_AGE_MS;
 }
 
-/** Does `work` unless another converter sweeps just now; gives whether it did. */
-async function alone(db: Database, work: () => Promise<void>): Promise<boolean> {
+/** Does `work` unless another converter holds the lock just now; gives whether it did. */
+async function alone(db: Database, lock: number, work: () => Promise<void>): Promise<boolean> {
   return db.transaction(async (tx) => {
-    const { rows } = await tx.execute<{ got: boolean }>(sql`select pg_try_advisory_xact_lock(${SWEEP_LOCK}) as got`);
+    const { rows } = await tx.execute<{ got: boolean }>(sql`select pg_try_advisory_xact_lock(${lock}) as got`);
     if (rows[0]?.got) await work();
     return rows[0]?.got === true;
   });

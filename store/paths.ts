@@ -8,7 +8,7 @@ export type MediaType = keyof typeof EXTENSIONS;
 export const INCOMING = 'incoming';
 export const UPLOADS = 'uploads';
 
-const FILE_OF_UPLOAD = /^uploads\/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\/(pages|archives)\/)?/;
+const FILE_OF_UPLOAD = /^uploads\/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\/(?:(pages|archives)\/)?|$)/;
 
 export function uploadFolder(uploadId: string): string {
   return `${UPLOADS}/${uploadId}`;

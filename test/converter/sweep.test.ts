@@ -220,8 +220,12 @@ describe('the store', () => {
   });
 });
 
-test('of two converters that sweep at the same time one does, and the other leaves it alone', async () => {
+test.each([
+  ['the history', (counted: SweepParts) => sweepHistory(counted, DAYS, GOING_ON)],
+  ['the store', (counted: SweepParts) => sweepStore(counted, GOING_ON)],
+])('of two converters that sweep %s at the same time one does', async (_name, sweep) => {
   for (let count = 0; count < 8; count++) await ended(DAYS + 1);
+  await put(OLD, ...[1, 2, 3].map((last) => pagePath(NOBODYS.replace(/.$/, String(last)), 1, 1, '1')));
   let atWork = 0;
   let most = 0;
   const removeFolder: Store['removeFolder'] = async (folder) => {
@@ -230,17 +234,10 @@ test('of two converters that sweep at the same time one does, and the other leav
     atWork--;
   };
   const counted = { ...parts, store: { ...parts.store, removeFolder } };
-  await put(OLD, pagePath(NOBODYS, 1, 1, '1'));
-  for (let round = 0; round < 2; round++) {
-    await Promise.all([
-      sweepHistory(counted, DAYS, GOING_ON),
-      sweepHistory(counted, DAYS, GOING_ON),
-      sweepStore(counted, GOING_ON),
-      sweepStore(counted, GOING_ON),
-    ]);
-  }
-  await sweepHistory(counted, DAYS, GOING_ON);
-  await sweepStore(counted, GOING_ON);
+  await Promise.all([sweep(counted), sweep(counted)]);
+  await sweep(counted);
   expect(most).toBe(1);
+  await history(DAYS);
+  await store();
   expect([await remaining(), await stored()]).toEqual([[], []]);
 });
