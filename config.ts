@@ -92,6 +92,8 @@ const settings = z.object({
   WEBHOOK_ALLOWED_HOSTS: listOf(
     z.string().refine(isHost, 'must be host names, *.suffixes, addresses or ranges such as 10.0.0.0/8'),
   ).optional(),
+  /** How long what has ended is kept: uploads, jobs, events. Unset, for ever. */
+  RETENTION_DAYS: wholeNumber(1, 36_500).optional(),
   /** A module of own tasks. */
   TASKS: z.string().min(1).optional(),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(0, 3600).default(20),

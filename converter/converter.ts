@@ -18,10 +18,12 @@ import { createLedger } from './capacity.ts';
 import { executeJob } from './executor.ts';
 import { createSandboxPool } from './sandbox/pool.ts';
 import { createSettler } from './settler.ts';
+import { sweepHistory, sweepStore } from './sweep.ts';
 
 const HEARTBEAT_MS = 3_000;
 const HOUSEKEEPING_MS = 1_000;
 const TIDY_MS = 60_000;
+const SWEEP_STORE_MS = 6 * 3_600_000;
 
 /**
  * A converter at work: claims jobs that fit what it has free, runs them in sandboxes and settles them, under an id of
@@ -59,9 +61,11 @@ export async function startConverter({
   });
   const wake = createSignal();
   const handBack = new AbortController();
+  const closing = new AbortController();
   const lost = Promise.withResolvers<void>();
   const running = new Map<string, { execution: Promise<void>; lost: AbortController }>();
   const parts = { db, store, tasks, settle: createSettler(db, queues), config, log };
+  const sweepParts = { db, queues, store, log };
   let stopping = false;
 
   await db.insert(converters).values({ ...converter, ...capacity });
@@ -132,6 +136,8 @@ export async function startConverter({
     every(HEARTBEAT_MS, 'heartbeat', heartbeat),
     every(HOUSEKEEPING_MS, 'housekeeping', () => keepHouse(db, queues, log)),
     every(TIDY_MS, 'tidying up', () => tidyUp(db, log)),
+    every(TIDY_MS, 'sweeping', () => sweepHistory(sweepParts, config.RETENTION_DAYS, closing.signal)),
+    every(SWEEP_STORE_MS, 'sweeping the store', () => sweepStore(sweepParts, closing.signal)),
     every(HOUSEKEEPING_MS, 'looking for cancelled jobs', abortLost),
   ];
   log.info({ capacity }, 'converter started');
@@ -141,6 +147,7 @@ export async function startConverter({
     lost: lost.promise,
     async stop(graceMs: number): Promise<void> {
       stopping = true;
+      closing.abort();
       wake.set();
       await Promise.all([claiming, listener.close()]);
       const grace = setTimeout(() => handBack.abort(), graceMs);

@@ -2,15 +2,16 @@ import { eq } from 'drizzle-orm';
 import type { Config } from '../config.ts';
 import { type Database, isOutage } from '../db/client.ts';
 import { type PageRange, uploads } from '../db/schema.ts';
-import { listOriginals, listPages } from '../db/uploads.ts';
+import { findUpload, listOriginals, listPages } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { recordInspection, recordPage, settledPages } from '../jobs/conversion.ts';
 import { pagesIn } from '../jobs/pages.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../log.ts';
+import { uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
-import type { Task, UploadFiles } from '../tasks/task.ts';
+import type { UploadFiles } from '../tasks/task.ts';
 import { createJournal } from './journal.ts';
 import { persist } from './persist.ts';
 import { outcomeOf, runOn } from './recovery.ts';
@@ -28,6 +29,11 @@ export interface ExecutorParts {
   log: Logger;
 }
 
+const NOTHING_TO_READ: Outcome = {
+  kind: 'failed',
+  error: { code: 'unknown_upload', message: 'the upload that it reads was deleted' },
+  retryable: false,
+};
 const BROKEN: Outcome = {
   kind: 'failed',
   error: { code: 'internal', message: 'an unexpected error; the log has the details' },
@@ -49,6 +55,8 @@ export async function executeJob(
   const journal = createJournal(db, job, log);
   const broken = new AbortController();
 
+  // The upload whose files it reads or makes.
+  let uploadId = job.uploadId;
   // The pages of a conversion, and which of them have an outcome.
   let selected = ((job.payload as { pages?: PageRange[] }).pages ?? []) as PageRange[];
   const settledNow: number[] = [];
@@ -69,7 +77,8 @@ export async function executeJob(
   };
 
   async function run(): Promise<{ settled: Outcome; peakMemoryMb: number | null }> {
-    const inputs = await persist(log, stop, () => readInputs(parts, job, task));
+    uploadId ??= task?.reads?.(job.payload) ?? null;
+    const inputs = await persist(log, stop, () => readInputs(parts, job, uploadId));
     settledNow.push(...inputs.settledPages);
     const request: TaskRequest = {
       type: job.type,
@@ -110,25 +119,39 @@ export async function executeJob(
   });
   await journal.close();
 
-  if (lost.signal.aborted) return log.info('job cancelled, or lost to another converter');
-  const ours = await persist(log, AbortSignal.timeout(30_000), () =>
-    settle({ attempt: job, outcome: settled, peakMemoryMb }),
-  );
+  // Its jobs of its own go with an upload; what else reads it ends here.
+  const deleted = (lost.signal.aborted || job.uploadId === null) && (await removeIfDeleted(parts, uploadId));
+  if (lost.signal.aborted) return log.info('job cancelled, deleted, or lost to another converter');
+  const outcome = deleted ? NOTHING_TO_READ : settled;
+  const ours = await persist(log, AbortSignal.timeout(30_000), () => settle({ attempt: job, outcome, peakMemoryMb }));
+  if (!ours) await removeIfDeleted(parts, uploadId);
   log.info(
-    { outcome: settled.kind, ...('error' in settled && { error: settled.error }), peakMemoryMb, ours },
+    { outcome: outcome.kind, ...('error' in outcome && { error: outcome.error }), peakMemoryMb, ours },
     'settled',
   );
+}
+
+/** What an attempt has written since its upload was deleted goes as well. Gives whether it was deleted. */
+async function removeIfDeleted({ db, store, log }: ExecutorParts, uploadId: string | null): Promise<boolean> {
+  if (uploadId === null) return false;
+  try {
+    if ((await findUpload(db, uploadId)) !== undefined) return false;
+    await store.removeFolder(uploadFolder(uploadId));
+    return true;
+  } catch (error) {
+    log.warn({ err: error, upload: uploadId }, 'files of a deleted upload left to the sweep');
+    return false;
+  }
 }
 
 /** What the task needs besides the payload. The password is read here and goes to the sandbox alone. */
 async function readInputs(
   { db, store }: ExecutorParts,
   job: ClaimedJob,
-  task: Task | undefined,
+  uploadId: string | null,
 ): Promise<Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files'>> {
   const files: UploadFiles = { originals: [], pages: [] };
-  const uploadId = task?.reads?.(job.payload);
-  if (uploadId !== undefined) {
+  if (uploadId !== job.uploadId && uploadId !== null) {
     for (const { original, path, mediaType, sha256 } of await listOriginals(db, uploadId)) {
       files.originals.push({ original, path: store.localFile(path), mediaType, sha256 });
     }

@@ -2,8 +2,8 @@ import path from 'node:path';
 import type { LogLevel, Progress } from '../db/schema.ts';
 import { isStorable, storableText } from '../db/storable.ts';
 import { AppError, isOutOfMemory, type PublicError, publicError } from '../errors.ts';
+import type { Child } from '../jobs/children.ts';
 import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
-import type { Child } from '../jobs/settle.ts';
 import type { ConversionContext, Step, Task } from '../tasks/task.ts';
 
 /** All that a running task can know: plain data, since it crosses into the sandbox. */

@@ -101,3 +101,18 @@ export async function appendLogs(
     .insert(events)
     .values(lines.map((line) => ({ ...line, kind: 'log' as const, jobId: id, type, attempt, uploadId })));
 }
+
+/** Of an upload that is being deleted: one event remains, by which its followers hear of that. */
+export async function forgetHistory(tx: Queryable, uploadId: string): Promise<void> {
+  await tx.delete(events).where(eq(events.uploadId, uploadId));
+  await tx.insert(events).values({ kind: 'upload', uploadId, status: 'deleted' });
+  await tx.execute(sql`select pg_notify(${EVENTS_CHANNEL}, '')`);
+}
+
+/** Deletes up to `limit` of the events that are older than so many days, oldest first. Gives how many. */
+export async function deleteOldEvents(db: Queryable, days: number, limit: number): Promise<number> {
+  const { rowCount } = await db.execute(sql`
+    delete from events where id in (select id from (select id, at from events order by id limit ${limit}) oldest
+      where at < now() - make_interval(days => ${days}))`);
+  return rowCount ?? 0;
+}

@@ -1,4 +1,4 @@
-import { and, asc, desc, eq, getTableColumns, inArray, lt } from 'drizzle-orm';
+import { and, asc, desc, eq, getTableColumns, inArray, isNotNull, lt, lte, or, type SQL, sql } from 'drizzle-orm';
 import type { Queryable } from './client.ts';
 import { originals, pages, type UploadStatus, uploads } from './schema.ts';
 
@@ -44,13 +44,45 @@ export async function listUploads(
     .limit(limit);
 }
 
-/** Deletes an upload that has ended, with everything that hangs on it. Gives false when there is none such. */
-export async function deleteEndedUpload(db: Queryable, id: string): Promise<boolean> {
-  const deleted = await db
-    .delete(uploads)
-    .where(and(eq(uploads.id, id), inArray(uploads.status, ['completed', 'failed', 'cancelled'])))
-    .returning({ id: uploads.id });
-  return deleted.length > 0;
+/** Whether an upload has had its time: its own `expires_at` has passed, or it ended more than so many days ago. */
+export function isOver(retentionDays: number | undefined): SQL | undefined {
+  return or(...overBy(retentionDays));
+}
+
+/** Up to `limit` of those, for each of the two reasons. */
+export async function listOver(db: Queryable, retentionDays: number | undefined, limit: number): Promise<string[]> {
+  const found: string[] = [];
+  // Apart, as each has an index of its own.
+  for (const over of overBy(retentionDays)) {
+    const batch = await db.select({ id: uploads.id }).from(uploads).where(over).limit(limit);
+    found.push(...batch.map(({ id }) => id));
+  }
+  return [...new Set(found)];
+}
+
+function overBy(retentionDays: number | undefined): SQL[] {
+  const expired = lte(uploads.expiresAt, sql`now()`);
+  if (retentionDays === undefined) return [expired];
+  return [expired, lt(uploads.finishedAt, sql`now() - make_interval(days => ${retentionDays})`)];
+}
+
+/** When each of these uploads ended, null for one that has not; those that are not there are left out. */
+export async function endsOfUploads(db: Queryable, ids: string[]): Promise<Map<string, Date | null>> {
+  const found = await db
+    .select({ id: uploads.id, finishedAt: uploads.finishedAt })
+    .from(uploads)
+    .where(inArray(uploads.id, ids));
+  return new Map(found.map(({ id, finishedAt }) => [id, finishedAt]));
+}
+
+/** The files of these uploads' pages. */
+export async function listPagePaths(db: Queryable, ids: string[]): Promise<string[]> {
+  if (ids.length === 0) return [];
+  const found = await db
+    .select({ path: pages.path })
+    .from(pages)
+    .where(and(inArray(pages.uploadId, ids), isNotNull(pages.path)));
+  return found.map(({ path }) => path as string);
 }
 
 export async function listOriginals(db: Queryable, uploadId: string): Promise<Original[]> {

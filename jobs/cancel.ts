@@ -1,9 +1,10 @@
-import { and, asc, eq, inArray, notInArray, or, sql } from 'drizzle-orm';
+import { and, asc, eq, inArray, isNull, notInArray, or, type SQL, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { ENDED, jobAttempts, jobs } from '../db/schema.ts';
 import { AppError } from '../errors.ts';
 import type { Job } from './claim.ts';
+import { failDependants } from './dependencies.ts';
 import { endJobs, markEnded } from './end.ts';
 import { queueName } from './shape.ts';
 import { Moved, transition } from './transition.ts';
@@ -15,56 +16,72 @@ import { Moved, transition } from './transition.ts';
  */
 export async function cancelJob(db: Database, queues: Queues, id: string): Promise<Job | undefined> {
   return transition(db, async (tx) => {
-    const seen = await familyOf(tx, id);
-    const job = seen.find((member) => member.id === id);
+    const locked = await lockFamilies(tx, queues, or(eq(jobs.id, id), eq(jobs.parentId, id)));
+    const [job] = await tx.select().from(jobs).where(eq(jobs.id, id));
     if (job === undefined) return undefined;
     if (job.parentId !== null) throw conflict(`${id} is part of ${job.parentId}: cancel that`);
     if (job.finishedAt !== null) throw conflict(`${id} has ended already: ${job.status}`);
-
-    // pg-boss jobs are locked before ours, as everywhere; what moved on in between is looked at again.
-    for (const member of seen) {
-      if (member.queueId !== null) await queues.remove(tx, queueName(member), [member.queueId]);
-    }
-    const locked = await familyOf(tx, id, true);
-    // A job that waits has no pg-boss job, and loses none when it ends.
-    const moved = ({ queueId, finishedAt }: Job, index: number) =>
-      queueId !== seen[index]?.queueId || finishedAt !== null;
-    if (locked.length !== seen.length || locked.some(moved)) throw new Moved();
-
-    await tx
-      .update(jobAttempts)
-      .set({ status: 'cancelled', finishedAt: sql`now()` })
-      .where(
-        and(
-          inArray(
-            jobAttempts.jobId,
-            locked.map((member) => member.id),
-          ),
-          eq(jobAttempts.status, 'running'),
-        ),
-      );
-    const children = locked.filter((member) => member.id !== id);
-    if (children.length > 0)
-      await markEnded(
-        tx,
-        children.map((child) => ({ job: child, status: 'cancelled' })),
-      );
-    await endJobs(tx, queues, [{ job: locked.find((member) => member.id === id) as Job, status: 'cancelled' }]);
+    await cancelFamilies(tx, queues, locked);
     const [cancelled] = await tx.select().from(jobs).where(eq(jobs.id, id));
     return cancelled;
   });
 }
 
-/** Those of its children that have not ended, in the order of their ids, and the job: in the order in which settling locks them. */
-async function familyOf(tx: Transaction, id: string, lock = false): Promise<Job[]> {
-  const query = tx
+/**
+ * Takes jobs out of their queues and locks their rows, in the order in which settling does: no attempt of theirs starts,
+ * ends or has children from here on, and none of them is retried. Gives those of the jobs `which` that have not ended or
+ * have no parent: children first, each in the order of their ids.
+ */
+export async function lockFamilies(tx: Transaction, queues: Queues, which: SQL | undefined): Promise<Job[]> {
+  const wanted = and(which, or(notInArray(jobs.status, [...ENDED]), isNull(jobs.parentId)));
+  const taken = new Set<string>();
+  // What was queued anew, or born, while others were taken, is taken in the next round.
+  for (;;) {
+    const queued = await tx
+      .select()
+      .from(jobs)
+      .where(and(wanted, sql`${jobs.queueId} is not null`));
+    const left = queued.filter(({ queueId }) => !taken.has(queueId as string));
+    if (left.length === 0) break;
+    for (const [name, group] of Map.groupBy(left, queueName)) {
+      const queueIds = group.map(({ queueId }) => queueId as string);
+      await queues.remove(tx, name, queueIds);
+      for (const queueId of queueIds) taken.add(queueId);
+    }
+  }
+  const locked = await tx
     .select()
     .from(jobs)
-    .where(or(eq(jobs.id, id), and(eq(jobs.parentId, id), notInArray(jobs.status, [...ENDED]))))
-    .orderBy(sql`${jobs.id} = ${id}`, asc(jobs.id));
-  return lock ? query.for('update') : query;
+    .where(wanted)
+    .orderBy(sql`${jobs.parentId} is null`, asc(jobs.id))
+    .for('update');
+  // One that waited out its backoff may have become ready in between: it is looked at again.
+  if (locked.some(({ queueId }) => queueId !== null && !taken.has(queueId))) throw new Moved();
+  return locked;
 }
 
-function conflict(message: string): AppError {
+/** Cancels what of `locked` families has not ended. */
+export async function cancelFamilies(tx: Transaction, queues: Queues, locked: Job[]): Promise<void> {
+  const live = locked.filter(({ finishedAt }) => finishedAt === null);
+  const ends = live.map((job) => ({ job, status: 'cancelled' as const }));
+  const children = ends.filter(({ job }) => job.parentId !== null);
+  const idsOf = (list: { id: string }[]) => list.map(({ id }) => id);
+  await tx
+    .update(jobAttempts)
+    .set({ status: 'cancelled', finishedAt: sql`now()` })
+    .where(and(inArray(jobAttempts.jobId, idsOf(live)), eq(jobAttempts.status, 'running')));
+  // Not as children end by themselves: the last of them would end its parent.
+  if (children.length > 0) {
+    await markEnded(tx, children);
+    await failDependants(tx, queues, idsOf(children.map(({ job }) => job)));
+  }
+  await endJobs(
+    tx,
+    queues,
+    ends.filter(({ job }) => job.parentId === null),
+  );
+}
+
+export function conflict(message: string): AppError {
   return new AppError('conflict', message, { status: 409 });
 }

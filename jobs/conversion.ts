@@ -3,8 +3,9 @@ import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { ENDED, jobs, originals, type PageRange, pages, uploads } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
+import type { Child } from './children.ts';
 import type { AttemptKey, Job } from './claim.ts';
-import { countPages } from './pages.ts';
+import { countPages, toRanges } from './pages.ts';
 import { transition } from './transition.ts';
 import { notifyEnded } from './webhooks.ts';
 
@@ -134,17 +135,44 @@ export async function finishUpload(tx: Transaction, queues: Queues, uploadId: st
   );
 }
 
-/** An upload that has ended goes on, as one of its jobs runs again: what failed of that job's original is forgotten. */
-export async function reopenUpload(
-  tx: Transaction,
-  { uploadId, original }: { uploadId: string; original: number | null },
-): Promise<void> {
-  if (original === null) return;
-  await tx
-    .delete(pages)
-    .where(and(eq(pages.uploadId, uploadId), eq(pages.original, original), eq(pages.status, 'failed')));
+/** What failed of a job's original is forgotten, as the job is to run again. Gives the pages that had failed, ascending. */
+export async function forgetFailures(tx: Transaction, { uploadId, original }: Job): Promise<number[]> {
+  if (uploadId === null || original === null) return [];
+  const forgotten = await tx.delete(pages).where(failedOf({ uploadId, original })).returning({ page: pages.page });
   await tx.update(originals).set({ error: null }).where(originalOf({ uploadId, original }));
+  return forgotten.map(({ page }) => page).sort((a, b) => a - b);
+}
+
+/** An upload that has ended goes on, as one of its jobs runs again. */
+export async function reopenUpload(tx: Transaction, uploadId: string): Promise<void> {
   await tx.update(uploads).set({ status: 'processing', error: null, finishedAt: null }).where(eq(uploads.id, uploadId));
+}
+
+/**
+ * Pages of an original as parts of its job, each like the one of `makers` that was the last to make them: the job and its
+ * children, in the order in which they came.
+ */
+export function partsFor(numbers: number[], makers: [Job, ...Job[]]): (Child & { maker: Job })[] {
+  const has = (maker: Job, page: number) =>
+    ((maker.payload as { pages?: PageRange[] }).pages ?? []).some(([from, to]) => from <= page && page <= to);
+  const [job] = makers;
+  const byMaker = Map.groupBy(numbers, (page) => makers.findLast((maker) => has(maker, page)) ?? job);
+  return [...byMaker].map(([maker, made]) => {
+    const { page_selection: _, ...payload } = maker.payload;
+    return {
+      maker,
+      type: 'convert_range',
+      payload: { ...payload, pages: toRanges(made) },
+      shape: { cpuUnits: maker.cpuUnits, memoryMb: maker.memoryMb },
+      timeoutSeconds: maker.timeoutSeconds,
+    };
+  });
+}
+
+/** Whether pages of a job's original have failed, be it alone or with it. */
+export async function hasFailedPages(tx: Transaction, { uploadId, original }: Job): Promise<boolean> {
+  if (uploadId === null || original === null) return false;
+  return (await tx.$count(pages, failedOf({ uploadId, original }))) > 0;
 }
 
 /** The first failed original's error, or else the first failed page's with its place. */
@@ -182,4 +210,8 @@ async function lockUpload(tx: Transaction, uploadId: string): Promise<void> {
 
 function originalOf({ uploadId, original }: { uploadId: string; original: number }) {
   return and(eq(originals.uploadId, uploadId), eq(originals.original, original));
+}
+
+function failedOf({ uploadId, original }: { uploadId: string; original: number }) {
+  return and(eq(pages.uploadId, uploadId), eq(pages.original, original), eq(pages.status, 'failed'));
 }

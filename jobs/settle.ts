@@ -4,11 +4,12 @@ import type { Queues } from '../db/queues.ts';
 import { jobs } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
 import { largestClass } from './capacity.ts';
+import { type Child, submitChildren } from './children.ts';
 import type { AttemptKey, Job } from './claim.ts';
 import { type End, endJobs } from './end.ts';
 import { release } from './ready.ts';
 import { nextMemoryClass, queueName } from './shape.ts';
-import { ensureQueues, type NewJob, submitJobs } from './submit.ts';
+import { ensureQueues } from './submit.ts';
 import { transition } from './transition.ts';
 
 /** How an attempt ended. */
@@ -24,9 +25,6 @@ export type Outcome =
   | { kind: 'failed'; error: PublicError; retryable: boolean }
   /** Handed back by a converter that stops: the attempt is not spent. */
   | { kind: 'returned' };
-
-/** A part of a job that was split; its time-out is the job's unless it has its own. */
-export type Child = Pick<NewJob, 'type' | 'payload' | 'shape' | 'timeoutSeconds'>;
 
 export interface Settlement {
   attempt: AttemptKey;
@@ -83,7 +81,7 @@ export async function settleAttempts(db: Database, queues: Queues, settlements: 
           ends.push({ job, status: 'completed', result: outcome.result });
           break;
         case 'split':
-          await submitChildren(tx, queues, job, outcome);
+          await split(tx, queues, job, outcome);
           if (job.parentId !== null)
             ends.push({ job, status: 'completed', result: { parts: outcome.children.length } });
           break;
@@ -167,11 +165,8 @@ function attemptStatus(outcome: Outcome): 'completed' | 'failed' | 'returned' {
   return outcome.kind === 'outgrown' ? 'failed' : outcome.kind;
 }
 
-/**
- * Queues the children of a split job, or more siblings of one that is itself a child. Each yields one second of virtual
- * arrival to what came in since: big files do not block small ones.
- */
-async function submitChildren(
+/** A split job waits for its children; of one that is itself a child, they are further siblings. */
+async function split(
   tx: Transaction,
   queues: Queues,
   job: Job,
@@ -185,24 +180,7 @@ async function submitChildren(
     .update(jobs)
     .set(waiting)
     .where(eq(jobs.id, job.parentId ?? job.id));
-  await submitJobs(
-    tx,
-    queues,
-    children.map((child, index) => ({
-      timeoutSeconds: job.timeoutSeconds,
-      ...child,
-      priority: job.priority,
-      owner: job.owner,
-      uploadId: job.uploadId,
-      original: job.original,
-      parentId: job.parentId ?? job.id,
-      maxAttempts: job.maxAttempts,
-      initialDelaySeconds: job.initialDelaySeconds,
-      backoffMultiplier: job.backoffMultiplier,
-      rank: job.rank - index,
-      ...(error && { attempt: job.attempt }),
-    })),
-  );
+  await submitChildren(tx, queues, job, children, error && job.attempt);
 }
 
 /** Backoff grows with each attempt spent; jitter spreads what failed together over the second half of the delay. */

@@ -1,16 +1,32 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { constants } from 'node:fs';
-import { access, mkdir, open, rename, rm, statfs } from 'node:fs/promises';
+import { access, mkdir, open, opendir, rename, rm, stat, statfs } from 'node:fs/promises';
 import path from 'node:path';
+import { INCOMING } from './paths.ts';
 import type { Store } from './store.ts';
 
 const HEAD_BYTES = 1024;
 
 /** A store in a folder of a local or shared disk. Files appear at their path complete and synced, or not at all. */
 export async function openDiskStore(root: string): Promise<Store> {
-  const incoming = path.join(root, 'incoming');
+  const incoming = path.join(root, INCOMING);
   await mkdir(incoming, { recursive: true });
   const absolute = (relative: string) => path.join(root, relative);
+
+  async function* files(folder: string): AsyncGenerator<string, void> {
+    const entries = await opendir(absolute(folder), { bufferSize: 1024 }).catch(unlessMissing);
+    for await (const entry of entries ?? []) {
+      const child = `${folder}/${entry.name}`;
+      let empty = true;
+      if (entry.isDirectory()) {
+        for await (const file of files(child)) {
+          empty = false;
+          yield file;
+        }
+      }
+      if (empty) yield child;
+    }
+  }
 
   return {
     async receive(source) {
@@ -48,8 +64,16 @@ export async function openDiskStore(root: string): Promise<Store> {
       };
     },
     localFile: absolute,
+    files,
+    async modifiedAt(relative) {
+      return (await stat(absolute(relative)).catch(unlessMissing))?.mtime;
+    },
+    async removeFile(relative) {
+      await rm(absolute(relative), { force: true });
+    },
     async removeFolder(relative) {
-      await rm(absolute(relative), { recursive: true, force: true });
+      // Again when something is written into it just now.
+      await rm(absolute(relative), { recursive: true, force: true, maxRetries: 3 });
     },
     async freeMb() {
       const { bavail, bsize } = await statfs(incoming);
@@ -59,6 +83,10 @@ export async function openDiskStore(root: string): Promise<Store> {
       await access(incoming, constants.W_OK);
     },
   };
+}
+
+function unlessMissing(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== 'ENOENT') throw error;
 }
 
 /** A new or renamed file survives a power cut only once its folder is synced as well. */

@@ -4,8 +4,20 @@ const EXTENSIONS = { 'application/pdf': 'pdf', 'image/png': 'png', 'image/jpeg':
 
 export type MediaType = keyof typeof EXTENSIONS;
 
+/** Files that are still being received; what came in whole leaves it at once. */
+export const INCOMING = 'incoming';
+export const UPLOADS = 'uploads';
+
+const FILE_OF_UPLOAD = /^uploads\/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\/(?:(pages|archives)\/)?|$)/;
+
 export function uploadFolder(uploadId: string): string {
-  return `uploads/${uploadId}`;
+  return `${UPLOADS}/${uploadId}`;
+}
+
+/** The upload whose folder a file is in, and what it is if attempts make such files; undefined for any other file. */
+export function readPath(path: string): { uploadId: string; made: 'pages' | 'archives' | undefined } | undefined {
+  const [, uploadId, made] = FILE_OF_UPLOAD.exec(path) ?? [];
+  return uploadId === undefined ? undefined : { uploadId, made: made as 'pages' | 'archives' | undefined };
 }
 
 export function originalPath(uploadId: string, original: number, mediaType: MediaType): string {

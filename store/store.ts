@@ -16,6 +16,15 @@ export interface Store {
   receive(source: AsyncIterable<Buffer>): Promise<Received>;
   /** A local file with these bytes, to read. */
   localFile(path: string): string;
+  /**
+   * Every file below a folder, those of one folder one after another; one that holds nothing counts as a file. What is
+   * added or removed meanwhile may be among them or not.
+   */
+  files(folder: string): AsyncIterable<string>;
+  /** When a file was last written; undefined if it is not there. */
+  modifiedAt(path: string): Promise<Date | undefined>;
+  /** Removes a file; fine if it is not there. */
+  removeFile(path: string): Promise<void>;
   /** Removes a folder with all that is in it; fine if it is not there. */
   removeFolder(path: string): Promise<void>;
   /** Room that is left, in MB. */

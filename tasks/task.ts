@@ -1,8 +1,8 @@
 import type { z } from 'zod';
 import type { LogLevel } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
+import type { Child } from '../jobs/children.ts';
 import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
-import type { Child } from '../jobs/settle.ts';
 import type { Shape } from '../jobs/shape.ts';
 
 /** What a running task is given. */

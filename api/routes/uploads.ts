@@ -4,7 +4,6 @@ import type { Config } from '../../config.ts';
 import type { Database } from '../../db/client.ts';
 import type { Queues } from '../../db/queues.ts';
 import {
-  deleteEndedUpload,
   findOriginal,
   findPage,
   findUpload,
@@ -14,7 +13,7 @@ import {
   type Upload,
 } from '../../db/uploads.ts';
 import { listWebhooks } from '../../db/webhooks.ts';
-import { AppError } from '../../errors.ts';
+import { cancelUpload, deleteUpload, retryUpload } from '../../jobs/uploads.ts';
 import type { Logger } from '../../log.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
@@ -47,7 +46,7 @@ export function uploadRoutes(parts: {
   config: Config;
   log: Logger;
 }): Router {
-  const { db, store, config } = parts;
+  const { db, queues, store, config, log } = parts;
   const router = Router();
 
   async function requestedUpload(request: Request): Promise<Upload> {
@@ -107,9 +106,21 @@ export function uploadRoutes(parts: {
     });
   });
 
-  router.get('/uploads/:id', async (request, response) => {
+  async function sendUpload(request: Request, response: Response): Promise<void> {
     const upload = await requestedUpload(request);
     response.json(uploadDocument(upload, await listOriginals(db, upload.id), await listPages(db, upload.id)));
+  }
+
+  router.get('/uploads/:id', sendUpload);
+
+  router.post('/uploads/:id/cancel', async (request, response) => {
+    await cancelUpload(db, queues, (await requestedUpload(request)).id);
+    await sendUpload(request, response);
+  });
+
+  router.post('/uploads/:id/retry', async (request, response) => {
+    await retryUpload(db, queues, (await requestedUpload(request)).id);
+    await sendUpload(request, response);
   });
 
   router.get('/uploads/:id/status', async (request, response) => {
@@ -150,11 +161,11 @@ export function uploadRoutes(parts: {
 
   router.delete('/uploads/:id', async (request, response) => {
     const { id } = await requestedUpload(request);
-    if (!(await deleteEndedUpload(db, id))) {
-      await requestedUpload(request); // 404 if another has just deleted it
-      throw new AppError('conflict', 'the upload has not ended yet', { status: 409 });
-    }
-    await store.removeFolder(uploadFolder(id));
+    if (!(await deleteUpload(db, queues, id))) throw notFound(`upload ${id}`);
+    await store.removeFolder(uploadFolder(id)).catch((error) => {
+      // It is gone for the client; what is left on disk is found as an orphan.
+      log.error({ err: error, upload: id }, 'files of a deleted upload left to the sweep');
+    });
     response.status(204).end();
   });
 

@@ -22,9 +22,21 @@ afterAll(() => fixture.close());
 
 const page = (number: number, more = {}): TaskEvent =>
   ({ kind: 'page', outcome: { ...completedPage(number), ...more } }) as TaskEvent;
+/** Folders that were removed from the store. */
+let removed: string[] = [];
+beforeEach(() => {
+  removed = [];
+});
+
 /** A sandbox that goes on until it is told to end. */
 const untilAborted = ({ signal }: RunOptions) =>
   new Promise<RunOutcome>((resolve) => signal.addEventListener('abort', () => resolve({ kind: 'aborted' })));
+
+/** One that makes a page first. */
+const tellOfPage = (options: RunOptions) => {
+  options.onEvent(page(1));
+  return untilAborted(options);
+};
 
 /** Executes the only ready job with a sandbox that does this. */
 async function execute(
@@ -49,7 +61,12 @@ async function execute(
   });
   const parts: ExecutorParts = {
     db: fixture.db,
-    store: { localFile: (storePath: string) => `/store/${storePath}` } as Store,
+    store: {
+      localFile: (storePath: string) => `/store/${storePath}`,
+      removeFolder: async (folder: string) => {
+        removed.push(folder);
+      },
+    } as Store,
     tasks: new Map([['convert', task]]),
     settle: createSettler(fixture.db, fixture.queues),
     config: { MAX_PAGES: 10, MAX_PIXELS: 10 } as Config,
@@ -59,7 +76,7 @@ async function execute(
   await onClaim?.(job);
   const lost = new AbortController();
   await executeJob(parts, job, { sandbox: { run }, stop: stop.signal, lost });
-  return { job: await fixture.job(job.id), lost: lost.signal.aborted };
+  return { job: await fixture.job(job.id).catch(() => undefined), lost: lost.signal.aborted };
 }
 
 const upload = () => fixture.upload(1, { payload: { path: 'a.pdf' } });
@@ -114,13 +131,33 @@ test('a job that the converter hands back is ready again, unspent', async () => 
 
 test('a task whose job was cancelled is aborted by the first page that is no longer wanted', async () => {
   const id = await upload();
-  const { job, lost } = await execute(
-    (options) => {
-      options.onEvent(page(1));
-      return untilAborted(options);
-    },
-    { onClaim: ({ id: jobId }) => fixture.cancel(jobId) },
-  );
-  expect([job.status, lost]).toEqual(['cancelled', true]);
+  const { job, lost } = await execute(tellOfPage, { onClaim: ({ id: jobId }) => fixture.cancel(jobId) });
+  expect([job?.status, lost]).toEqual(['cancelled', true]);
   expect(await fixture.pages(id)).toEqual([]);
+  expect(removed).toEqual([]);
+});
+
+test.each([
+  ['tells of a page', tellOfPage],
+  ['completes', async () => ({ kind: 'completed', result: {} }) as const],
+])('a task whose upload was deleted when it %s leaves no file behind', async (_name, sandbox) => {
+  const id = await upload();
+  const { job } = await execute(sandbox, { onClaim: () => fixture.deleteUpload(id) });
+  expect(job).toBeUndefined();
+  expect(removed).toEqual([`uploads/${id}`]);
+});
+
+test('a task that reads an upload fails for good when that is deleted, and leaves no file behind', async () => {
+  const id = await upload();
+  await fixture.finishAll();
+  await fixture.submit({ type: 'convert' });
+  const { job } = await execute(
+    async () => {
+      await fixture.deleteUpload(id);
+      return { kind: 'completed', result: {} };
+    },
+    { reads: () => id },
+  );
+  expect(job).toMatchObject({ status: 'failed', error: { code: 'unknown_upload' }, result: null });
+  expect(removed).toEqual([`uploads/${id}`]);
 });

@@ -11,6 +11,7 @@ import { keepHouse } from '../../jobs/housekeeping.ts';
 import { retryJob } from '../../jobs/retry.ts';
 import { type Outcome, settleAttempts } from '../../jobs/settle.ts';
 import { ensureQueues, type NewJob, submitJobs } from '../../jobs/submit.ts';
+import { cancelUpload, deleteUpload, retryUpload } from '../../jobs/uploads.ts';
 import { createLogger } from '../../log.ts';
 import { cloneDatabase } from '../support/database.ts';
 
@@ -125,6 +126,9 @@ export async function openJobsFixture() {
     },
     cancel: (id: string) => cancelJob(db, queues, id),
     retry: (id: string) => retryJob(db, queues, id),
+    cancelUpload: (id: string) => cancelUpload(db, queues, id),
+    retryUpload: (id: string) => retryUpload(db, queues, id),
+    deleteUpload: (id: string) => deleteUpload(db, queues, id),
     /** The statuses of these jobs, in this order. */
     async statuses(...ids: string[]): Promise<(string | undefined)[]> {
       const rows = await db.select({ id: jobs.id, status: jobs.status }).from(jobs).where(inArray(jobs.id, ids));

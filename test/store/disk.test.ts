@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
-import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, utimes } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { openDiskStore } from '../../store/disk.ts';
-import { originalPath, pagePath, uploadFolder } from '../../store/paths.ts';
+import { archivePath, originalPath, pagePath, readPath, uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
 
 let root: string;
@@ -19,6 +19,12 @@ async function* chunks(...parts: (string | Error)[]): AsyncGenerator<Buffer> {
     if (part instanceof Error) throw part;
     yield Buffer.from(part);
   }
+}
+
+async function filesBelow(folder: string): Promise<string[]> {
+  const found: string[] = [];
+  for await (const file of store.files(folder)) found.push(file);
+  return found;
 }
 
 async function files(): Promise<string[]> {
@@ -136,6 +142,29 @@ test('a folder is removed with all that is in it, and only it', async () => {
   expect(await files()).toEqual(['uploads/ab/originals/1.png']);
 });
 
+test('lists every file below a folder, those of one folder together, and empty folders', async () => {
+  const names = ['uploads/a/originals/1.png', 'uploads/a/pages/1-0001.1.png', 'uploads/b/originals/1.png', 'else/1'];
+  for (const name of names) await (await store.receive(chunks(name))).keep(name);
+  await mkdir(path.join(root, 'uploads/c/pages'), { recursive: true });
+  const found = await filesBelow('uploads');
+  expect(found.toSorted()).toEqual([...names.slice(0, 3), 'uploads/c/pages']);
+  const folders = found.map((file) => file.split('/')[1]);
+  expect(folders.filter((folder, index) => folder !== folders[index - 1])).toHaveLength(3);
+  expect(await filesBelow('incoming')).toEqual([]);
+  expect(await filesBelow('nowhere')).toEqual([]);
+});
+
+test('a file tells when it was written, and is removed alone', async () => {
+  for (const name of ['a/1', 'a/2']) await (await store.receive(chunks(name))).keep(name);
+  const then = new Date('2026-01-02T03:04:05Z');
+  await utimes(path.join(root, 'a/1'), then, then);
+  expect(await store.modifiedAt('a/1')).toEqual(then);
+  await store.removeFile('a/1');
+  await store.removeFile('a/1');
+  expect(await store.modifiedAt('a/1')).toBeUndefined();
+  expect(await files()).toEqual(['a/2']);
+});
+
 test('a store that cannot be written says so', async () => {
   await store.check();
   await rm(path.join(root, 'incoming'), { recursive: true });
@@ -153,4 +182,14 @@ test('paths are made of ids and numbers alone, and are unique to the attempt', (
   expect(originalPath('id', 2, 'image/jpeg')).toBe('uploads/id/originals/2.jpg');
   expect(pagePath('id', 1, 12, '3')).toBe('uploads/id/pages/1-0012.3.png');
   expect(pagePath('id', 1, 123_456, '1')).toBe('uploads/id/pages/1-123456.1.png');
+});
+
+test('a path tells which upload it belongs to, and what attempts have made', () => {
+  const id = '01a20a0b-5ccf-7021-8000-000000000000';
+  expect(readPath(originalPath(id, 1, 'image/png'))).toEqual({ uploadId: id, made: undefined });
+  expect(readPath(pagePath(id, 1, 1, '1'))).toEqual({ uploadId: id, made: 'pages' });
+  expect(readPath(archivePath(id, 'key'))).toEqual({ uploadId: id, made: 'archives' });
+  expect(readPath(uploadFolder(id))).toEqual({ uploadId: id, made: undefined });
+  for (const other of ['incoming/1', 'uploads/a/pages/1', `else/${id}/pages/1`, `uploads/${id}x`])
+    expect([other, readPath(other)]).toEqual([other, undefined]);
 });

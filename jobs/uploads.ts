@@ -1,0 +1,72 @@
+import { and, asc, eq, isNull, type SQL } from 'drizzle-orm';
+import type { Database } from '../db/client.ts';
+import { forgetHistory } from '../db/events.ts';
+import type { Queues } from '../db/queues.ts';
+import { jobs, uploads } from '../db/schema.ts';
+import { findUpload } from '../db/uploads.ts';
+import { cancelFamilies, conflict, lockFamilies } from './cancel.ts';
+import { restoreDependants } from './dependencies.ts';
+import { reopen } from './retry.ts';
+import { Moved, transition } from './transition.ts';
+
+/**
+ * What is done to an upload as a whole. No child is born into one that was cancelled or deleted: who adds a job to it
+ * holds the row of the job's parent, and here all jobs without a parent are locked first.
+ */
+
+/**
+ * Ends all jobs of an upload that have not ended, and with them the upload; its good pages stay. Gives false when there
+ * is no such upload; throws `conflict` when it has ended.
+ */
+export async function cancelUpload(db: Database, queues: Queues, id: string): Promise<boolean> {
+  return transition(db, async (tx) => {
+    const locked = await lockFamilies(tx, queues, eq(jobs.uploadId, id));
+    const upload = await findUpload(tx, id);
+    if (upload === undefined) return false;
+    if (upload.finishedAt !== null) throw conflict(`the upload has ended already: ${upload.status}`);
+    await cancelFamilies(tx, queues, locked);
+    return true;
+  });
+}
+
+/**
+ * Runs an upload that has failed or was cancelled again: what failed, and what was not done. Gives false when there is no
+ * such upload; throws `conflict` when it has not failed. Its password is gone, so encrypted PDFs fail as `encrypted_pdf`.
+ */
+export async function retryUpload(db: Database, queues: Queues, id: string): Promise<boolean> {
+  return transition(db, async (tx) => {
+    const originals = await tx
+      .select({ id: jobs.id })
+      .from(jobs)
+      .where(and(eq(jobs.uploadId, id), isNull(jobs.parentId)))
+      .orderBy(asc(jobs.id))
+      .for('update');
+    const upload = await findUpload(tx, id);
+    if (upload === undefined) return false;
+    if (upload.status !== 'failed' && upload.status !== 'cancelled')
+      throw conflict(`the upload is ${upload.status}: only what failed or was cancelled can be retried`);
+    const reopened: string[] = [];
+    // Refused are those that have nothing left to do.
+    for (const job of originals) if ((await reopen(tx, queues, job.id)) === undefined) reopened.push(job.id);
+    await restoreDependants(tx, reopened);
+    return true;
+  });
+}
+
+/**
+ * Deletes the rows of an upload, whatever it is about: its jobs end first, so that what waits for them fails. Of its
+ * history one event remains, which says that it was deleted. The caller removes the files afterwards. Gives false when
+ * there is no such upload, or it does not match `only`.
+ */
+export async function deleteUpload(db: Database, queues: Queues, id: string, only?: SQL): Promise<boolean> {
+  const wanted = and(eq(uploads.id, id), only);
+  return transition(db, async (tx) => {
+    if ((await tx.$count(uploads, wanted)) === 0) return false;
+    await cancelFamilies(tx, queues, await lockFamilies(tx, queues, eq(jobs.uploadId, id)));
+    const deleted = await tx.delete(uploads).where(wanted).returning({ id: uploads.id });
+    // Deleted by another, or retried, since it was looked at.
+    if (deleted.length === 0) throw new Moved();
+    await forgetHistory(tx, id);
+    return true;
+  });
+}
