@@ -10,6 +10,8 @@ import { noSuchRoute, problems } from './problem.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { uploadRoutes } from './routes/uploads.ts';
+import type { Statuses } from './statuses/statuses.ts';
+import type { Waiting } from './waiting.ts';
 
 /** The HTTP edge: every route, and the one place where errors become answers. */
 export function createApp(parts: {
@@ -19,6 +21,8 @@ export function createApp(parts: {
   tasks: Tasks;
   config: Config;
   log: Logger;
+  statuses: Statuses;
+  waiting: Waiting;
 }): Express {
   const app = express();
   app.disable('x-powered-by');

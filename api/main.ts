@@ -12,7 +12,9 @@ import { openDiskStore } from '../store/disk.ts';
 import { loadTasks } from '../tasks/registry.ts';
 import { createApp } from './app.ts';
 import { createEventHub } from './event-hub.ts';
+import { openStatuses } from './statuses/statuses.ts';
 import { attachStream } from './stream.ts';
+import { createWaiting } from './waiting.ts';
 
 /** A connection on which nothing moves for this long is closed; a slow upload that moves goes on. */
 const IDLE_MS = 60_000;
@@ -30,8 +32,10 @@ await migrateDatabase(databaseUrl);
 const queues = await openQueues(database.db, { supervise: false, schedule: true, log });
 await followSchedules(database.db, queues);
 const store = await openDiskStore(config.STORE_DIR);
-const app = createApp({ db: database.db, queues, store, tasks, config, log });
 const hub = createEventHub({ db: database.db, databaseUrl, log });
+const statuses = await openStatuses({ db: database.db, databaseUrl, redisUrl: config.REDIS_URL, hub, log });
+const waiting = createWaiting(statuses, log);
+const app = createApp({ db: database.db, queues, store, tasks, config, log, statuses, waiting });
 
 const server = createServer({ requestTimeout: LONGEST_REQUEST_MS }, app);
 server.setTimeout(IDLE_MS);
@@ -49,10 +53,12 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   if (err) log.fatal({ err }, 'api fails');
   const closed = new Promise((resolve) => server.close(resolve));
   server.closeIdleConnections();
+  waiting.close();
   await Promise.all([stream.close(), hub.close()]);
   const cutOff = setTimeout(() => server.closeAllConnections(), err ? 0 : graceMs);
   await closed;
   clearTimeout(cutOff);
+  await statuses.close();
   await queues.close();
   await database.close();
 });

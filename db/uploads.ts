@@ -1,4 +1,4 @@
-import { and, asc, desc, eq, getTableColumns, inArray, lt } from 'drizzle-orm';
+import { and, asc, desc, eq, getTableColumns, inArray, lt, sql } from 'drizzle-orm';
 import type { Queryable } from './client.ts';
 import { originals, pages, type UploadStatus, uploads } from './schema.ts';
 
@@ -12,6 +12,14 @@ const { password: _, ...publicColumns } = getTableColumns(uploads);
 export async function findUpload(db: Queryable, id: string): Promise<Upload | undefined> {
   const [upload] = await db.select(publicColumns).from(uploads).where(eq(uploads.id, id));
   return upload;
+}
+
+/** In any order; those that are not there are left out. */
+export async function findUploads(db: Queryable, ids: string[]): Promise<Upload[]> {
+  return db
+    .select(publicColumns)
+    .from(uploads)
+    .where(sql`${uploads.id} = any(${sql.param(ids)}::uuid[])`);
 }
 
 /** Which of these uploads there are. */

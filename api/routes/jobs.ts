@@ -25,6 +25,8 @@ import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempot
 import { jobId, readJobs, readScheduledJob } from '../job-requests.ts';
 import { invalid, notFound, parse } from '../problem.ts';
 import { jobList, jobsToRetry, logList, scheduleRequest } from '../schemas.ts';
+import { jobKey, type Statuses } from '../statuses/statuses.ts';
+import type { Waiting } from '../waiting.ts';
 
 const LARGEST_BODY = '10mb';
 const scheduleName = z
@@ -32,8 +34,15 @@ const scheduleName = z
   .regex(/^[\w.-]{1,100}$/, 'must be 1 to 100 letters, digits, dots, dashes or underscores');
 
 /** The calls of the Jobs table of the contract, but for the stream. */
-export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; log: Logger }): Router {
-  const { db, queues, tasks } = parts;
+export function jobRoutes(parts: {
+  db: Database;
+  queues: Queues;
+  tasks: Tasks;
+  log: Logger;
+  statuses: Statuses;
+  waiting: Waiting;
+}): Router {
+  const { db, queues, tasks, statuses, waiting } = parts;
   const router = Router();
   const json = [
     function expectJson(request: Request, _response: unknown, next: () => void) {
@@ -55,6 +64,7 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
     const known = idempotency.known(fingerprint);
     if (known !== undefined) return sendAnswer(response, known);
     const newJobs = await readJobs(db, tasks, request.body);
+    let told: JobRow[] = [];
     let answer = { status: 201, location: null as string | null, body: {} as unknown };
     await acceptJobs(db, queues, newJobs, async (tx, jobs) => {
       const dependsOn = await dependenciesOf(
@@ -70,7 +80,10 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
             body: jobDocument(first, dependsOn.get(first.id), await positionInQueue(tx, first)),
           };
       await idempotency.keep(tx, fingerprint, answer);
+      told = jobs;
     });
+    // Of a new job nothing can be known yet.
+    await forget(told.filter(({ version }) => version > 0));
     sendAnswer(response, answer);
   });
 
@@ -84,6 +97,7 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
       db,
       items.map(({ id }) => id),
     );
+    await forget(items);
     response.json({
       items: items.map((job) => jobDocument(job, dependsOn.get(job.id))),
       next_cursor: next && Buffer.from(JSON.stringify(next)).toString('base64url'),
@@ -101,7 +115,15 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
   });
 
   router.get('/jobs/:id', async (request, response) => {
-    response.json(await detailOf(await requestedJob(request.params.id)));
+    const { id } = request.params;
+    const { body } = await waiting.hold(request, response, jobKey(id), async () => {
+      const known = await statuses.job(id);
+      if (known === undefined) throw notFound(`job ${id}`);
+      return known;
+    });
+    // A position changes with what others do: it is counted each time.
+    const hasPosition = body.status === 'ready' || body.status === 'blocked';
+    response.json(hasPosition ? await detailOf(await requestedJob(id)) : body);
   });
 
   router.patch('/jobs/:id/cancel', async (request, response) => {
@@ -159,6 +181,11 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
     response.status(204).end();
   });
 
+  /** For answers that tell of jobs by their rows: what is read of them later is no older. */
+  async function forget(rows: JobRow[]): Promise<void> {
+    if (rows.length > 0) await statuses.forget(rows.map(({ id }) => jobKey(id)));
+  }
+
   async function requestedJob(id: string): Promise<JobRow> {
     const job = await findJob(db, id);
     if (job === undefined) throw notFound(`job ${id}`);
@@ -173,7 +200,10 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; l
 
   async function detailOf(job: JobRow) {
     const dependsOn = await dependenciesOf(db, [job.id]);
-    return jobDetail(job, dependsOn.get(job.id), await positionInQueue(db, job), await listAttempts(db, job.id));
+    const position = await positionInQueue(db, job);
+    const attempts = await listAttempts(db, job.id);
+    await forget([job]);
+    return jobDetail(job, dependsOn.get(job.id), position, attempts);
   }
 
   return router;

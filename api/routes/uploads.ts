@@ -18,14 +18,16 @@ import type { Logger } from '../../log.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
 import { createUpload } from '../create-upload.ts';
-import { originalDocument, pageDocument, statusDocument, uploadDocument, uploadSummary } from '../documents.ts';
+import { originalDocument, pageDocument, uploadDocument, uploadSummary } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { refuseOverload } from '../middleware/back-pressure.ts';
 import { discardFiles, receivedFiles, receiveFiles } from '../middleware/receive-files.ts';
 import { notFound, parse } from '../problem.ts';
 import { uploadFields, uploadList } from '../schemas.ts';
+import { type Statuses, uploadKey } from '../statuses/statuses.ts';
+import type { Waiting } from '../waiting.ts';
 
-const uuid = z.uuid();
+const uuid = z.uuid().toLowerCase();
 /** Originals and pages count from 1 and fit an int4. */
 const ordinal = z.coerce.number().int().min(1).max(2_147_483_647);
 
@@ -36,15 +38,24 @@ export function uploadRoutes(parts: {
   store: Store;
   config: Config;
   log: Logger;
+  statuses: Statuses;
+  waiting: Waiting;
 }): Router {
-  const { db, store, config } = parts;
+  const { db, store, config, statuses, waiting } = parts;
   const router = Router();
 
   async function requestedUpload(request: Request): Promise<Upload> {
-    const id = uuid.safeParse(request.params.id);
-    const upload = id.success ? await findUpload(db, id.data) : undefined;
-    if (upload === undefined) throw notFound(`upload ${request.params.id}`);
+    const id = idOf(request);
+    const upload = await findUpload(db, id);
+    if (upload === undefined) throw notFound(`upload ${id}`);
     return upload;
+  }
+
+  /** The id in the path, as Postgres writes it. Throws 404 for what is none. */
+  function idOf(request: Request): string {
+    const id = uuid.safeParse(request.params.id);
+    if (!id.success) throw notFound(`upload ${request.params.id}`);
+    return id.data;
   }
 
   const receive = receiveFiles(store, config.MAX_UPLOAD_MB * 2 ** 20);
@@ -79,10 +90,14 @@ export function uploadRoutes(parts: {
     },
   );
 
+  /** For answers that tell of an upload's status by its row: what is read by GET .../status later is no older. */
+  const forget = (...ids: string[]) => statuses.forget(ids.map(uploadKey));
+
   router.get('/uploads', async (request, response) => {
     const { status, limit, cursor } = parse(uploadList, { ...request.query });
     const found = await listUploads(db, { status, limit: limit + 1, before: cursor });
     const items = found.slice(0, limit);
+    await forget(...items.map(({ id }) => id));
     response.json({
       items: items.map(uploadSummary),
       next_cursor: found.length > limit ? (items.at(-1)?.id ?? null) : null,
@@ -90,16 +105,28 @@ export function uploadRoutes(parts: {
   });
 
   router.get('/uploads/:id', async (request, response) => {
-    const upload = await requestedUpload(request);
-    response.json(uploadDocument(upload, await listOriginals(db, upload.id), await listPages(db, upload.id)));
+    const { upload } = await waiting.hold(request, response, uploadKey(idOf(request)), async () => {
+      const upload = await requestedUpload(request);
+      return { upload, done: upload.finishedAt !== null };
+    });
+    const body = uploadDocument(upload, await listOriginals(db, upload.id), await listPages(db, upload.id));
+    await forget(upload.id);
+    response.json(body);
   });
 
   router.get('/uploads/:id/status', async (request, response) => {
-    response.json(statusDocument(await requestedUpload(request)));
+    const id = idOf(request);
+    const { body } = await waiting.hold(request, response, uploadKey(id), async () => {
+      const known = await statuses.upload(id);
+      if (known === undefined) throw notFound(`upload ${id}`);
+      return known;
+    });
+    response.json(body);
   });
 
   router.get('/uploads/:id/pages', async (request, response) => {
     const { id, status } = await requestedUpload(request);
+    await forget(id);
     response.json({ id, status, items: (await listPages(db, id)).map(pageDocument) });
   });
 
@@ -131,6 +158,7 @@ export function uploadRoutes(parts: {
       await requestedUpload(request); // 404 if another has just deleted it
       throw new AppError('conflict', 'the upload has not ended yet', { status: 409 });
     }
+    await forget(id);
     await store.removeFolder(uploadFolder(id));
     response.status(204).end();
   });
