@@ -60,6 +60,24 @@ export async function listPages(db: Queryable, uploadId: string): Promise<Page[]
   return db.select().from(pages).where(eq(pages.uploadId, uploadId)).orderBy(asc(pages.original), asc(pages.page));
 }
 
+/** What there is of the pages that completed, in order. */
+export async function listPageFiles(
+  db: Queryable,
+  uploadId: string,
+): Promise<{ original: number; page: number; path: string; sha256: string; bytes: number }[]> {
+  return db
+    .select({
+      original: pages.original,
+      page: pages.page,
+      path: sql<string>`${pages.path}`,
+      sha256: sql<string>`${pages.sha256}`,
+      bytes: sql<number>`${pages.bytes}`,
+    })
+    .from(pages)
+    .where(and(eq(pages.uploadId, uploadId), eq(pages.status, 'completed')))
+    .orderBy(asc(pages.original), asc(pages.page));
+}
+
 export async function findOriginal(db: Queryable, uploadId: string, original: number): Promise<Original | undefined> {
   const [found] = await db
     .select()

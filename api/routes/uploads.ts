@@ -18,12 +18,14 @@ import type { Logger } from '../../log.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
 import { createUpload } from '../create-upload.ts';
+import { originalDisposition, pageDisposition } from '../disposition.ts';
 import { originalDocument, pageDocument, uploadDocument, uploadSummary } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { refuseOverload } from '../middleware/back-pressure.ts';
 import { discardFiles, receivedFiles, receiveFiles } from '../middleware/receive-files.ts';
 import { notFound, parse } from '../problem.ts';
 import { uploadFields, uploadList } from '../schemas.ts';
+import { sendArchive } from '../send-archive.ts';
 import { type Statuses, uploadKey } from '../statuses/statuses.ts';
 import type { Waiting } from '../waiting.ts';
 
@@ -140,6 +142,7 @@ export function uploadRoutes(parts: {
     const number = ordinal.safeParse(request.params.original);
     const original = number.success ? await findOriginal(db, upload.id, number.data) : undefined;
     if (original === undefined) throw notFound(`original ${request.params.original}`);
+    response.set('Content-Disposition', originalDisposition(original));
     await sendFile(response, store, original.path, original.sha256, original.mediaType);
   });
 
@@ -149,7 +152,12 @@ export function uploadRoutes(parts: {
     const numbers = z.tuple([ordinal, ordinal]).safeParse([original, page]);
     const found = numbers.success ? await findPage(db, upload.id, ...numbers.data) : undefined;
     if (!found?.path || !found.sha256) throw notFound(`page ${page} of original ${original}`);
+    response.set('Content-Disposition', pageDisposition(found, await findOriginal(db, upload.id, found.original)));
     await sendFile(response, store, found.path, found.sha256, 'image/png');
+  });
+
+  router.get('/uploads/:id/archive.zip', async (request, response) => {
+    await sendArchive(request, response, parts, await requestedUpload(request));
   });
 
   router.delete('/uploads/:id', async (request, response) => {
@@ -174,7 +182,8 @@ function sendFile(response: Response, store: Store, path: string, sha256: string
     response.sendFile(path, options, (error) => {
       // A client that stops reading is no failure of ours.
       if (!error || response.headersSent || (error as NodeJS.ErrnoException).code === 'ECONNABORTED') return resolve();
-      for (const header of ['ETag', 'Content-Type', 'Cache-Control']) response.removeHeader(header);
+      for (const header of ['ETag', 'Content-Type', 'Cache-Control', 'Content-Disposition'])
+        response.removeHeader(header);
       reject(error);
     });
   });
