@@ -74,6 +74,11 @@ const settings = z.object({
     .string()
     .regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://')
     .optional(),
+  /** Where statuses are kept between reads, for all API processes together; unset: in the memory of each. */
+  REDIS_URL: z
+    .string()
+    .regex(/^rediss?:\/\//, 'must begin with redis:// or rediss://')
+    .optional(),
   MAX_UPLOAD_MB: wholeNumber(1, 1_000_000).default(2048),
   MAX_PAGES: wholeNumber(1, 1_000_000).default(5000),
   MAX_PIXELS: wholeNumber(1, 100_000_000_000).default(1_000_000_000),

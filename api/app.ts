@@ -13,6 +13,8 @@ import { documentationRoutes } from './routes/documentation.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { uploadRoutes } from './routes/uploads.ts';
+import type { Statuses } from './statuses/statuses.ts';
+import type { Waiting } from './waiting.ts';
 import type { Guard } from './webhooks/guard.ts';
 
 /** For JSON, and for pages that load what lies beside them and nothing else; pictures may be made of bytes that a page has fetched. */
@@ -46,6 +48,8 @@ export function createApp(parts: {
   config: Config;
   admit: Admission;
   log: Logger;
+  statuses: Statuses;
+  waiting: Waiting;
 }): Express {
   const app = express();
   app.disable('etag');

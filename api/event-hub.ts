@@ -38,6 +38,7 @@ export type EventHub = ReturnType<typeof createEventHub>;
  */
 export function createEventHub({ db, databaseUrl, log }: { db: Database; databaseUrl: string; log: Logger }) {
   const followers = new Set<Follower>();
+  const watchers = new Set<(events: Event[]) => void>();
   const wake = createSignal();
   /** Everything before it has been given to the followers. */
   let cursor: EventCursor | undefined;
@@ -46,12 +47,13 @@ export function createEventHub({ db, databaseUrl, log }: { db: Database; databas
 
   async function passOn(): Promise<void> {
     for (;;) {
-      if (followers.size === 0) cursor = undefined;
+      if (followers.size === 0 && watchers.size === 0) cursor = undefined;
       if (cursor === undefined) return;
       const events: OwnedEvent[] = await readEvents(db, { after: cursor, limit: BATCH });
       const last = events.at(-1);
       if (last === undefined) return;
       cursor = { xact: last.xact, id: last.id };
+      for (const watcher of watchers) watcher(events);
       for (const event of events) for (const follower of followers) give(follower, event);
     }
   }
@@ -118,6 +120,15 @@ export function createEventHub({ db, databaseUrl, log }: { db: Database; databas
       for (const event of follower.pending ?? []) onEvent(event);
       follower.pending = undefined;
       wake.set();
+    },
+    /** Gives all events of what commits once this has resolved, as they are read; gives a function that ends it. */
+    async watch(onEvents: (events: Event[]) => void): Promise<() => void> {
+      const now = await currentCursor(db);
+      const watcher = (events: Event[]) => onEvents(events);
+      watchers.add(watcher);
+      cursor ??= now;
+      wake.set();
+      return () => watchers.delete(watcher);
     },
     async close(): Promise<void> {
       closed = true;

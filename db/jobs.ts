@@ -1,5 +1,5 @@
 import { and, asc, eq, gte, inArray, lt, type SQL, sql } from 'drizzle-orm';
-import type { Queryable } from './client.ts';
+import type { Database, Queryable } from './client.ts';
 import {
   JOB_STATUSES,
   type JobStatus,
@@ -108,6 +108,31 @@ export async function listJobs(
 
 export async function listAttempts(db: Queryable, jobId: string): Promise<Attempt[]> {
   return db.select().from(jobAttempts).where(eq(jobAttempts.jobId, jobId)).orderBy(asc(jobAttempts.attempt));
+}
+
+/** Jobs with their attempts and prerequisites, as they were at one moment; those that are not there are left out. */
+export async function findJobDetails(
+  db: Database,
+  ids: string[],
+): Promise<{ job: JobRow; attempts: Attempt[]; dependsOn: string[] }[]> {
+  return db.transaction(
+    async (tx) => {
+      const found = await findJobs(tx, ids);
+      const attempts = await tx
+        .select()
+        .from(jobAttempts)
+        .where(sql`${jobAttempts.jobId} = any(${sql.param(ids)})`)
+        .orderBy(asc(jobAttempts.attempt));
+      const attemptsOf = Map.groupBy(attempts, ({ jobId }) => jobId);
+      const dependsOn = await dependenciesOf(tx, ids);
+      return found.map((job) => ({
+        job,
+        attempts: attemptsOf.get(job.id) ?? [],
+        dependsOn: dependsOn.get(job.id) ?? [],
+      }));
+    },
+    { isolationLevel: 'repeatable read', accessMode: 'read only' },
+  );
 }
 
 /** The prerequisites of each of these jobs, by id. */

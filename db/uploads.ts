@@ -14,6 +14,14 @@ export async function findUpload(db: Queryable, id: string): Promise<Upload | un
   return upload;
 }
 
+/** In any order; those that are not there are left out. */
+export async function findUploads(db: Queryable, ids: string[]): Promise<Upload[]> {
+  return db
+    .select(publicColumns)
+    .from(uploads)
+    .where(sql`${uploads.id} = any(${sql.param(ids)}::uuid[])`);
+}
+
 /** Which of these uploads there are, and belong to this owner if one is named. */
 export async function listUploadIds(db: Queryable, ids: string[], owner: string | undefined): Promise<Set<string>> {
   if (ids.length === 0) return new Set();
@@ -92,6 +100,24 @@ export async function listOriginals(db: Queryable, uploadId: string): Promise<Or
 /** In the order of originals and their pages. */
 export async function listPages(db: Queryable, uploadId: string): Promise<Page[]> {
   return db.select().from(pages).where(eq(pages.uploadId, uploadId)).orderBy(asc(pages.original), asc(pages.page));
+}
+
+/** What there is of the pages that completed, in order. */
+export async function listPageFiles(
+  db: Queryable,
+  uploadId: string,
+): Promise<{ original: number; page: number; path: string; sha256: string; bytes: number }[]> {
+  return db
+    .select({
+      original: pages.original,
+      page: pages.page,
+      path: sql<string>`${pages.path}`,
+      sha256: sql<string>`${pages.sha256}`,
+      bytes: sql<number>`${pages.bytes}`,
+    })
+    .from(pages)
+    .where(and(eq(pages.uploadId, uploadId), eq(pages.status, 'completed')))
+    .orderBy(asc(pages.original), asc(pages.page));
 }
 
 export async function findOriginal(db: Queryable, uploadId: string, original: number): Promise<Original | undefined> {

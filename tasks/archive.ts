@@ -16,7 +16,7 @@ export const archive = defineTask({
     if (pages.length === 0) throw new AppError('task_failed', 'the upload has no pages yet', { retryable: true });
     const { zipPages } = await import('./zip-pages.ts');
     const storePath = archivePath(payload.upload_id, randomUUID());
-    const zip = zipPages(pages, (done) => progress(done, pages.length));
+    const zip = zipPages(pages, { onPage: (done) => progress(done, pages.length) });
     const { bytes, sha256 } = await writeSynced(output(storePath), zip, signal);
     return { path: storePath, bytes, sha256, pages: pages.length };
   },

@@ -1,6 +1,6 @@
 import { createReadStream, type ReadStream } from 'node:fs';
 import type { PassThrough } from 'node:stream';
-import { ZipFile } from 'yazl';
+import { type ReadStreamOptions, ZipFile } from 'yazl';
 
 export interface PageFile {
   original: number;
@@ -9,32 +9,56 @@ export interface PageFile {
   path: string;
 }
 
+/** Under names like `1-0001.png`: original, then page. */
+function nameOf({ original, page }: Omit<PageFile, 'path'>): string {
+  return `${original}-${String(page).padStart(4, '0')}.png`;
+}
+
+/** Stored, as PNGs do not shrink. */
+const STORED: Partial<ReadStreamOptions> = { compress: false };
+
+/** Above this many pages the directory at the end is always the large one: yazl foretells its size wrongly from 64 KB on. */
+const MOST_SMALL = 500;
+const endOf = (pages: unknown[]) => ({ forceZip64Format: pages.length > MOST_SMALL, comment: '' });
+
 /**
- * The bytes of a zip of pages, under names like `1-0001.png`: original, then page. Opens one file at a time, the first
- * when it is read from, and leaves none open however it ends. `onPage` hears how many pages are through.
+ * The bytes of a zip of pages. Opens one file at a time, the first when it is read from, and leaves none open however it
+ * ends. The same pages with the same `mtime` give the same bytes. `onPage` hears how many pages are through.
  */
 export async function* zipPages(
   pages: PageFile[],
-  onPage: (done: number) => void = () => {},
+  { mtime = new Date(), onPage = () => {} }: { mtime?: Date; onPage?: (done: number) => void } = {},
 ): AsyncGenerator<Buffer, void> {
   const zip = new ZipFile();
   const output = zip.outputStream as PassThrough;
   let reading: ReadStream | undefined;
-  for (const [index, { original, page, path }] of pages.entries()) {
-    // Stored, as PNGs do not shrink.
-    zip.addReadStreamLazy(`${original}-${String(page).padStart(4, '0')}.png`, { compress: false }, (use) => {
+  for (const [index, page] of pages.entries()) {
+    zip.addReadStreamLazy(nameOf(page), { ...STORED, mtime }, (use) => {
       // yazl does not see that its output is gone, and would open the next file.
       if (output.destroyed) return;
-      reading = createReadStream(path);
+      reading = createReadStream(page.path);
       reading.on('error', (error) => output.destroy(error));
       reading.on('end', () => onPage(index + 1));
       use(null, reading);
     });
   }
-  zip.end();
+  zip.end(endOf(pages));
   try {
     yield* output;
   } finally {
     reading?.destroy();
   }
+}
+
+/** How many bytes `zipPages` gives for pages of these sizes. */
+export function zipSize(pages: (Omit<PageFile, 'path'> & { bytes: number })[]): number {
+  const zip = new ZipFile();
+  for (const page of pages) zip.addReadStreamLazy(nameOf(page), { ...STORED, size: page.bytes }, () => {});
+  let size = 0;
+  const told = (bytes: number) => {
+    size = bytes;
+  };
+  // Its types forget what it tells.
+  zip.end(endOf(pages), told as () => void);
+  return size;
 }

@@ -28,6 +28,8 @@ import { jobId, readJobs, readScheduledJob } from '../job-requests.ts';
 import { jsonBody } from '../middleware/json-body.ts';
 import { invalid, notFound, parse } from '../problem.ts';
 import { jobList, jobsToRetry, logList, scheduleName, scheduleRequest } from '../schemas.ts';
+import { jobKey, type Statuses } from '../statuses/statuses.ts';
+import type { Waiting } from '../waiting.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 
 /** A batch of jobs, and everything else. */
@@ -35,8 +37,16 @@ const LARGEST_BATCH = '10mb';
 const LARGEST_BODY = '1mb';
 
 /** The calls of the Jobs table of the contract, but for the stream. */
-export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; guard: Guard; log: Logger }): Router {
-  const { db, queues, tasks, guard } = parts;
+export function jobRoutes(parts: {
+  db: Database;
+  queues: Queues;
+  tasks: Tasks;
+  guard: Guard;
+  log: Logger;
+  statuses: Statuses;
+  waiting: Waiting;
+}): Router {
+  const { db, queues, tasks, guard, statuses, waiting } = parts;
   const router = Router();
 
   router.param('id', function refuseImpossibleId(_request, _response, next, id) {
@@ -50,6 +60,7 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; g
     if (known !== undefined) return sendAnswer(response, known);
     const newJobs = await readJobs(db, tasks, callerOf(request), request.body);
     for (const { notifyUrl } of newJobs) refuseForbidden(guard, notifyUrl);
+    let told: JobRow[] = [];
     let answer = { status: 201, location: null as string | null, body: {} as unknown };
     await acceptJobs(db, queues, newJobs, async (tx, jobs) => {
       const dependsOn = await dependenciesOf(
@@ -65,7 +76,10 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; g
             body: jobDocument(first, dependsOn.get(first.id), await positionInQueue(tx, first)),
           };
       await idempotency.keep(tx, fingerprint, answer);
+      told = jobs;
     });
+    // Of a new job nothing can be known yet.
+    await forget(told.filter(({ version }) => version > 0));
     sendAnswer(response, answer);
   });
 
@@ -79,6 +93,7 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; g
       db,
       items.map(({ id }) => id),
     );
+    await forget(items);
     response.json({
       items: items.map((job) => jobDocument(job, dependsOn.get(job.id))),
       next_cursor: next && Buffer.from(JSON.stringify(next)).toString('base64url'),
@@ -96,7 +111,15 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; g
   });
 
   router.get('/jobs/:id', async (request, response) => {
-    response.json(await detailOf(await requestedJob(request)));
+    const { id } = request.params;
+    const { body } = await waiting.hold(request, response, jobKey(id), async () => {
+      const known = await statuses.job(id);
+      if (known === undefined || !isVisible(known, callerOf(request))) throw notFound(`job ${id}`);
+      return known;
+    });
+    // A position changes with what others do: it is counted each time.
+    const hasPosition = body.status === 'ready' || body.status === 'blocked';
+    response.json(hasPosition ? await detailOf(await requestedJob(request)) : body);
   });
 
   router.patch('/jobs/:id/cancel', async (request, response) => {
@@ -173,6 +196,11 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; g
     response.status(204).end();
   });
 
+  /** For answers that tell of jobs by their rows: what is read of them later is no older. */
+  async function forget(rows: JobRow[]): Promise<void> {
+    if (rows.length > 0) await statuses.forget(rows.map(({ id }) => jobKey(id)));
+  }
+
   async function requestedJob(request: Request<{ id: string }>): Promise<JobRow> {
     const { id } = request.params;
     const job = await findJob(db, id);
@@ -182,7 +210,10 @@ export function jobRoutes(parts: { db: Database; queues: Queues; tasks: Tasks; g
 
   async function detailOf(job: JobRow) {
     const dependsOn = await dependenciesOf(db, [job.id]);
-    return jobDetail(job, dependsOn.get(job.id), await positionInQueue(db, job), await listAttempts(db, job.id));
+    const position = await positionInQueue(db, job);
+    const attempts = await listAttempts(db, job.id);
+    await forget([job]);
+    return jobDetail(job, dependsOn.get(job.id), position, attempts);
   }
 
   return router;

@@ -418,6 +418,8 @@ describe('the document', () => {
       tasks: await loadTasks(undefined),
       guard: nothing,
       admit: nothing,
+      statuses: nothing,
+      waiting: nothing,
       config: parseConfig({}),
       log: createLogger('silent', {}),
     });

@@ -148,6 +148,8 @@ export async function startService({
     async startApi(): Promise<void> {
       api = await start('api');
     },
+    /** One more API process beside the one at `url`. */
+    startOtherApi: () => start('api'),
     startConverter: async (extra?: Record<string, string>) => (await start('converter', extra)).child,
     end,
     /** Uploads files given as [filename, bytes] with text fields; gives the status and the parsed answer. */

@@ -1,0 +1,108 @@
+import type { Request, Response } from 'express';
+import type { Logger } from '../log.ts';
+import { waitOf } from './prefer.ts';
+import type { Statuses } from './statuses/statuses.ts';
+
+const MOST_WAITERS = 10_000;
+/** Beyond the longest wait: the connection is not idle, it waits. */
+const CONNECTION_MS = 90_000;
+const KEEP_AWAKE_MS = 5_000;
+const RETRY_AFTER_SECONDS = '1';
+
+export type Waiting = ReturnType<typeof createWaiting>;
+
+/**
+ * Holds answers until what they tell of has ended (`Prefer: wait`). Waiters are found by what they wait for, so that a
+ * change costs as much as there are waiters for it. The owner calls `close()`.
+ */
+export function createWaiting(statuses: Statuses, log: Logger) {
+  const waiters = new Map<string, Set<() => void>>();
+  let count = 0;
+  let closed = false;
+  const endings = new Set<() => void>();
+  const stopListening = statuses.onEnd((keys) => {
+    for (const key of keys) for (const wake of waiters.get(key) ?? []) wake();
+  });
+
+  const keepingAwake = setInterval(() => {
+    if (count > 0) void statuses.keepAwake().catch((error) => log.debug({ err: error }, 'changes not heard'));
+  }, KEEP_AWAKE_MS);
+
+  /** Rings when an end was heard of, the time is over, the client is gone or the process stops. */
+  function createAlarm(key: string, response: Response, seconds: number) {
+    let changed = Promise.withResolvers<void>();
+    let over = false;
+    const wake = () => changed.resolve();
+    const end = () => {
+      over = true;
+      wake();
+    };
+    const timer = setTimeout(end, seconds * 1000);
+    response.once('close', end);
+    const others = waiters.get(key) ?? new Set();
+    waiters.set(key, others.add(wake));
+    endings.add(end);
+    count++;
+    return {
+      get over(): boolean {
+        return over || closed;
+      },
+      async rings(): Promise<void> {
+        await changed.promise;
+        changed = Promise.withResolvers<void>();
+      },
+      remove(): void {
+        clearTimeout(timer);
+        response.off('close', end);
+        endings.delete(end);
+        others.delete(wake);
+        if (others.size === 0) waiters.delete(key);
+        count--;
+      },
+    };
+  }
+  return {
+    /**
+     * What `read` gives: at once, or, if the request prefers to wait, as soon as it is done or the time is over. Sets the
+     * headers that say so. When the client goes away meanwhile, what was read last.
+     */
+    async hold<Known extends { done: boolean }>(
+      request: Request,
+      response: Response,
+      key: string,
+      read: () => Promise<Known>,
+    ): Promise<Known> {
+      const seconds = waitOf(request.get('Prefer'));
+      let known: Known;
+      if (seconds === undefined || seconds === 0 || count >= MOST_WAITERS || closed) {
+        known = await read();
+        if (seconds === 0) response.set('Preference-Applied', 'wait=0');
+      } else {
+        response.set('Preference-Applied', `wait=${seconds}`);
+        response.setTimeout(CONNECTION_MS);
+        const alarm = createAlarm(key, response, seconds);
+        try {
+          // From here on ends are heard, so that none is lost between this read and the wait.
+          await statuses.keepAwake();
+          known = await read();
+          while (!known.done && !alarm.over) {
+            await alarm.rings();
+            if (!response.destroyed && !closed) known = await read();
+          }
+        } finally {
+          alarm.remove();
+        }
+      }
+      if (closed) response.set('Connection', 'close');
+      if (!known.done) response.set('Retry-After', RETRY_AFTER_SECONDS);
+      return known;
+    },
+    /** Answers all who wait with what is known. */
+    close(): void {
+      closed = true;
+      clearInterval(keepingAwake);
+      stopListening();
+      for (const end of endings) end();
+    },
+  };
+}
