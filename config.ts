@@ -82,7 +82,7 @@ export function parseConfig(environment: NodeJS.ProcessEnv) {
   if (!parsed.success) {
     throw new Error(
       parsed.error.issues
-        .map(({ path: [name], message }) => `${String(name)}=${shown(String(name), set)}: ${message}`)
+        .map(({ path: [name, ...place], message }) => `${shown(String(name), set)}: ${[...place, message].join(': ')}`)
         .join('; '),
     );
   }
@@ -97,9 +97,9 @@ export function parseConfig(environment: NodeJS.ProcessEnv) {
   };
 }
 
-/** What a variable was; a secret goes to no log. */
+/** A variable as an error may show it: without the value of what is secret. */
 function shown(name: string, set: Record<string, string | undefined>): string {
-  return /SECRET/.test(name) ? '(hidden)' : JSON.stringify(set[name]);
+  return set[name] === undefined || /KEY|SECRET/.test(name) ? name : `${name}=${JSON.stringify(set[name])}`;
 }
 
 /** CAPACITY_MEMORY_MB for a converter that shares its machine with all the rest. */
