@@ -72,11 +72,12 @@ const graceMs = config.SHUTDOWN_GRACE_SECONDS * 1000;
 onShutdown(graceMs + 10_000, async ({ err }) => {
   if (err) log.fatal({ err }, 'api fails');
   const closed = new Promise((resolve) => server.close(resolve));
+  const delivered = webhooks.close(err ? 0 : graceMs);
   server.closeIdleConnections();
   waiting.close();
-  await Promise.all([stream.close(), hub.close(), webhooks.close(err ? 0 : graceMs)]);
+  await Promise.all([stream.close(), hub.close()]);
   const cutOff = setTimeout(() => server.closeAllConnections(), err ? 0 : graceMs);
-  await closed;
+  await Promise.all([closed, delivered]);
   clearTimeout(cutOff);
   await statuses.close();
   await queues.close();

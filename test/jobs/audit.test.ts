@@ -13,7 +13,7 @@ afterAll(() => fixture.close());
 
 /** Jobs in every status, named by it; `parent` waits for two children; an upload with a page at work, one that has ended. */
 async function busy(): Promise<void> {
-  await fixture.submit({ id: 'failed' });
+  await fixture.submit({ id: 'failed', notifyUrl: 'http://receiver.example' });
   await fixture.finishAll({ kind: 'failed', error: { code: 'task_failed', message: 'broken' }, retryable: false });
   await fixture.submit({ id: 'completed' });
   const over = await fixture.upload();
@@ -77,6 +77,11 @@ const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
       sql`update jobs set pending_dependencies = 1 where id = 'blocked'`,
       sql`delete from job_dependencies where depends_on = 'ready'`,
     ],
+  ],
+  [
+    'a pending webhook has its pg-boss job',
+    'nobody would deliver it',
+    [sql`delete from pgboss.job where name = 'webhooks'`],
   ],
   [
     'a blocked job counts the prerequisites that have not completed',

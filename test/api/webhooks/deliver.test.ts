@@ -146,7 +146,8 @@ test('what is gone is left alone, a redirect is no delivery, and of an endless a
   });
   await receiver.have('/moved', 2);
   const { items } = await service.get(`/jobs/${moved.job_id}/webhooks`);
-  expect(items).toMatchObject([{ status: 'pending', attempts: [{ status_code: 307, error: 'answered 307' }] }]);
+  expect(items).toMatchObject([{ status: 'pending' }]);
+  expect(items[0].attempts[0]).toMatchObject({ status_code: 307, error: 'answered 307' });
   expect(receiver.at('/elsewhere')).toEqual([]);
 });
 
