@@ -90,6 +90,8 @@ export function admission(admit: Admission): RequestHandler {
 
 /** For what is refused before its body is read: the client sees the answer, and may not go on sending for long. */
 export function stopReading(request: Request, response: Response): void {
+  // Otherwise the end of the answer ends the connection of a client that asked for that, in the middle of its body.
+  response.shouldKeepAlive = true;
   response.once('finish', () => setTimeout(() => request.complete || request.destroy(), LINGER_MS).unref());
 }
 
