@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http';
-import type { Request, RequestHandler } from 'express';
+import type { Request, RequestHandler, Response } from 'express';
 import { RateLimiterMemory } from 'rate-limiter-flexible';
 import type { Config } from '../config.ts';
 import { AppError } from '../errors.ts';
@@ -81,11 +81,18 @@ export function admission(admit: Admission): RequestHandler {
       callers.set(request, caller);
       response.locals.owner = caller.owner;
     } catch (error) {
-      response.once('finish', () => setTimeout(() => request.complete || request.destroy(), LINGER_MS).unref());
+      stopReading(request, response);
       throw error;
     }
     next();
   };
+}
+
+/** For what is refused before its body is read: the client sees the answer, and may not go on sending for long. */
+export function stopReading(request: Request, response: Response): void {
+  // Otherwise the end of the answer ends the connection of a client that asked for that, in the middle of its body.
+  response.shouldKeepAlive = true;
+  response.once('finish', () => setTimeout(() => request.complete || request.destroy(), LINGER_MS).unref());
 }
 
 export function callerOf(request: Request): Caller {

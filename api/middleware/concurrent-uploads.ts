@@ -1,5 +1,5 @@
 import type { RequestHandler } from 'express';
-import { callerOf, tooMany } from '../admission.ts';
+import { callerOf, stopReading, tooMany } from '../admission.ts';
 
 const RETRY_AFTER_SECONDS = 5;
 
@@ -11,7 +11,10 @@ export function limitConcurrentUploads(most: number): RequestHandler {
     const { countedAs } = callerOf(request);
     if (countedAs === undefined) return next();
     const others = underWay.get(countedAs) ?? 0;
-    if (others >= most) throw tooMany(`${others} uploads are under way already`, RETRY_AFTER_SECONDS);
+    if (others >= most) {
+      stopReading(request, response);
+      throw tooMany(`${others} uploads are under way already`, RETRY_AFTER_SECONDS);
+    }
     underWay.set(countedAs, others + 1);
     response.once('close', () => {
       const left = (underWay.get(countedAs) ?? 1) - 1;
