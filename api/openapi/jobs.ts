@@ -12,7 +12,7 @@ import {
   streamQuery,
 } from '../schemas.ts';
 import * as examples from './examples.ts';
-import { HEADERS, json, problem, problems, response } from './responses.ts';
+import { headersNamed, json, problem, problems, response } from './responses.ts';
 
 const tags = ['Jobs'];
 const path = z.object({ id: jobId });
@@ -93,7 +93,7 @@ export const jobPaths: ZodOpenApiPathsObject = {
       description: `A WebSocket. Each message is one JSON document, an \`Event\`: \`${JSON.stringify(examples.event)}\`. The client sends nothing; one that reads too slowly is sent away, and resumes with \`after\`.`,
       requestParams: { query: streamQuery },
       responses: {
-        101: { description: 'The WebSocket is open', headers: { Upgrade: HEADERS.Upgrade } },
+        101: { description: 'The WebSocket is open', headers: headersNamed('Upgrade') },
         426: problem(426, ['invalid_request'], ['Upgrade']),
         ...problems({ 400: ['invalid_request'] }),
       },

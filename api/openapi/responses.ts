@@ -33,8 +33,11 @@ export function response(
   headers: HeaderName[] = [],
   content?: ZodOpenApiResponseObject['content'],
 ): ZodOpenApiResponseObject {
-  const named = (['X-Request-Id', ...headers] as const).map((name) => [name, reference('headers', name)]);
-  return { description, headers: Object.fromEntries(named), ...(content && { content }) };
+  return { description, headers: headersNamed('X-Request-Id', ...headers), ...(content && { content }) };
+}
+
+export function headersNamed(...names: HeaderName[]): Record<string, oas31.ReferenceObject> {
+  return Object.fromEntries(names.map((name) => [name, reference('headers', name)]));
 }
 
 /** An answer of JSON. The example is a real one. */

@@ -2,7 +2,6 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import express, { Router } from 'express';
 import swaggerUi from 'swagger-ui-dist/absolute-path.js';
-import { openapiDocument } from '../openapi/document.ts';
 
 const PAGE = path.join(import.meta.dirname, '../docs');
 
@@ -23,8 +22,9 @@ export function documentationRoutes(): Router {
   const router = Router();
   let document: string | undefined;
 
-  router.get('/openapi.json', (_request, response) => {
-    document ??= JSON.stringify(openapiDocument());
+  router.get('/openapi.json', async (_request, response) => {
+    // Loaded only when somebody asks.
+    document ??= JSON.stringify((await import('../openapi/document.ts')).openapiDocument());
     response.type('application/json').send(document);
   });
 
