@@ -1,7 +1,7 @@
-import { sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
 import { deleteOldEvents } from '../db/events.ts';
 import { deleteOldJobs, listResultPaths } from '../db/jobs.ts';
+import { withLock } from '../db/lock.ts';
 import type { Queues } from '../db/queues.ts';
 import { endsOfUploads, isOver, listOver, listPagePaths } from '../db/uploads.ts';
 import { deleteUpload } from '../jobs/uploads.ts';
@@ -35,102 +35,98 @@ export const ORPHAN_AGE_MS = 6 * 3_600_000;
 
 /**
  * Deletes uploads whose `expires_at` has passed, whatever they are about; and, once they are older than so many days,
- * uploads and jobs that have ended, and events. `signal` ends it between two of them.
+ * uploads and jobs that have ended, and events. Nothing while another converter does it; `signal` ends it between two steps.
  */
 export async function sweepHistory(
-  parts: SweepParts,
+  { db, queues, store, log }: SweepParts,
   retentionDays: number | undefined,
   signal: AbortSignal,
 ): Promise<void> {
-  const { db, queues, store, log } = parts;
-  for (const id of await listOver(db, retentionDays, MOST_UPLOADS)) {
-    if (signal.aborted) return;
-    const swept = await alone(db, HISTORY_LOCK, async () => {
-      try {
+  await withLock(db, HISTORY_LOCK, async () => {
+    for (const id of await listOver(db, retentionDays, MOST_UPLOADS)) {
+      if (signal.aborted) return;
+      await orLogged(log, id, async () => {
         // Rows first: what a crash leaves then are files without a row, which are found.
         if (await deleteUpload(db, queues, id, isOver(retentionDays))) await store.removeFolder(uploadFolder(id));
-      } catch (error) {
-        // The others must not wait for it.
-        log.error({ err: error, upload: id }, 'upload not swept');
-      }
-    });
-    if (!swept) return;
-  }
-  if (retentionDays === undefined) return;
-  const sweepAll = async (deleteOld: typeof deleteOldJobs, limit: number) => {
-    let deleted = limit;
-    for (let batch = 0; batch < MOST_BATCHES && deleted === limit && !signal.aborted; batch++) {
-      const swept = await alone(db, HISTORY_LOCK, async () => {
-        deleted = await deleteOld(db, retentionDays, limit);
       });
-      if (!swept) return;
     }
-  };
-  await sweepAll(deleteOldJobs, JOBS);
-  await sweepAll(deleteOldEvents, EVENTS);
+    if (retentionDays === undefined) return;
+    const batches = async (deleteOld: typeof deleteOldJobs, limit: number) => {
+      for (let batch = 0; batch < MOST_BATCHES && !signal.aborted; batch++) {
+        if ((await deleteOld(db, retentionDays, limit)) < limit) return;
+      }
+    };
+    await batches(deleteOldJobs, JOBS);
+    await batches(deleteOldEvents, EVENTS);
+  });
 }
 
 /**
  * Removes old files that no row accounts for: what was received and not kept, folders of uploads that are not there, and
- * in those of uploads that have ended, pages and archives that nobody recorded. `signal` ends it between two batches.
+ * in those of uploads that have ended, pages and archives that nobody recorded. Nothing while another converter does it;
+ * `signal` ends it between two batches.
  */
 export async function sweepStore(parts: SweepParts, signal: AbortSignal): Promise<void> {
-  const { db, store } = parts;
-  const received = await alone(db, STORE_LOCK, async () => {
-    for await (const path of store.files(INCOMING)) if (await isOld(store, path)) await store.removeFile(path);
-  });
-  if (!received) return;
-  let folders = new Map<string, string[]>();
-  for await (const path of store.files(UPLOADS)) {
-    if (signal.aborted) return;
-    const uploadId = readPath(path)?.uploadId;
-    if (uploadId === undefined) continue;
-    const files = folders.get(uploadId);
-    if (files !== undefined) files.push(path);
-    else {
-      if (folders.size === FOLDERS) {
-        if (!(await sweepFolders(parts, folders))) return;
-        folders = new Map();
-      }
-      folders.set(uploadId, [path]);
+  const { db, store, log } = parts;
+  await withLock(db, STORE_LOCK, async () => {
+    for await (const path of store.files(INCOMING)) {
+      await orLogged(log, path, async () => {
+        if (await isOld(store, path)) await store.removeFile(path);
+      });
     }
-  }
-  await sweepFolders(parts, folders);
+    let folders = new Map<string, string[]>();
+    for await (const path of store.files(UPLOADS)) {
+      if (signal.aborted) return;
+      const uploadId = readPath(path)?.uploadId;
+      if (uploadId === undefined) continue;
+      const files = folders.get(uploadId);
+      if (files !== undefined) files.push(path);
+      else {
+        if (folders.size === FOLDERS) {
+          await sweepFolders(parts, folders);
+          folders = new Map();
+        }
+        folders.set(uploadId, [path]);
+      }
+    }
+    await sweepFolders(parts, folders);
+  });
 }
 
-/** Gives false, and does nothing, while another converter sweeps. */
-function sweepFolders({ db, store, log }: SweepParts, folders: Map<string, string[]>): Promise<boolean> {
-  return alone(db, STORE_LOCK, async () => {
-    // The rows are read after the files, so that a file that is not in them was no one's when it was seen.
-    const ends = await endsOfUploads(db, [...folders.keys()]);
-    const made: { path: string; uploadId: string; archive: boolean }[] = [];
-    for (const [uploadId, files] of folders) {
-      const end = ends.get(uploadId);
-      if (end === undefined) await removeOrphan(uploadId, files);
-      // What still works may be about to record more.
-      else if (end !== null) {
-        for (const path of files) {
-          const kind = readPath(path)?.made;
-          if (kind !== undefined) made.push({ path, uploadId, archive: kind === 'archives' });
-        }
+/** The rows are read after the files, so that a file that is not in them was no one's when it was seen. */
+async function sweepFolders({ db, store, log }: SweepParts, folders: Map<string, string[]>): Promise<void> {
+  const ends = await endsOfUploads(db, [...folders.keys()]);
+  const made: { path: string; uploadId: string; archive: boolean }[] = [];
+  for (const [uploadId, files] of folders) {
+    const end = ends.get(uploadId);
+    // What still works may be about to record more.
+    if (end === null) continue;
+    if (end === undefined) {
+      await orLogged(log, uploadId, async () => {
+        for (const path of files) if (!(await isOld(store, path))) return;
+        await store.removeFolder(uploadFolder(uploadId));
+        log.info({ upload: uploadId }, 'orphaned folder removed');
+      });
+    } else {
+      for (const path of files) {
+        const kind = readPath(path)?.made;
+        if (kind !== undefined) made.push({ path, uploadId, archive: kind === 'archives' });
       }
     }
-    const archived = [...new Set(made.filter((file) => file.archive).map(({ uploadId }) => uploadId))];
-    const recorded = new Set([
-      ...(await listPagePaths(db, [...new Set(made.map(({ uploadId }) => uploadId))])),
-      ...(archived.length > 0 ? await listResultPaths(db, archive.type, archived) : []),
-    ]);
-    for (const { path } of made) {
-      if (recorded.has(path) || !(await isOld(store, path))) continue;
+  }
+  const uploadsOf = (files: typeof made) => [...new Set(files.map(({ uploadId }) => uploadId))];
+  const archived = uploadsOf(made.filter((file) => file.archive));
+  const recorded = new Set([
+    ...(await listPagePaths(db, uploadsOf(made))),
+    ...(archived.length > 0 ? await listResultPaths(db, archive.type, archived) : []),
+  ]);
+  for (const { path } of made) {
+    if (recorded.has(path)) continue;
+    await orLogged(log, path, async () => {
+      if (!(await isOld(store, path))) return;
       await store.removeFile(path);
       log.info({ path }, 'orphaned file removed');
-    }
-  });
-
-  async function removeOrphan(uploadId: string, files: string[]): Promise<void> {
-    for (const path of files) if (!(await isOld(store, path))) return;
-    await store.removeFolder(uploadFolder(uploadId));
-    log.info({ upload: uploadId }, 'orphaned folder removed');
+    });
   }
 }
 
@@ -139,11 +135,7 @@ async function isOld(store: Store, path: string): Promise<boolean> {
   return modified === undefined || Date.now() - modified.getTime() > ORPHAN_AGE_MS;
 }
 
-/** Does `work` unless another converter holds the lock just now; gives whether it did. */
-async function alone(db: Database, lock: number, work: () => Promise<void>): Promise<boolean> {
-  return db.transaction(async (tx) => {
-    const { rows } = await tx.execute<{ got: boolean }>(sql`select pg_try_advisory_xact_lock(${lock}) as got`);
-    if (rows[0]?.got) await work();
-    return rows[0]?.got === true;
-  });
+/** What cannot be removed must not keep all else from it. */
+async function orLogged(log: Logger, what: string, work: () => Promise<void>): Promise<void> {
+  await work().catch((error) => log.error({ err: error, what }, 'not swept'));
 }

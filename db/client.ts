@@ -5,7 +5,7 @@ import type { Logger } from '../log.ts';
 import * as schema from './schema.ts';
 
 /** The pool or a transaction: queries take either, so that each is written once. */
-export type Database = NodePgDatabase<typeof schema>;
+export type Database = NodePgDatabase<typeof schema> & { $client: pg.Pool };
 export type Transaction = Parameters<Parameters<Database['transaction']>[0]>[0];
 export type Queryable = Database | Transaction;
 

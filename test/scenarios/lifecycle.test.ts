@@ -3,7 +3,6 @@ import { readdir, utimes } from 'node:fs/promises';
 import path from 'node:path';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import { ORPHAN_AGE_MS, sweepStore } from '../../converter/sweep.ts';
-import type { Database } from '../../db/client.ts';
 import type { Queues } from '../../db/queues.ts';
 import * as schema from '../../db/schema.ts';
 import { createLogger } from '../../log.ts';
@@ -24,7 +23,7 @@ const filesOf = async (id: string) => (await service.storedFiles()).filter((file
 
 /** As the housekeeper does it, but now. */
 async function sweep(): Promise<void> {
-  const db: Database = drizzle({ client: service.pool, schema });
+  const db = drizzle({ client: service.pool, schema });
   const store = await openDiskStore(path.join(service.folder, 'store'));
   const log = createLogger('silent', {});
   await sweepStore({ db, store, log, queues: {} as Queues }, new AbortController().signal);
