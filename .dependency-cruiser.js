@@ -54,6 +54,13 @@ export default {
       to: { path: 'node_modules/pg-boss/' },
     },
     {
+      name: 'redis-in-one-file',
+      comment: 'what a Redis may be trusted with is decided in one place',
+      severity: 'error',
+      from: { pathNot: '^(api/statuses/redis-copy\\.ts|test/|bench/)' },
+      to: { path: 'node_modules/@redis/' },
+    },
+    {
       name: 'express-in-api',
       comment: 'HTTP stays at the edge',
       severity: 'error',

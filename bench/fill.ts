@@ -58,3 +58,42 @@ export async function fillTables(
     client.release(true);
   }
 }
+
+/** Uploads of one page each, all of them finished but the last `open`, which are given by their ids. */
+export async function fillUploads(
+  pool: Pool,
+  { finished, open }: { finished: number; open: number },
+): Promise<string[]> {
+  const client = await pool.connect();
+  try {
+    await client.query(`set session_replication_role = replica`);
+    await client.query(`set statement_timeout = 0`);
+    await client.query(
+      `insert into uploads (id, status, priority, dpi, pages_done, pages_total, created_at, finished_at)
+       select gen_random_uuid(), 'completed', 'normal', 200, 1, 1, at, at
+       from generate_series(1, $1::int) n, lateral (select now() - n * interval '2 seconds' as at) times`,
+      [finished],
+    );
+    const { rows } = await client.query(
+      `insert into uploads (id, status, priority, dpi, pages_done, pages_total)
+       select gen_random_uuid(), 'processing', 'normal', 200, 1, 2 from generate_series(1, $1::int) n returning id`,
+      [open],
+    );
+    await client.query(
+      `insert into originals (upload_id, original, filename, media_type, bytes, sha256, path, page_count)
+       select id, 1, 'a.pdf', 'application/pdf', 50000, repeat('0', 64), 'uploads/' || id || '/originals/1.pdf', pages_total
+       from uploads`,
+    );
+    await client.query(
+      `insert into pages (upload_id, original, page, status, path, width, height, bytes, sha256, dpi, engine)
+       select id, 1, 1, 'completed', 'uploads/' || id || '/pages/1-0001.1.png', 1700, 2200, 90000, repeat('0', 64), 200, 'pdf-to-img'
+       from uploads`,
+    );
+    await client.query('set session_replication_role = origin');
+    await client.query('vacuum analyze');
+    await client.query('checkpoint');
+    return rows.map(({ id }) => id);
+  } finally {
+    client.release(true);
+  }
+}

@@ -45,10 +45,13 @@ export async function startService(
   const pool = new pg.Pool({ connectionString: postgres.url, max: 1 });
   let converter: ChildProcess | undefined;
 
-  async function start(part: 'api' | 'converter'): Promise<{ child: ChildProcess; url: string }> {
+  async function start(
+    part: 'api' | 'converter',
+    more: Record<string, string> = {},
+  ): Promise<{ child: ChildProcess; url: string }> {
     // As package.json starts it. A group of its own: Ctrl-C reaches the bench alone, which then ends the others in order.
     const execArgv = ['--max-semi-space-size=2'];
-    const child = fork(path.join(ROOT, part, 'main.ts'), { env, execArgv, detached: true });
+    const child = fork(path.join(ROOT, part, 'main.ts'), { env: { ...env, ...more }, execArgv, detached: true });
     parts.add(child);
     const ended = new AbortController();
     child.once('exit', () => {
@@ -96,15 +99,27 @@ export async function startService(
 
   try {
     await migrateDatabase(postgres.url);
-    const { url, child: api } = await start('api');
+    let api = await start('api');
     return {
-      url,
+      get url(): string {
+        return api.url;
+      },
       databaseUrl: postgres.url,
       pool,
       /** Undefined while there is none. */
       converterPid: () => (converter && parts.has(converter) ? converter.pid : undefined),
       /** Resident memory of the processes, in MB. */
-      residentMb: () => ({ api: residentMb(api), converter: residentMb(converter) }),
+      residentMb: () => ({ api: residentMb(api.child), converter: residentMb(converter) }),
+      /** Gives way to a new API process, at another URL and with variables of its own. */
+      async restartApi(more: Record<string, string> = {}): Promise<void> {
+        await end(api.child);
+        api = await start('api', more);
+      },
+      /** One more API process; gives what stops it. */
+      async startOtherApi(): Promise<() => Promise<void>> {
+        const { child } = await start('api');
+        return () => end(child);
+      },
       async stopConverter(): Promise<void> {
         if (converter) await end(converter);
       },
@@ -116,10 +131,10 @@ export async function startService(
       /** Converts a file `count` times at once, and removes what came of it. */
       async convert(file: string, count = 1): Promise<Conversion> {
         const began = Date.now();
-        const done = await Promise.all(Array.from({ length: count }, () => upload(url, file)));
+        const done = await Promise.all(Array.from({ length: count }, () => upload(api.url, file)));
         const seconds = (Math.max(...done.map(({ finished }) => finished)) - began) / 1000;
         const peakMb = await peakOf(done.map(({ id }) => id));
-        for (const { id } of done) await fetch(`${url}/uploads/${id}`, { method: 'DELETE', signal });
+        for (const { id } of done) await fetch(`${api.url}/uploads/${id}`, { method: 'DELETE', signal });
         return { seconds, pages: done.reduce((sum, { pages }) => sum + pages, 0), peakMb };
       },
       stop,

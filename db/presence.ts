@@ -50,16 +50,21 @@ export function openPresence(url: string, log: Logger) {
     }
   }
 
+  /** A session that has just ended is no reason to fail: all of these may be asked again in a new one. */
+  function queryAgain<Row extends pg.QueryResultRow>(text: string, values: number[]): Promise<Row[]> {
+    return query<Row>(text, values).catch(() => query<Row>(text, values));
+  }
+
   return {
     async announce(copy: number): Promise<void> {
-      await query('select pg_advisory_lock_shared($1, $2)', [LOCK_CLASS, copy]);
+      await queryAgain('select pg_advisory_lock_shared($1, $2)', [LOCK_CLASS, copy]);
     },
     async withdraw(copy: number): Promise<void> {
-      await query('select pg_advisory_unlock_shared($1, $2)', [LOCK_CLASS, copy]);
+      await queryAgain('select pg_advisory_unlock_shared($1, $2)', [LOCK_CLASS, copy]);
     },
     /** The copies that any process has announced, and which of them are our own. */
     async announced(): Promise<{ all: Set<number>; own: Set<number> }> {
-      const locks = await query<{ copy: number; own: boolean }>(
+      const locks = await queryAgain<{ copy: number; own: boolean }>(
         `select (objid::bigint - case when objid::bigint > 2147483647 then 4294967296 else 0 end)::int as copy,
            pid = pg_backend_pid() as own
          from pg_locks where locktype = 'advisory' and classid = $1 and objsubid = 2 and granted

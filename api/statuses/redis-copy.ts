@@ -60,10 +60,10 @@ export async function openRedisCopy(url: string, log: Logger): Promise<RedisCopy
   });
   const lost = Promise.withResolvers<void>();
   let open = true;
-  function giveUp(error: unknown): void {
+  function giveUp(error?: unknown): void {
     if (!open) return;
     open = false;
-    log.warn({ err: error }, 'redis lost');
+    if (error) log.warn({ err: error }, 'redis lost');
     lost.resolve();
     if (client.isOpen) client.destroy();
   }
@@ -111,7 +111,7 @@ export async function openRedisCopy(url: string, log: Logger): Promise<RedisCopy
       await send('SET', EPOCH, randomUUID());
     },
     close() {
-      giveUp(new Error('closed'));
+      giveUp();
     },
   };
 }

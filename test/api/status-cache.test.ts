@@ -75,6 +75,18 @@ async function readWhileAllMoves(service: Service, urls: string[], disturb: () =
     }
   }
 
+  /** Events are read up to the oldest transaction that still writes: meanwhile nobody hears of any change. */
+  async function deafen(): Promise<void> {
+    const writing = await service.pool.connect();
+    while (!over) {
+      await writing.query('begin; select pg_current_xact_id()');
+      await delay(400);
+      await writing.query('commit');
+      await delay(100);
+    }
+    writing.release();
+  }
+
   async function client(): Promise<void> {
     const seen = new Map<string, number>();
     while (!over) {
@@ -100,7 +112,7 @@ async function readWhileAllMoves(service: Service, urls: string[], disturb: () =
     }
   }
 
-  const all = Promise.all([move(), ...Array.from({ length: 4 }, client)]);
+  const all = Promise.all([move(), deafen(), ...Array.from({ length: 4 }, client)]);
   try {
     await disturb();
   } finally {

@@ -37,7 +37,7 @@ export async function startService({
     MIN_FREE_MB: '0',
     ...env,
   };
-  const pool = new pg.Pool({ connectionString: database.url, max: 2 });
+  const pool = new pg.Pool({ connectionString: database.url, max: 4 });
   // A client that has ended for the pool may still be cut off when the database is dropped.
   pool.on('connect', (client) => client.on('error', () => undefined));
   const processes = new Set<ChildProcess>();

@@ -1,0 +1,162 @@
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { Agent, get as httpGet } from 'node:http';
+import { availableParallelism, tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import autocannon from 'autocannon';
+import sharp from 'sharp';
+import { hasRedis, startRedis } from '../test/support/redis.ts';
+import { fillUploads } from './fill.ts';
+import { type Service, startService } from './service.ts';
+import { describeMachine, type Row, toMarkdown } from './table.ts';
+
+/**
+ * `npm run bench:http`: how many statuses one API process answers in a second with a million uploads in the tables, how
+ * many small uploads it takes, and what clients cost that wait. Prints Markdown; docs/evaluation_results.md tells how it measures.
+ */
+const UPLOADS = Number(process.env.BENCH_UPLOADS ?? 1_000_000);
+const SECONDS = Number(process.env.BENCH_SECONDS ?? 10);
+const WAITERS = Number(process.env.BENCH_WAITERS ?? 2_000);
+const CONNECTIONS = 32;
+/** How many uploads the clients ask for in turn. */
+const POLLED = 1_000;
+const TARGETS = { statusesPerSecond: 4_000, statusP99Ms: 25, uploadsPerSecond: 300, waiterKb: 20 };
+
+const interruption = new AbortController();
+const { signal } = interruption;
+for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(name, () => interruption.abort(new Error(`stopped by ${name}`)));
+}
+
+const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-bench-'));
+let service: Service | undefined;
+try {
+  // Every upload is to be accepted, though nobody converts.
+  service = await startService(folder, availableParallelism(), signal, {
+    MAX_QUEUED_JOBS: '1000000000',
+    MIN_FREE_MB: '0',
+  });
+  say(`filling in ${UPLOADS} uploads`);
+  const ids = await fillUploads(service.pool, { finished: UPLOADS, open: WAITERS });
+  const rows = [
+    ...(await measureReads(service, ids.slice(0, POLLED))),
+    await measureWaiters(service, ids),
+    await measureUploads(service),
+  ];
+  process.stdout.write(`${describeMachine({ 'Node.js': process.versions.node })}\n${toMarkdown(rows)}`);
+} catch (error) {
+  say(signal.aborted ? signal.reason.message : (error as Error).stack);
+  process.exitCode = 1;
+} finally {
+  await service?.stop();
+  await rm(folder, { recursive: true, force: true });
+}
+
+async function measureReads(service: Service, ids: string[]): Promise<Row[]> {
+  const documents = ids.map((id) => `/uploads/${id}`);
+  const statuses = documents.map((path) => `${path}/status`);
+  const rows = await readsOf('documents, from Postgres', service.url, documents, false);
+  rows.push(...(await readsOf('statuses, from memory', service.url, statuses)));
+  // Beside another process without Redis, nobody trusts its memory.
+  const endOther = await service.startOtherApi();
+  rows.push(...(await readsOf('statuses, from Postgres (two API processes, no Redis)', service.url, statuses)));
+  await endOther();
+  if (!hasRedis) {
+    say('no redis-server here: not measured');
+    return rows;
+  }
+  const redis = await startRedis();
+  try {
+    await service.restartApi({ REDIS_URL: redis.url });
+    rows.push(...(await readsOf('statuses, from Redis', service.url, statuses)));
+    await service.restartApi();
+  } finally {
+    await redis.stop();
+  }
+  return rows;
+}
+
+async function readsOf(what: string, url: string, paths: string[], withTargets = true): Promise<Row[]> {
+  say(what);
+  const requests = paths.map((path) => ({ method: 'GET' as const, path }));
+  await run({ url, connections: CONNECTIONS, duration: Math.ceil(SECONDS / 5), requests });
+  const { requests: answered, latency } = await run({ url, connections: CONNECTIONS, duration: SECONDS, requests });
+  return [
+    withTargets
+      ? atLeast(`${what}, ${CONNECTIONS} clients`, answered.average, TARGETS.statusesPerSecond, '/s')
+      : { what: `${what}, ${CONNECTIONS} clients`, ours: `${answered.average.toFixed(0)} /s`, other: '' },
+    withTargets
+      ? atMost(`${what}, p99`, latency.p99, TARGETS.statusP99Ms, 'ms')
+      : { what: `${what}, p99`, ours: `${latency.p99} ms`, other: '' },
+  ];
+}
+
+/** What the API process takes more while clients wait, each for another upload and by a connection of its own. */
+async function measureWaiters({ url, residentMb }: Service, ids: string[]): Promise<Row> {
+  say(`${WAITERS} waiters`);
+  await delay(2_000, undefined, { signal });
+  const before = residentMb().api;
+  const agent = new Agent({ maxSockets: Infinity });
+  const waiting = ids.slice(0, WAITERS).map((id) => {
+    const request = httpGet(`${url}/uploads/${id}/status`, { agent, headers: { Prefer: 'wait=60' } }, (response) => {
+      throw new Error(`answered with ${response.statusCode} while it should wait`);
+    });
+    return request.on('error', () => undefined);
+  });
+  await delay(10_000, undefined, { signal });
+  const kb = ((residentMb().api - before) * 1024) / WAITERS;
+  for (const request of waiting) request.destroy();
+  agent.destroy();
+  return atMost(`${WAITERS} clients that wait, resident memory of each`, kb, TARGETS.waiterKb, 'KB');
+}
+
+async function measureUploads({ url }: Service): Promise<Row> {
+  say('uploads');
+  const side = 130;
+  const png = await sharp(randomBytes(side * side * 3), { raw: { width: side, height: side, channels: 3 } })
+    .png()
+    .toBuffer();
+  const boundary = 'sheetmill-bench';
+  const body = Buffer.concat([
+    Buffer.from(`--${boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n`),
+    png,
+    Buffer.from(`\r\n--${boundary}--\r\n`),
+  ]);
+  const headers = { 'Content-Type': `multipart/form-data; boundary=${boundary}` };
+  const { requests } = await run({
+    url: `${url}/uploads`,
+    method: 'POST',
+    headers,
+    body,
+    connections: 8,
+    duration: SECONDS,
+  });
+  return atLeast(
+    `uploads of ${Math.round(png.length / 1000)} KB accepted, 8 clients`,
+    requests.average,
+    TARGETS.uploadsPerSecond,
+    '/s',
+  );
+}
+
+async function run(options: autocannon.Options): Promise<autocannon.Result> {
+  signal.throwIfAborted();
+  const result = await autocannon(options);
+  if (result.non2xx > 0 || result.errors > 0) {
+    throw new Error(`${result.non2xx} answers were no success, ${result.errors} calls failed`);
+  }
+  return result;
+}
+
+function atLeast(what: string, value: number, target: number, unit: string): Row {
+  return { what, ours: `${value.toFixed(0)} ${unit}`, other: `${target} ${unit}`, ratio: value / target, least: 1 };
+}
+
+function atMost(what: string, value: number, target: number, unit: string): Row {
+  return { what, ours: `${value.toFixed(1)} ${unit}`, other: `${target} ${unit}`, ratio: value / target, most: 1 };
+}
+
+function say(line: string | undefined): void {
+  process.stderr.write(`${line}\n`);
+}
