@@ -54,7 +54,7 @@ const scheduledJob = z.strictObject({
   notify_url: z.null().optional(),
 });
 
-const newJob = scheduledJob.extend({
+export const newJob = scheduledJob.extend({
   job_id: jobId.optional(),
   depends_on: z.array(jobId).nullish(),
   run_at: moment
