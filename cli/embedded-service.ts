@@ -31,7 +31,7 @@ export async function withEmbeddedService<T>(
   signal: AbortSignal,
   use: (url: string) => Promise<T>,
 ): Promise<T> {
-  const folder = dataDir ?? (await mkdtemp(path.join(tmpdir(), 'sheetmill-')));
+  const folder = dataDir ?? (await mkdtemp(path.join(tmpdir(), 'sheetmill-convert-')));
   const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !SHARED.test(name)));
   const child = fork(MAIN, {
     env: { LOG_LEVEL: 'error', ...environment, DATA_DIR: folder, PORT: '0', SHUTDOWN_GRACE_SECONDS: '0' },

@@ -119,9 +119,18 @@ export function createHttp(options: ClientOptions) {
     authorization,
     signal: options.signal,
     call,
-    json: <T>(asked: Call): Promise<T> => call(asked, (response) => response.json() as Promise<T>),
+    json: <T>(asked: Call): Promise<T> => call(asked, (response) => readJson<T>(response)),
     nothing: (asked: Call): Promise<void> => call(asked, async (response) => void (await response.text())),
   };
+}
+
+async function readJson<T>(response: Response): Promise<T> {
+  const body = await response.text();
+  try {
+    return JSON.parse(body);
+  } catch (cause) {
+    throw new Error(`${response.url} answers no JSON: is that sheetmill?`, { cause });
+  }
 }
 
 /** Reads a problem+json; an answer by somebody else, such as a proxy, has no code of ours. */
@@ -142,11 +151,15 @@ export function searchOf(query: object): string {
   return search && `?${search}`;
 }
 
-/** What undici throws when a connection fails or ends too early; all else that it throws is a fault of ours. */
-function isBroken(error: unknown): error is TypeError {
-  if (!(error instanceof TypeError) || !/^(fetch failed|terminated)$/.test(error.message)) return false;
+/**
+ * What fetch throws when a connection fails or ends too early, told by its words; all else that it
+ * throws is no fault of the network.
+ */
+function isBroken(error: unknown): error is Error {
+  const { name, message, cause } = error as Error;
+  if (name !== 'TypeError' || !/^(fetch failed|terminated)$/.test(message)) return false;
   // A file that cannot be read, or has changed while it was sent.
-  return (error.cause as Error | undefined)?.name !== 'NotReadableError';
+  return (cause as Error | undefined)?.name !== 'NotReadableError';
 }
 
 function mayRepeat({ method = 'GET', idempotencyKey }: Call, error: unknown, hasBroken: boolean): boolean {

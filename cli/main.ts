@@ -12,7 +12,7 @@ import * as verify from './verify.ts';
 
 interface Command {
   help: string;
-  /** Gives the exit code. Ends soon after the signal, and leaves nothing behind. */
+  /** Gives the exit code. Throws soon after the signal, and leaves nothing behind. */
   run(args: string[], signal: AbortSignal): Promise<number>;
 }
 
@@ -48,8 +48,7 @@ async function main(): Promise<number> {
   if (command === undefined) throw new UsageError(`there is no command ${JSON.stringify(name)}`);
   const options = args.includes('--') ? args.slice(0, args.indexOf('--')) : args;
   if (options.includes('--help') || options.includes('-h')) return print(command.help);
-  const code = await command.run(args, interrupted.signal);
-  return signalCode ?? code;
+  return command.run(args, interrupted.signal);
 }
 
 function print(text: string): number {
@@ -63,7 +62,10 @@ function interrupt(signal: NodeJS.Signals): void {
 }
 
 function explain(error: Error): number {
-  if (signalCode !== undefined) return signalCode;
+  if (signalCode !== undefined) {
+    process.stderr.write('sheetmill: interrupted\n');
+    return signalCode;
+  }
   const hint = error instanceof UsageError ? `; see sheetmill ${name && name in COMMANDS ? `${name} ` : ''}--help` : '';
   process.stderr.write(`sheetmill: ${error.message}${hint}\n`);
   return exitCodeOf(error);

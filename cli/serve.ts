@@ -6,7 +6,7 @@ import { forkService } from './embedded-service.ts';
 export const help = `Usage: sheetmill serve
 
 Runs the whole service on this machine, as npm start does: with the same output, and configured by the same environment
-variables (PORT, DATA_DIR, DATABASE_URL and the others of README.md). Ctrl-C stops it.
+variables (PORT, DATA_DIR, DATABASE_URL and the others of README.md). Ctrl-C stops it; the exit code is its own.
 `;
 
 export async function run(args: string[], signal: AbortSignal): Promise<number> {
