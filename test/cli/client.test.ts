@@ -197,3 +197,23 @@ describe('a service that goes away and comes back', () => {
     for (const file of filesNotListed) await rm(path.join(service.folder, 'store', file));
   }, 120_000);
 });
+
+test('a service that has too much to do already gets the upload when it asks for it', async () => {
+  const busy = await startService({ converters: 0, env: { MAX_QUEUED_JOBS: '1' } });
+  try {
+    const { uploads } = createClient({ url: busy.url });
+    const file = await png();
+    for (let count = 0; count < 2; count++) await uploads.create(file);
+    await until(async () => (await busy.upload([['a.png', await makeImage()]])).status === 503);
+    let isTaken = false;
+    const later = uploads.create(file).finally(() => {
+      isTaken = true;
+    });
+    expect((await busy.upload([['a.png', await makeImage()]])).status).toBe(503);
+    expect(isTaken).toBe(false);
+    await busy.startConverter();
+    expect((await uploads.done((await later).id)).status).toBe('completed');
+  } finally {
+    await busy.stop();
+  }
+});
