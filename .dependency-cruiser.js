@@ -27,6 +27,14 @@ export default {
       'the HTTP edge and the converter meet in Postgres and the store alone',
     ),
     only('converter', ['tasks', 'jobs', 'db', 'store'], 'the converter serves no HTTP'),
+    only('cli', ['api'], 'the command line meets the service over HTTP alone, and starts it as a process of its own'),
+    {
+      name: 'types-alone-in-cli',
+      comment: 'the client has no dependency but Node and ws when it runs: it takes types from the schemas of the API',
+      severity: 'error',
+      from: { path: '^cli/' },
+      to: { path: '^(api/|(config|errors|log|shutdown|signal)\\.ts$)', dependencyTypesNot: ['type-only'] },
+    },
     {
       name: 'root-imports-nothing',
       comment: 'these may be imported by everyone, so they import nobody',
@@ -69,9 +77,10 @@ export default {
     },
     {
       name: 'sharp-in-one-file',
-      comment: 'its global settings (blocked loaders, caches) must be made before any use',
+      comment:
+        'its global settings (blocked loaders, caches) must be made before any use; `sheetmill verify` is another process',
       severity: 'error',
-      from: { pathNot: '^(converter/convert/image\\.ts|test/|bench/)' },
+      from: { pathNot: '^(converter/convert/image\\.ts|cli/verify/samples\\.ts|test/|bench/)' },
       to: { path: 'node_modules/sharp/' },
     },
     {

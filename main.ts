@@ -27,8 +27,12 @@ onShutdown((config.SHUTDOWN_GRACE_SECONDS + 60) * 1000, async ({ err }) => {
   await stopPostgres?.();
 });
 
+// Started by the command line, it ends with its parent.
+process.on('disconnect', () => process.kill(process.pid, 'SIGTERM'));
+
 const url = await startAll();
 process.stdout.write(`sheetmill listens on ${url}\n`);
+process.send?.({ kind: 'ready', url });
 
 /** Gives the URL of the API once everything is ready. */
 async function startAll(): Promise<string> {

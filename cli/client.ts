@@ -1,0 +1,214 @@
+import { randomUUID } from 'node:crypto';
+import { createWriteStream, openAsBlob } from 'node:fs';
+import { rename, rm } from 'node:fs/promises';
+import { basename } from 'node:path';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import type { ReadableStream } from 'node:stream/web';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { z } from 'zod';
+import type * as answers from '../api/answers.ts';
+import type * as jobRequests from '../api/job-requests.ts';
+import type * as requests from '../api/schemas.ts';
+import { type ClientOptions, createHttp } from './http.ts';
+import { followEvents } from './stream.ts';
+
+export { type ClientOptions, ProblemError, UnreachableError } from './http.ts';
+
+type Answer<Name extends keyof typeof answers> = z.output<(typeof answers)[Name]>;
+/** What a schema takes. What it reads from the text of a form or query is a number here. */
+type Request<Schema extends z.ZodType> = {
+  [Name in keyof z.input<Schema>]: unknown extends z.input<Schema>[Name] ? number | undefined : z.input<Schema>[Name];
+};
+
+export type Upload = Answer<'upload'>;
+export type UploadStatus = Answer<'uploadStatus'>;
+export type UploadFields = Request<typeof requests.uploadFields>;
+export type Job = Answer<'job'>;
+export type JobDetail = Answer<'jobDetail'>;
+export type NewJob = Request<typeof jobRequests.newJob>;
+export type Event = Answer<'event'>;
+
+/** A path, which is streamed from disk, or bytes in memory; a `File` brings its name. */
+export type Source = string | Blob;
+
+interface Creating {
+  /** Of your own, so that the same call by another process is the same call; made up by default. */
+  idempotencyKey?: string;
+}
+
+interface Waiting {
+  signal?: AbortSignal | undefined;
+}
+
+/** For how long the service is asked to hold an answer; and how often one that does not is asked. */
+const WAIT_SECONDS = 30;
+const POLL_MS = 500;
+const ENDED = ['completed', 'failed', 'cancelled'];
+
+export type Client = ReturnType<typeof createClient>;
+
+/**
+ * Typed calls of a sheetmill service. They are repeated for up to a minute while it cannot be reached or asks to come
+ * back later, where that can do nothing twice: whatever creates something sends an Idempotency-Key.
+ * All throw ProblemError for what the service refuses, UnreachableError when there is no answer.
+ */
+export function createClient(options: ClientOptions) {
+  const http = createHttp(options);
+  const at = (...parts: (string | number)[]) => `/${parts.map(encodeURIComponent).join('/')}`;
+
+  /** Every item of a list, asked for page by page. */
+  async function* all<Item>(path: string, query: object): AsyncGenerator<Item, void> {
+    let next: { cursor?: string } | undefined = {};
+    while (next !== undefined) {
+      type Page = { items: Item[]; next_cursor: string | null };
+      const { items, next_cursor }: Page = await http.json<Page>({ path, query: { ...query, ...next } });
+      yield* items;
+      next = next_cursor === null ? undefined : { cursor: next_cursor };
+    }
+  }
+
+  function download(path: string) {
+    return {
+      /** The bytes as they come. A connection that breaks ends them with an error. */
+      stream: (): Promise<Readable> => http.call({ path }, async (response) => readableOf(response)),
+      /** Writes them to a file: all of them, or the file is not there. */
+      save: (file: string): Promise<void> => http.call({ path }, (response) => writeWhole(file, readableOf(response))),
+    };
+  }
+
+  const uploads = {
+    /** Sends files as one upload; gives it at once, while it waits to be converted. */
+    async create(
+      files: Source | Source[],
+      fields: UploadFields = {},
+      { idempotencyKey = randomUUID() }: Creating = {},
+    ): Promise<Upload> {
+      const form = new FormData();
+      for (const [name, value] of Object.entries(fields)) if (value !== undefined) form.append(name, String(value));
+      for (const file of [files].flat()) {
+        if (typeof file === 'string') form.append('file', await openAsBlob(file), basename(file));
+        else form.append('file', file);
+      }
+      return http.json({ method: 'POST', path: '/uploads', form, idempotencyKey });
+    },
+    /** Everything: its originals and its pages, as far as they are there. */
+    get: (id: string) => http.json<Upload>({ path: at('uploads', id) }),
+    status: (id: string, { wait, signal }: Waiting & { wait?: number } = {}) =>
+      http.json<UploadStatus>({ path: at('uploads', id, 'status'), signal, ...(wait !== undefined && { wait }) }),
+    /** Waits until it has ended, however long that takes, and gives it; `onStatus` is told about once a second. */
+    async done(
+      id: string,
+      { onStatus, signal }: Waiting & { onStatus?: (status: UploadStatus) => void } = {},
+    ): Promise<Upload> {
+      const wait = onStatus ? 1 : WAIT_SECONDS;
+      await poll(signal, async () => {
+        const status = await uploads.status(id, { wait, signal });
+        onStatus?.(status);
+        return status.done ? status : undefined;
+      });
+      return uploads.get(id);
+    },
+    pages: (id: string) => http.json<Answer<'uploadPages'>>({ path: at('uploads', id, 'pages') }),
+    originals: (id: string) => http.json<Answer<'uploadOriginals'>>({ path: at('uploads', id, 'originals') }),
+    /** The PNG of a page; originals and pages count from 1. */
+    page: (id: string, original: number, page: number) => download(at('uploads', id, 'pages', original, `${page}.png`)),
+    /** The bytes of an original, as they were sent. */
+    original: (id: string, original: number) => download(at('uploads', id, 'originals', original)),
+    /** A zip of all pages. */
+    archive: (id: string) => download(at('uploads', id, 'archive.zip')),
+    /** All that match, newest first. */
+    list: (query: Request<typeof requests.uploadList> = {}) => all<Answer<'uploadSummary'>>('/uploads', query),
+    cancel: (id: string) => http.json<Upload>({ method: 'POST', path: at('uploads', id, 'cancel') }),
+    /** Converts again what failed or was cancelled. */
+    retry: (id: string) => http.json<Upload>({ method: 'POST', path: at('uploads', id, 'retry') }),
+    /** Removes it with its files. */
+    delete: (id: string) => http.nothing({ method: 'DELETE', path: at('uploads', id) }),
+  };
+
+  const jobs = {
+    submit: (job: NewJob, { idempotencyKey = randomUUID() }: Creating = {}) =>
+      http.json<Job>({ method: 'POST', path: '/jobs', json: job, idempotencyKey }),
+    /** Takes all of them or none. */
+    async batch(batch: NewJob[], { idempotencyKey = randomUUID() }: Creating = {}): Promise<Job[]> {
+      const call = { method: 'POST', path: '/jobs', json: batch, idempotencyKey } as const;
+      return (await http.json<Answer<'jobBatch'>>(call)).items;
+    },
+    get: (id: string, { wait, signal }: Waiting & { wait?: number } = {}) =>
+      http.json<JobDetail>({ path: at('jobs', id), signal, ...(wait !== undefined && { wait }) }),
+    /** Waits until it has ended, however long that takes, and gives it. */
+    done: (id: string, { signal }: Waiting = {}): Promise<JobDetail> =>
+      poll(signal, async () => {
+        const job = await jobs.get(id, { wait: WAIT_SECONDS, signal });
+        return ENDED.includes(job.status) ? job : undefined;
+      }),
+    cancel: (id: string) => http.json<JobDetail>({ method: 'PATCH', path: at('jobs', id, 'cancel') }),
+    retry: (id: string) => http.json<JobDetail>({ method: 'POST', path: at('jobs', id, 'retry') }),
+    /** Runs all again that match; gives how many. */
+    async retryAll(filter: Request<typeof requests.jobsToRetry>): Promise<number> {
+      const call = { method: 'POST', path: '/jobs/retry', json: filter } as const;
+      return (await http.json<Answer<'retried'>>(call)).retried;
+    },
+    /** Its changes of status and what its task logged, from the line `after` on. */
+    logs: (id: string, query: { after?: number; limit?: number } = {}) =>
+      all<Answer<'logLine'>>(at('jobs', id, 'logs'), query),
+    /** All that match, newest first. */
+    list: (query: Request<typeof requests.jobList> = {}) => all<Job>('/jobs', query),
+    /**
+     * Every change as it happens, without end: leave the loop when you have seen enough. A connection that breaks goes
+     * on after the last event; with `after` (0: from the first one stored) none is missed before the first, either.
+     */
+    stream: (query: Request<typeof requests.streamQuery> & Waiting = {}) =>
+      followEvents<Event>(http, '/jobs/stream', query),
+  };
+
+  const schedules = {
+    put: (name: string, schedule: Request<typeof requests.scheduleRequest>) =>
+      http.json<Answer<'schedule'>>({ method: 'PUT', path: at('schedules', name), json: schedule }),
+    list: () => all<Answer<'schedule'>>('/schedules', {}),
+    delete: (name: string) => http.nothing({ method: 'DELETE', path: at('schedules', name) }),
+  };
+
+  /** As things are now: not repeated. */
+  const health = {
+    live: () => http.json<Answer<'health'>>({ path: '/health/live', once: true }),
+    ready: () => http.json<Answer<'health'>>({ path: '/health/ready', once: true }),
+  };
+
+  return {
+    uploads,
+    jobs,
+    schedules,
+    health,
+    jobTypes: () => all<Answer<'jobType'>>('/job-types', {}),
+    system: () => http.json<Answer<'system'>>({ path: '/system' }),
+    /** In the text format of Prometheus. */
+    metrics: () => http.call({ path: '/metrics' }, (response) => response.text()),
+    openapi: () => http.json<Record<string, unknown>>({ path: '/openapi.json' }),
+  };
+}
+
+/** Asks until there is an answer. A service that holds it back is asked again at once, another one twice a second. */
+async function poll<T>(signal: AbortSignal | undefined, ask: () => Promise<T | undefined>): Promise<T> {
+  for (;;) {
+    const asked = performance.now();
+    const answer = await ask();
+    if (answer !== undefined) return answer;
+    await delay(Math.max(0, asked + POLL_MS - performance.now()), undefined, { signal });
+  }
+}
+
+function readableOf({ body }: Response): Readable {
+  return body === null ? Readable.from([]) : Readable.fromWeb(body as ReadableStream);
+}
+
+async function writeWhole(file: string, source: Readable): Promise<void> {
+  const part = `${file}.${randomUUID()}.part`;
+  try {
+    await pipeline(source, createWriteStream(part, { flags: 'wx' }));
+    await rename(part, file);
+  } catch (error) {
+    await rm(part, { force: true });
+    throw error;
+  }
+}

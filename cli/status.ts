@@ -1,0 +1,66 @@
+import { readArguments, readKey, readUrl, SERVICE_OPTIONS, UsageError } from './arguments.ts';
+import { createClient, type JobDetail, type Upload } from './client.ts';
+
+export const help = `Usage: sheetmill status ID [--url URL] [--key KEY] [--json]
+
+Tells what became of an upload or a job.
+
+  --url URL   the service; $SHEETMILL_URL, or http://127.0.0.1:3000, where it is not given
+  --key KEY   its API key; $SHEETMILL_KEY where it is not given
+  --json      the whole document of the API instead of lines for people
+
+Exit code 0 if it is completed or under way, 1 if it failed, was cancelled or is not there; others as in sheetmill --help.
+`;
+
+const DEFAULT_URL = 'http://127.0.0.1:3000';
+const UUID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i;
+
+export async function run(args: string[], signal: AbortSignal): Promise<number> {
+  const { values, positionals } = readArguments(args, SERVICE_OPTIONS);
+  const [id] = positionals;
+  if (id === undefined || positionals.length > 1) throw new UsageError('give one ID');
+  const client = createClient({ url: readUrl(values.url) ?? DEFAULT_URL, key: readKey(values.key), signal });
+  // Nobody wants to wait a minute to hear that nothing listens there.
+  await client.health.live();
+  const found = UUID.test(id) ? await client.uploads.get(id) : await client.jobs.get(id);
+  process.stdout.write(values.json ? `${JSON.stringify(found, undefined, 2)}\n` : linesOf(found));
+  return found.status === 'failed' || found.status === 'cancelled' ? 1 : 0;
+}
+
+function linesOf(found: Upload | JobDetail): string {
+  const { status, created_at, finished_at, error } = found;
+  const lines: [string, string | null][] = [
+    ['status', status],
+    ['created', created_at],
+    ['finished', finished_at],
+    ['error', error && `${error.code}: ${error.message}`],
+    ...('pages' in found ? uploadLines(found) : jobLines(found)),
+  ];
+  return lines.map(([name, value]) => (value === null ? '' : `${`${name}:`.padEnd(10)} ${value}\n`)).join('');
+}
+
+function uploadLines({ progress, originals, pages }: Upload): [string, string | null][] {
+  return [
+    ['pages', `${progress.pages_done} of ${progress.pages_total ?? '?'}`],
+    ...originals.map(({ original, filename, media_type, path, error }): [string, string] => [
+      'original',
+      `${original} ${filename ?? ''} ${media_type} ${path}${error ? ` ${error.code}: ${error.message}` : ''}`,
+    ]),
+    ...pages.map(({ original, page, width, height, path, error }): [string, string] => [
+      'page',
+      `${original}/${page} ${error ? `${error.code}: ${error.message}` : `${width}x${height} ${path}`}`,
+    ]),
+  ];
+}
+
+function jobLines({ type, position_in_queue, attempts, result }: JobDetail): [string, string | null][] {
+  return [
+    ['type', type],
+    ['position', position_in_queue === null ? null : String(position_in_queue)],
+    ...attempts.map(({ attempt, status, converter, error }): [string, string] => [
+      'attempt',
+      `${attempt} ${status} on ${converter}${error ? ` ${error.code}: ${error.message}` : ''}`,
+    ]),
+    ['result', result && JSON.stringify(result)],
+  ];
+}

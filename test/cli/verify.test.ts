@@ -1,0 +1,50 @@
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { expectNothingLeft, type Service, startService } from '../support/service.ts';
+import { sheetmill } from './command.ts';
+
+const SECRET = `whsec_${Buffer.alloc(32, 'a test').toString('base64')}`;
+const KEY = 'a key that nobody guesses';
+const KEYS = [{ name: 'verify', sha256: createHash('sha256').update(KEY).digest('hex'), scopes: ['admin'] }];
+
+let service: Service;
+const other = createServer((_request, response) => response.end('hello'));
+beforeAll(async () => {
+  service = await startService({ env: { WEBHOOK_SECRET: SECRET, API_KEYS: JSON.stringify(KEYS) } });
+});
+afterAll(async () => {
+  other.close();
+  other.closeAllConnections();
+  await service.stop();
+});
+
+test('a deployment that works passes every check, and keeps nothing of them', async () => {
+  const args = ['verify', service.url, '--json', '--key', KEY, '--webhook-secret', SECRET];
+  const { code, stdout, stderr } = await sheetmill(args).ended;
+  const { checks, ...rest } = JSON.parse(stdout);
+  expect(checks.filter(({ outcome }: { outcome: string }) => outcome !== 'passed')).toEqual([]);
+  expect(rest).toEqual({ url: service.url, passed: checks.length, failed: 0, skipped: 0 });
+  expect([code, stderr]).toEqual([0, '']);
+  // The archive went with its upload; jobs stay for as long as their history does.
+  await service.pool.query(`delete from jobs where type = 'archive'`);
+  await expectNothingLeft(service);
+  expect((await service.pool.query('select id from uploads')).rows).toEqual([]);
+}, 120_000);
+
+test('a service that refuses the key: code 4, and one line that says so', async () => {
+  const id = crypto.randomUUID();
+  const { code, stdout, stderr } = await sheetmill(['status', id, '--url', service.url, '--key', 'wrong']).ended;
+  expect([code, stdout, stderr.split('\n').length]).toEqual([4, '', 2]);
+});
+
+test('what is not sheetmill fails in every check, with a line for each', async () => {
+  other.listen(0, '127.0.0.1');
+  await once(other, 'listening');
+  const { port } = other.address() as AddressInfo;
+  const { code, stdout } = await sheetmill(['verify', `http://127.0.0.1:${port}`]).ended;
+  expect(code).toBe(1);
+  expect(stdout).toMatch(/^failed +health +\d\.\d s {2}http\S+ answers no JSON/);
+  expect(stdout).toMatch(/\n0 passed, \d+ failed, 2 skipped\n$/);
+});
