@@ -52,6 +52,10 @@ export const idempotencyKey = z
   .regex(/^[\x20-\x7e]{1,255}$/, 'must be 1 to 255 printable ASCII characters')
   .describe('Of your choice: makes a repeat safe for a day. The same request gets the first answer again');
 
+export const prefer = z
+  .string()
+  .describe('`wait=30` (RFC 7240) holds the answer until it has ended, or so many seconds, 60 at most');
+
 const limit = z.coerce.number().int().min(1).max(200).default(50).describe('How many at most');
 
 export const uploadList = z.strictObject({

@@ -8,8 +8,8 @@ import { operationPaths } from './operations.ts';
 import { HEADERS } from './responses.ts';
 import { uploadPaths } from './uploads.ts';
 
-/** What all calls need unless they say otherwise: nothing. */
-const security: oas31.SecurityRequirementObject[] = [];
+/** What all calls need unless they say otherwise: a key or a token, or nothing where none are configured. */
+const security: oas31.SecurityRequirementObject[] = [{ bearer: [] }, {}];
 
 /** Schemas with a name of their own in the document; all others are written where they are used. */
 const schemas = {
@@ -28,6 +28,8 @@ const schemas = {
   JobList: answers.jobList,
   JobBatch: answers.jobBatch,
   JobsToRetry: jobsToRetry,
+  Webhook: answers.webhook,
+  WebhookList: answers.webhookList,
   Attempt: answers.attempt,
   LogLine: answers.logLine,
   LogList: answers.logList,
@@ -67,7 +69,11 @@ export function openapiDocument() {
       ],
       security,
       paths: { ...uploadPaths, ...jobPaths, ...operationPaths },
-      components: { schemas, headers: HEADERS },
+      components: {
+        schemas,
+        headers: HEADERS,
+        securitySchemes: { bearer: { type: 'http', scheme: 'bearer', description: 'A key, or a JWT' } },
+      },
     },
     { override: withoutNoise },
   );

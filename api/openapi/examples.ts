@@ -67,6 +67,23 @@ export const uploadStatus = {
 export const uploadPages = { id, status: 'completed', items: pages };
 export const uploadOriginals = { id, items: originals };
 
+export const webhookList = {
+  items: [
+    {
+      id: '01a20f50-5400-7c1a-9d0e-3f1b7a6c2d11',
+      url: 'https://client.example/done',
+      type: 'upload.completed',
+      status: 'delivered',
+      created_at: '2026-11-24T20:47:32.371Z',
+      finished_at: '2026-11-24T20:47:32.498Z',
+      attempts: [
+        { attempt: 1, started_at: '2026-11-24T20:47:32.410Z', duration_ms: 81, status_code: 204, error: null },
+      ],
+    },
+  ],
+  next_cursor: null,
+};
+
 export const newArchive = { type: 'archive', payload: { upload_id: id } };
 export const newBatch = [
   { job_id: 'sums', type: 'checksum', payload: { upload_id: id }, priority: 'high', retry_config: { max_attempts: 5 } },

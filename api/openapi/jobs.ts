@@ -7,6 +7,7 @@ import {
   jobList,
   jobsToRetry,
   logList,
+  prefer,
   scheduleName,
   scheduleRequest,
   streamQuery,
@@ -55,7 +56,14 @@ export const jobPaths: ZodOpenApiPathsObject = {
         ...problems({
           ...unreadable,
           409: ['conflict'],
-          422: ['dependency_cycle', 'unknown_dependency', 'unknown_upload', 'exceeds_capacity', 'idempotency_mismatch'],
+          422: [
+            'dependency_cycle',
+            'unknown_dependency',
+            'unknown_upload',
+            'exceeds_capacity',
+            'forbidden_url',
+            'idempotency_mismatch',
+          ],
         }),
       },
     },
@@ -104,9 +112,9 @@ export const jobPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'getJob',
       summary: 'A job with its attempts',
-      requestParams: { path },
+      requestParams: { path, header: z.object({ Prefer: prefer.optional() }) },
       responses: {
-        200: json('All of it', answers.jobDetail, examples.jobDetail),
+        200: json('All of it', answers.jobDetail, examples.jobDetail, ['Retry-After', 'Preference-Applied']),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -134,6 +142,18 @@ export const jobPaths: ZodOpenApiPathsObject = {
       responses: {
         200: json('The job, at work again', answers.jobDetail, examples.retriedJob),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
+      },
+    },
+  },
+  '/jobs/{id}/webhooks': {
+    get: {
+      tags,
+      operationId: 'listJobWebhooks',
+      summary: 'What was told to its `notify_url`, with each attempt',
+      requestParams: { path },
+      responses: {
+        200: json('All of them', answers.webhookList, examples.webhookList),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
   },
@@ -190,7 +210,7 @@ export const jobPaths: ZodOpenApiPathsObject = {
       },
       responses: {
         200: json('The schedule', answers.schedule, examples.schedule),
-        ...problems(unreadable),
+        ...problems({ ...unreadable, 422: ['forbidden_url'] }),
       },
     },
     delete: {

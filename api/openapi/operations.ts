@@ -2,7 +2,7 @@ import { z } from 'zod';
 import type { ZodOpenApiPathsObject } from 'zod-openapi';
 import * as answers from '../answers.ts';
 import * as examples from './examples.ts';
-import { json, problems, response } from './responses.ts';
+import { json, open, problems, response } from './responses.ts';
 
 const tags = ['Operations'];
 const text = z.string();
@@ -11,17 +11,19 @@ export const operationPaths: ZodOpenApiPathsObject = {
   '/health/live': {
     get: {
       tags,
+      security: open.security,
       operationId: 'isAlive',
       summary: 'Whether the process lives',
-      responses: { 200: json('It does', answers.health, { status: 'ok' }), ...problems({}) },
+      responses: { 200: json('It does', answers.health, { status: 'ok' }), ...open.responses },
     },
   },
   '/health/ready': {
     get: {
       tags,
+      security: open.security,
       operationId: 'isReady',
       summary: 'Whether Postgres answers, is migrated, and the store can be written',
-      responses: { 200: json('They do', answers.health, examples.ready), ...problems({}) },
+      responses: { 200: json('They do', answers.health, examples.ready), ...open.responses },
     },
   },
   '/system': {
@@ -46,20 +48,22 @@ export const operationPaths: ZodOpenApiPathsObject = {
   '/openapi.json': {
     get: {
       tags,
+      security: open.security,
       operationId: 'getOpenapi',
       summary: 'This document',
       responses: {
         200: response('OpenAPI 3.1', [], { 'application/json': { schema: z.record(z.string(), z.unknown()) } }),
-        ...problems({}),
+        ...open.responses,
       },
     },
   },
   '/docs': {
     get: {
       tags,
+      security: open.security,
       operationId: 'getDocs',
       summary: 'This document as a page, to read and to try out',
-      responses: { 200: response('A page', [], { 'text/html': { schema: text } }), ...problems({}) },
+      responses: { 200: response('A page', [], { 'text/html': { schema: text } }), ...open.responses },
     },
   },
 };

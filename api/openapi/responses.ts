@@ -11,13 +11,21 @@ const text = { type: 'string' } as const;
 /** Headers of answers, each a component of the document under its own name. */
 export const HEADERS = {
   'X-Request-Id': { description: 'Names the request in the log', required: true, schema: { ...text, format: 'uuid' } },
-  'Retry-After': { description: 'Seconds until it is worth another try', required: true, schema: { type: 'integer' } },
+  'Retry-After': {
+    description: 'Seconds until it is worth another try; on what was asked for, only while that has not ended',
+    schema: { type: 'integer' },
+  },
+  'Preference-Applied': { description: 'For how long the answer was held at most', schema: text },
+  'Content-Disposition': { description: "A name made from the client's own", schema: text },
+  'WWW-Authenticate': { required: true, schema: { const: 'Bearer' } },
+  RateLimit: { description: 'What is left, of what is limited', schema: text },
+  'RateLimit-Policy': { description: 'How much there is in which time', schema: text },
   Location: { description: 'Where it is from now on; a batch has none', schema: { ...text, format: 'uri-reference' } },
   'Content-Length': { required: true, schema: { type: 'integer' } },
   'Content-Range': { description: 'Which bytes these are, and of how many', required: true, schema: text },
   'Accept-Ranges': { required: true, schema: { const: 'bytes' } },
   ETag: {
-    description: 'The SHA-256 of the whole file',
+    description: 'Of all the bytes; of one file their SHA-256',
     required: true,
     schema: { ...text, pattern: '^"[0-9a-f]{64}"$' },
   },
@@ -84,6 +92,17 @@ const CODES: Partial<Record<ErrorCode, { means: string; detail: string; members?
     means: 'no converter could ever hold the job',
     detail: 'resource_requirements: 64 CPU and 256 MB are more than any converter has (4 CPU and 8192 MB)',
   },
+  unauthorized: { means: 'no key or token that is good', detail: 'this takes a key: Authorization: Bearer ...' },
+  forbidden: {
+    means: 'the key or token lacks the scope that `scope` names',
+    detail: 'this takes the scope uploads:write',
+    members: { scope: 'uploads:write' },
+  },
+  too_many_requests: { means: 'more than was agreed on', detail: 'more than 6000 requests in a minute' },
+  forbidden_url: {
+    means: 'nothing may be sent to `notify_url`',
+    detail: 'notify_url: 169.254.169.254 is a link-local address',
+  },
   internal: { means: 'a failure of the service', detail: 'an unexpected error; the log has the details' },
   unavailable: {
     means: 'not just now: something that it needs is out of reach, or too much waits already',
@@ -93,17 +112,31 @@ const CODES: Partial<Record<ErrorCode, { means: string; detail: string; members?
 
 /** What every call can answer. */
 const ALWAYS: Record<number, ErrorCode[]> = { 500: ['internal'], 503: ['unavailable'] };
+/** And those that ask for a key where keys are configured. */
+const GUARDED: Record<number, ErrorCode[]> = {
+  401: ['unauthorized'],
+  403: ['forbidden'],
+  429: ['too_many_requests'],
+};
 
 /** The errors of a call: the codes that each status can have, besides those that every call can give. */
 export function problems(codes: Record<number, ErrorCode[]>): ZodOpenApiResponsesObject {
-  return Object.fromEntries(
-    Object.entries({ ...codes, ...ALWAYS }).map(([status, codes]) => [status, problem(Number(status), codes)]),
-  );
+  return toResponses({ ...codes, ...GUARDED, ...ALWAYS });
 }
+
+function toResponses(codes: Record<number, ErrorCode[]>): ZodOpenApiResponsesObject {
+  return Object.fromEntries(Object.entries(codes).map(([status, codes]) => [status, problem(Number(status), codes)]));
+}
+
+const HEADERS_OF: Record<number, HeaderName[]> = {
+  401: ['WWW-Authenticate'],
+  429: ['Retry-After', 'RateLimit', 'RateLimit-Policy'],
+  503: ['Retry-After'],
+};
 
 /** One error: a problem that has this status and one of these codes. */
 export function problem(status: number, codes: ErrorCode[], headers: HeaderName[] = []): ZodOpenApiResponseObject {
-  const always: HeaderName[] = status === 429 || status === 503 ? ['Retry-After'] : [];
+  const always = HEADERS_OF[status] ?? [];
   return response(codes.map((code) => `\`${code}\`: ${CODES[code]?.means}`).join('; '), [...always, ...headers], {
     'application/problem+json': {
       schema: {
@@ -122,3 +155,6 @@ function example(status: number, code: ErrorCode): unknown {
 function reference(kind: 'headers' | 'schemas', name: string) {
   return { $ref: `#/components/${kind}/${name}` };
 }
+
+/** What a call that is open to everybody says of itself. */
+export const open = { security: [], responses: toResponses(ALWAYS) };

@@ -1,12 +1,14 @@
 import { z } from 'zod';
 import type { ZodOpenApiOperationObject, ZodOpenApiPathsObject } from 'zod-openapi';
 import * as answers from '../answers.ts';
-import { idempotencyKey, ordinal, uploadFields, uploadList } from '../schemas.ts';
+import { idempotencyKey, ordinal, prefer, uploadFields, uploadList } from '../schemas.ts';
 import * as examples from './examples.ts';
 import { json, problem, problems, response } from './responses.ts';
 
 const tags = ['Uploads'];
 const path = z.object({ id: z.uuid() });
+
+const waits = z.object({ Prefer: prefer.optional() });
 
 const form = uploadFields.extend({
   file: z.array(z.file()).min(1).max(20).describe('PDFs, PNGs and JPEGs. Their order counts, their names do not'),
@@ -37,9 +39,9 @@ const bytesOf = (
       }),
     },
     responses: {
-      200: response('All of it', ['ETag', 'Content-Length', ...kept], content),
-      206: response('The range', ['ETag', 'Content-Length', 'Content-Range', ...kept], content),
-      304: response('The client has it already', ['ETag', ...kept]),
+      200: response('All of it', ['ETag', 'Content-Length', 'Content-Disposition', ...kept], content),
+      206: response('The range', ['ETag', 'Content-Length', 'Content-Range', 'Content-Disposition', ...kept], content),
+      304: response('The client has it already', ['ETag', 'Content-Disposition', ...kept]),
       ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       412: problem(412, ['invalid_request'], ['Accept-Ranges']),
       416: problem(416, ['invalid_request'], ['Accept-Ranges', 'Content-Range']),
@@ -72,7 +74,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
           409: ['conflict'],
           413: ['file_too_large'],
           415: ['unsupported_media_type'],
-          422: ['idempotency_mismatch'],
+          422: ['idempotency_mismatch', 'forbidden_url'],
         }),
       },
     },
@@ -92,20 +94,23 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'getUpload',
       summary: 'An upload with its originals and pages',
-      requestParams: { path },
+      requestParams: { path, header: waits },
       responses: {
-        200: json('All of it; pages appear while the rest still converts', answers.upload, examples.upload),
+        200: json('All of it; pages appear while the rest still converts', answers.upload, examples.upload, [
+          'Retry-After',
+          'Preference-Applied',
+        ]),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
     delete: {
       tags,
       operationId: 'deleteUpload',
-      summary: 'Remove an upload and all its files',
+      summary: 'Remove an upload and all its files, also while it is at work',
       requestParams: { path },
       responses: {
         204: response('It is gone'),
-        ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
   },
@@ -114,10 +119,68 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'getUploadStatus',
       summary: 'How far an upload is',
+      requestParams: { path, header: waits },
+      responses: {
+        200: json('Its status', answers.uploadStatus, examples.uploadStatus, ['Retry-After', 'Preference-Applied']),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
+      },
+    },
+  },
+  '/uploads/{id}/cancel': {
+    post: {
+      tags,
+      operationId: 'cancelUpload',
+      summary: 'Cancel an upload that has not ended',
+      description: 'What runs is aborted within a second; good pages stay.',
       requestParams: { path },
       responses: {
-        200: json('Its status', answers.uploadStatus, examples.uploadStatus),
+        200: json('The upload, cancelled', answers.upload, examples.upload),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
+      },
+    },
+  },
+  '/uploads/{id}/retry': {
+    post: {
+      tags,
+      operationId: 'retryUpload',
+      summary: 'Run a failed or cancelled upload again',
+      description: 'Only the pages are made that are not there. A password is not kept: an encrypted PDF fails again.',
+      requestParams: { path },
+      responses: {
+        200: json('The upload, at work again', answers.upload, examples.upload),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
+      },
+    },
+  },
+  '/uploads/{id}/webhooks': {
+    get: {
+      tags,
+      operationId: 'listUploadWebhooks',
+      summary: 'What was told to its `notify_url`, with each attempt',
+      requestParams: { path },
+      responses: {
+        200: json('All of them', answers.webhookList, examples.webhookList),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
+      },
+    },
+  },
+  '/uploads/{id}/archive.zip': {
+    get: {
+      tags,
+      operationId: 'getArchive',
+      summary: 'All completed pages as a zip, once the upload has ended',
+      requestParams: {
+        path,
+        header: z.object({
+          'If-None-Match': z.string().optional().describe('The `ETag` of what the client has already'),
+        }),
+      },
+      responses: {
+        200: response('`1-0001.png` and so on', ['ETag', 'Content-Length', 'Content-Disposition', 'Cache-Control'], {
+          'application/zip': { schema: z.file() },
+        }),
+        304: response('The client has it already', ['ETag', 'Content-Disposition', 'Cache-Control']),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
   },
