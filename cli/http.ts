@@ -86,6 +86,8 @@ export function createHttp(options: ClientOptions) {
       },
       body: form ?? (json === undefined ? null : JSON.stringify(json)),
       signal: signal ?? null,
+      // Otherwise fetch keeps a copy of all that it has sent, for a redirect to come.
+      ...(form && { window: null, redirect: 'error' }),
     });
     if (!response.ok) throw problemOf(response.status, await response.text(), response.headers.get('Retry-After'));
     return response;
