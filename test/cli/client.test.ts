@@ -126,7 +126,7 @@ test('schedules, job types, health, system and metrics', async () => {
 test('what the service refuses is a ProblemError with all that the problem says', async () => {
   const text = new File(['only text'], 'a.pdf');
   expect(await problem(client.uploads.create(text))).toMatchObject({ status: 415, code: 'unsupported_media_type' });
-  await expect(client.uploads.create('nowhere.pdf')).rejects.toThrow(/open file/);
+  await expect(client.uploads.create('nowhere.pdf')).rejects.toThrow(/^nowhere.pdf cannot be read: ENOENT/);
   const cycle = await problem(
     client.jobs.batch([
       { type: 'noop', job_id: 'hen', depends_on: ['egg'] },
