@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import { createWriteStream, openAsBlob } from 'node:fs';
+import { createWriteStream } from 'node:fs';
 import { rename, rm } from 'node:fs/promises';
-import { basename } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { ReadableStream } from 'node:stream/web';
@@ -11,9 +10,11 @@ import type * as answers from '../api/answers.ts';
 import type * as jobRequests from '../api/job-requests.ts';
 import type * as requests from '../api/schemas.ts';
 import { type ClientOptions, createHttp } from './http.ts';
+import { createMultipart, type Source } from './multipart.ts';
 import { followEvents } from './stream.ts';
 
 export { type ClientOptions, ProblemError, UnreachableError } from './http.ts';
+export type { Source } from './multipart.ts';
 
 type Answer<Name extends keyof typeof answers> = z.output<(typeof answers)[Name]>;
 /** What a schema takes. What it reads from the text of a form or query is a number here. */
@@ -28,9 +29,6 @@ export type Job = Answer<'job'>;
 export type JobDetail = Answer<'jobDetail'>;
 export type NewJob = Request<typeof jobRequests.newJob>;
 export type Event = Answer<'event'>;
-
-/** A path, which is streamed from disk, or bytes in memory; a `File` brings its name. */
-export type Source = string | Blob;
 
 interface Creating {
   /** Of your own, so that the same call by another process is the same call; made up by default. */
@@ -84,12 +82,7 @@ export function createClient(options: ClientOptions) {
       fields: UploadFields = {},
       { idempotencyKey = randomUUID() }: Creating = {},
     ): Promise<Upload> {
-      const form = new FormData();
-      for (const [name, value] of Object.entries(fields)) if (value !== undefined) form.append(name, String(value));
-      for (const file of [files].flat()) {
-        if (typeof file === 'string') form.append('file', await openAsBlob(file), basename(file));
-        else form.append('file', file);
-      }
+      const form = createMultipart(fields, [files].flat());
       return http.json({ method: 'POST', path: '/uploads', form, idempotencyKey });
     },
     /** Everything: its originals and its pages, as far as they are there. */

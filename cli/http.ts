@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import type { Multipart } from './multipart.ts';
 
 /** For how long a call is repeated while the service is away or asks to come back later. */
 export const PATIENCE_MS = 60_000;
@@ -56,7 +57,7 @@ export interface Call {
   path: string;
   query?: object;
   json?: unknown;
-  form?: FormData;
+  form?: Multipart;
   /** Makes it safe to send a POST again. */
   idempotencyKey?: string;
   /** Seconds for which the service may hold its answer. */
@@ -81,11 +82,15 @@ export function createHttp(options: ClientOptions) {
       headers: {
         ...authorization,
         ...(json !== undefined && { 'Content-Type': 'application/json' }),
+        ...(form && { 'Content-Type': form.contentType }),
         ...(idempotencyKey !== undefined && { 'Idempotency-Key': idempotencyKey }),
         ...(wait !== undefined && { Prefer: `wait=${wait}` }),
       },
-      body: form ?? (json === undefined ? null : JSON.stringify(json)),
+      body: form ? ReadableStream.from(form.read()) : json === undefined ? null : JSON.stringify(json),
+      duplex: 'half',
       signal: signal ?? null,
+      // Otherwise fetch keeps a copy of all that it has sent, for a redirect to come.
+      ...(form && { window: null, redirect: 'error' }),
     });
     if (!response.ok) throw problemOf(response.status, await response.text(), response.headers.get('Retry-After'));
     return response;
@@ -105,7 +110,7 @@ export function createHttp(options: ClientOptions) {
         return await use(await send({ ...asked, signal }));
       } catch (thrown) {
         signal?.throwIfAborted();
-        const error = isBroken(thrown) ? new UnreachableError(base, thrown.cause) : thrown;
+        const error = asked.form?.failure ?? (isBroken(thrown) ? new UnreachableError(base, thrown.cause) : thrown);
         const ms = (error instanceof ProblemError && error.retryAfterMs) || pause * (1 + Math.random());
         if (!mayRepeat(asked, error, hasBroken) || performance.now() + ms > deadline) throw error;
         hasBroken ||= error instanceof UnreachableError;
@@ -151,15 +156,10 @@ export function searchOf(query: object): string {
   return search && `?${search}`;
 }
 
-/**
- * What fetch throws when a connection fails or ends too early, told by its words; all else that it
- * throws is no fault of the network.
- */
+/** What fetch throws when a connection fails or ends too early, told by its words; all else is no fault of the network. */
 function isBroken(error: unknown): error is Error {
-  const { name, message, cause } = error as Error;
-  if (name !== 'TypeError' || !/^(fetch failed|terminated)$/.test(message)) return false;
-  // A file that cannot be read, or has changed while it was sent.
-  return (cause as Error | undefined)?.name !== 'NotReadableError';
+  const { name, message } = error as Error;
+  return name === 'TypeError' && /^(fetch failed|terminated)$/.test(message);
 }
 
 function mayRepeat({ method = 'GET', idempotencyKey }: Call, error: unknown, hasBroken: boolean): boolean {

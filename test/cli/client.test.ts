@@ -51,13 +51,15 @@ const png = async () => new File([new Uint8Array(await makeImage())], 'a.png');
 
 test('an upload of a path and of bytes, from its creation to its removal', async () => {
   const pdf = await makePdf([{ color: RED }, { color: BLUE }]);
-  await writeFile(path.join(folder, 'two pages.pdf'), pdf);
-  const { id, status } = await client.uploads.create([path.join(folder, 'two pages.pdf'), await png()], { dpi: 72 });
+  await writeFile(path.join(folder, 'two "pages" ä.pdf'), pdf);
+  const { id, status } = await client.uploads.create([path.join(folder, 'two "pages" ä.pdf'), await png()], {
+    dpi: 72,
+  });
   expect(status).toBe('queued');
   const told: number[] = [];
   const upload = await client.uploads.done(id, { onStatus: ({ progress }) => told.push(progress.pages_done) });
   expect(upload).toMatchObject({ status: 'completed', progress: { pages_done: 3, pages_total: 3 } });
-  expect(upload.originals.map(({ filename }) => filename)).toEqual(['two pages.pdf', 'a.png']);
+  expect(upload.originals.map(({ filename }) => filename)).toEqual(['two "pages" ä.pdf', 'a.png']);
   expect(told.at(-1)).toBe(3);
   expect(await client.uploads.status(id)).toMatchObject({ id, done: true });
   expect((await client.uploads.pages(id)).items).toEqual(upload.pages);
@@ -69,7 +71,7 @@ test('an upload of a path and of bytes, from its creation to its removal', async
   expect(await buffer(await client.uploads.original(id, 1).stream())).toEqual(pdf);
   const missing = await problem(client.uploads.page(id, 1, 3).save(path.join(folder, 'none.png')));
   expect(missing.status).toBe(404);
-  expect((await readdir(folder)).sort()).toEqual(['saved.png', 'two pages.pdf']);
+  expect((await readdir(folder)).sort()).toEqual(['saved.png', 'two "pages" ä.pdf']);
 
   await client.uploads.delete(id);
   const gone = await problem(client.uploads.get(id));
@@ -124,6 +126,7 @@ test('schedules, job types, health, system and metrics', async () => {
 test('what the service refuses is a ProblemError with all that the problem says', async () => {
   const text = new File(['only text'], 'a.pdf');
   expect(await problem(client.uploads.create(text))).toMatchObject({ status: 415, code: 'unsupported_media_type' });
+  await expect(client.uploads.create('nowhere.pdf')).rejects.toThrow(/^nowhere.pdf cannot be read: ENOENT/);
   const cycle = await problem(
     client.jobs.batch([
       { type: 'noop', job_id: 'hen', depends_on: ['egg'] },
