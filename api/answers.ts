@@ -215,4 +215,6 @@ export const problem = z.strictObject({
   detail: z.string(),
   request_id: z.string(),
   cycle: z.array(z.string()).optional().describe('Of a `dependency_cycle`: the first job again at the end'),
+  scope: z.string().optional().describe('Of `forbidden`: the scope that is missing'),
+  retry_after_seconds: z.int().optional().describe('Of `too_many_requests`: as `Retry-After`'),
 });

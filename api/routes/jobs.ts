@@ -102,7 +102,9 @@ export function jobRoutes(parts: {
 
   router.post('/jobs/retry', jsonBody(LARGEST_BODY), async (request: Request, response: Response) => {
     const { status, ...query } = parse(jobsToRetry, request.body);
-    response.json({ retried: await retryJobs(db, queues, { ...filterOf(query, callerOf(request)), status }) });
+    const retried = await retryJobs(db, queues, { ...filterOf(query, callerOf(request)), status });
+    await statuses.forgetAll();
+    response.json({ retried });
   });
 
   router.get('/jobs/stream', (_request, response) => {

@@ -190,6 +190,12 @@ export async function openStatuses({
       const from = copy;
       await tolerate(from, from.drop(keys));
     },
+    /** After a change of who knows how many: nothing older than that is read from here afterwards. */
+    async forgetAll(): Promise<void> {
+      await confirm();
+      const from = copy;
+      await tolerate(from, from.clear());
+    },
     /** Calls with the keys of what has ended, once reads say so; only while there are reads. Gives a function that ends it. */
     onEnd(listener: (keys: Set<string>) => void): () => void {
       listeners.add(listener);
