@@ -207,15 +207,14 @@ test('a service that has too much to do already gets the upload when it asks for
     const { uploads } = createClient({ url: busy.url });
     const file = await png();
     for (let count = 0; count < 2; count++) await uploads.create(file);
-    await until(async () => (await busy.upload([['a.png', await makeImage()]])).status === 503);
-    let isTaken = false;
-    const later = uploads.create(file).finally(() => {
-      isTaken = true;
-    });
-    expect((await busy.upload([['a.png', await makeImage()]])).status).toBe(503);
-    expect(isTaken).toBe(false);
+    await until(async () => (await busy.post('/uploads')).status === 503);
+    const later = uploads.create(file);
+    // Refused until something is taken from the queue.
+    const opened = Date.now();
     await busy.startConverter();
-    expect((await uploads.done((await later).id)).status).toBe('completed');
+    const upload = await uploads.done((await later).id);
+    expect(upload.status).toBe('completed');
+    expect(Date.parse(upload.created_at)).toBeGreaterThan(opened);
   } finally {
     await busy.stop();
   }
