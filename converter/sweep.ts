@@ -70,6 +70,7 @@ export async function sweepStore(parts: SweepParts, signal: AbortSignal): Promis
   const { db, store, log } = parts;
   await withLock(db, STORE_LOCK, async () => {
     for await (const path of store.files(INCOMING)) {
+      if (signal.aborted) return;
       await orLogged(log, path, async () => {
         if (await isOld(store, path)) await store.removeFile(path);
       });
