@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http';
+import { finished } from 'node:stream';
 import type { Request, RequestHandler, Response } from 'express';
 import { RateLimiterMemory } from 'rate-limiter-flexible';
 import type { Config } from '../config.ts';
@@ -88,11 +89,18 @@ export function admission(admit: Admission): RequestHandler {
   };
 }
 
-/** For what is refused before its body is read: the client sees the answer, and may not go on sending for long. */
+/** For what is refused before its body is read to the end: the client sees the answer, and may not send on for long. */
 export function stopReading(request: Request, response: Response): void {
   // Otherwise the end of the answer ends the connection of a client that asked for that, in the middle of its body.
+  const { shouldKeepAlive } = response;
   response.shouldKeepAlive = true;
-  response.once('finish', () => setTimeout(() => request.complete || request.destroy(), LINGER_MS).unref());
+  response.once('finish', () => {
+    const cutOff = setTimeout(() => request.destroy(), LINGER_MS).unref();
+    finished(request, () => {
+      clearTimeout(cutOff);
+      if (!shouldKeepAlive) request.socket.end();
+    });
+  });
 }
 
 export function callerOf(request: Request): Caller {

@@ -4,6 +4,7 @@ import type { Database } from '../../db/client.ts';
 import { hasBacklog } from '../../db/jobs.ts';
 import { AppError } from '../../errors.ts';
 import type { Store } from '../../store/store.ts';
+import { stopReading } from '../admission.ts';
 
 /** What was found out is good for this long: refusing must stay cheap, and a burst within it is small. */
 const GOOD_FOR_MS = 500;
@@ -29,14 +30,13 @@ export function refuseOverload({
     return undefined;
   }
 
-  return async function refuseWhenOverloaded(_request, response, next) {
+  return async function refuseWhenOverloaded(request, response, next) {
     if (known === undefined || known.until < performance.now()) {
       known = { reason: findReason(), until: performance.now() + GOOD_FOR_MS };
     }
     const reason = await known.reason;
     if (reason === undefined) return next();
-    // Nobody reads the body that is still to come.
-    response.set('Connection', 'close');
+    stopReading(request, response);
     throw new AppError('unavailable', `${reason}: send it again later`, { status: 503 });
   };
 }

@@ -5,6 +5,7 @@ import multer from 'multer';
 import { AppError } from '../../errors.ts';
 import type { MediaType } from '../../store/paths.ts';
 import type { Received, Store } from '../../store/store.ts';
+import { stopReading } from '../admission.ts';
 import { invalid } from '../problem.ts';
 import { sniff } from '../sniff.ts';
 
@@ -82,8 +83,7 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
       });
     }
     if (Number(request.headers['content-length'] ?? 0) > maxUploadBytes + MULTIPART_OVERHEAD) {
-      // Most of the body is still to come: nobody reads it.
-      response.set('Connection', 'close');
+      stopReading(request, response);
       throw tooLarge();
     }
     // Files may end together, and each listens for a client that goes away.
@@ -95,7 +95,7 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
     };
     // multer waits until the client has sent everything, which may be never.
     const refuse = (error: AppError) => {
-      response.set('Connection', 'close');
+      stopReading(request, response);
       passOn(error);
     };
     underWay.set(request, { bytes: 0, refuse });

@@ -1,5 +1,7 @@
 import { once } from 'node:events';
 import { mkdir, rm } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { text } from 'node:stream/consumers';
 import request from 'supertest';
 import { emptyPdf, encryptedPdf, makeImage, makePdf, RED } from '../support/files.ts';
 import { type Json, NOTHING_LEFT, type Service, startService, until } from '../support/service.ts';
@@ -155,6 +157,26 @@ describe('a request that does not keep to the contract is refused and leaves not
     const answer = await post(service.url, [filePart('a.png', Buffer.concat([png, Buffer.alloc(2 ** 20)])), CLOSING]);
     expectProblem(answer, 413, 'file_too_large');
     expect(answer.body.detail).toMatch(/1 MB/);
+  });
+
+  test('a file over the limit whose client writes to the end before it reads', async () => {
+    const { hostname, port } = new URL(service.url);
+    const body = Buffer.concat([filePart('a.png', Buffer.alloc(9 * 2 ** 20)), CLOSING]);
+    const type = `Host: x\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=${BOUNDARY}\r\n`;
+    const chunked = [
+      `Transfer-Encoding: chunked\r\n\r\n${body.length.toString(16)}\r\n`,
+      body,
+      '\r\n0\r\n\r\n',
+    ] as const;
+    for (const message of [[`Content-Length: ${body.length}\r\n\r\n`, body, ''] as const, chunked]) {
+      const socket = connect(Number(port), hostname);
+      for (const bytes of [`POST /uploads HTTP/1.1\r\n${type}`, ...message]) {
+        await new Promise<void>((resolve, reject) => {
+          socket.write(bytes, (error) => (error ? reject(error) : resolve()));
+        });
+      }
+      expect(await text(socket)).toMatch(/^HTTP\/1.1 413 .*"file_too_large"/s);
+    }
   });
 
   test('files that are over the limit only together', async () => {
