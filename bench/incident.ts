@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
+import { CONVERTER_MB } from '../config.ts';
 import { makeInnocents } from './incident/innocents.ts';
 import { canReadMemory } from './incident/memory.ts';
 import { makeMonsters } from './incident/monsters.ts';
@@ -23,8 +24,6 @@ const SEED = Number(process.env.INCIDENT_SEED ?? 1);
 const OPEN_UPLOADS = Math.min(UPLOADS, Math.max(60, Math.round(UPLOADS / 3)));
 
 const MEMORY_MB = 2_048;
-/** Of that, what the converter itself may take; the rest is for its sandboxes. */
-const CONVERTER_MB = 256;
 const AT_ONCE_PER_WORKER = 4;
 
 /** So much longer than the slowest run seen, for each upload, and for the monsters at its end. */

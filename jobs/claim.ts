@@ -44,9 +44,9 @@ export async function claimJobs(
   // What could never fit here is another converter's business.
   const [best, ...others] = await headsWithin(db, capacity);
   if (best === undefined) return [];
-  const { background = Number.POSITIVE_INFINITY } = free;
-  const inTheWay = !fits(best.shape, free) && (!inBackground(best.shape) || background > 0);
-  if (inTheWay && best.waited > PATIENCE_SECONDS && (await drains(db, converter.id))) return [];
+  // What waits for others in the background to end would gain nothing by more room.
+  const lacksRoom = !fits(best.shape, free) && mayJoin(best.shape, free);
+  if (lacksRoom && best.waited > PATIENCE_SECONDS && (await drains(db, converter.id))) return [];
   const fitting = [best, ...others].filter(({ shape }) => fits(shape, free));
   for (const [index, { shape }] of fitting.entries()) {
     const claimed = await claimFrom(db, queues, converter, { shape, free, minRank: fitting[index + 1]?.rank });
@@ -64,7 +64,8 @@ async function claimFrom(
 ): Promise<ClaimedJob[]> {
   const count = Math.min(
     LARGEST_CLAIM,
-    inBackground(shape) ? (free.background ?? LARGEST_CLAIM) : timesIn(free.cpuUnits, shape.cpuUnits),
+    // One in the background changes how much others may take there.
+    inBackground(shape) ? 1 : timesIn(free.cpuUnits, shape.cpuUnits),
     timesIn(free.memoryMb, shape.memoryMb),
   );
   return transition(db, async (tx) => {
@@ -113,8 +114,11 @@ async function claimFrom(
 export class ConverterLost extends Error {}
 
 function fits(shape: Shape, room: Room): boolean {
-  if (inBackground(shape) && room.background === 0) return false;
-  return shape.cpuUnits <= room.cpuUnits && shape.memoryMb <= room.memoryMb;
+  return shape.cpuUnits <= room.cpuUnits && shape.memoryMb <= room.memoryMb && mayJoin(shape, room);
+}
+
+function mayJoin(shape: Shape, { backgroundMb = Number.POSITIVE_INFINITY }: Room): boolean {
+  return !inBackground(shape) || shape.memoryMb <= backgroundMb;
 }
 
 /** A task that waits more than it computes may ask for no CPU at all: any number fits. */

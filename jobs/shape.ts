@@ -9,8 +9,8 @@ export interface Shape {
 /** Resident memory of a sandbox that has loaded its libraries, in MB: part of every reservation. */
 export const BASELINE_MB = 135;
 
-/** What may still be reserved, and how many jobs more may work in the background: any number, unless it says. */
-export type Room = Shape & { background?: number };
+/** What may still be reserved, and the largest job that may join those in the background: any, unless it says. */
+export type Room = Shape & { backgroundMb?: number };
 
 /** What an ordinary conversion reserves: a sandbox that has worked before, and holds 200 MB still, has room in it. */
 export const ORDINARY_MB = 384;
@@ -23,7 +23,7 @@ export function conversionShape(memoryMb: number): Shape {
   return { cpuUnits: memoryMb > LARGE_MB ? 0 : 1, memoryMb };
 }
 
-/** Whether a shape is one of those; a converter works on as many at a time as it has CPU units. */
+/** Whether a shape is one of those. */
 export function inBackground({ cpuUnits, memoryMb }: Shape): boolean {
   return cpuUnits === 0 && memoryMb > LARGE_MB;
 }

@@ -140,17 +140,18 @@ test('a converter that was declared lost gets nothing, and takes nothing away', 
   expect(await fixture.claim()).toHaveLength(2);
 });
 
-test('only so many jobs are taken into the background as have room there, and smaller ones pass them', async () => {
+test('jobs are taken into the background one at a time while they may join there, and smaller ones pass them', async () => {
   const large = { shape: { cpuUnits: 0, memoryMb: 1024 }, priority: 'high' as const };
   await fixture.submit(large, large, large, {}, {});
   const converter = await fixture.converter();
   const room = { cpuUnits: 2, memoryMb: 8192 };
-  const take = async (background: number) =>
-    (await claimJobs(fixture.db, fixture.queues, converter, { free: { ...room, background }, capacity: room })).map(
+  const take = async (backgroundMb: number) =>
+    (await claimJobs(fixture.db, fixture.queues, converter, { free: { ...room, backgroundMb }, capacity: room })).map(
       ({ memoryMb }) => memoryMb,
     );
-  expect(await take(2)).toEqual([1024, 1024]);
-  expect(await take(0)).toEqual([256, 256]);
+  expect(await take(8192)).toEqual([1024]);
+  expect(await take(1024)).toEqual([1024]);
+  expect(await take(1023)).toEqual([256, 256]);
   expect(await take(0)).toEqual([]);
-  expect(await take(1)).toEqual([1024]);
+  expect(await take(1024)).toEqual([1024]);
 });

@@ -1,5 +1,6 @@
 import type { ChildProcess } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
+import { CONVERTER_MB } from '../../config.ts';
 import { makeImage } from '../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
 import { childrenOf, descendantsOf, isAlive } from './processes.ts';
@@ -71,6 +72,7 @@ describeWithProc('memory (needs /proc)', () => {
     const heldMb = pids.map(proportionalMb).reduce((sum, megabytes) => sum + megabytes);
     expect(heldMb).toBeLessThanOrEqual(CAPACITY_MB);
     expect(heldMb).toBeGreaterThan(CAPACITY_MB * 0.65);
+    expect(proportionalMb(converter.pid as number)).toBeLessThanOrEqual(CONVERTER_MB);
     const { converters } = await service.get('/system');
     expect(converters).toMatchObject([
       { capacity: { memory_mb: CAPACITY_MB }, reserved: { cpu_units: 5, memory_mb: CAPACITY_MB }, running: 5 },

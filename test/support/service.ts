@@ -47,6 +47,8 @@ export async function startService({
     const child = fork(path.join(ROOT, part, 'main.ts'), {
       cwd: ROOT,
       env: { ...process.env, ...environment, ...extra, NODE_OPTIONS: '' },
+      // As `npm run api` and `npm run converter` do.
+      execArgv: ['--max-semi-space-size=2'],
       stdio: ['ignore', 'inherit', keepLog ? 'pipe' : 'inherit', 'ipc'],
     });
     child.stderr?.on('data', (chunk) => {
