@@ -69,8 +69,22 @@ const settings = z.object({
   JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
   RATE_LIMIT_PER_MINUTE: wholeNumber(1, 1_000_000_000).default(6000),
   MAX_CONCURRENT_UPLOADS: wholeNumber(1, 1_000_000).default(32),
+  /** Where a converter serves its metrics and its health; unset, nowhere. */
+  METRICS_PORT: wholeNumber(0, 65535).optional(),
   DATA_DIR: z.string().min(1).default('./scratch'),
+  /** Where originals and pages live; unset: in DATA_DIR. */
+  STORE_URL: z
+    .string()
+    .regex(/^s3:\/\/[a-z0-9][a-z0-9.-]+(\/[\w.-]+)*\/?$/, 'must be s3://bucket or s3://bucket/prefix')
+    .optional(),
+  /** Whether bytes of an S3 store go through the API, or clients are sent to S3 for them. */
+  STORE_DOWNLOADS: z.enum(['proxy', 'redirect'], { error: 'must be proxy or redirect' }).default('proxy'),
   DATABASE_URL: z
+    .string()
+    .regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://')
+    .optional(),
+  /** A replica of DATABASE_URL that lists and documents are read from. */
+  DATABASE_READ_URL: z
     .string()
     .regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://')
     .optional(),

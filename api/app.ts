@@ -4,10 +4,12 @@ import helmet from 'helmet';
 import type { Config } from '../config.ts';
 import type { Database } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
+import type { Read } from '../db/replica.ts';
 import type { Logger } from '../log.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import { type Admission, admission } from './admission.ts';
+import { requestSeconds } from './metrics.ts';
 import { noSuchRoute, problems } from './problem.ts';
 import { documentationRoutes } from './routes/documentation.ts';
 import { jobRoutes } from './routes/jobs.ts';
@@ -41,6 +43,7 @@ const secureHeaders = helmet({
 /** The HTTP edge: every route, and the one place where errors become answers. */
 export function createApp(parts: {
   db: Database;
+  read: Read;
   queues: Queues;
   store: Store;
   tasks: Tasks;
@@ -56,7 +59,9 @@ export function createApp(parts: {
   app.use(function identifyRequest(request, response, next) {
     response.locals.requestId = randomUUID();
     response.set('X-Request-Id', response.locals.requestId);
-    response.on('close', () =>
+    const observe = requestSeconds.startTimer({ method: request.method });
+    response.on('close', () => {
+      observe({ route: request.route?.path ?? 'none', status: response.statusCode });
       parts.log.info(
         {
           request: response.locals.requestId,
@@ -67,8 +72,8 @@ export function createApp(parts: {
           aborted: !response.writableFinished,
         },
         'request',
-      ),
-    );
+      );
+    });
     next();
   });
   app.use(secureHeaders);

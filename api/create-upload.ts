@@ -1,4 +1,3 @@
-import { randomUUIDv7 } from 'node:crypto';
 import type { z } from 'zod';
 import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
@@ -8,33 +7,25 @@ import { largestClass } from '../jobs/capacity.ts';
 import type { Shape } from '../jobs/shape.ts';
 import { ensureQueues, submitJobs } from '../jobs/submit.ts';
 import { transition } from '../jobs/transition.ts';
-import { originalPath, uploadFolder } from '../store/paths.ts';
+import { uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
 import { type ConvertPayload, convert, inspectionShape } from '../tasks/convert.ts';
-import type { ReceivedFile } from './middleware/receive-files.ts';
+import type { ReceivedUpload } from './middleware/receive-files.ts';
 import type { uploadFields } from './schemas.ts';
 
 /**
- * Moves the received files to their paths, then stores the upload, its originals and one `convert` job for each in one
- * transaction, in which `answer` makes what this gives. When it throws, no row is stored, and no file is left behind unless the database cannot be asked.
+ * Stores the upload of the received files, its originals and one `convert` job for each in one transaction, in which `answer` makes what this gives. When it throws, no row is stored, and no file is left behind unless the database cannot be asked.
  */
 export async function createUpload<Answer>(
   { db, queues, store }: { db: Database; queues: Queues; store: Store },
   owner: string | null,
   fields: z.output<typeof uploadFields>,
-  files: ReceivedFile[],
+  { id, files }: ReceivedUpload,
   answer: (tx: Transaction, upload: Upload, originals: Original[]) => Promise<Answer>,
 ): Promise<Answer> {
-  const id = randomUUIDv7();
-  const rows = files.map(({ filename, mediaType, received }, index) => ({
-    uploadId: id,
-    original: index + 1,
-    filename,
-    mediaType,
-    bytes: received.bytes,
-    sha256: received.sha256,
-    path: originalPath(id, index + 1, mediaType),
-  }));
+  const rows = files.map(({ original, filename, mediaType, received: { path, bytes, sha256 } }) => {
+    return { uploadId: id, original, filename, mediaType, bytes, sha256, path };
+  });
   try {
     const most = await largestClass(db);
     const shapes = rows.map(({ mediaType, bytes }) => {
@@ -42,7 +33,6 @@ export async function createUpload<Answer>(
       return { ...shape, memoryMb: Math.min(shape.memoryMb, most) };
     });
     await ensureQueues(queues, shapes);
-    for (const [index, { path }] of rows.entries()) await files[index]?.received.keep(path);
     return await transition(db, async (tx) => {
       await tx.insert(uploads).values({
         id,

@@ -120,6 +120,11 @@ export async function startService(
         const { child } = await start('api');
         return () => end(child);
       },
+      /** One more converter; gives its process and what stops it. */
+      async startOtherConverter(): Promise<{ pid: number; stop: () => Promise<void> }> {
+        const { child } = await start('converter');
+        return { pid: child.pid as number, stop: () => end(child) };
+      },
       async stopConverter(): Promise<void> {
         if (converter) await end(converter);
       },

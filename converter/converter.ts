@@ -16,6 +16,7 @@ import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import { createLedger } from './capacity.ts';
 import { executeJob } from './executor.ts';
+import { jobWait, watchLedger } from './metrics.ts';
 import { createSandboxPool } from './sandbox/pool.ts';
 import { createSettler } from './settler.ts';
 import { sweepHistory, sweepStore } from './sweep.ts';
@@ -52,6 +53,7 @@ export async function startConverter({
   const log = parentLog.child({ converter: converter.id });
   const capacity = { cpuUnits: config.CAPACITY_CPU, memoryMb: config.CAPACITY_MEMORY_MB };
   const ledger = createLedger(capacity);
+  watchLedger(capacity, ledger.free);
   const pool = createSandboxPool({
     keep: capacity.cpuUnits,
     roomMb: () => ledger.free().memoryMb,
@@ -73,6 +75,8 @@ export async function startConverter({
   async function claimWhatFits(): Promise<boolean> {
     const claimed = await claimJobs(db, queues, converter, { free: ledger.free(), capacity });
     for (const job of claimed) {
+      if (job.readyAt)
+        jobWait.observe({ type: job.type }, Math.max(0, Date.now() - new Date(job.readyAt).getTime()) / 1000);
       const release = ledger.reserve(job);
       const sandbox = tasks.get(job.type)?.trusted ? undefined : pool.lease(job.memoryMb);
       const lostJob = new AbortController();

@@ -9,10 +9,11 @@ import { pagesIn } from '../jobs/pages.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../log.ts';
 import { uploadFolder } from '../store/paths.ts';
-import type { Store } from '../store/store.ts';
+import type { Store, Workspace } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import type { UploadFiles } from '../tasks/task.ts';
 import { createJournal } from './journal.ts';
+import { jobRun, pages, peakMemory } from './metrics.ts';
 import { persist } from './persist.ts';
 import { outcomeOf, runOn } from './recovery.ts';
 import type { TaskEvent, TaskRequest } from './run-task.ts';
@@ -53,8 +54,10 @@ export async function executeJob(
   const log = parts.log.child({ job: job.id, attempt: job.attempt, upload: job.uploadId });
   const task = tasks.get(job.type);
   const journal = createJournal(db, job, log);
+  const observeRun = jobRun.startTimer({ type: job.type });
   const broken = new AbortController();
 
+  let workspace: Workspace | undefined;
   // The upload whose files it reads or makes.
   let uploadId = job.uploadId;
   // The pages of a conversion, and which of them have an outcome.
@@ -65,9 +68,13 @@ export async function executeJob(
   const onEvent = (event: TaskEvent) => {
     if (event.kind === 'log' || event.kind === 'progress') return journal.tell(event);
     if (event.kind === 'step') return;
-    if (event.kind === 'page') settledNow.push(event.outcome.page);
-    else selected = event.found.selected;
+    if (event.kind === 'page') {
+      settledNow.push(event.outcome.page);
+      const { status } = event.outcome;
+      pages.inc({ status, engine: status === 'completed' ? event.outcome.engine : 'none' });
+    } else selected = event.found.selected;
     written = written.then(async () => {
+      if (event.kind === 'page' && event.outcome.status === 'completed') await workspace?.publish(event.outcome.path);
       const ours = await persist(log, stop, () =>
         event.kind === 'page' ? recordPage(db, job, event.outcome) : recordInspection(db, job, event.found),
       );
@@ -77,8 +84,10 @@ export async function executeJob(
   };
 
   async function run(): Promise<{ settled: Outcome; peakMemoryMb: number | null }> {
+    const files = await parts.store.workspace();
+    workspace = files;
     uploadId ??= task?.reads?.(job.payload) ?? null;
-    const inputs = await persist(log, stop, () => readInputs(parts, job, uploadId));
+    const inputs = await persist(log, stop, () => readInputs(db, files, job, uploadId));
     settledNow.push(...inputs.settledPages);
     const request: TaskRequest = {
       type: job.type,
@@ -95,7 +104,7 @@ export async function executeJob(
         stepSeconds: config.PAGE_TIMEOUT_SECONDS,
         firstEngine: config.PDF_ENGINE,
       },
-      outputRoot: parts.store.localFile(''),
+      outputRoot: files.output,
     };
     const options = {
       deadlineMs: job.timeoutSeconds * 1000,
@@ -107,16 +116,19 @@ export async function executeJob(
         ? await runTrusted(task, request, options)
         : await runOn(sandbox as Lease, request, options, config.CAPACITY_MEMORY_MB);
     await written;
+    if (ran.outcome.kind === 'completed') await files.publishAll();
     const left = pagesIn(selected).filter((page) => !settledNow.includes(page));
     return { settled: outcomeOf(ran, job, task, left), peakMemoryMb: ran.peakMemoryMb };
   }
 
-  const { settled, peakMemoryMb } = await run().catch((error) => {
-    if (isOutage(error)) throw error;
-    // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
-    log.error({ err: error }, 'attempt broken');
-    return { settled: BROKEN, peakMemoryMb: null };
-  });
+  const { settled, peakMemoryMb } = await run()
+    .catch((error) => {
+      if (isOutage(error)) throw error;
+      // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
+      log.error({ err: error }, 'attempt broken');
+      return { settled: BROKEN, peakMemoryMb: null };
+    })
+    .finally(() => workspace?.close());
   await journal.close();
 
   // Its jobs of its own go with an upload; what else reads it ends here.
@@ -125,6 +137,8 @@ export async function executeJob(
   const outcome = deleted ? NOTHING_TO_READ : settled;
   const ours = await persist(log, AbortSignal.timeout(30_000), () => settle({ attempt: job, outcome, peakMemoryMb }));
   if (!ours) await removeIfDeleted(parts, uploadId);
+  observeRun({ outcome: outcome.kind });
+  if (peakMemoryMb !== null) peakMemory.observe({ reserved_mb: job.memoryMb }, peakMemoryMb);
   log.info(
     { outcome: outcome.kind, ...('error' in outcome && { error: outcome.error }), peakMemoryMb, ours },
     'settled',
@@ -146,23 +160,24 @@ async function removeIfDeleted({ db, store, log }: ExecutorParts, uploadId: stri
 
 /** What the task needs besides the payload. The password is read here and goes to the sandbox alone. */
 async function readInputs(
-  { db, store }: ExecutorParts,
+  db: Database,
+  workspace: Workspace,
   job: ClaimedJob,
   uploadId: string | null,
 ): Promise<Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files'>> {
   const files: UploadFiles = { originals: [], pages: [] };
   if (uploadId !== job.uploadId && uploadId !== null) {
     for (const { original, path, mediaType, sha256 } of await listOriginals(db, uploadId)) {
-      files.originals.push({ original, path: store.localFile(path), mediaType, sha256 });
+      files.originals.push({ original, path: await workspace.input(path), mediaType, sha256 });
     }
     for (const { original, page, path, sha256 } of await listPages(db, uploadId)) {
-      if (path && sha256) files.pages.push({ original, page, path: store.localFile(path), sha256 });
+      if (path && sha256) files.pages.push({ original, page, path: await workspace.input(path), sha256 });
     }
   }
   if (job.uploadId === null || job.original === null) return { input: '', password: null, settledPages: [], files };
   const [upload] = await db.select({ password: uploads.password }).from(uploads).where(eq(uploads.id, job.uploadId));
   return {
-    input: store.localFile((job.payload as { path: string }).path),
+    input: await workspace.input((job.payload as { path: string }).path),
     password: upload?.password ?? null,
     settledPages: job.attempt > 1 ? await settledPages(db, job.uploadId, job.original) : [],
     files,

@@ -4,9 +4,10 @@ import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { createLogger } from '../log.ts';
 import { onShutdown } from '../shutdown.ts';
-import { openDiskStore } from '../store/disk.ts';
+import { openStore } from '../store/open.ts';
 import { loadTasks } from '../tasks/registry.ts';
 import { startConverter } from './converter.ts';
+import { serveMetrics } from './metrics.ts';
 
 /** One converter process. */
 const config = configOrExit(process.env);
@@ -17,18 +18,21 @@ const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
 const database = await openDatabase(databaseUrl, { name: 'sheetmill-converter', log });
 await migrateDatabase(databaseUrl);
 const queues = await openQueues(database.db, { supervise: true, log });
-const store = await openDiskStore(config.STORE_DIR);
+const store = await openStore(config);
 const start = () => startConverter({ db: database.db, databaseUrl, queues, store, tasks, config, log });
 
 let converter = await start();
+const metrics =
+  config.METRICS_PORT === undefined ? undefined : await serveMetrics(config.METRICS_PORT, database.pool, log);
 let stopping = false;
-process.send?.({ kind: 'ready' });
+process.send?.({ kind: 'ready', metricsPort: metrics?.port });
 
 const graceMs = config.SHUTDOWN_GRACE_SECONDS * 1000;
 onShutdown(graceMs + 10_000, async ({ err }) => {
   if (err) log.fatal({ err }, 'converter fails');
   stopping = true;
   await converter.stop(err ? 0 : graceMs);
+  await metrics?.close();
   await queues.close();
   await database.close();
 });

@@ -13,6 +13,7 @@ import {
   positionInQueue,
 } from '../../db/jobs.ts';
 import type { Queues } from '../../db/queues.ts';
+import type { Read } from '../../db/replica.ts';
 import { listWebhooks } from '../../db/webhooks.ts';
 import { AppError } from '../../errors.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
@@ -39,6 +40,7 @@ const LARGEST_BODY = '1mb';
 /** The calls of the Jobs table of the contract, but for the stream. */
 export function jobRoutes(parts: {
   db: Database;
+  read: Read;
   queues: Queues;
   tasks: Tasks;
   guard: Guard;
@@ -46,7 +48,7 @@ export function jobRoutes(parts: {
   statuses: Statuses;
   waiting: Waiting;
 }): Router {
-  const { db, queues, tasks, guard, statuses, waiting } = parts;
+  const { db, read, queues, tasks, guard, statuses, waiting } = parts;
   const router = Router();
 
   router.param('id', function refuseImpossibleId(_request, _response, next, id) {
@@ -85,14 +87,12 @@ export function jobRoutes(parts: {
 
   router.get('/jobs', async (request, response) => {
     const { limit, cursor, ...query } = parse(jobList, { ...request.query });
-    const { items, next } = await listJobs(db, filterOf(query, callerOf(request)), {
-      limit,
-      before: cursor === undefined ? undefined : readCursor(cursor),
+    const page = { limit, before: cursor === undefined ? undefined : readCursor(cursor) };
+    const { items, next, dependsOn } = await read(async (from) => {
+      const found = await listJobs(from, filterOf(query, callerOf(request)), page);
+      const ids = found.items.map(({ id }) => id);
+      return { ...found, dependsOn: await dependenciesOf(from, ids) };
     });
-    const dependsOn = await dependenciesOf(
-      db,
-      items.map(({ id }) => id),
-    );
     await forget(items);
     response.json({
       items: items.map((job) => jobDocument(job, dependsOn.get(job.id))),

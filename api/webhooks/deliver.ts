@@ -8,6 +8,7 @@ import { type Delivery, settleWebhook } from '../../jobs/webhooks.ts';
 import type { Logger } from '../../log.ts';
 import { createSignal } from '../../signal.ts';
 import { jobDetail, uploadDocument } from '../documents.ts';
+import { webhookTries } from '../metrics.ts';
 import type { Guard } from './guard.ts';
 import { post } from './post.ts';
 
@@ -67,6 +68,7 @@ export function deliverWebhooks({
     const began = performance.now();
     const outcome = due === undefined ? failed('deleted') : await attempt(due);
     const durationMs = Math.round(performance.now() - began);
+    webhookTries.inc({ outcome: outcome.error === null ? 'delivered' : outcome.final ? 'given_up' : 'failed' });
     await settleWebhook(db, queues, id, { startedAt, durationMs, ...outcome });
   }
 

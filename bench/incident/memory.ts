@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 
 const SAMPLE_MS = 250;
 const PAGE_KB = 4;
+const TICKS_A_SECOND = 100;
 
 export interface MemoryFigures {
   gigabyteSeconds: number;
@@ -38,6 +39,13 @@ export function pssMb(pids: number[]): number {
 /** Cheap to ask, and never below the PSS. */
 export function residentMb(pids: number[]): number {
   return pids.reduce((sum, pid) => sum + Number(read(pid, 'statm').split(' ')[1] ?? 0) * PAGE_KB, 0) / 1024;
+}
+
+/** CPU that processes have taken, with those below them that have ended. */
+export function cpuSecondsOf(pids: number[]): number {
+  // After the name in brackets: user and system time, then those of children that were waited for.
+  const ticks = pids.flatMap((pid) => read(pid, 'stat').split(') ').at(-1)?.split(' ').slice(11, 15).map(Number) ?? []);
+  return ticks.reduce((sum, each) => sum + each, 0) / TICKS_A_SECOND;
 }
 
 /** Follows the trees under `roots` until `stop`. */

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { BASELINE_MB, LARGE_MB, ORDINARY_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
+import { sandboxDeaths, sandboxStarts } from '../metrics.ts';
 import type { TaskRequest } from '../run-task.ts';
 import { descendantsOf, killAll, readMemory } from './limits.ts';
 import { startSandboxProcess } from './process.ts';
@@ -45,6 +46,7 @@ export function createSandboxPool({
 
   function start(): Sandbox {
     const child = startSandboxProcess(cacheFolder, tasksModule);
+    sandboxStarts.inc();
     // V8 writes pages about an allocation that was refused: our log takes the first lines, and keeps its form.
     for (const stream of [child.stdout, child.stderr]) {
       stream?.setEncoding('utf8').on('data', (text: string) => {
@@ -126,6 +128,7 @@ export function createSandboxPool({
           const current = sandbox;
           const ran = await runIn(current, memoryMb, request, options, { end: () => end(current), onUncapped, log });
           const { outcome } = ran;
+          if (outcome.kind === 'died') sandboxDeaths.inc({ how: outcome.how });
           const outgrown = outcome.kind === 'died' && outcome.how === 'outgrown';
           if (outgrown || outcome.kind === 'aborted' || memoryMb > LARGE_MB) {
             end(sandbox);

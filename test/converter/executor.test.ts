@@ -62,11 +62,17 @@ async function execute(
   const parts: ExecutorParts = {
     db: fixture.db,
     store: {
-      localFile: (storePath: string) => `/store/${storePath}`,
+      workspace: async () => ({
+        output: '/store',
+        input: async (storePath: string) => `/store/${storePath}`,
+        publish: async () => undefined,
+        publishAll: async () => undefined,
+        close: async () => undefined,
+      }),
       removeFolder: async (folder: string) => {
         removed.push(folder);
       },
-    } as Store,
+    } as Partial<Store> as Store,
     tasks: new Map([['convert', task]]),
     settle: createSettler(fixture.db, fixture.queues),
     config: { MAX_PAGES: 10, MAX_PIXELS: 10 } as Config,
