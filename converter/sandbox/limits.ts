@@ -90,8 +90,12 @@ export function dieFirst(pid: number): void {
   writeProc(pid, 'oom_score_adj', '1000');
 }
 
-/** For good: raising it again would take a privilege. A thread starts others with its own priority. */
+/**
+ * For good: raising it again would take a privilege. A thread starts others with its own priority. Where Linux groups
+ * processes by session, priorities count within a group alone: a sandbox, which leads a session, takes its group along.
+ */
 export function lowerPriority(pid: number): void {
+  writeProc(pid, 'autogroup', String(LOW_PRIORITY));
   for (const thread of readFolder(`/proc/${pid}/task`)) {
     try {
       setPriority(Number(thread), LOW_PRIORITY);

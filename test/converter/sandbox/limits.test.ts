@@ -216,6 +216,9 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
     expect(new Set(nicesOf(usual.pid))).toEqual(new Set([0]));
     expect(nicesOf(low.pid).length).toBeGreaterThan(4);
     expect(new Set(nicesOf(low.pid))).toEqual(new Set([10]));
+    // Where it groups processes by session, Linux weighs groups against each other, and not what is in them.
+    const groups = [usual, low].map(({ pid }) => groupNice(pid));
+    expect(groups).toEqual(groups[0] === undefined ? [undefined, undefined] : [0, 10]);
     await Promise.all([usual.end(), low.end()]);
     small.release();
     lease.release();
@@ -380,6 +383,12 @@ describeWithProc('idle sandboxes (needs /proc)', () => {
     expect(sandboxes()).toEqual(before);
   });
 });
+
+/** The niceness of the session's group that a process is in; undefined where there are no such groups. */
+function groupNice(pid: number): number | undefined {
+  const file = `/proc/${pid}/autogroup`;
+  return existsSync(file) ? Number(/nice (-?\d+)/.exec(readFileSync(file, 'utf8'))?.[1]) : undefined;
+}
 
 /** The niceness of each thread of a process. */
 function nicesOf(pid: number): number[] {
