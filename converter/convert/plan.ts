@@ -1,10 +1,9 @@
 import { conversionShape, memoryClass, type Shape } from '../../jobs/shape.ts';
 
-/** Up to this many pages of ordinary size are converted where they were inspected. */
-const ONE_HOP_PAGES = 2;
 /** Ranges shrink towards the end, each this part of what is left, so that all cores finish together. */
 const SHARE = 1 / 4;
-const SMALLEST_RANGE = 2;
+/** Opening a document anew costs as much as a page. As many pages of ordinary size are converted where they were inspected. */
+const SMALLEST_RANGE = 5;
 /** A range that fails is done again as a whole, and a page that waits in one waits for those before it. */
 const LARGEST_RANGE = 24;
 
@@ -28,7 +27,7 @@ export function planRanges(planned: PlannedPage[], own: Shape): PlannedRange[] {
   const ranges: PlannedRange[] = [];
   for (let at = 0; at < planned.length; at += ranges.at(-1)?.pages.length ?? 0) {
     const left = planned.length - at;
-    const size = left <= ONE_HOP_PAGES ? left : clamp(Math.ceil(left * SHARE), SMALLEST_RANGE, LARGEST_RANGE);
+    const size = sizeOfNext(left);
     const memoryMb = classes[at] as number;
     const other = classes.slice(at, at + size).findIndex((needed) => needed !== memoryMb);
     const pages = planned.slice(at, at + (other < 0 ? size : other)).map(({ page }) => page);
@@ -37,6 +36,9 @@ export function planRanges(planned: PlannedPage[], own: Shape): PlannedRange[] {
   return ranges;
 }
 
-function clamp(value: number, smallest: number, largest: number): number {
-  return Math.min(largest, Math.max(smallest, value));
+/** Of so many pages that are left. */
+function sizeOfNext(left: number): number {
+  if (left <= SMALLEST_RANGE) return left;
+  if (left < 2 * SMALLEST_RANGE) return Math.ceil(left / 2);
+  return Math.min(LARGEST_RANGE, Math.max(SMALLEST_RANGE, Math.ceil(left * SHARE)));
 }
