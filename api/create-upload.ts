@@ -1,8 +1,8 @@
 import type { z } from 'zod';
 import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
-import { originals, uploads } from '../db/schema.ts';
-import { findUpload, listOriginals, type Original, type Upload } from '../db/uploads.ts';
+import { originals } from '../db/schema.ts';
+import { findUpload, insertUpload, type Original, type Upload } from '../db/uploads.ts';
 import { largestClass } from '../jobs/capacity.ts';
 import type { Shape } from '../jobs/shape.ts';
 import { ensureQueues, submitJobs } from '../jobs/submit.ts';
@@ -34,7 +34,7 @@ export async function createUpload<Answer>(
     });
     await ensureQueues(queues, shapes);
     return await transition(db, async (tx) => {
-      await tx.insert(uploads).values({
+      const upload = await insertUpload(tx, {
         id,
         owner,
         priority: fields.priority,
@@ -44,7 +44,7 @@ export async function createUpload<Answer>(
         expiresAt: fields.expires_at ?? null,
         notifyUrl: fields.notify_url ?? null,
       });
-      await tx.insert(originals).values(rows);
+      const stored = await tx.insert(originals).values(rows).returning();
       await submitJobs(
         tx,
         queues,
@@ -65,7 +65,7 @@ export async function createUpload<Answer>(
           } satisfies ConvertPayload,
         })),
       );
-      return answer(tx, (await findUpload(tx, id)) as Upload, await listOriginals(tx, id));
+      return answer(tx, upload, stored);
     });
   } catch (error) {
     // When the answer to the commit was lost, the row may be there all the same, and needs its files.

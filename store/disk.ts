@@ -55,9 +55,12 @@ export async function openDiskStore(root: string): Promise<Store> {
         const relative = place(head);
         await writeSynced(temporary, whole);
         const folder = path.dirname(absolute(relative));
-        await mkdir(folder, { recursive: true });
+        const firstMade = await mkdir(folder, { recursive: true });
         await rename(temporary, absolute(relative));
-        for (const changed of foldersFrom(folder)) await syncFolder(changed);
+        // Up to the folder in which the first new one stands.
+        const changed = foldersFrom(folder);
+        const last = firstMade === undefined ? 0 : changed.indexOf(path.dirname(firstMade));
+        for (const each of changed.slice(0, last + 1)) await syncFolder(each);
         return {
           path: relative,
           ...measured(),
