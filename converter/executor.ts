@@ -146,6 +146,8 @@ async function execute(
       sandbox === undefined && task !== undefined
         ? await runTrusted(task, request, options)
         : await runOn(traced(sandbox as Lease, span), request, options, config.CAPACITY_MEMORY_MB);
+    // Of what fails in a sandbox, each run has a line of its own.
+    if (sandbox === undefined && ran.outcome.kind === 'failed') log.info(ran.outcome, 'task failed');
     await written;
     if (ran.outcome.kind === 'completed') await files.publishAll();
     const left = pagesIn(selected).filter((page) => !settledNow.includes(page));

@@ -107,6 +107,8 @@ test('what a client was told and what a job is called leads through the lines of
   );
   expect(await line({ request: one.headers.get('x-request-id') })).toMatchObject({ job: one.body.job_id });
   expect(await line({ msg: 'settled', job: one.body.job_id, attempt: 1 })).toMatchObject({ outcome: 'failed' });
+  const failed = await line({ msg: 'task failed', job: one.body.job_id });
+  expect(failed.detail).toMatch(/^Error: attempt 1 of this job fails, as asked\n +at .*examples/);
   expect(await line({ msg: 'settled', job: one.body.job_id, attempt: 2 })).toMatchObject({ outcome: 'completed' });
   const batch = await service.post('/jobs', [{ type: 'noop' }, { type: 'noop' }], root);
   const jobs = batch.body.items.map(({ job_id }: Json) => job_id);

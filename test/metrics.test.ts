@@ -1,3 +1,7 @@
+import { drizzle } from 'drizzle-orm/node-postgres';
+import pg from 'pg';
+import { readMetrics } from '../api/metrics.ts';
+import * as schema from '../db/schema.ts';
 import { makeImage, makePdf, RED } from './support/files.ts';
 import { startReceiver } from './support/receiver.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from './support/service.ts';
@@ -10,6 +14,7 @@ beforeAll(async () => {
     else response.writeHead(path === '/gone' ? 410 : 204).end();
   });
   service = await startService({
+    keepLog: true,
     env: {
       TASKS: './test/scenarios/hungry-tasks.ts',
       METRICS_PORT: '0',
@@ -85,6 +90,16 @@ test('the numbers are what has happened', async () => {
   await service.jobIn('running', all.job_id);
   const waiting: Json[] = await service.submit([1, 2].map(() => ({ type: 'look_for', payload: { pids: [] } })));
   const [full, queue] = await Promise.all([ofConverter(), ofApi()]);
+  expect(
+    full
+      .of('sheetmill_sandbox_deaths_total')
+      .map(({ labels, value }) => [labels.how, value])
+      .sort(),
+  ).toEqual([
+    ['killed', 1],
+    ['outgrown', 1],
+    ['stopped', 1],
+  ]);
   for (const [part, reserved, free] of [
     ['cpu_units', 4, 0],
     ['memory_mb', 512, 1536],
@@ -143,16 +158,6 @@ test('the numbers are what has happened', async () => {
     ['pdf-to-img', 'completed', 2],
     ['sharp', 'completed', 1],
   ]);
-  expect(
-    converter
-      .of('sheetmill_sandbox_deaths_total')
-      .map(({ labels, value }) => [labels.how, value])
-      .sort(),
-  ).toEqual([
-    ['killed', 1],
-    ['outgrown', 1],
-    ['stopped', 1],
-  ]);
   expect(converter.sum('sheetmill_sandbox_starts_total')).toBeGreaterThanOrEqual(4);
   expect(converter.sum('sheetmill_converter_cpu_units', { state: 'free' })).toBe(4);
   expect(converter.of('sheetmill_postgres_connections')).toHaveLength(3);
@@ -201,4 +206,19 @@ test('requests are counted by the pattern of their route, whatever clients think
   expect(api.sum(seconds, { route: 'none' })).toBe(unknown.length);
   const told = JSON.stringify(api.of(seconds));
   for (const word of [...uuids, 'nothing', held.job_id]) expect(told).not.toContain(word);
+});
+
+test('while Postgres is away, an API tells what it knows by itself', async () => {
+  const away = new pg.Pool({ host: '127.0.0.1', port: 1 });
+  const text = await readMetrics(drizzle({ client: away, schema }));
+  expect(text).toContain('sheetmill_uploads_accepted_total 0');
+  expect(text).not.toContain('sheetmill_queue_depth');
+  await away.end();
+});
+
+test('a converter whose METRICS_PORT is taken says so, and ends', async () => {
+  const { port } = new URL(service.metricsUrls[0] as string);
+  await expect(service.startConverter({ METRICS_PORT: port })).rejects.toThrow('the converter ended with 1');
+  const reason = new RegExp(`^sheetmill: METRICS_PORT=${port}: listen EADDRINUSE.*$`, 'm');
+  await until(async () => reason.test(service.log()));
 });
