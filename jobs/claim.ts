@@ -92,7 +92,8 @@ async function claimFrom(
       .where(and(inArray(jobs.queueId, queueIds), eq(jobs.status, 'ready')))
       .returning({
         ...getTableColumns(jobs),
-        waitedSeconds: sql<number>`extract(epoch from now() - ${jobs.readyAt})::float`,
+        // Not now(): a job may have become ready since this transaction began.
+        waitedSeconds: sql<number>`extract(epoch from clock_timestamp() - ${jobs.readyAt})::float`,
       });
     if (claimed.length === 0) return [];
     await tx.insert(jobAttempts).values(

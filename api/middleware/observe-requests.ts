@@ -23,11 +23,11 @@ export function observeRequests(log: Logger): RequestHandler {
     const observe = requestSeconds.startTimer({ method });
 
     response.on('close', () => {
-      const route = request.route?.path ?? 'none';
+      const route: string | undefined = request.route?.path;
       // Of a client that went away before there was an answer, nobody can say what it would have been.
       const status = response.headersSent ? response.statusCode : undefined;
       const made = madeBy(response.get('Location'));
-      observe({ route, status: status ?? 'aborted' });
+      observe({ route: route ?? 'none', status: status ?? 'aborted' });
       const { owner, jobs } = response.locals;
       log.info(
         {
@@ -43,8 +43,8 @@ export function observeRequests(log: Logger): RequestHandler {
         },
         'request',
       );
-      span.updateName(`${method} ${route}`);
-      span.setAttributes({ 'http.route': route, ...(status !== undefined && { 'http.response.status_code': status }) });
+      if (route !== undefined) span.updateName(`${method} ${route}`).setAttribute('http.route', route);
+      if (status !== undefined) span.setAttribute('http.response.status_code', status);
       for (const [what, id] of Object.entries(made)) span.setAttribute(`sheetmill.${what}`, id);
       if (status !== undefined && status >= 500) failSpan(span);
       span.end();

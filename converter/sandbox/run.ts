@@ -155,9 +155,9 @@ export async function runIn(
     if (!timedOut && !signal.aborted) log.error({ err: error }, 'sandbox not started');
   });
   try {
-    const end = await ended.promise;
-    if (end.kind === 'died') sandboxDeaths.inc({ how: timedOut || signal.aborted ? 'stopped' : end.how });
-    const outcome = judge(end, { timedOut, signal, deadlineMs });
+    const ending = await ended.promise;
+    if (ending.kind === 'died') sandboxDeaths.inc({ how: timedOut || signal.aborted ? 'stopped' : ending.how });
+    const outcome = judge(ending, { timedOut, signal, deadlineMs });
     if (outcome.kind === 'failed' || outcome.kind === 'died') {
       log.info({ ...outcome, step }, 'task failed');
     }
