@@ -57,6 +57,8 @@ export const CONVERTER_MB = 128;
 const LOCAL_MB = 512;
 const SMALLEST_CAPACITY_MB = 256;
 
+const collector = z.url({ protocol: /^https?$/, error: 'must be a http or https URL' });
+
 const settings = z.object({
   HOST: z.string().min(1).default('127.0.0.1'),
   PORT: wholeNumber(0, 65535).default(3000),
@@ -115,6 +117,9 @@ const settings = z.object({
   RETENTION_DAYS: wholeNumber(1, 36_500).optional(),
   /** A module of own tasks. */
   TASKS: z.string().min(1).optional(),
+  /** The OpenTelemetry collector that spans are sent to. Its SDK reads these and its other variables by itself. */
+  OTEL_EXPORTER_OTLP_ENDPOINT: collector.optional(),
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: collector.optional(),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(0, 3600).default(20),
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 });
@@ -171,9 +176,11 @@ export function parseConfig(environment: NodeJS.ProcessEnv) {
   };
 }
 
-/** A variable as an error may show it: without the value of what is secret. */
+/** A variable as an error may show it: without the value of what is secret, or the password in a URL. */
 function shown(name: string, set: Record<string, string | undefined>): string {
-  return set[name] === undefined || /KEY|SECRET/.test(name) ? name : `${name}=${JSON.stringify(set[name])}`;
+  const value = set[name];
+  if (value === undefined || /KEY|SECRET/.test(name)) return name;
+  return `${name}=${JSON.stringify(value.replace(/\/\/.*@/s, '//...@'))}`;
 }
 
 /** Whether clients must show a key or a token. */

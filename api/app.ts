@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import express, { type Express } from 'express';
 import helmet from 'helmet';
 import type { Config } from '../config.ts';
@@ -9,7 +8,7 @@ import type { Logger } from '../log.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import { type Admission, admission } from './admission.ts';
-import { requestSeconds } from './metrics.ts';
+import { observeRequests } from './middleware/observe-requests.ts';
 import { noSuchRoute, problems } from './problem.ts';
 import { documentationRoutes } from './routes/documentation.ts';
 import { jobRoutes } from './routes/jobs.ts';
@@ -56,26 +55,7 @@ export function createApp(parts: {
 }): Express {
   const app = express();
   app.disable('etag');
-  app.use(function identifyRequest(request, response, next) {
-    response.locals.requestId = randomUUID();
-    response.set('X-Request-Id', response.locals.requestId);
-    const observe = requestSeconds.startTimer({ method: request.method });
-    response.on('close', () => {
-      observe({ route: request.route?.path ?? 'none', status: response.statusCode });
-      parts.log.info(
-        {
-          request: response.locals.requestId,
-          method: request.method,
-          path: request.path,
-          owner: response.locals.owner,
-          status: response.statusCode,
-          aborted: !response.writableFinished,
-        },
-        'request',
-      );
-    });
-    next();
-  });
+  app.use(observeRequests(parts.log));
   app.use(secureHeaders);
   app.use(admission(parts.admit));
   app.use(operationRoutes(parts));

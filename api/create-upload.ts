@@ -18,7 +18,7 @@ import type { uploadFields } from './schemas.ts';
  */
 export async function createUpload<Answer>(
   { db, queues, store }: { db: Database; queues: Queues; store: Store },
-  owner: string | null,
+  { owner, traceparent }: { owner: string | null; traceparent: string | null },
   fields: z.output<typeof uploadFields>,
   { id, files }: ReceivedUpload,
   answer: (tx: Transaction, upload: Upload, originals: Original[]) => Promise<Answer>,
@@ -53,6 +53,7 @@ export async function createUpload<Answer>(
           priority: fields.priority,
           shape: shapes[index] as Shape,
           owner,
+          traceparent,
           uploadId: id,
           original,
           payload: {

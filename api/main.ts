@@ -11,6 +11,7 @@ import { createLogger } from '../log.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openStore } from '../store/open.ts';
 import { loadTasks } from '../tasks/registry.ts';
+import { startTracing } from '../tracing.ts';
 import { createAdmission } from './admission.ts';
 import { createApp } from './app.ts';
 import { createEventHub } from './event-hub.ts';
@@ -42,6 +43,7 @@ const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'api' });
 
 const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
+const flushSpans = await startTracing('sheetmill-api', config, log);
 
 const database = await openDatabase(databaseUrl, { name: 'sheetmill-api', log });
 await migrateDatabase(databaseUrl);
@@ -97,7 +99,7 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   clearTimeout(cutOff);
   await statuses.close();
   await queues.close();
-  await Promise.all([database.close(), replica.close()]);
+  await Promise.all([database.close(), replica.close(), flushSpans()]);
 });
 // Started by `npm start`, it ends with its parent: the embedded Postgres does, too.
 process.on('disconnect', () => process.exit(1));

@@ -1,5 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry, register } from 'prom-client';
-import type { Database } from '../db/client.ts';
+import { type Database, isOutage } from '../db/client.ts';
 import { watchPool } from '../db/metrics.ts';
 import { DEEPEST_QUEUE, listConverters, queueDepths, recentThroughput } from '../db/system.ts';
 
@@ -7,7 +7,7 @@ import { DEEPEST_QUEUE, listConverters, queueDepths, recentThroughput } from '..
 
 export const requestSeconds = new Histogram({
   name: 'sheetmill_http_request_seconds',
-  help: 'From the headers of a request to the end of its answer; waits that were asked for are part of it',
+  help: 'From the headers of a request to the end of its answer, with waits that were asked for; aborted are those whose client went away before it began',
   labelNames: ['method', 'route', 'status'],
   buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60],
 });
@@ -21,7 +21,7 @@ export const bytesReceived = new Counter({
 });
 export const webhookTries = new Counter({
   name: 'sheetmill_webhook_tries_total',
-  help: 'Tries to deliver a webhook, by how they ended',
+  help: 'Tries to deliver a webhook: delivered, failed until the next try, or given up',
   labelNames: ['outcome'],
 });
 
@@ -31,10 +31,17 @@ export function watchProcess(db: Database): void {
   watchPool(db.$client);
 }
 
-/** Everything in Prometheus' text format. */
+/** Everything in Prometheus' text format; while Postgres is away, what this process knows by itself. */
 export async function readMetrics(db: Database): Promise<string> {
-  const [live, queues, minutes] = await Promise.all([listConverters(db), queueDepths(db), recentThroughput(db, 1)]);
-  return `${await register.metrics()}\n${await metricsOf(live, queues, minutes).metrics()}`;
+  const asked = Promise.all([listConverters(db), queueDepths(db), recentThroughput(db, 1)]);
+  const known = await asked.then(
+    (rows) => metricsOf(...rows).metrics(),
+    (error) => {
+      if (!isOutage(error)) throw error;
+      return '';
+    },
+  );
+  return `${await register.metrics()}\n${known}`;
 }
 
 type Rows<Query extends (...args: never[]) => Promise<unknown>> = Awaited<ReturnType<Query>>;

@@ -14,6 +14,7 @@ import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
+import { traceIdIn } from '../tracing.ts';
 import { createLedger } from './capacity.ts';
 import { executeJob } from './executor.ts';
 import { jobWait, watchLedger } from './metrics.ts';
@@ -66,7 +67,7 @@ export async function startConverter({
   const closing = new AbortController();
   const lost = Promise.withResolvers<void>();
   const running = new Map<string, { execution: Promise<void>; lost: AbortController }>();
-  const parts = { db, store, tasks, settle: createSettler(db, queues), config, log };
+  const parts = { db, store, tasks, settle: createSettler(db, queues), config };
   const sweepParts = { db, queues, store, log };
   let stopping = false;
 
@@ -75,15 +76,20 @@ export async function startConverter({
   async function claimWhatFits(): Promise<boolean> {
     const claimed = await claimJobs(db, queues, converter, { free: ledger.free(), capacity });
     for (const job of claimed) {
-      if (job.readyAt)
-        jobWait.observe({ type: job.type }, Math.max(0, Date.now() - new Date(job.readyAt).getTime()) / 1000);
+      jobWait.observe({ type: job.type }, job.waitedSeconds);
+      const jobLog = log.child({
+        job: job.id,
+        attempt: job.attempt,
+        upload: job.uploadId ?? undefined,
+        trace: traceIdIn(job.traceparent),
+      });
       const release = ledger.reserve(job);
-      const sandbox = tasks.get(job.type)?.trusted ? undefined : pool.lease(job.memoryMb);
+      const sandbox = tasks.get(job.type)?.trusted ? undefined : pool.lease(job.memoryMb, jobLog);
       const lostJob = new AbortController();
-      const execution = executeJob(parts, job, { sandbox, stop: handBack.signal, lost: lostJob })
+      const execution = executeJob({ ...parts, log: jobLog }, job, { sandbox, stop: handBack.signal, lost: lostJob })
         .catch((error) => {
           // Under a new id, whoever keeps house settles it as lost; left alone, it would be `running` for ever.
-          log.error({ err: error, job: job.id }, 'attempt not settled; starting again');
+          jobLog.error({ err: error }, 'attempt not settled; starting again');
           lost.resolve();
         })
         .finally(() => {

@@ -12,6 +12,7 @@ import { uploadFolder } from '../store/paths.ts';
 import type { Store, Workspace } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import type { UploadFiles } from '../tasks/task.ts';
+import { failSpan, inSpan, type Span, SpanKind } from '../tracing.ts';
 import { createJournal } from './journal.ts';
 import { jobRun, pages, peakMemory } from './metrics.ts';
 import { persist } from './persist.ts';
@@ -19,6 +20,7 @@ import { outcomeOf, runOn } from './recovery.ts';
 import type { TaskEvent, TaskRequest } from './run-task.ts';
 import type { Lease } from './sandbox/pool.ts';
 import type { Ran } from './sandbox/run.ts';
+import { traced } from './traced.ts';
 import { runTrusted } from './trusted.ts';
 
 export interface ExecutorParts {
@@ -27,7 +29,18 @@ export interface ExecutorParts {
   tasks: Tasks;
   settle: (settlement: Settlement) => Promise<boolean>;
   config: Config;
+  /** Of the job that is executed. */
   log: Logger;
+}
+
+/** How a job is executed. */
+interface Execution {
+  /** Undefined for a task that is trusted. */
+  sandbox: Pick<Lease, 'run'> | undefined;
+  /** Aborted, it hands the job back. */
+  stop: AbortSignal;
+  /** Aborted, by the caller or here, when the job is no longer ours. */
+  lost: AbortController;
 }
 
 const NOTHING_TO_READ: Outcome = {
@@ -42,19 +55,37 @@ const BROKEN: Outcome = {
 };
 
 /**
- * Runs one claimed job from claim to settlement, in `sandbox` unless its task is trusted. `stop` hands the job back; `lost` is aborted when the job is no longer
- * ours, by the caller or here. Rejects only when the database stays away; housekeeping then settles the job as lost.
+ * Runs one claimed job from claim to settlement, as a span of its request's trace. Rejects only when the database stays
+ * away; housekeeping then settles the job as lost.
  */
-export async function executeJob(
+export function executeJob(parts: ExecutorParts, job: ClaimedJob, execution: Execution): Promise<void> {
+  const attributes = {
+    'sheetmill.job': job.id,
+    'sheetmill.attempt': job.attempt,
+    ...(job.uploadId !== null && { 'sheetmill.upload': job.uploadId }),
+    'sheetmill.cpu_units': job.cpuUnits,
+    'sheetmill.memory_mb': job.memoryMb,
+    'sheetmill.waited_seconds': job.waitedSeconds,
+  };
+  return inSpan(`attempt ${job.type}`, job, { kind: SpanKind.CONSUMER, attributes }, (span) =>
+    execute(parts, job, execution, span),
+  );
+}
+
+async function execute(
   parts: ExecutorParts,
   job: ClaimedJob,
-  { sandbox, stop, lost }: { sandbox: Pick<Lease, 'run'> | undefined; stop: AbortSignal; lost: AbortController },
+  { sandbox, stop, lost }: Execution,
+  span: Span,
 ): Promise<void> {
-  const { db, settle, config, tasks } = parts;
-  const log = parts.log.child({ job: job.id, attempt: job.attempt, upload: job.uploadId });
+  const { db, settle, config, tasks, log } = parts;
   const task = tasks.get(job.type);
   const journal = createJournal(db, job, log);
   const observeRun = jobRun.startTimer({ type: job.type });
+  const observeEnd = (outcome: Outcome['kind'] | 'lost') => {
+    observeRun({ outcome });
+    span.setAttribute('sheetmill.outcome', outcome);
+  };
   const broken = new AbortController();
 
   let workspace: Workspace | undefined;
@@ -68,17 +99,17 @@ export async function executeJob(
   const onEvent = (event: TaskEvent) => {
     if (event.kind === 'log' || event.kind === 'progress') return journal.tell(event);
     if (event.kind === 'step') return;
-    if (event.kind === 'page') {
-      settledNow.push(event.outcome.page);
-      const { status } = event.outcome;
-      pages.inc({ status, engine: status === 'completed' ? event.outcome.engine : 'none' });
-    } else selected = event.found.selected;
+    if (event.kind === 'page') settledNow.push(event.outcome.page);
+    else selected = event.found.selected;
     written = written.then(async () => {
       if (event.kind === 'page' && event.outcome.status === 'completed') await workspace?.publish(event.outcome.path);
       const ours = await persist(log, stop, () =>
         event.kind === 'page' ? recordPage(db, job, event.outcome) : recordInspection(db, job, event.found),
       );
-      if (!ours) lost.abort();
+      if (!ours) return lost.abort();
+      if (event.kind !== 'page') return;
+      const { outcome } = event;
+      pages.inc({ status: outcome.status, engine: outcome.status === 'completed' ? outcome.engine : 'none' });
     });
     written.catch(() => broken.abort());
   };
@@ -114,7 +145,9 @@ export async function executeJob(
     const ran: Ran =
       sandbox === undefined && task !== undefined
         ? await runTrusted(task, request, options)
-        : await runOn(sandbox as Lease, request, options, config.CAPACITY_MEMORY_MB);
+        : await runOn(traced(sandbox as Lease, span), request, options, config.CAPACITY_MEMORY_MB);
+    // Of what fails in a sandbox, each run has a line of its own.
+    if (sandbox === undefined && ran.outcome.kind === 'failed') log.info(ran.outcome, 'task failed');
     await written;
     if (ran.outcome.kind === 'completed') await files.publishAll();
     const left = pagesIn(selected).filter((page) => !settledNow.includes(page));
@@ -133,11 +166,15 @@ export async function executeJob(
 
   // Its jobs of its own go with an upload; what else reads it ends here.
   const deleted = (lost.signal.aborted || job.uploadId === null) && (await removeIfDeleted(parts, uploadId));
-  if (lost.signal.aborted) return log.info('job cancelled, deleted, or lost to another converter');
+  if (lost.signal.aborted) {
+    observeEnd('lost');
+    return log.info('job cancelled, deleted, or lost to another converter');
+  }
   const outcome = deleted ? NOTHING_TO_READ : settled;
   const ours = await persist(log, AbortSignal.timeout(30_000), () => settle({ attempt: job, outcome, peakMemoryMb }));
   if (!ours) await removeIfDeleted(parts, uploadId);
-  observeRun({ outcome: outcome.kind });
+  observeEnd(ours ? outcome.kind : 'lost');
+  if (outcome.kind === 'failed') failSpan(span, outcome.error.message);
   if (peakMemoryMb !== null) peakMemory.observe({ reserved_mb: job.memoryMb }, peakMemoryMb);
   log.info(
     { outcome: outcome.kind, ...('error' in outcome && { error: outcome.error }), peakMemoryMb, ours },

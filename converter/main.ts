@@ -6,6 +6,7 @@ import { createLogger } from '../log.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openStore } from '../store/open.ts';
 import { loadTasks } from '../tasks/registry.ts';
+import { startTracing } from '../tracing.ts';
 import { startConverter } from './converter.ts';
 import { serveMetrics } from './metrics.ts';
 
@@ -14,6 +15,7 @@ const config = configOrExit(process.env);
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'converter' });
 const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
+const flushSpans = await startTracing('sheetmill-converter', config, log);
 
 const database = await openDatabase(databaseUrl, { name: 'sheetmill-converter', log });
 await migrateDatabase(databaseUrl);
@@ -21,9 +23,11 @@ const queues = await openQueues(database.db, { supervise: true, log });
 const store = await openStore(config);
 const start = () => startConverter({ db: database.db, databaseUrl, queues, store, tasks, config, log });
 
-let converter = await start();
 const metrics =
-  config.METRICS_PORT === undefined ? undefined : await serveMetrics(config.METRICS_PORT, database.pool, log);
+  config.METRICS_PORT === undefined
+    ? undefined
+    : await serveMetrics(config.METRICS_PORT, database.pool, log).catch(exitWithReason);
+let converter = await start();
 let stopping = false;
 process.send?.({ kind: 'ready', metricsPort: metrics?.port });
 
@@ -34,7 +38,7 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   await converter.stop(err ? 0 : graceMs);
   await metrics?.close();
   await queues.close();
-  await database.close();
+  await Promise.all([database.close(), flushSpans()]);
 });
 // Started by `npm start`, it ends with its parent: the embedded Postgres does, too.
 process.on('disconnect', () => process.exit(1));

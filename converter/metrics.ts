@@ -7,7 +7,9 @@ import { watchPool } from '../db/metrics.ts';
 import type { Room, Shape } from '../jobs/shape.ts';
 import type { Logger } from '../log.ts';
 
-/** What a converter tells Prometheus, and where. */
+/** What a converter tells Prometheus, and where. Labels are job types, classes of memory and other words of ours: so there are few series. */
+
+const MOST_CONNECTIONS = 50;
 
 export const jobWait = new Histogram({
   name: 'sheetmill_job_wait_seconds',
@@ -17,7 +19,7 @@ export const jobWait = new Histogram({
 });
 export const jobRun = new Histogram({
   name: 'sheetmill_job_run_seconds',
-  help: 'From claimed to settled, by attempt',
+  help: 'From claimed to settled, by attempt; lost are those whose job was cancelled or taken over meanwhile',
   labelNames: ['type', 'outcome'],
   buckets: [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300],
 });
@@ -29,13 +31,13 @@ export const peakMemory = new Histogram({
 });
 export const pages = new Counter({
   name: 'sheetmill_pages_total',
-  help: 'Pages that came to an end here',
+  help: 'Pages that attempts here have made, or that failed alone; those that fail with their whole job are not among them',
   labelNames: ['status', 'engine'],
 });
 export const sandboxStarts = new Counter({ name: 'sheetmill_sandbox_starts_total', help: 'Sandboxes started' });
 export const sandboxDeaths = new Counter({
   name: 'sheetmill_sandbox_deaths_total',
-  help: 'Sandboxes that died at work: met their cap (outgrown), took too long (overdue), crashed, or were killed',
+  help: 'Sandboxes that died at work: met their cap (outgrown), took too long for a step (overdue), crashed, were killed by others, or did not stop when told to (stopped)',
   labelNames: ['how'],
 });
 
@@ -62,7 +64,10 @@ function ledgerGauge(name: string, help: string, part: keyof Shape): void {
 ledgerGauge('sheetmill_converter_cpu_units', 'CPU units of this converter', 'cpuUnits');
 ledgerGauge('sheetmill_converter_memory_mb', 'Memory that jobs may reserve in this converter', 'memoryMb');
 
-/** Serves GET /metrics and /health/live on all addresses: a converter answers nothing else. Gives the port. */
+/**
+ * Serves GET /metrics and /health/live on all addresses: a converter answers nothing else. Gives the port; throws when it
+ * is taken.
+ */
 export async function serveMetrics(port: number, pool: Pool, log: Logger) {
   collectDefaultMetrics();
   watchPool(pool);
@@ -80,8 +85,11 @@ export async function serveMetrics(port: number, pool: Pool, log: Logger) {
         },
       );
   });
+  server.maxConnections = MOST_CONNECTIONS;
   server.listen(port);
-  await once(server, 'listening');
+  await once(server, 'listening').catch((cause) => {
+    throw new Error(`METRICS_PORT=${port}: ${cause.message}`, { cause });
+  });
   return {
     port: (server.address() as AddressInfo).port,
     async close(): Promise<void> {

@@ -50,6 +50,12 @@ test('variables of others are of no concern', () => {
   expect(parseConfig({ PATH: '/bin', port: 'x', SHEETMILL: '1' })).toEqual(parseConfig({}));
 });
 
+test('the error of a wrong URL shows no password', () => {
+  expect(() => parseConfig({ DATABASE_URL: 'mysql://me:secret/with@signs@host/db' })).toThrow(
+    'DATABASE_URL="mysql://...@host/db": must begin with postgres:// or postgresql://',
+  );
+});
+
 test.each([
   ['PORT', 'abc'],
   ['PORT', '65536'],
@@ -75,6 +81,7 @@ test.each([
   ['SHUTDOWN_GRACE_SECONDS', '-1'],
   ['AUTH', 'off'],
   ['JWT_JWKS_URL', 'ftp://issuer.example/keys'],
+  ['OTEL_EXPORTER_OTLP_ENDPOINT', 'collector:4318'],
   ['RATE_LIMIT_PER_MINUTE', '0'],
   ['MAX_CONCURRENT_UPLOADS', '0'],
   ['LOG_LEVEL', 'loud'],

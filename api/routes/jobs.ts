@@ -36,6 +36,8 @@ import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 /** A batch of jobs, and everything else. */
 const LARGEST_BATCH = '10mb';
 const LARGEST_BODY = '1mb';
+/** Ids of a batch that its line in the log names. */
+const MOST_LOGGED = 100;
 
 /** The calls of the Jobs table of the contract, but for the stream. */
 export function jobRoutes(parts: {
@@ -60,7 +62,9 @@ export function jobRoutes(parts: {
     const idempotency = idempotencyOf(request);
     const known = idempotency.known(fingerprint);
     if (known !== undefined) return sendAnswer(response, known);
-    const newJobs = await readJobs(db, tasks, callerOf(request), request.body);
+    const { traceparent } = response.locals;
+    const wanted = await readJobs(db, tasks, callerOf(request), request.body);
+    const newJobs = wanted.map((job) => ({ ...job, traceparent }));
     for (const { notifyUrl } of newJobs) refuseForbidden(guard, notifyUrl);
     let told: JobRow[] = [];
     let answer = { status: 201, location: null as string | null, body: {} as unknown };
@@ -80,6 +84,7 @@ export function jobRoutes(parts: {
       await idempotency.keep(tx, fingerprint, answer);
       told = jobs;
     });
+    if (Array.isArray(request.body)) response.locals.jobs = told.slice(0, MOST_LOGGED).map(({ id }) => id);
     // Of a new job nothing can be known yet.
     await forget(told.filter(({ version }) => version > 0));
     sendAnswer(response, answer);

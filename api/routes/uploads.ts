@@ -83,12 +83,19 @@ export function uploadRoutes(parts: {
         return sendAnswer(response, known);
       }
       const { owner } = callerOf(request);
-      const answer = await createUpload(parts, owner, fields, received, async (tx, upload, originals) => {
-        const body = uploadDocument(upload, originals, []);
-        const stored = { status: 200, location: `/uploads/${upload.id}`, body };
-        await idempotencyOf(request).keep(tx, fingerprint, stored);
-        return stored;
-      });
+      const { traceparent } = response.locals;
+      const answer = await createUpload(
+        parts,
+        { owner, traceparent },
+        fields,
+        received,
+        async (tx, upload, originals) => {
+          const body = uploadDocument(upload, originals, []);
+          const stored = { status: 200, location: `/uploads/${upload.id}`, body };
+          await idempotencyOf(request).keep(tx, fingerprint, stored);
+          return stored;
+        },
+      );
       uploadsAccepted.inc();
       bytesReceived.inc(received.files.reduce((sum, file) => sum + file.received.bytes, 0));
       sendAnswer(response, answer);
@@ -200,7 +207,10 @@ export function uploadRoutes(parts: {
     await forget(id);
     await store.removeFolder(uploadFolder(id)).catch((error) => {
       // It is gone for the client; what is left on disk is found as an orphan.
-      log.error({ err: error, upload: id }, 'files of a deleted upload left to the sweep');
+      log.error(
+        { err: error, request: response.locals.requestId, upload: id },
+        'files of a deleted upload left to the sweep',
+      );
     });
     response.status(204).end();
   });

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
@@ -51,9 +52,11 @@ export async function startService({
       execArgv: ['--max-semi-space-size=2'],
       stdio: ['ignore', 'inherit', keepLog ? 'pipe' : 'inherit', 'ipc'],
     });
-    child.stderr?.on('data', (chunk) => {
-      log += chunk;
-    });
+    // By lines, so that those of one process do not tear those of another.
+    if (child.stderr)
+      createInterface({ input: child.stderr }).on('line', (line) => {
+        log += `${line}\n`;
+      });
     processes.add(child);
     child.once('exit', () => processes.delete(child));
     const [ready] = await Promise.race([
@@ -62,7 +65,8 @@ export async function startService({
         throw new Error(`the ${part} ended with ${code} before it was ready`);
       }),
     ]);
-    return { child, url: (ready as { url?: string }).url ?? '' };
+    const { url = '', metricsPort } = ready as { url?: string; metricsPort?: number };
+    return { child, url, metricsPort };
   }
 
   async function end(child: ChildProcess, signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
@@ -116,6 +120,8 @@ export async function startService({
     },
     log: () => log,
     converters: started.map(({ child }) => child),
+    /** Where each of them serves its metrics, with METRICS_PORT=0. */
+    metricsUrls: started.map(({ metricsPort }) => `http://127.0.0.1:${metricsPort}`),
     folder,
     pool,
     get,
@@ -155,12 +161,16 @@ export async function startService({
     startConverter: async (extra?: Record<string, string>) => (await start('converter', extra)).child,
     end,
     /** Uploads files given as [filename, bytes] with text fields; gives the status and the parsed answer. */
-    async upload(files: [string, Uint8Array][], fields: Record<string, string> = {}) {
+    async upload(
+      files: [string, Uint8Array][],
+      fields: Record<string, string> = {},
+      headers: Record<string, string> = {},
+    ) {
       const form = new FormData();
       for (const [name, value] of Object.entries(fields)) form.append(name, value);
       for (const [name, bytes] of files) form.append('file', new Blob([bytes as Uint8Array<ArrayBuffer>]), name);
-      const response = await fetch(`${api.url}/uploads`, { method: 'POST', body: form });
-      return { status: response.status, body: (await response.json()) as Json };
+      const response = await fetch(`${api.url}/uploads`, { method: 'POST', headers, body: form });
+      return { status: response.status, headers: response.headers, body: (await response.json()) as Json };
     },
     /** The document of an upload once it is done. Fails after `ms`. */
     async done(id: string, ms = 50_000): Promise<Json> {
