@@ -8,8 +8,8 @@ import { recordInspection, recordPage, settledPages } from '../jobs/conversion.t
 import { pagesIn } from '../jobs/pages.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../log.ts';
-import { uploadFolder } from '../store/paths.ts';
-import type { Store, Workspace } from '../store/store.ts';
+import { pagePath, uploadFolder } from '../store/paths.ts';
+import { isAway, type Store, type Workspace } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import type { UploadFiles } from '../tasks/task.ts';
 import { createJournal } from './journal.ts';
@@ -35,6 +35,7 @@ const NOTHING_TO_READ: Outcome = {
   error: { code: 'unknown_upload', message: 'the upload that it reads was deleted' },
   retryable: false,
 };
+const RETURNED: Outcome = { kind: 'returned' };
 const BROKEN: Outcome = {
   kind: 'failed',
   error: { code: 'internal', message: 'an unexpected error; the log has the details' },
@@ -56,6 +57,7 @@ export async function executeJob(
   const journal = createJournal(db, job, log);
   const observeRun = jobRun.startTimer({ type: job.type });
   const broken = new AbortController();
+  const giveUp = AbortSignal.any([stop, lost.signal]);
 
   let workspace: Workspace | undefined;
   // The upload whose files it reads or makes.
@@ -74,7 +76,7 @@ export async function executeJob(
       pages.inc({ status, engine: status === 'completed' ? event.outcome.engine : 'none' });
     } else selected = event.found.selected;
     written = written.then(async () => {
-      if (event.kind === 'page' && event.outcome.status === 'completed') await workspace?.publish(event.outcome.path);
+      if (event.kind === 'page' && event.outcome.status === 'completed') await publishPage(event.outcome);
       const ours = await persist(log, stop, () =>
         event.kind === 'page' ? recordPage(db, job, event.outcome) : recordInspection(db, job, event.found),
       );
@@ -83,11 +85,19 @@ export async function executeJob(
     written.catch(() => broken.abort());
   };
 
+  /** What a sandbox says is not believed: rows name nothing but pages of their own. */
+  async function publishPage({ page, path }: { page: number; path: string }): Promise<void> {
+    if (path !== pagePath(job.uploadId ?? '', job.original ?? 0, page, String(job.attempt))) {
+      throw new Error(`not the path of page ${page}: ${path}`);
+    }
+    await persist(log, giveUp, async () => workspace?.publish(path));
+  }
+
   async function run(): Promise<{ settled: Outcome; peakMemoryMb: number | null }> {
     const files = await parts.store.workspace();
     workspace = files;
     uploadId ??= task?.reads?.(job.payload) ?? null;
-    const inputs = await persist(log, stop, () => readInputs(db, files, job, uploadId));
+    const inputs = await persist(log, giveUp, () => readInputs(db, files, job, uploadId));
     settledNow.push(...inputs.settledPages);
     const request: TaskRequest = {
       type: job.type,
@@ -116,13 +126,15 @@ export async function executeJob(
         ? await runTrusted(task, request, options)
         : await runOn(sandbox as Lease, request, options, config.CAPACITY_MEMORY_MB);
     await written;
-    if (ran.outcome.kind === 'completed') await files.publishAll();
+    if (ran.outcome.kind === 'completed') await persist(log, giveUp, () => files.publishAll());
     const left = pagesIn(selected).filter((page) => !settledNow.includes(page));
     return { settled: outcomeOf(ran, job, task, left), peakMemoryMb: ran.peakMemoryMb };
   }
 
   const { settled, peakMemoryMb } = await run()
     .catch((error) => {
+      // The store stayed away until the job was to be handed back, or was lost.
+      if (isAway(error)) return { settled: RETURNED, peakMemoryMb: null };
       if (isOutage(error)) throw error;
       // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
       log.error({ err: error }, 'attempt broken');

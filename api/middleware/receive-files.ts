@@ -34,7 +34,7 @@ interface UnderWay {
   id: string;
   files: number;
   bytes: number;
-  refuse: (error: AppError) => void;
+  refuse: (error: unknown) => void;
 }
 
 const underWay = new WeakMap<Request, UnderWay>();
@@ -74,9 +74,7 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
         if (mediaType !== null) return originalPath(state.id, original, mediaType);
         const what = head.length === 0 ? 'is empty' : 'is neither PDF, PNG nor JPEG by its content';
         const name = `file ${original}${filename ? ` (${filename})` : ''}`;
-        const error = new AppError('unsupported_media_type', `${name} ${what}`, { status: 415 });
-        state.refuse(error);
-        throw error;
+        throw new AppError('unsupported_media_type', `${name} ${what}`, { status: 415 });
       };
       // A client that goes away in the middle ends no stream by itself.
       const abort = () => request.readableEnded || file.stream.destroy(invalid('the client went away'));
@@ -84,7 +82,13 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
       store
         .receive(counted(request, file.stream), place)
         .finally(() => request.off('close', abort))
-        .then((received) => done(null, { original, filename, mediaType, received } as object), done);
+        .then(
+          (received) => done(null, { original, filename, mediaType, received } as object),
+          (error) => {
+            state.refuse(error);
+            done(error);
+          },
+        );
     },
     _removeFile(_request, file, done) {
       (file as unknown as { received: Received }).received.discard().then(() => done(null), done);
@@ -121,7 +125,7 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
       isPassedOn = true;
     };
     // multer waits until the client has sent everything, which may be never.
-    const refuse = (error: AppError) => {
+    const refuse = (error: unknown) => {
       stopReading(request, response);
       passOn(error);
     };
