@@ -96,8 +96,12 @@ export async function executeJob(
   async function run(): Promise<{ settled: Outcome; peakMemoryMb: number | null }> {
     const files = await parts.store.workspace();
     workspace = files;
+    const input = (path: string) => {
+      giveUp.throwIfAborted();
+      return files.input(path);
+    };
     uploadId ??= task?.reads?.(job.payload) ?? null;
-    const inputs = await persist(log, giveUp, () => readInputs(db, files, job, uploadId));
+    const inputs = await persist(log, giveUp, () => readInputs(db, job, uploadId, task?.readsOnly, input));
     settledNow.push(...inputs.settledPages);
     const request: TaskRequest = {
       type: job.type,
@@ -133,8 +137,8 @@ export async function executeJob(
 
   const { settled, peakMemoryMb } = await run()
     .catch((error) => {
-      // The store stayed away until the job was to be handed back, or was lost.
-      if (isAway(error)) return { settled: RETURNED, peakMemoryMb: null };
+      // The job was to be handed back, or was lost, while files were fetched or the store was away.
+      if (isAway(error) || error === giveUp.reason) return { settled: RETURNED, peakMemoryMb: null };
       if (isOutage(error)) throw error;
       // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
       log.error({ err: error }, 'attempt broken');
@@ -173,23 +177,25 @@ async function removeIfDeleted({ db, store, log }: ExecutorParts, uploadId: stri
 /** What the task needs besides the payload. The password is read here and goes to the sandbox alone. */
 async function readInputs(
   db: Database,
-  workspace: Workspace,
   job: ClaimedJob,
   uploadId: string | null,
+  only: keyof UploadFiles | undefined,
+  input: Workspace['input'],
 ): Promise<Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files'>> {
   const files: UploadFiles = { originals: [], pages: [] };
   if (uploadId !== job.uploadId && uploadId !== null) {
-    for (const { original, path, mediaType, sha256 } of await listOriginals(db, uploadId)) {
-      files.originals.push({ original, path: await workspace.input(path), mediaType, sha256 });
+    const wanted = (kind: keyof UploadFiles) => only === undefined || only === kind;
+    for (const { original, path, mediaType, sha256 } of wanted('originals') ? await listOriginals(db, uploadId) : []) {
+      files.originals.push({ original, path: await input(path), mediaType, sha256 });
     }
-    for (const { original, page, path, sha256 } of await listPages(db, uploadId)) {
-      if (path && sha256) files.pages.push({ original, page, path: await workspace.input(path), sha256 });
+    for (const { original, page, path, sha256 } of wanted('pages') ? await listPages(db, uploadId) : []) {
+      if (path && sha256) files.pages.push({ original, page, path: await input(path), sha256 });
     }
   }
   if (job.uploadId === null || job.original === null) return { input: '', password: null, settledPages: [], files };
   const [upload] = await db.select({ password: uploads.password }).from(uploads).where(eq(uploads.id, job.uploadId));
   return {
-    input: await workspace.input((job.payload as { path: string }).path),
+    input: await input((job.payload as { path: string }).path),
     password: upload?.password ?? null,
     settledPages: job.attempt > 1 ? await settledPages(db, job.uploadId, job.original) : [],
     files,

@@ -74,7 +74,9 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
         if (mediaType !== null) return originalPath(state.id, original, mediaType);
         const what = head.length === 0 ? 'is empty' : 'is neither PDF, PNG nor JPEG by its content';
         const name = `file ${original}${filename ? ` (${filename})` : ''}`;
-        throw new AppError('unsupported_media_type', `${name} ${what}`, { status: 415 });
+        const error = new AppError('unsupported_media_type', `${name} ${what}`, { status: 415 });
+        state.refuse(error);
+        throw error;
       };
       // A client that goes away in the middle ends no stream by itself.
       const abort = () => request.readableEnded || file.stream.destroy(invalid('the client went away'));
