@@ -43,7 +43,7 @@ export async function sendStored(request: Request, response: Response, store: St
         const link = await store.link(path, { type, disposition });
         forget();
         // It is good for a few minutes.
-        response.set('Cache-Control', 'private, no-store').redirect(307, link);
+        response.status(307).set({ Location: link, 'Cache-Control': 'private, no-store' }).end();
         return;
       }
       content = await store.read(path, range);
