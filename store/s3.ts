@@ -29,7 +29,6 @@ const PARTS_AT_ONCE = 2;
 const FILES_AT_ONCE = 32;
 /** A client that waits longer is cut off as idle. */
 const PATIENCE_MS = 30_000;
-const LARGEST_LIST = 1000;
 const LINK_SECONDS = 600;
 
 /**
@@ -71,12 +70,11 @@ export async function openS3Store(url: string, { links }: { links: boolean }): P
     await client.send(new DeleteObjectCommand(at(relative)));
   }
 
-  async function* files(folder: string): AsyncGenerator<string, void> {
-    for await (const { Contents = [] } of paginateListObjectsV2(
-      { client },
-      { Bucket, Prefix: `${prefix}${folder}/` },
-    )) {
-      for (const { Key = '' } of Contents) yield Key.slice(prefix.length);
+  /** As many as one request tells and takes at a time: a thousand. */
+  async function* keysBelow(folder: string): AsyncGenerator<string[], void> {
+    const listed = paginateListObjectsV2({ client }, { Bucket, Prefix: `${prefix}${folder}/` });
+    for await (const { Contents = [] } of listed) {
+      if (Contents.length > 0) yield Contents.map(({ Key = '' }) => Key);
     }
   }
 
@@ -97,7 +95,7 @@ export async function openS3Store(url: string, { links }: { links: boolean }): P
     },
 
     async *unfinished() {
-      let more: { NextKeyMarker?: string | undefined; NextUploadIdMarker?: string | undefined } | undefined = {};
+      let more: Pick<ListMultipartUploadsCommandOutput, 'NextKeyMarker' | 'NextUploadIdMarker'> | undefined = {};
       while (more) {
         const listed: ListMultipartUploadsCommandOutput = await client.send(
           new ListMultipartUploadsCommand({
@@ -129,7 +127,9 @@ export async function openS3Store(url: string, { links }: { links: boolean }): P
       },
     }),
 
-    files,
+    async *files(folder) {
+      for await (const keys of keysBelow(folder)) yield* keys.map((key) => key.slice(prefix.length));
+    },
 
     async modifiedAt(relative) {
       const found = await client.send(new HeadObjectCommand(at(relative))).catch(unlessMissing);
@@ -139,20 +139,11 @@ export async function openS3Store(url: string, { links }: { links: boolean }): P
     removeFile,
 
     async removeFolder(relative) {
-      let batch: { Key: string }[] = [];
-      const remove = async () => {
-        if (batch.length === 0) return;
-        const { Errors: [failed] = [] } = await client.send(
-          new DeleteObjectsCommand({ Bucket, Delete: { Objects: batch, Quiet: true } }),
-        );
+      for await (const keys of keysBelow(relative)) {
+        const Delete = { Objects: keys.map((Key) => ({ Key })), Quiet: true };
+        const { Errors: [failed] = [] } = await client.send(new DeleteObjectsCommand({ Bucket, Delete }));
         if (failed) throw new Error(`${failed.Key} is not removed: ${failed.Code} ${failed.Message}`);
-        batch = [];
-      };
-      for await (const file of files(relative)) {
-        batch.push({ Key: `${prefix}${file}` });
-        if (batch.length === LARGEST_LIST) await remove();
       }
-      await remove();
     },
 
     async freeMb() {
