@@ -11,7 +11,7 @@ export interface Received {
 }
 
 /** What began to be received and was not ended, so that nobody will ever ask for it. */
-export interface Unfinished {
+interface Unfinished {
   name: string;
   began: Date;
   remove(): Promise<void>;

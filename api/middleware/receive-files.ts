@@ -15,7 +15,7 @@ export interface ReceivedUpload {
   files: ReceivedFile[];
 }
 
-export interface ReceivedFile {
+interface ReceivedFile {
   original: number;
   filename: string | null;
   mediaType: MediaType;
