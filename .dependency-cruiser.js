@@ -76,6 +76,13 @@ export default {
       to: { path: 'node_modules/@opentelemetry/' },
     },
     {
+      name: 's3-in-store',
+      comment: 'everyone else knows a store, and not which',
+      severity: 'error',
+      from: { pathNot: '^(store|test)/' },
+      to: { path: 'node_modules/@aws-sdk/' },
+    },
+    {
       name: 'express-in-api',
       comment: 'HTTP stays at the edge',
       severity: 'error',

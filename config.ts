@@ -53,6 +53,8 @@ const keys = z
 
 /** What a converter takes besides its sandboxes: 121 MB were measured at a thousand jobs a second. */
 export const CONVERTER_MB = 128;
+/** What a client of S3 adds to that, 40 MB, and the parts of pages that are about to be stored. */
+const S3_MB = 64;
 /** What the API, the embedded Postgres and `npm start` itself take where they share a machine with the converter. */
 const LOCAL_MB = 512;
 const SMALLEST_CAPACITY_MB = 256;
@@ -169,7 +171,7 @@ export function parseConfig(environment: NodeJS.ProcessEnv) {
   const tasks = parsed.data.TASKS;
   return {
     ...parsed.data,
-    CAPACITY_MEMORY_MB: parsed.data.CAPACITY_MEMORY_MB ?? defaultCapacityMb(CONVERTER_MB),
+    CAPACITY_MEMORY_MB: parsed.data.CAPACITY_MEMORY_MB ?? defaultCapacityMb(CONVERTER_MB, parsed.data),
     DATA_DIR: dataDir,
     STORE_DIR: path.join(dataDir, 'store'),
     TASKS: tasks === undefined ? undefined : path.resolve(tasks),
@@ -189,14 +191,14 @@ export function asksForKeys({ API_KEYS, JWT_ISSUER }: Pick<Config, 'API_KEYS' | 
 }
 
 /** CAPACITY_MEMORY_MB for a converter that shares its machine with all the rest. */
-export function sharedCapacityMb({ CAPACITY_MEMORY_MB }: NodeJS.ProcessEnv): string {
-  return CAPACITY_MEMORY_MB || String(defaultCapacityMb(CONVERTER_MB + LOCAL_MB));
+export function sharedCapacityMb({ CAPACITY_MEMORY_MB, STORE_URL }: NodeJS.ProcessEnv): string {
+  return CAPACITY_MEMORY_MB || String(defaultCapacityMb(CONVERTER_MB + LOCAL_MB, { STORE_URL }));
 }
 
 /** The machine's memory, or the container's, less what is no sandbox; the smallest class where that leaves nothing. */
-function defaultCapacityMb(othersMb: number): number {
+function defaultCapacityMb(othersMb: number, { STORE_URL }: { STORE_URL?: string | undefined }): number {
   const memoryMb = Math.floor(Math.min(totalmem(), process.constrainedMemory() || Infinity) / 2 ** 20);
-  return Math.max(SMALLEST_CAPACITY_MB, memoryMb - othersMb);
+  return Math.max(SMALLEST_CAPACITY_MB, memoryMb - othersMb - (STORE_URL ? S3_MB : 0));
 }
 
 /** For the start of a process: the configuration, or one line that says what is wrong with it, and the end. */

@@ -8,8 +8,8 @@ import { recordInspection, recordPage, settledPages } from '../jobs/conversion.t
 import { pagesIn } from '../jobs/pages.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../log.ts';
-import { uploadFolder } from '../store/paths.ts';
-import type { Store, Workspace } from '../store/store.ts';
+import { pagePath, uploadFolder } from '../store/paths.ts';
+import { isAway, type Store, type Workspace } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import type { UploadFiles } from '../tasks/task.ts';
 import { failSpan, inSpan, type Span, SpanKind } from '../tracing.ts';
@@ -48,6 +48,7 @@ const NOTHING_TO_READ: Outcome = {
   error: { code: 'unknown_upload', message: 'the upload that it reads was deleted' },
   retryable: false,
 };
+const RETURNED: Outcome = { kind: 'returned' };
 const BROKEN: Outcome = {
   kind: 'failed',
   error: { code: 'internal', message: 'an unexpected error; the log has the details' },
@@ -87,6 +88,7 @@ async function execute(
     span.setAttribute('sheetmill.outcome', outcome);
   };
   const broken = new AbortController();
+  const giveUp = AbortSignal.any([stop, lost.signal]);
 
   let workspace: Workspace | undefined;
   // The upload whose files it reads or makes.
@@ -102,7 +104,7 @@ async function execute(
     if (event.kind === 'page') settledNow.push(event.outcome.page);
     else selected = event.found.selected;
     written = written.then(async () => {
-      if (event.kind === 'page' && event.outcome.status === 'completed') await workspace?.publish(event.outcome.path);
+      if (event.kind === 'page' && event.outcome.status === 'completed') await publishPage(event.outcome);
       const ours = await persist(log, stop, () =>
         event.kind === 'page' ? recordPage(db, job, event.outcome) : recordInspection(db, job, event.found),
       );
@@ -114,11 +116,23 @@ async function execute(
     written.catch(() => broken.abort());
   };
 
+  /** What a sandbox says is not believed: rows name nothing but pages of their own. */
+  async function publishPage({ page, path }: { page: number; path: string }): Promise<void> {
+    if (path !== pagePath(job.uploadId ?? '', job.original ?? 0, page, String(job.attempt))) {
+      throw new Error(`not the path of page ${page}: ${path}`);
+    }
+    await persist(log, giveUp, async () => workspace?.publish(path));
+  }
+
   async function run(): Promise<{ settled: Outcome; peakMemoryMb: number | null }> {
     const files = await parts.store.workspace();
     workspace = files;
+    const input = (path: string) => {
+      giveUp.throwIfAborted();
+      return files.input(path);
+    };
     uploadId ??= task?.reads?.(job.payload) ?? null;
-    const inputs = await persist(log, stop, () => readInputs(db, files, job, uploadId));
+    const inputs = await persist(log, giveUp, () => readInputs(db, job, uploadId, task?.readsOnly, input));
     settledNow.push(...inputs.settledPages);
     const request: TaskRequest = {
       type: job.type,
@@ -149,13 +163,15 @@ async function execute(
     // Of what fails in a sandbox, each run has a line of its own.
     if (sandbox === undefined && ran.outcome.kind === 'failed') log.info(ran.outcome, 'task failed');
     await written;
-    if (ran.outcome.kind === 'completed') await files.publishAll();
+    if (ran.outcome.kind === 'completed') await persist(log, giveUp, () => files.publishAll());
     const left = pagesIn(selected).filter((page) => !settledNow.includes(page));
     return { settled: outcomeOf(ran, job, task, left), peakMemoryMb: ran.peakMemoryMb };
   }
 
   const { settled, peakMemoryMb } = await run()
     .catch((error) => {
+      // The job was to be handed back, or was lost, while files were fetched or the store was away.
+      if (isAway(error) || error === giveUp.reason) return { settled: RETURNED, peakMemoryMb: null };
       if (isOutage(error)) throw error;
       // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
       log.error({ err: error }, 'attempt broken');
@@ -198,23 +214,25 @@ async function removeIfDeleted({ db, store, log }: ExecutorParts, uploadId: stri
 /** What the task needs besides the payload. The password is read here and goes to the sandbox alone. */
 async function readInputs(
   db: Database,
-  workspace: Workspace,
   job: ClaimedJob,
   uploadId: string | null,
+  only: keyof UploadFiles | undefined,
+  input: Workspace['input'],
 ): Promise<Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files'>> {
   const files: UploadFiles = { originals: [], pages: [] };
   if (uploadId !== job.uploadId && uploadId !== null) {
-    for (const { original, path, mediaType, sha256 } of await listOriginals(db, uploadId)) {
-      files.originals.push({ original, path: await workspace.input(path), mediaType, sha256 });
+    const wanted = (kind: keyof UploadFiles) => only === undefined || only === kind;
+    for (const { original, path, mediaType, sha256 } of wanted('originals') ? await listOriginals(db, uploadId) : []) {
+      files.originals.push({ original, path: await input(path), mediaType, sha256 });
     }
-    for (const { original, page, path, sha256 } of await listPages(db, uploadId)) {
-      if (path && sha256) files.pages.push({ original, page, path: await workspace.input(path), sha256 });
+    for (const { original, page, path, sha256 } of wanted('pages') ? await listPages(db, uploadId) : []) {
+      if (path && sha256) files.pages.push({ original, page, path: await input(path), sha256 });
     }
   }
   if (job.uploadId === null || job.original === null) return { input: '', password: null, settledPages: [], files };
   const [upload] = await db.select({ password: uploads.password }).from(uploads).where(eq(uploads.id, job.uploadId));
   return {
-    input: await workspace.input((job.payload as { path: string }).path),
+    input: await input((job.payload as { path: string }).path),
     password: upload?.password ?? null,
     settledPages: job.attempt > 1 ? await settledPages(db, job.uploadId, job.original) : [],
     files,

@@ -3,7 +3,7 @@ import { constants } from 'node:fs';
 import { access, mkdir, open, opendir, rename, rm, rmdir, stat, statfs } from 'node:fs/promises';
 import path from 'node:path';
 import { measure } from './measure.ts';
-import type { Store } from './store.ts';
+import { gone, type Store } from './store.ts';
 
 /** Files that are still being received; what came in whole leaves it at once. */
 const INCOMING = 'incoming';
@@ -92,7 +92,9 @@ export async function openDiskStore(root: string): Promise<Store> {
       };
     },
     async read(relative, range) {
-      return (await open(absolute(relative))).createReadStream(range);
+      const handle = await open(absolute(relative)).catch(unlessMissing);
+      if (handle === undefined) throw gone();
+      return handle.createReadStream(range);
     },
     files,
     modifiedAt,

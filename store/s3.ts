@@ -1,7 +1,4 @@
-import { createReadStream, createWriteStream } from 'node:fs';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
+import { createWriteStream } from 'node:fs';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import {
@@ -16,65 +13,68 @@ import {
   NoSuchKey,
   NotFound,
   paginateListObjectsV2,
-  S3Client,
 } from '@aws-sdk/client-s3';
 import { Upload } from '@aws-sdk/lib-storage';
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
-import { createCopies } from './copies.ts';
 import { measure } from './measure.ts';
-import type { Store } from './store.ts';
+import { openClient, orUnavailable } from './s3-client.ts';
+import { gone, type Store } from './store.ts';
+import { createTurns } from './turns.ts';
+import { openWorkspaces } from './workspaces.ts';
 
-/** S3 takes 10,000 parts of one object, so that this is enough for 80 GB, and two of them are in memory for each upload. */
-const PART_BYTES = 8 * 2 ** 20;
+/** The least that S3 takes, of 10,000 at most: enough for 50 GB. */
+const PART_BYTES = 5 * 2 ** 20;
 const PARTS_AT_ONCE = 2;
-const LARGEST_LIST = 1000;
+/** A part is held until it is sent, however slowly it comes in: up to 15 MB for each file, half a GB for all. */
+const FILES_AT_ONCE = 32;
+/** A client that waits longer is cut off as idle. */
+const PATIENCE_MS = 30_000;
 const LINK_SECONDS = 600;
-const WORK_FOLDER = 'sheetmill-work-';
 
 /**
- * A store in a bucket of S3, or of what speaks its protocol at AWS_ENDPOINT_URL, with the credentials that the AWS SDK
- * finds. `url` is `s3://bucket/prefix`. Attempts work in temporary folders. Throws if the bucket cannot be reached.
+ * A store in a bucket of S3, or of what speaks its protocol at AWS_ENDPOINT_URL. `url` is `s3://bucket/prefix`. Attempts
+ * work in the temporary folder.
  */
 export async function openS3Store(url: string, { links }: { links: boolean }): Promise<Store> {
   const { Bucket, prefix } = parseUrl(url);
-  const { AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3, AWS_REGION } = process.env;
-  const client = new S3Client({
-    region: AWS_REGION || 'us-east-1',
-    // Bucket names as host names are for Amazon alone.
-    forcePathStyle: Boolean(AWS_ENDPOINT_URL_S3 || AWS_ENDPOINT_URL),
-    // Others do not know of the newer checksums.
-    requestChecksumCalculation: 'WHEN_REQUIRED',
-    responseChecksumValidation: 'WHEN_REQUIRED',
-  });
+  const client = openClient();
   const at = (relative: string) => ({ Bucket, Key: `${prefix}${relative}` });
-  await removeOldWork();
-  const work = await mkdtemp(path.join(tmpdir(), `${WORK_FOLDER}${process.pid}-`));
-  const copies = createCopies(path.join(work, 'copies'), async (relative, file) => {
-    await pipeline(await read(relative), createWriteStream(file));
+  const takeTurn = createTurns(FILES_AT_ONCE, PATIENCE_MS);
+  const workspace = await openWorkspaces({
+    write,
+    async fetch(relative, file) {
+      await pipeline(await read(relative), createWriteStream(file)).catch((error) => {
+        throw orUnavailable(error);
+      });
+    },
   });
 
   async function read(relative: string, range?: { start: number; end: number }): Promise<Readable> {
     const Range = range && `bytes=${range.start}-${range.end}`;
-    const { Body } = await client.send(new GetObjectCommand({ ...at(relative), Range }));
-    return Body as Readable;
+    const found = await client.send(new GetObjectCommand({ ...at(relative), Range })).catch(unlessMissing);
+    if (found === undefined) throw gone();
+    return found.Body as Readable;
   }
 
   async function write(relative: string, content: Readable): Promise<void> {
     const options = { queueSize: PARTS_AT_ONCE, partSize: PART_BYTES };
-    // What was sent of one that fails is removed by it.
-    await new Upload({ client, params: { ...at(relative), Body: content }, ...options }).done();
+    try {
+      // What was sent of one that fails is removed by it.
+      await new Upload({ client, params: { ...at(relative), Body: content }, ...options }).done();
+    } finally {
+      content.destroy();
+    }
   }
 
   async function removeFile(relative: string): Promise<void> {
     await client.send(new DeleteObjectCommand(at(relative)));
   }
 
-  async function* files(folder: string): AsyncGenerator<string, void> {
-    for await (const { Contents = [] } of paginateListObjectsV2(
-      { client },
-      { Bucket, Prefix: `${prefix}${folder}/` },
-    )) {
-      for (const { Key = '' } of Contents) yield Key.slice(prefix.length);
+  /** As many as one request tells and takes at a time: a thousand. */
+  async function* keysBelow(folder: string): AsyncGenerator<string[], void> {
+    const listed = paginateListObjectsV2({ client }, { Bucket, Prefix: `${prefix}${folder}/` });
+    for await (const { Contents = [] } of listed) {
+      if (Contents.length > 0) yield Contents.map(({ Key = '' }) => Key);
     }
   }
 
@@ -82,18 +82,20 @@ export async function openS3Store(url: string, { links }: { links: boolean }): P
     async receive(source, place) {
       const { head, whole, drop, measured } = await measure(source);
       let relative: string;
+      let giveBack: () => void;
       try {
         relative = place(head);
+        giveBack = await takeTurn();
       } catch (error) {
         await drop();
         throw error;
       }
-      await write(relative, Readable.from(whole));
+      await write(relative, Readable.from(whole)).finally(giveBack);
       return { path: relative, ...measured(), discard: () => removeFile(relative) };
     },
 
     async *unfinished() {
-      let more: { NextKeyMarker?: string | undefined; NextUploadIdMarker?: string | undefined } | undefined = {};
+      let more: Pick<ListMultipartUploadsCommandOutput, 'NextKeyMarker' | 'NextUploadIdMarker'> | undefined = {};
       while (more) {
         const listed: ListMultipartUploadsCommandOutput = await client.send(
           new ListMultipartUploadsCommand({
@@ -114,33 +116,7 @@ export async function openS3Store(url: string, { links }: { links: boolean }): P
       }
     },
 
-    async workspace() {
-      const output = await mkdtemp(path.join(work, 'job-'));
-      const taken: string[] = [];
-      const publish = async (relative: string) => {
-        const file = path.join(output, relative);
-        await write(relative, createReadStream(file));
-        await rm(file);
-      };
-      return {
-        output,
-        async input(relative) {
-          taken.push(relative);
-          return copies.take(relative);
-        },
-        publish,
-        async publishAll() {
-          const entries = await readdir(output, { recursive: true, withFileTypes: true });
-          for (const entry of entries.filter((one) => one.isFile())) {
-            await publish(path.relative(output, path.join(entry.parentPath, entry.name)));
-          }
-        },
-        async close() {
-          await Promise.all(taken.map(copies.giveBack));
-          await rm(output, { recursive: true, force: true }).catch(() => undefined);
-        },
-      };
-    },
+    workspace,
 
     read,
 
@@ -151,7 +127,9 @@ export async function openS3Store(url: string, { links }: { links: boolean }): P
       },
     }),
 
-    files,
+    async *files(folder) {
+      for await (const keys of keysBelow(folder)) yield* keys.map((key) => key.slice(prefix.length));
+    },
 
     async modifiedAt(relative) {
       const found = await client.send(new HeadObjectCommand(at(relative))).catch(unlessMissing);
@@ -161,20 +139,11 @@ export async function openS3Store(url: string, { links }: { links: boolean }): P
     removeFile,
 
     async removeFolder(relative) {
-      let batch: { Key: string }[] = [];
-      const remove = async () => {
-        if (batch.length === 0) return;
-        const { Errors: [failed] = [] } = await client.send(
-          new DeleteObjectsCommand({ Bucket, Delete: { Objects: batch, Quiet: true } }),
-        );
+      for await (const keys of keysBelow(relative)) {
+        const Delete = { Objects: keys.map((Key) => ({ Key })), Quiet: true };
+        const { Errors: [failed] = [] } = await client.send(new DeleteObjectsCommand({ Bucket, Delete }));
         if (failed) throw new Error(`${failed.Key} is not removed: ${failed.Code} ${failed.Message}`);
-        batch = [];
-      };
-      for await (const file of files(relative)) {
-        batch.push({ Key: `${prefix}${file}` });
-        if (batch.length === LARGEST_LIST) await remove();
       }
-      await remove();
     },
 
     async freeMb() {
@@ -196,21 +165,4 @@ function parseUrl(url: string): { Bucket: string; prefix: string } {
 function unlessMissing(error: unknown): undefined {
   if (!(error instanceof NotFound || error instanceof NoSuchKey || (error as Error).name === 'NoSuchUpload'))
     throw error;
-}
-
-/** Of processes of this machine that were killed. Their ids are in the names; this one's id can only be from before it. */
-async function removeOldWork(): Promise<void> {
-  for (const name of await readdir(tmpdir())) {
-    const [, pid] = name.match(new RegExp(`^${WORK_FOLDER}(\\d+)-`)) ?? [];
-    if (pid === undefined || (Number(pid) !== process.pid && isAlive(Number(pid)))) continue;
-    await rm(path.join(tmpdir(), name), { recursive: true, force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
 }

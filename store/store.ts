@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream';
+import { AppError } from '../errors.ts';
 
 /** A received file: complete and synced at its path, though no row tells of it yet. */
 export interface Received {
@@ -10,7 +11,7 @@ export interface Received {
 }
 
 /** What began to be received and was not ended, so that nobody will ever ask for it. */
-export interface Unfinished {
+interface Unfinished {
   name: string;
   began: Date;
   remove(): Promise<void>;
@@ -22,7 +23,7 @@ export interface Workspace {
   output: string;
   /** A local file with the bytes at a path, to read until `close`. */
   input(path: string): Promise<string>;
-  /** Stores a file that was written, complete and synced. */
+  /** Stores a file that was written, complete and synced. What `isAway` may be tried again. */
   publish(path: string): Promise<void>;
   /** Stores whatever else was written. */
   publishAll(): Promise<void>;
@@ -39,7 +40,7 @@ export interface Store {
   receive(source: AsyncIterable<Buffer>, place: (head: Buffer) => string): Promise<Received>;
   unfinished(): AsyncIterable<Unfinished>;
   workspace(): Promise<Workspace>;
-  /** The bytes at a path, or those from `start` to `end`, both included. Rejects before it gives any if there is no such file. */
+  /** The bytes at a path, or those from `start` to `end`, both included. Rejects before it gives any; with `gone()` if there is no such file. */
   read(path: string, range?: { start: number; end: number }): Promise<Readable>;
   /** Where a client may fetch the bytes by itself for a while, with these headers; undefined if they go through us. */
   link?(path: string, headers: { type: string; disposition: string }): Promise<string>;
@@ -58,4 +59,14 @@ export interface Store {
   freeMb(): Promise<number>;
   /** Throws unless the store can be written to. */
   check(): Promise<void>;
+}
+
+/** What a store rejects with where a file is not there, such as one that was deleted just now. */
+export function gone(): AppError {
+  return new AppError('not_found', 'the file is not there any more', { status: 404 });
+}
+
+/** Whether a call failed because the store could not be reached: the same call may work later. */
+export function isAway(error: unknown): boolean {
+  return error instanceof AppError && error.code === 'unavailable';
 }

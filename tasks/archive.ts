@@ -13,6 +13,7 @@ export const archive = defineTask({
   payload: z.strictObject({ upload_id: z.uuid() }),
   resources: { cpuUnits: 1, memoryMb: 256 },
   reads: (payload) => payload.upload_id,
+  readsOnly: 'pages',
   async run({ payload, files: { pages }, signal, output, progress }) {
     if (pages.length === 0) throw new AppError('task_failed', 'the upload has no pages yet', { retryable: true });
     const { zipPages } = await import('./zip-pages.ts');

@@ -17,9 +17,16 @@ test('without any variable there is a configuration for one machine', () => {
 
 test('by default a converter reserves what the machine has less what the processes around its sandboxes take', () => {
   const machineMb = Math.floor(Math.min(totalmem(), process.constrainedMemory() || Infinity) / 2 ** 20);
-  expect(parseConfig({}).CAPACITY_MEMORY_MB).toBe(Math.max(256, machineMb - 256));
-  expect(sharedCapacityMb({})).toBe(String(Math.max(256, machineMb - 768)));
+  expect(parseConfig({}).CAPACITY_MEMORY_MB).toBe(Math.max(256, machineMb - 128));
+  expect(sharedCapacityMb({})).toBe(String(Math.max(256, machineMb - 640)));
   expect(sharedCapacityMb({ CAPACITY_MEMORY_MB: '300' })).toBe('300');
+});
+
+test('a converter with its store on S3 reserves somewhat less', () => {
+  const s3 = { STORE_URL: 's3://bucket' };
+  const least = (mb: number) => Math.max(256, mb - 64);
+  expect(parseConfig(s3).CAPACITY_MEMORY_MB).toBe(least(parseConfig({}).CAPACITY_MEMORY_MB));
+  expect(sharedCapacityMb(s3)).toBe(String(least(Number(sharedCapacityMb({})))));
 });
 
 test('variables are read as what they mean', () => {
@@ -63,6 +70,9 @@ test.each([
   ['PORT', '30.5'],
   ['DATABASE_URL', 'mysql://host/db'],
   ['DATABASE_URL', 'localhost'],
+  ['STORE_URL', 'https://bucket.s3.amazonaws.com'],
+  ['STORE_URL', 's3://'],
+  ['STORE_DOWNLOADS', 'links'],
   ['MAX_UPLOAD_MB', '0'],
   ['MAX_UPLOAD_MB', '10MB'],
   ['MAX_PAGES', '0'],

@@ -15,7 +15,7 @@ export interface ReceivedUpload {
   files: ReceivedFile[];
 }
 
-export interface ReceivedFile {
+interface ReceivedFile {
   original: number;
   filename: string | null;
   mediaType: MediaType;
@@ -34,7 +34,7 @@ interface UnderWay {
   id: string;
   files: number;
   bytes: number;
-  refuse: (error: AppError) => void;
+  refuse: (error: unknown) => void;
 }
 
 const underWay = new WeakMap<Request, UnderWay>();
@@ -84,7 +84,13 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
       store
         .receive(counted(request, file.stream), place)
         .finally(() => request.off('close', abort))
-        .then((received) => done(null, { original, filename, mediaType, received } as object), done);
+        .then(
+          (received) => done(null, { original, filename, mediaType, received } as object),
+          (error) => {
+            state.refuse(error);
+            done(error);
+          },
+        );
     },
     _removeFile(_request, file, done) {
       (file as unknown as { received: Received }).received.discard().then(() => done(null), done);
@@ -121,7 +127,7 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
       isPassedOn = true;
     };
     // multer waits until the client has sent everything, which may be never.
-    const refuse = (error: AppError) => {
+    const refuse = (error: unknown) => {
       stopReading(request, response);
       passOn(error);
     };

@@ -63,10 +63,9 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
     expect(await read('all/0')).toBe('');
   });
 
-  test('a large source is read no faster than it is stored, whole and in order', async () => {
+  test('a large source is stored whole and in order, and read in part', async () => {
     const megabytes = 40;
     let given = 0;
-    let ahead = 0;
     const hash = createHash('sha256');
     async function* source() {
       for (; given < megabytes; given++) {
@@ -75,16 +74,10 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
         yield chunk;
       }
     }
-    const stored = store.receive(source(), () => 'all/large');
-    const { arrayBuffers } = process.memoryUsage();
-    const watching = setInterval(() => {
-      ahead = Math.max(ahead, process.memoryUsage().arrayBuffers - arrayBuffers);
-    }, 1);
-    const received = await stored.finally(() => clearInterval(watching));
+    const received = await store.receive(source(), () => 'all/large');
     expect(received).toMatchObject({ bytes: megabytes * 2 ** 20, sha256: hash.digest('hex') });
     const content = await buffer(await store.read('all/large'));
     expect(createHash('sha256').update(content).digest('hex')).toBe(received.sha256);
-    expect((await store.read('all/large', { start: 5 * 2 ** 20, end: 5 * 2 ** 20 })).destroy()).toBeDefined();
     expect(await read('all/large', { start: 5 * 2 ** 20 - 1, end: 5 * 2 ** 20 })).toBe('\x05\x06');
   });
 
@@ -132,7 +125,7 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
     await write('all/file', '0123456789');
     expect(await read('all/file', { start: 0, end: 0 })).toBe('0');
     expect(await read('all/file', { start: 3, end: 9 })).toBe('3456789');
-    await expect(store.read('all/nothing')).rejects.toThrow();
+    await expect(store.read('all/nothing')).rejects.toMatchObject({ code: 'not_found', status: 404 });
   });
 
   test('a folder is removed with all that is in it, and only it', async () => {

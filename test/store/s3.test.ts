@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, readdir, rm } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import {
@@ -12,11 +12,11 @@ import {
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
 import { openS3Store } from '../../store/s3.ts';
-import type { Store } from '../../store/store.ts';
-import { startS3 } from '../support/s3.ts';
+import { isAway, type Store } from '../../store/store.ts';
+import { type S3, startS3 } from '../support/s3.ts';
 import { chunks, describeStore } from './contract.ts';
 
-let s3: Awaited<ReturnType<typeof startS3>>;
+let s3: S3;
 let store: Store;
 let before: NodeJS.ProcessEnv;
 async function open(): Promise<Store> {
@@ -29,7 +29,12 @@ async function open(): Promise<Store> {
 async function close(): Promise<void> {
   process.env = before;
   await s3.stop();
-  await rm(path.join(tmpdir(), `sheetmill-work-${process.pid}`), { recursive: true, force: true });
+  expect(await temporary()).toEqual([]);
+}
+
+/** What there is in the temporary folder of this process's attempts. */
+async function temporary(): Promise<string[]> {
+  return (await readdir(tmpdir())).filter((name) => name.startsWith(`sheetmill-work-${process.pid}-`));
 }
 
 const Bucket = 'sheetmill';
@@ -53,7 +58,7 @@ describe('on S3 besides', () => {
     for await (const file of store.files('uploads')) found.push(file);
     expect(found).toEqual(['uploads/a']);
     await store.removeFolder('uploads');
-    expect(await keys()).toEqual(['files/uploads/a', 'uploads/other']);
+    expect(await keys()).toEqual(['uploads/other']);
   });
 
   test('a folder of more files than one request takes is removed', async () => {
@@ -69,18 +74,19 @@ describe('on S3 besides', () => {
     const Key = 'files/uploads/a';
     const { UploadId } = await s3.client.send(new CreateMultipartUploadCommand({ Bucket, Key }));
     await s3.client.send(new UploadPartCommand({ Bucket, Key, UploadId, PartNumber: 1, Body: 'half' }));
-    await s3.client.send(new CreateMultipartUploadCommand({ Bucket, Key: 'else' }));
+    for (const other of ['files/uploads/b', 'else']) {
+      await s3.client.send(new CreateMultipartUploadCommand({ Bucket, Key: other }));
+    }
     const names: string[] = [];
     for await (const { name, began, remove } of store.unfinished()) {
       expect(Math.abs(Date.now() - began.getTime())).toBeLessThan(5_000);
       names.push(name);
+      if (name === 'uploads/b') continue;
       await remove();
       await remove();
     }
-    expect(names).toEqual(['uploads/a']);
-    const left: string[] = [];
-    for await (const { name } of store.unfinished()) left.push(name);
-    expect(left).toEqual([]);
+    expect(names).toEqual(['uploads/a', 'uploads/b']);
+    expect(s3.unfinished()).toEqual(['files/uploads/b', 'else']);
   });
 
   test('a link gives the bytes with the headers that were asked for, to whoever has it', async () => {
@@ -100,16 +106,83 @@ describe('on S3 besides', () => {
     const [file, same] = await Promise.all([one.input('uploads/a'), other.input('uploads/a')]);
     expect(file).toBe(same);
     await one.close();
-    expect(await readdir(path.dirname(file))).toHaveLength(1);
+    expect(await readFile(same, 'utf8')).toBe('content');
     await other.close();
-    expect(await readdir(path.dirname(file))).toEqual([]);
+    expect(await temporary()).toEqual([]);
+  });
+
+  test('an attempt stores nothing but what lies in its folder, whatever it says', async () => {
+    const workspace = await store.workspace();
+    await mkdir(path.join(workspace.output, 'uploads'));
+    await symlink('/etc', path.join(workspace.output, 'uploads/etc'));
+    for (const name of ['../../etc/hostname', '/etc/hostname', 'uploads/etc/hostname', 'uploads/../../secret', '']) {
+      await expect(workspace.publish(name)).rejects.toThrow();
+    }
+    await workspace.publishAll();
+    expect(await keys()).toEqual([]);
+    await workspace.close();
+  });
+
+  test('no more than two parts of a file are read before one of them is stored', async () => {
+    const parts: string[] = [];
+    const both = Promise.withResolvers<void>();
+    const goOn = Promise.withResolvers<void>();
+    s3.holdRequests((url) => {
+      if (!url.includes('partNumber')) return undefined;
+      parts.push(url);
+      if (parts.length === 2) both.resolve();
+      return goOn.promise;
+    });
+    let given = 0;
+    async function* source() {
+      for (; given < 30 * 16; given++) yield Buffer.alloc(65_536);
+    }
+    const received = store.receive(source(), () => 'uploads/a');
+    await both.promise;
+    expect(given).toBeLessThan(12 * 16);
+    goOn.resolve();
+    expect((await received).bytes).toBe(30 * 2 ** 20);
+    expect(parts).toHaveLength(6);
+  });
+
+  test('while S3 is away calls say so, and leave nothing when it is back', async () => {
+    await store.receive(chunks('content'), () => 'uploads/a');
+    await s3.goAway();
+    let letGo = false;
+    async function* source() {
+      try {
+        for (let part = 0; part < 20; part++) yield Buffer.alloc(2 ** 20);
+      } finally {
+        letGo = true;
+      }
+    }
+    const workspace = await store.workspace();
+    await mkdir(path.join(workspace.output, 'uploads'));
+    await writeFile(path.join(workspace.output, 'uploads/page'), 'page');
+    const calls = [
+      () => store.receive(source(), () => 'uploads/b'),
+      () => store.read('uploads/a'),
+      () => store.check(),
+      () => workspace.input('uploads/a'),
+      () => workspace.publish('uploads/page'),
+    ];
+    const errors = await Promise.all(calls.map((call) => call().catch((error) => error)));
+    expect(errors.map(isAway)).toEqual(calls.map(() => true));
+    expect(errors[0]).toMatchObject({ status: 503, retryable: true });
+    expect(letGo).toBe(true);
+    await s3.comeBack();
+    expect(await readFile(await workspace.input('uploads/a'), 'utf8')).toBe('content');
+    await workspace.publish('uploads/page');
+    await workspace.close();
+    expect(await keys()).toEqual(['files/uploads/a', 'files/uploads/page']);
+    expect(s3.unfinished()).toEqual([]);
   });
 
   test('what a process that was killed has left in the temporary folder goes at the next start', async () => {
     const gone = spawn('true');
     await once(gone, 'exit');
     const [dead, alive] = [gone.pid, process.ppid].map((pid) => path.join(tmpdir(), `sheetmill-work-${pid}-test`));
-    for (const folder of [dead, alive]) await mkdir(path.join(folder as string, 'copies'), { recursive: true });
+    for (const folder of [dead, alive]) await mkdir(path.join(folder as string, 'uploads'), { recursive: true });
     try {
       await openS3Store(s3.env.STORE_URL, { links: false });
       const left = await readdir(tmpdir());
@@ -131,6 +204,6 @@ describe('on S3 besides', () => {
     await s3.client.send(new DeleteObjectCommand({ Bucket, Key: 'files/uploads/a' }));
     expect(await store.modifiedAt('uploads/a')).toBeUndefined();
     await expect(s3.client.send(new HeadObjectCommand({ Bucket, Key: 'files/uploads/a' }))).rejects.toThrow();
-    await expect(store.read('uploads/a')).rejects.toThrow();
+    await expect(store.read('uploads/a')).rejects.toMatchObject({ code: 'not_found' });
   });
 });

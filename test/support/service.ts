@@ -157,7 +157,7 @@ export async function startService({
       api = await start('api');
     },
     /** One more API process beside the one at `url`. */
-    startOtherApi: () => start('api'),
+    startOtherApi: (extra?: Record<string, string>) => start('api', extra),
     startConverter: async (extra?: Record<string, string>) => (await start('converter', extra)).child,
     end,
     /** Uploads files given as [filename, bytes] with text fields; gives the status and the parsed answer. */
@@ -183,7 +183,13 @@ export async function startService({
     },
     /** Every file in the store, as paths relative to its root. */
     async storedFiles(): Promise<string[]> {
-      const entries = await readdir(path.join(folder, 'store'), { recursive: true, withFileTypes: true });
+      const entries = await readdir(path.join(folder, 'store'), { recursive: true, withFileTypes: true }).catch(
+        (error) => {
+          if (error.code !== 'ENOENT') throw error;
+        },
+      );
+      // A folder went while it was read.
+      if (entries === undefined) return this.storedFiles();
       return entries
         .filter((entry) => entry.isFile())
         .map((entry) => path.relative(path.join(folder, 'store'), path.join(entry.parentPath, entry.name)))
