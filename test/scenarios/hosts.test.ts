@@ -1,11 +1,12 @@
 import type { ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { startEmbedded } from '../../db/embedded.ts';
 import { makeImage, makePdf } from '../support/files.ts';
 import { canMakeHosts, makeHosts } from '../support/hosts.ts';
-import { startPostgresOn } from '../support/postgres.ts';
+import { startPostgres } from '../support/postgres.ts';
 import { type Json, NOTHING_LEFT, type Service, startService, until } from '../support/service.ts';
 import { childrenOf, isAlive } from './processes.ts';
 
@@ -15,7 +16,7 @@ const PAGES = 8;
 /** What is to be undone, in the order in which it was done; a half of it is enough. */
 const undo: (() => unknown)[] = [];
 let network: ReturnType<typeof makeHosts<'api' | 'north' | 'south' | 'postgres'>>;
-let postgres: Awaited<ReturnType<typeof startPostgresOn>>;
+let postgres: Awaited<ReturnType<typeof startPostgres>>;
 let service: Service;
 let north: ChildProcess;
 let south: ChildProcess;
@@ -26,7 +27,14 @@ beforeAll(async () => {
   undo.push(network.remove);
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-hosts-'));
   undo.push(() => rm(folder, { recursive: true }));
-  postgres = await startPostgresOn(network.addressOf('postgres'), network.enter('postgres'), folder);
+  await (await startEmbedded(path.join(folder, 'postgres'))).stop();
+  const rules = path.join(folder, 'pg_hba.conf');
+  await writeFile(rules, 'host all all all scram-sha-256\n');
+  postgres = await startPostgres(path.join(folder, 'postgres'), {
+    host: network.addressOf('postgres'),
+    settings: [`hba_file=${rules}`],
+    enter: network.enter('postgres'),
+  });
   undo.push(postgres.stop);
   service = await startService({
     converters: 0,
