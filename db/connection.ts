@@ -13,7 +13,7 @@ const GOODBYE_MS = 1_000;
  * longer than a statement may take, and be left out where silence is no sign. On the other side Postgres, which would keep our
  * locks for two hours, gives us up after 30 s.
  */
-export function connectionTo(url: string, { name, silentMs = 0 }: { name: string; silentMs?: number }): ClientConfig {
+export function connectionTo(url: string, { name, silentMs = 0 }: { name: string; silentMs?: number }) {
   return {
     connectionString: url,
     application_name: name,
@@ -28,5 +28,5 @@ export function connectionTo(url: string, { name, silentMs = 0 }: { name: string
       socket.on('finish', () => socket.setTimeout(GOODBYE_MS));
       return socket;
     },
-  };
+  } satisfies ClientConfig;
 }

@@ -41,13 +41,13 @@ export function makeHosts<Name extends string>(names: Name[]) {
       const host = `${run}-${name}`;
       ip(`netns add ${host}`);
       ip(`link add eth0 netns ${host} type veth peer name ${name} netns ${hub}`);
-      ip(`-n ${hub} link set ${name} master switch up`);
+      ip(`-n ${hub} link set dev ${name} master switch up`);
       ip(`-n ${host} addr add ${addressOf(name)}/24 dev eth0`);
       ip(`-n ${host} link set eth0 up`);
       ip(`-n ${host} link set lo up`);
     }
   } catch (error) {
-    removeAll(({ pid }) => pid === process.pid);
+    removeOwn();
     throw error;
   }
 
@@ -59,21 +59,25 @@ export function makeHosts<Name extends string>(names: Name[]) {
     addressOf,
     /** What stands before a command that is to run there. */
     enter: (name: Name) => ['ip', 'netns', 'exec', `${run}-${name}`],
-    cut: (name: Name) => void ip(`-n ${hub} link set ${name} down`),
-    heal: (name: Name) => void ip(`-n ${hub} link set ${name} up`),
-    remove: () => removeAll(({ pid }) => pid === process.pid),
+    cut: (name: Name) => void ip(`-n ${hub} link set dev ${name} down`),
+    heal: (name: Name) => void ip(`-n ${hub} link set dev ${name} up`),
+    remove: removeOwn,
   };
 }
 
-/** Those of processes that are gone. */
-function removeAbandoned(): void {
-  removeAll(({ pid }) => !existsSync(`/proc/${pid}`));
+/** What this process has made. The cables between the hosts go with them. */
+function removeOwn(): void {
+  // At once: it would go a moment after the network at its other end.
+  spawnSync('ip', ['link', 'del', LINK]);
+  for (const { name, pid } of namespaces()) if (pid === process.pid) ip(`netns del ${name}`);
 }
 
-function removeAll(wanted: (namespace: { pid: number }) => boolean): void {
-  for (const [name = ''] of ip('netns list').matchAll(/^\S+/gm)) {
-    const [, pid] = new RegExp(`^${PREFIX}(\\d+)-`).exec(name) ?? [];
-    // The cables go with the network at one of their ends.
-    if (pid !== undefined && wanted({ pid: Number(pid) })) ip(`netns del ${name}`);
-  }
+/** What processes that are gone have left. Others may be removing it as well. */
+function removeAbandoned(): void {
+  for (const { name, pid } of namespaces()) if (!existsSync(`/proc/${pid}`)) spawnSync('ip', ['netns', 'del', name]);
+}
+
+function namespaces(): { name: string; pid: number }[] {
+  const names = ip('netns list').matchAll(new RegExp(`^${PREFIX}(\\d+)-\\S+`, 'gm'));
+  return [...names].map(([name, pid]) => ({ name, pid: Number(pid) }));
 }
