@@ -53,6 +53,7 @@ export async function startConverter({
   const converter = { id: randomUUID(), name: `${hostname()}-${process.pid}` };
   const log = parentLog.child({ converter: converter.id });
   const capacity = { cpuUnits: config.CAPACITY_CPU, memoryMb: config.CAPACITY_MEMORY_MB };
+  await db.insert(converters).values({ ...converter, ...capacity });
   const ledger = createLedger(capacity);
   watchLedger(capacity, ledger.free);
   const pool = createSandboxPool({
@@ -70,8 +71,6 @@ export async function startConverter({
   const parts = { db, store, tasks, settle: createSettler(db, queues), config };
   const sweepParts = { db, queues, store, log };
   let stopping = false;
-
-  await db.insert(converters).values({ ...converter, ...capacity });
 
   async function claimWhatFits(): Promise<boolean> {
     const claimed = await claimJobs(db, queues, converter, { free: ledger.free(), capacity });

@@ -9,6 +9,7 @@ import { loadTasks } from '../tasks/registry.ts';
 import { startTracing } from '../tracing.ts';
 import { startConverter } from './converter.ts';
 import { serveMetrics } from './metrics.ts';
+import { persist } from './persist.ts';
 
 /** One converter process. */
 const config = configOrExit(process.env);
@@ -28,13 +29,13 @@ const metrics =
     ? undefined
     : await serveMetrics(config.METRICS_PORT, database.pool, log).catch(exitWithReason);
 let converter = await start();
-let stopping = false;
+const closing = new AbortController();
 process.send?.({ kind: 'ready', metricsPort: metrics?.port });
 
 const graceMs = config.SHUTDOWN_GRACE_SECONDS * 1000;
 onShutdown(graceMs + 10_000, async ({ err }) => {
   if (err) log.fatal({ err }, 'converter fails');
-  stopping = true;
+  closing.abort();
   await converter.stop(err ? 0 : graceMs);
   await metrics?.close();
   await queues.close();
@@ -43,10 +44,16 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
 // Started by `npm start`, it ends with its parent: the embedded Postgres does, too.
 process.on('disconnect', () => process.exit(1));
 
-while (!stopping) {
+for (;;) {
   await converter.lost;
-  if (stopping) break;
+  if (closing.signal.aborted) break;
   log.warn('declared lost; starting again under a new id');
   await converter.stop(0);
-  converter = await start();
+  try {
+    // It may be lost because Postgres is away.
+    converter = await persist(log, closing.signal, start);
+  } catch (error) {
+    if (!closing.signal.aborted) throw error;
+    break;
+  }
 }

@@ -5,6 +5,7 @@ import { migrate } from 'drizzle-orm/node-postgres/migrator';
 import pg from 'pg';
 import journal from '../migrations/meta/_journal.json' with { type: 'json' };
 import type { Queryable } from './client.ts';
+import { connectionTo } from './connection.ts';
 import { installQueues, STEADY_PLANS } from './queues.ts';
 
 const MIGRATIONS = fileURLToPath(new URL('../migrations', import.meta.url));
@@ -14,7 +15,7 @@ const MIGRATION_LOCK = 7_311_001;
 
 /** Brings our tables and pg-boss's own schema up to date; processes that start together take turns. */
 export async function migrateDatabase(url: string): Promise<void> {
-  const client = new pg.Client({ connectionString: url, application_name: 'sheetmill-migrate' });
+  const client = new pg.Client(connectionTo(url, { name: 'sheetmill-migrate' }));
   await client.connect();
   try {
     await client.query('select pg_advisory_lock($1)', [MIGRATION_LOCK]);

@@ -1,7 +1,10 @@
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { sql } from 'drizzle-orm';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
-import { isOutage } from '../../db/client.ts';
+import { type Database, isOutage, openPool } from '../../db/client.ts';
+import { connectionTo } from '../../db/connection.ts';
 import { cloneDatabase } from '../support/database.ts';
 
 async function failureOf(url: string, statement: string): Promise<unknown> {
@@ -26,4 +29,70 @@ test('a Postgres that cannot be reached, or that ends the connection, is an outa
   } finally {
     await database.drop();
   }
+});
+
+describe('a pool of one connection', () => {
+  let database: Awaited<ReturnType<typeof cloneDatabase>>;
+  let way: Awaited<ReturnType<typeof openWay>>;
+  let opened: ReturnType<typeof openPool>;
+  beforeAll(async () => {
+    database = await cloneDatabase();
+    way = await openWay(database.url);
+    const connection = connectionTo(way.url, { name: 'test', silentMs: 1_000 });
+    opened = openPool({ ...connection, max: 1 }, () => undefined);
+  });
+  afterAll(async () => {
+    await opened?.pool.end();
+    await way?.close();
+    await database?.drop();
+  });
+
+  const works = async (db: Database) => (await db.transaction((tx) => tx.execute(sql`select 1`))).rowCount === 1;
+
+  /** A way to Postgres on which everything can get lost from now on, without either side being told. */
+  async function openWay(url: string) {
+    const { hostname, port } = new URL(url);
+    const sockets = new Set<Socket>();
+    const server = createServer((socket) => {
+      const onward = connect(Number(port), hostname);
+      for (const [from, into] of [
+        [socket, onward],
+        [onward, socket],
+      ] as const) {
+        sockets.add(from);
+        from.on('error', () => undefined).pipe(into);
+      }
+    });
+    await once(server.listen(0, '127.0.0.1'), 'listening');
+    const here = (server.address() as AddressInfo).port;
+    return {
+      url: url.replace(`:${port}/`, `:${here}/`),
+      /** For all connections that there are. */
+      lose(): void {
+        for (const socket of sockets) socket.unpipe().resume();
+      },
+      async close(): Promise<void> {
+        for (const socket of sockets) socket.destroy();
+        await once(server.close(), 'close');
+      },
+    };
+  }
+
+  test('goes on when its connection breaks in a transaction', async () => {
+    const broken = opened.db.transaction((tx) => tx.execute(sql`select pg_terminate_backend(pg_backend_pid())`));
+    expect(isOutage(await broken.catch((error) => error))).toBe(true);
+    expect(await works(opened.db)).toBe(true);
+  });
+
+  test('gives up a host that has gone without a word, at the first statement or in mid-transaction', async () => {
+    way.lose();
+    expect(isOutage(await works(opened.db).catch((error) => error))).toBe(true);
+    expect(await works(opened.db)).toBe(true);
+    const cutOff = opened.db.transaction(async (tx) => {
+      way.lose();
+      await tx.execute(sql`select 1`);
+    });
+    expect(isOutage(await cutOff.catch((error) => error))).toBe(true);
+    expect(await works(opened.db)).toBe(true);
+  });
 });

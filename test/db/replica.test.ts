@@ -1,19 +1,20 @@
-import { appendFileSync, cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { chown, readdir } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { sql } from 'drizzle-orm';
 import { pino } from 'pino';
-import { type Database, openDatabase } from '../../db/client.ts';
+import { openDatabase } from '../../db/client.ts';
 import { startEmbedded } from '../../db/embedded.ts';
 import { openReplica } from '../../db/replica.ts';
-import { until } from '../support/service.ts';
+import { makeImage } from '../support/files.ts';
+import { startPostgres } from '../support/postgres.ts';
+import { type Json, startService, until } from '../support/service.ts';
 
 const log = pino({ level: 'silent' });
-const NOBODY = 65534;
 let folder: string;
-let primary: Awaited<ReturnType<typeof startEmbedded>>;
-let standby: Awaited<ReturnType<typeof startEmbedded>>;
+let primary: Awaited<ReturnType<typeof startPostgres>>;
+let standby: Awaited<ReturnType<typeof startPostgres>>;
 let database: Awaited<ReturnType<typeof openDatabase>>;
 let direct: Awaited<ReturnType<typeof openDatabase>>;
 let replica: ReturnType<typeof openReplica>;
@@ -23,12 +24,10 @@ beforeAll(async () => {
   folder = mkdtempSync(path.join(tmpdir(), 'sheetmill-replica-'));
   const [one, other] = ['primary', 'standby'].map((name) => path.join(folder, name)) as [string, string];
   await (await startEmbedded(one)).stop();
-  cpSync(one, other, { recursive: true, preserveTimestamps: true });
-  if (process.getuid?.() === 0) await chownAll(other);
-  primary = await startEmbedded(one, { flags: ['-c', 'wal_level=replica', '-c', 'max_wal_senders=4'] });
+  execFileSync('cp', ['-a', one, other]);
+  primary = await startPostgres(one);
   writeFileSync(path.join(other, 'data/standby.signal'), '');
-  appendFileSync(path.join(other, 'data/postgresql.auto.conf'), `primary_conninfo = '${primary.url}'\n`);
-  standby = await startEmbedded(other, { flags: ['-c', 'wal_level=replica', '-c', 'max_wal_senders=4'] });
+  standby = await startPostgres(other, { settings: [`primary_conninfo=${primary.url}`] });
   database = await openDatabase(primary.url, { name: 'test', log });
   direct = await openDatabase(standby.url, { name: 'test', log });
   replica = openReplica(database.db, standby.url, log);
@@ -41,58 +40,123 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true });
 }, 60_000);
 
-async function chownAll(dir: string): Promise<void> {
-  for (const name of ['', ...(await readdir(dir, { recursive: true }))]) {
-    await chown(path.join(dir, name), NOBODY, NOBODY);
-  }
-}
-
 const write = (word: string) => database.pool.query('insert into notes values ($1)', [word]);
 
 /** The notes, and where they were read. */
-const notes = () =>
-  replica.read(async (db: Database) => {
+const notes = (from = replica) =>
+  from.read(async (db) => {
     const { rows } = await db.execute<{ word: string; standby: boolean }>(
       sql`select word, pg_is_in_recovery() as standby from notes order by word`,
     );
     return { words: rows.map(({ word }) => word), from: rows[0]?.standby ? 'replica' : 'primary' };
   });
 
+const readThere = () => until(async () => (await notes()).from === 'replica');
+
 test('is read once it has what was written', async () => {
   await write('a');
-  await until(async () => (await notes()).from === 'replica');
+  await readThere();
   expect(await notes()).toEqual({ words: ['a'], from: 'replica' });
 });
 
-test('whoever has written reads what it wrote, though the replica lags', async () => {
+test('whoever has written reads what it wrote, though the replica lags, and waits but a moment', async () => {
   await direct.pool.query('select pg_wal_replay_pause()');
   await write('b');
+  const began = performance.now();
   expect(await notes()).toEqual({ words: ['a', 'b'], from: 'primary' });
+  expect(performance.now() - began).toBeLessThan(2_000);
   await direct.pool.query('select pg_wal_replay_resume()');
-  await until(async () => (await notes()).from === 'replica');
+  await readThere();
   expect((await notes()).words).toEqual(['a', 'b']);
 });
 
-test('every read of many, in the middle of many writes, has all that was written before it', async () => {
-  const places = new Set<string>();
-  for (let index = 0; index < 200; index++) {
-    const word = `c${String(index).padStart(3, '0')}`;
-    await write(word);
-    const { words, from } = await notes();
-    places.add(from);
-    expect(words.at(-1)).toBe(word);
-  }
-  await until(async () => (await notes()).from === 'replica');
-});
+test.each(['on', 'off'])(
+  'in the middle of many writes, a read has all that was written before (synchronous_commit %s)',
+  async (commit) => {
+    for (let index = 0; index < 50; index++) {
+      const word = `${commit} ${String(index).padStart(3, '0')}`;
+      await database.db.transaction(async (tx) => {
+        await tx.execute(sql.raw(`set local synchronous_commit = ${commit}`));
+        await tx.execute(sql`insert into notes values (${word})`);
+      });
+      expect((await notes()).words).toContain(word);
+    }
+    await readThere();
+  },
+);
 
 test('a query that fails everywhere fails', async () => {
   await expect(replica.read((db) => db.execute(sql`select * from nothing`))).rejects.toThrow();
 });
 
+test('what is no replica is not read, however far its log is', async () => {
+  const itself = openReplica(database.db, primary.url, log);
+  await expect(itself.read(async (db) => db === database.db)).resolves.toBe(true);
+  await itself.close();
+});
+
+test('the API lists what was just uploaded, and asks the replica for it', async () => {
+  const service = await startService({
+    converters: 0,
+    databaseUrl: primary.url,
+    env: { DATABASE_READ_URL: standby.url },
+  });
+  try {
+    const ids: string[] = [];
+    for (let index = 0; index < 10; index++) {
+      const { body } = await service.upload([['a.png', await makeImage()]]);
+      ids.unshift(body.id);
+      const [uploads, jobs, originals] = await Promise.all(
+        ['/uploads', '/jobs', `/uploads/${body.id}/originals`].map((route) => service.get(route)),
+      );
+      expect(uploads.items.map(({ id }: Json) => id)).toEqual(ids);
+      expect(jobs.items.map(({ upload_id }: Json) => upload_id)).toEqual(ids);
+      expect(originals.items).toHaveLength(1);
+    }
+    // Its statistics are told a little later.
+    await until(async () => {
+      const { rows } = await direct.pool.query(
+        `select relname from pg_stat_user_tables where relname in ('uploads', 'jobs', 'originals') and seq_scan + idx_scan > 0`,
+      );
+      return rows.length === 3;
+    });
+  } finally {
+    await service.stop();
+  }
+});
+
+test('one that does not answer any more delays a read by some seconds, once', async () => {
+  await readThere();
+  const { rows } = await direct.pool.query(
+    `select pid from pg_stat_activity where application_name = 'sheetmill-replica'`,
+  );
+  const stopped = [standby.pid, ...rows.map(({ pid }) => pid)];
+  for (const one of stopped) process.kill(one, 'SIGSTOP');
+  try {
+    const began = performance.now();
+    expect((await notes()).from).toBe('primary');
+    expect(performance.now() - began).toBeLessThan(6_000);
+    const again = performance.now();
+    expect((await notes()).from).toBe('primary');
+    expect(performance.now() - again).toBeLessThan(1_000);
+  } finally {
+    for (const one of stopped) process.kill(one, 'SIGCONT');
+  }
+  await readThere();
+});
+
+test('one that was promoted is not read', async () => {
+  await direct.pool.query('select pg_promote()');
+  await direct.pool.query(`insert into notes values ('astray')`);
+  const { words, from } = await notes();
+  expect([from, words.includes('astray')]).toEqual(['primary', false]);
+});
+
 test('when it is away, the primary is read', async () => {
-  await direct.close();
   await standby.stop();
-  expect((await notes()).from).toBe('primary');
+  const fresh = openReplica(database.db, standby.url, log);
+  expect((await notes(fresh)).from).toBe('primary');
   await write('d');
-  expect((await notes()).words).toContain('d');
+  expect((await notes(fresh)).words).toContain('d');
+  await fresh.close();
 });

@@ -18,17 +18,23 @@ export type Service = Awaited<ReturnType<typeof startService>>;
 /**
  * A whole service of its own: database, data folder, API process and converter processes, as `npm run api` and
  * `npm run converter` start them. `stop` ends and removes all of it. With `keepLog`, `log()` gives what they wrote.
+ * `databaseUrl` names a database that is the caller's; `enter` stands before the command of the API, to start it elsewhere.
  */
 export async function startService({
   converters = 1,
   env = {},
   keepLog = false,
+  databaseUrl,
+  enter = [],
 }: {
   converters?: number;
   env?: Record<string, string>;
   keepLog?: boolean;
+  databaseUrl?: string;
+  enter?: string[];
 } = {}) {
-  const database = await cloneDatabase();
+  const database =
+    databaseUrl === undefined ? await cloneDatabase() : { url: databaseUrl, drop: async () => undefined };
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-service-'));
   const environment = {
     DATABASE_URL: database.url,
@@ -39,17 +45,20 @@ export async function startService({
     ...env,
   };
   const pool = new pg.Pool({ connectionString: database.url, max: 4 });
-  // A client that has ended for the pool may still be cut off when the database is dropped.
+  // A client that has ended for the pool may still be cut off when the database is dropped, or Postgres killed.
   pool.on('connect', (client) => client.on('error', () => undefined));
+  pool.on('error', () => undefined);
   const processes = new Set<ChildProcess>();
   let log = '';
 
-  async function start(part: 'api' | 'converter', extra: Record<string, string> = {}) {
+  async function start(part: 'api' | 'converter', extra: Record<string, string> = {}, enter: string[] = []) {
+    const [program = '', ...before] = [...enter, process.execPath];
     const child = fork(path.join(ROOT, part, 'main.ts'), {
       cwd: ROOT,
       env: { ...process.env, ...environment, ...extra, NODE_OPTIONS: '' },
+      execPath: program,
       // As `npm run api` and `npm run converter` do.
-      execArgv: ['--max-semi-space-size=2'],
+      execArgv: [...before, '--max-semi-space-size=2'],
       stdio: ['ignore', 'inherit', keepLog ? 'pipe' : 'inherit', 'ipc'],
     });
     // By lines, so that those of one process do not tear those of another.
@@ -76,7 +85,7 @@ export async function startService({
     await exited;
   }
 
-  let api = await start('api');
+  let api = await start('api', {}, enter);
   const started = await Promise.all(Array.from({ length: converters }, () => start('converter')));
 
   async function get(route: string): Promise<Json> {
@@ -158,7 +167,8 @@ export async function startService({
     },
     /** One more API process beside the one at `url`. */
     startOtherApi: (extra?: Record<string, string>) => start('api', extra),
-    startConverter: async (extra?: Record<string, string>) => (await start('converter', extra)).child,
+    startConverter: async (extra?: Record<string, string>, enter?: string[]) =>
+      (await start('converter', extra, enter)).child,
     end,
     /** Uploads files given as [filename, bytes] with text fields; gives the status and the parsed answer. */
     async upload(
