@@ -28,7 +28,7 @@ const SWEEP_STORE_MS = 6 * 3_600_000;
 
 /**
  * A converter at work: claims jobs that fit what it has free, runs them in sandboxes and settles them, under an id of
- * its own. `lost` resolves when others have declared it lost, or when it could not settle an attempt;
+ * its own. Throws, with nothing left behind, when Postgres cannot be reached. `lost` resolves when others have declared it lost, or when it could not settle an attempt;
  * the owner then calls `stop(0)` and starts another.
  * `stop` claims nothing new, waits up to the grace for what runs, and hands back the rest.
  */
@@ -52,6 +52,7 @@ export async function startConverter({
   const converter = { id: randomUUID(), name: `${hostname()}-${process.pid}` };
   const log = parentLog.child({ converter: converter.id });
   const capacity = { cpuUnits: config.CAPACITY_CPU, memoryMb: config.CAPACITY_MEMORY_MB };
+  await db.insert(converters).values({ ...converter, ...capacity });
   const ledger = createLedger(capacity);
   watchLedger(capacity, ledger.free);
   const pool = createSandboxPool({
@@ -69,8 +70,6 @@ export async function startConverter({
   const parts = { db, store, tasks, settle: createSettler(db, queues), config, log };
   const sweepParts = { db, queues, store, log };
   let stopping = false;
-
-  await db.insert(converters).values({ ...converter, ...capacity });
 
   async function claimWhatFits(): Promise<boolean> {
     const claimed = await claimJobs(db, queues, converter, { free: ledger.free(), capacity });

@@ -13,8 +13,7 @@ export type Queryable = Database | Transaction;
 const CONNECT_DEADLINE_MS = 60_000;
 
 /**
- * Opens a pool and waits until Postgres answers. Throws the last error once a minute has passed without an answer.
- * The owner calls `close()`.
+ * Opens a pool and waits until Postgres answers. Throws what `whenReachable` throws. The owner calls `close()`.
  */
 export async function openDatabase(url: string, { name, log, max = 10 }: { name: string; log: Logger; max?: number }) {
   const pool = new pg.Pool({
@@ -27,20 +26,30 @@ export async function openDatabase(url: string, { name, log, max = 10 }: { name:
   });
   // An idle connection that breaks must not end the process: the next query opens another.
   pool.on('error', (error) => log.warn({ err: error }, 'idle database connection lost'));
+  try {
+    await whenReachable(() => pool.query('select 1'));
+  } catch (error) {
+    await pool.end();
+    throw error;
+  }
+  return { db: drizzle({ client: pool, schema }), pool, close: () => pool.end() };
+}
+
+/**
+ * Does `work` again until Postgres can be reached for it. Throws at once what is no outage, such as a wrong password, and
+ * gives up once a minute has passed.
+ */
+export async function whenReachable<Result>(work: () => Promise<Result>): Promise<Result> {
   const deadline = Date.now() + CONNECT_DEADLINE_MS;
   for (let wait = 50; ; wait = Math.min(wait * 2, 2_000)) {
     try {
-      await pool.query('select 1');
-      break;
+      return await work();
     } catch (error) {
-      if (Date.now() + wait > deadline) {
-        await pool.end();
-        throw error;
-      }
+      if (!isOutage(error)) throw error;
+      if (Date.now() + wait > deadline) throw new Error('Postgres has not answered for a minute', { cause: error });
       await delay(wait);
     }
   }
-  return { db: drizzle({ client: pool, schema }), pool, close: () => pool.end() };
 }
 
 /** Codes of the network, and Postgres's classes 08 (connection), 53 (resources) and 57 (shutting down, cancelled). */

@@ -17,8 +17,8 @@ test('without any variable there is a configuration for one machine', () => {
 
 test('by default a converter reserves what the machine has less what the processes around its sandboxes take', () => {
   const machineMb = Math.floor(Math.min(totalmem(), process.constrainedMemory() || Infinity) / 2 ** 20);
-  expect(parseConfig({}).CAPACITY_MEMORY_MB).toBe(Math.max(256, machineMb - 256));
-  expect(sharedCapacityMb({})).toBe(String(Math.max(256, machineMb - 768)));
+  expect(parseConfig({}).CAPACITY_MEMORY_MB).toBe(Math.max(256, machineMb - 128));
+  expect(sharedCapacityMb({})).toBe(String(Math.max(256, machineMb - 640)));
   expect(sharedCapacityMb({ CAPACITY_MEMORY_MB: '300' })).toBe('300');
 });
 
