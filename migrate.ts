@@ -22,6 +22,7 @@ log.info('the database is up to date');
 
 async function waitUntilMigrated(): Promise<void> {
   const { db, close } = await openDatabase(databaseUrl, { name: 'sheetmill-migrate', log, max: 1 });
+  log.info('waits until the database is up to date');
   const deadline = Date.now() + WAIT_DEADLINE_MS;
   // Before the first of them there is not even a table of migrations.
   while (!(await isMigrated(db).catch(() => false))) {

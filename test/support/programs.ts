@@ -40,7 +40,7 @@ export function run([command = '', ...args]: string[], { cwd = ROOT, env }: { cw
       output += chunk;
     });
   }
-  const exited = once(child, 'exit') as Program['exited'];
+  const exited = once(child, 'close') as Program['exited'];
   return {
     child,
     exited,
