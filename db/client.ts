@@ -26,6 +26,8 @@ export async function openDatabase(url: string, { name, log, max = 10 }: { name:
   });
   // An idle connection that breaks must not end the process: the next query opens another.
   pool.on('error', (error) => log.warn({ err: error }, 'idle database connection lost'));
+  // Nor must one that breaks between two statements of a transaction: the second fails.
+  pool.on('connect', (client) => client.on('error', () => setImmediate(giveBack, client)));
   try {
     await whenReachable(() => pool.query('select 1'));
   } catch (error) {
@@ -33,6 +35,14 @@ export async function openDatabase(url: string, { name, log, max = 10 }: { name:
     throw error;
   }
   return { db: drizzle({ client: pool, schema }), pool, close: () => pool.end() };
+}
+
+/** A lost connection whose borrower did not give it back, as drizzle does not when its `begin` fails, takes a place in the pool for ever. */
+function giveBack(client: pg.PoolClient): void {
+  try {
+    client.release(true);
+    client.release = () => undefined;
+  } catch {} // It was given back, or is idle.
 }
 
 /**

@@ -1,59 +1,13 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { cloneDatabase } from '../support/database.ts';
 import { makePdf, RED } from '../support/files.ts';
 import { ROOT } from '../support/programs.ts';
 import { type Json, until } from '../support/service.ts';
-
-/** A way to Postgres that can be closed: for who goes it, as if Postgres had ended. It begins closed. */
-async function startWay(target: URL) {
-  const sockets = new Set<Socket>();
-  const way = { isOpen: false, refused: 0 };
-  const server = createServer((socket) => {
-    if (!way.isOpen) {
-      way.refused++;
-      return socket.destroy();
-    }
-    const onward = connect(Number(target.port), target.hostname);
-    for (const [one, two] of [
-      [socket, onward],
-      [onward, socket],
-    ] as const) {
-      sockets.add(one);
-      one
-        .on('error', () => undefined)
-        .on('close', () => {
-          sockets.delete(one);
-          two.destroy();
-        });
-      one.pipe(two);
-    }
-  }).listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const url = new URL(target);
-  url.port = String((server.address() as AddressInfo).port);
-  return {
-    url: url.href,
-    /** How often somebody came while it was closed. */
-    refused: () => way.refused,
-    open(): void {
-      way.isOpen = true;
-    },
-    close(): void {
-      Object.assign(way, { isOpen: false, refused: 0 });
-      for (const socket of sockets) socket.destroy();
-    },
-    async stop(): Promise<void> {
-      this.close();
-      server.close();
-      await once(server, 'close');
-    },
-  };
-}
+import { startWay } from '../support/way.ts';
 
 let folder: string;
 let database: Awaited<ReturnType<typeof cloneDatabase>>;
@@ -74,7 +28,7 @@ afterAll(async () => {
 });
 
 async function start(part: 'api' | 'converter') {
-  const way = await startWay(new URL(database.url));
+  const way = await startWay(database.url);
   ways.push(way);
   const child = fork(path.join(ROOT, part, 'main.ts'), {
     cwd: ROOT,
@@ -84,7 +38,7 @@ async function start(part: 'api' | 'converter') {
       DATABASE_URL: way.url,
       DATA_DIR: folder,
       PORT: '0',
-      LOG_LEVEL: 'silent',
+      LOG_LEVEL: 'fatal',
       CAPACITY_CPU: '1',
     },
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
