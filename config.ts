@@ -211,8 +211,11 @@ export function configOrExit(environment: NodeJS.ProcessEnv): Config {
 }
 
 /** For the start of a process that cannot go on: one line that says why, and the end. */
-export function exitWithReason({ message }: Error): never {
-  process.stderr.write(`sheetmill: ${message}\n`);
+export function exitWithReason({ message, cause }: Error): never {
+  const { message: inner = '', code = '' } = (cause ?? {}) as NodeJS.ErrnoException;
+  // Several addresses that refuse have a code and no words.
+  const why = inner || code;
+  process.stderr.write(`sheetmill: ${message}${why === '' || message.includes(why) ? '' : `: ${why}`}\n`);
   process.exit(1);
 }
 

@@ -45,8 +45,8 @@ const log = createLogger(config.LOG_LEVEL, { process: 'api' });
 const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
 const flushSpans = await startTracing('sheetmill-api', config, log);
 
-const database = await openDatabase(databaseUrl, { name: 'sheetmill-api', log });
-await migrateDatabase(databaseUrl);
+const database = await openDatabase(databaseUrl, { name: 'sheetmill-api', log }).catch(exitWithReason);
+await migrateDatabase(databaseUrl).catch(exitWithReason);
 watchProcess(database.db);
 const replica = openReplica(database.db, config.DATABASE_READ_URL, log);
 const queues = await openQueues(database.db, { supervise: false, schedule: true, log });

@@ -29,7 +29,7 @@ const SWEEP_STORE_MS = 6 * 3_600_000;
 
 /**
  * A converter at work: claims jobs that fit what it has free, runs them in sandboxes and settles them, under an id of
- * its own. `lost` resolves when others have declared it lost, or when it could not settle an attempt;
+ * its own. Throws, with nothing left behind, when Postgres cannot be reached. `lost` resolves when others have declared it lost, or when it could not settle an attempt;
  * the owner then calls `stop(0)` and starts another.
  * `stop` claims nothing new, waits up to the grace for what runs, and hands back the rest.
  */

@@ -1,5 +1,5 @@
 import { configOrExit, exitWithReason, requireDatabaseUrl } from '../config.ts';
-import { openDatabase } from '../db/client.ts';
+import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { createLogger } from '../log.ts';
@@ -18,11 +18,12 @@ const log = createLogger(config.LOG_LEVEL, { process: 'converter' });
 const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
 const flushSpans = await startTracing('sheetmill-converter', config, log);
 
-const database = await openDatabase(databaseUrl, { name: 'sheetmill-converter', log });
-await migrateDatabase(databaseUrl);
+const database = await openDatabase(databaseUrl, { name: 'sheetmill-converter', log }).catch(exitWithReason);
+await migrateDatabase(databaseUrl).catch(exitWithReason);
 const queues = await openQueues(database.db, { supervise: true, log });
 const store = await openStore(config);
-const start = () => startConverter({ db: database.db, databaseUrl, queues, store, tasks, config, log });
+const start = () =>
+  whenReachable(() => startConverter({ db: database.db, databaseUrl, queues, store, tasks, config, log }));
 
 const metrics =
   config.METRICS_PORT === undefined

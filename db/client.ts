@@ -17,10 +17,7 @@ const SILENT_MS = 75_000;
 /** A transaction of a host that was cut off in the middle of it holds up others no longer. */
 const IDLE_IN_TRANSACTION_MS = 20_000;
 
-/**
- * Opens a pool and waits until Postgres answers. Throws the last error once a minute has passed without an answer.
- * The owner calls `close()`.
- */
+/** Opens a pool and waits until Postgres answers. Throws what `whenReachable` throws. The owner calls `close()`. */
 export async function openDatabase(url: string, { name, log, max = 10 }: { name: string; log: Logger; max?: number }) {
   const { db, pool } = openPool(
     {
@@ -31,20 +28,30 @@ export async function openDatabase(url: string, { name, log, max = 10 }: { name:
     },
     (error) => log.warn({ err: error }, 'idle database connection lost'),
   );
+  try {
+    await whenReachable(() => pool.query('select 1'));
+  } catch (error) {
+    await pool.end();
+    throw error;
+  }
+  return { db, pool, close: () => pool.end() };
+}
+
+/**
+ * Does `work` again until Postgres can be reached for it. Throws at once what is no outage, such as a wrong password, and
+ * gives up once a minute has passed.
+ */
+export async function whenReachable<Result>(work: () => Promise<Result>): Promise<Result> {
   const deadline = Date.now() + CONNECT_DEADLINE_MS;
   for (let wait = 50; ; wait = Math.min(wait * 2, 2_000)) {
     try {
-      await pool.query('select 1');
-      break;
+      return await work();
     } catch (error) {
-      if (Date.now() + wait > deadline) {
-        await pool.end();
-        throw error;
-      }
+      if (!isOutage(error)) throw error;
+      if (Date.now() + wait > deadline) throw new Error('Postgres has not answered for a minute', { cause: error });
       await delay(wait);
     }
   }
-  return { db, pool, close: () => pool.end() };
 }
 
 /** A pool that outlives its connections, and calls `onLoss` for each that breaks while nobody uses it. */

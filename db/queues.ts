@@ -48,9 +48,12 @@ export async function installQueues(url: string): Promise<void> {
     registerInstance: false,
   });
   boss.on('error', () => undefined);
-  await boss.start();
-  await boss.createQueue(WEBHOOK_QUEUE, WEBHOOK_OPTIONS);
-  await boss.stop({ graceful: false });
+  try {
+    await boss.start();
+    await boss.createQueue(WEBHOOK_QUEUE, WEBHOOK_OPTIONS);
+  } finally {
+    await boss.stop({ graceful: false });
+  }
 }
 
 export type Queues = Awaited<ReturnType<typeof openQueues>>;

@@ -1,11 +1,14 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
-import { type Database, isOutage, openPool } from '../../db/client.ts';
+import { type Database, isOutage, openDatabase, openPool } from '../../db/client.ts';
 import { connectionTo } from '../../db/connection.ts';
+import { createLogger } from '../../log.ts';
 import { cloneDatabase } from '../support/database.ts';
+import { startWay } from '../support/way.ts';
 
 async function failureOf(url: string, statement: string): Promise<unknown> {
   const pool = new pg.Pool({ connectionString: url });
@@ -96,3 +99,54 @@ describe('a pool of one connection', () => {
     expect(await works(opened.db)).toBe(true);
   });
 });
+
+test('a start does not wait for what waiting cannot mend, such as a password that is wrong', async () => {
+  const database = await cloneDatabase();
+  const url = new URL(database.url);
+  url.password = 'wrong';
+  const log = createLogger('silent', {});
+  const began = performance.now();
+  try {
+    await expect(openDatabase(url.href, { name: 'test', log })).rejects.toThrow('password authentication failed');
+    expect(performance.now() - began).toBeLessThan(20_000);
+  } finally {
+    await database.drop();
+  }
+});
+
+test.each([
+  ['begins', 'begin'],
+  ['is under way', 'select 1 as statement'],
+  ['is committed', 'commit'],
+])(
+  'a connection that breaks while a transaction %s fails it, and takes neither the process nor a place in the pool',
+  async (_when, words) => {
+    const database = await cloneDatabase();
+    const way = await startWay(database.url);
+    way.open();
+    const { db, close } = await openDatabase(way.url, { name: 'test', log: createLogger('silent', {}), max: 1 });
+    try {
+      for (let round = 0; round < 3; round++) {
+        way.closeAt(words);
+        const failed = db.transaction((tx) => tx.execute(sql`select 1 as statement`));
+        expect(isOutage(await failed.catch((error) => error))).toBe(true);
+        way.open();
+        expect((await db.execute(sql`select 2 as answer`)).rows).toEqual([{ answer: 2 }]);
+      }
+      // In between two statements, too.
+      const broken = db.transaction(async (tx) => {
+        await tx.execute(sql`select 1 as statement`);
+        way.close();
+        await delay(50);
+        way.open();
+        await tx.execute(sql`select 1`);
+      });
+      expect(isOutage(await broken.catch((error) => error))).toBe(true);
+      expect((await db.execute(sql`select 2 as answer`)).rows).toEqual([{ answer: 2 }]);
+    } finally {
+      await close();
+      await way.stop();
+      await database.drop();
+    }
+  },
+);
