@@ -22,9 +22,12 @@ const store = await openStore(config);
 const start = () =>
   whenReachable(() => startConverter({ db: database.db, databaseUrl, queues, store, tasks, config, log }));
 
-let converter = await start();
+// Before anything is claimed: the port may be taken.
 const metrics =
-  config.METRICS_PORT === undefined ? undefined : await serveMetrics(config.METRICS_PORT, database.pool, log);
+  config.METRICS_PORT === undefined
+    ? undefined
+    : await serveMetrics(config.METRICS_PORT, database.pool, log).catch(exitWithReason);
+let converter = await start();
 let stopping = false;
 process.send?.({ kind: 'ready', metricsPort: metrics?.port });
 
