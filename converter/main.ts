@@ -22,14 +22,14 @@ const database = await openDatabase(databaseUrl, { name: 'sheetmill-converter', 
 await migrateDatabase(databaseUrl).catch(exitWithReason);
 const queues = await openQueues(database.db, { supervise: true, log });
 const store = await openStore(config);
-const start = () =>
-  whenReachable(() => startConverter({ db: database.db, databaseUrl, queues, store, tasks, config, log }));
+const start = () => startConverter({ db: database.db, databaseUrl, queues, store, tasks, config, log });
 
+// Before anything is claimed: the port may be taken.
 const metrics =
   config.METRICS_PORT === undefined
     ? undefined
     : await serveMetrics(config.METRICS_PORT, database.pool, log).catch(exitWithReason);
-let converter = await start();
+let converter = await whenReachable(start);
 const closing = new AbortController();
 process.send?.({ kind: 'ready', metricsPort: metrics?.port });
 
