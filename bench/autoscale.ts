@@ -5,8 +5,8 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parse } from 'yaml';
 import { type Autoscaler, createAutoscaler, SYNC_SECONDS } from './autoscale/hpa.ts';
-import { cpuSecondsOf, treesOf } from './incident/memory.ts';
 import { writeTextPdf } from './inputs.ts';
+import { cpuSecondsOf, treesOf } from './processes.ts';
 import { type Service, startService } from './service.ts';
 import { describeMachine, toMarkdown } from './table.ts';
 
@@ -18,6 +18,8 @@ import { describeMachine, toMarkdown } from './table.ts';
 const DOCUMENTS = Number(process.env.AUTOSCALE_DOCUMENTS ?? 60);
 const PAGES = 20;
 const POLL_MS = 500;
+/** More than a run takes on a slow machine, with the time in which nothing is scaled down. */
+const LIMIT_SECONDS = 1_800;
 const cores = availableParallelism();
 const manifest = new URL('../deploy/base/autoscaler.yaml', import.meta.url);
 
@@ -97,27 +99,31 @@ async function run(name: string, file: string, rules: Autoscaler): Promise<Run> 
     const steps = [{ at: 0, replicas: pods.length }];
     const began = performance.now();
     const now = () => (performance.now() - began) / 1000;
+    measure(pods);
     await sendBurst(service.url, file);
     let drained: number | undefined;
     let converterSeconds = 0;
-    let measured = now();
-    measure(pods);
-    for (let last = now(); ; ) {
+    let measured = 0;
+    for (let last = 0; ; ) {
       await delay(POLL_MS, undefined, { signal });
-      if (drained === undefined) converterSeconds += pods.length * (now() - last);
-      last = now();
-      const { rows } = await service.pool.query('select count(*)::int as left from uploads where finished_at is null');
-      if (rows[0].left === 0) drained ??= now();
+      const at = now();
+      if (at > LIMIT_SECONDS) throw new Error(`${name}: not drained within ${LIMIT_SECONDS} s`);
+      if (drained === undefined) converterSeconds += pods.length * (at - last);
+      last = at;
+      const left = await countUnfinished(service);
+      if (left === 0) drained ??= at;
       if (drained !== undefined && pods.length === rules.minReplicas) break;
-      if (now() - measured < SYNC_SECONDS) continue;
-      const percents = measure(pods).map((seconds) => (seconds / (now() - measured)) * 100);
-      measured = now();
-      const replicas = autoscaler.decide(now(), pods.length, percents);
-      say(`${name}: ${rows[0].left} left after ${now().toFixed(0)} s, CPU ${percents.map(Math.round).join(' and ')}%`);
+      if (at - measured < SYNC_SECONDS) continue;
+      const percents = measure(pods).map((seconds) => Math.round((seconds / (at - measured)) * 100));
+      measured = at;
+      say(`${name}: ${left} left after ${at.toFixed(0)} s, CPU ${percents.join(' and ')}%`);
+      const replicas = autoscaler.decide(at, pods.length, percents);
       if (replicas === pods.length) continue;
-      steps.push({ at: now(), replicas });
+      steps.push({ at, replicas });
       await scaleTo(replicas);
+      // The share of one that has just started is of a whole round, as that of the others.
       measure(pods);
+      measured = now();
     }
     say(`${name}: drained after ${drained.toFixed(0)} s`);
     return { drained, converterSeconds, steps };
@@ -140,6 +146,15 @@ async function sendBurst(url: string, file: string): Promise<void> {
     }
   };
   await Promise.all([client(), client(), client(), client()]);
+}
+
+async function countUnfinished({ pool }: Service): Promise<number> {
+  const { rows } = await pool.query(
+    `select count(*) filter (where finished_at is null)::int as unfinished,
+       count(*) filter (where status in ('failed', 'cancelled'))::int as failed from uploads`,
+  );
+  if (rows[0].failed > 0) throw new Error(`${rows[0].failed} uploads failed`);
+  return rows[0].unfinished;
 }
 
 /** Seconds of CPU that each converter has taken, with all below it, since this was called last. */
