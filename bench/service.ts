@@ -29,8 +29,9 @@ export async function startService(
   cores: number,
   signal: AbortSignal,
   extra: Record<string, string> = {},
+  postgresFlags: string[] = [],
 ) {
-  const postgres = await startEmbedded(path.join(folder, 'postgres'));
+  const postgres = await startEmbedded(path.join(folder, 'postgres'), { flags: postgresFlags });
   const env = {
     ...process.env,
     DATABASE_URL: postgres.url,
