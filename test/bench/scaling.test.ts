@@ -1,16 +1,15 @@
 import { createRandom } from '../../bench/incident/random.ts';
 import { type Costs, mean, mostPerSecond, predict, simulateQueue, type Work } from '../../bench/scaling/simulate.ts';
 
-const UPLOADS = 200_000;
 const LOAD = 0.7;
 
 const alone = (firstSeconds: number): Work => ({ firstSeconds, partSeconds: [], pages: 1 });
 /** A thousand values that are distributed exponentially around 1. */
 const exponential = Array.from({ length: 1_000 }, (_, index) => alone(-Math.log(1 - (index + 0.5) / 1_000)));
 
-function simulate(nodes: number, unitsPerNode: number, works: Work[]) {
+function simulate(nodes: number, unitsPerNode: number, works: Work[], uploads = 50_000) {
   const uploadsPerSecond = LOAD * mostPerSecond(nodes * unitsPerNode, works);
-  return simulateQueue({ works, nodes, unitsPerNode, uploadsPerSecond, uploads: UPLOADS, random: createRandom(1) });
+  return simulateQueue({ works, nodes, unitsPerNode, uploadsPerSecond, uploads, random: createRandom(1) });
 }
 
 /** Erlang's C: the share of arrivals that find all units busy. */
@@ -26,9 +25,9 @@ function expectNear(actual: number, expected: number): void {
 }
 
 test('queue times are those that theory knows: M/M/1, M/D/1, and M/M/c', () => {
-  expectNear(mean(simulate(1, 1, exponential).waits), LOAD / (1 - LOAD));
+  expectNear(mean(simulate(1, 1, exponential, 200_000).waits), LOAD / (1 - LOAD));
   expectNear(mean(simulate(1, 1, [alone(1)]).waits), LOAD / (2 * (1 - LOAD)));
-  const eight = simulate(4, 2, exponential).waits;
+  const eight = simulate(4, 2, exponential, 200_000).waits;
   expectNear(mean(eight), shareThatWaits(8, LOAD) / (8 * (1 - LOAD)));
   expectNear(eight.filter((wait) => wait > 0).length / eight.length, shareThatWaits(8, LOAD));
 });
@@ -71,7 +70,7 @@ test('parts wait for their first job, and for the units that they do not find fr
 });
 
 test('the same seed gives the same queue', () => {
-  const [one, other] = [simulate(4, 2, exponential), simulate(4, 2, exponential)];
+  const [one, other] = [simulate(4, 2, exponential, 5_000), simulate(4, 2, exponential, 5_000)];
   expect(mean(one.waits)).toBeGreaterThan(0);
   expect(mean(other.waits)).toBe(mean(one.waits));
 });
