@@ -16,6 +16,8 @@ import { describeMachine, toMarkdown } from './table.ts';
  * Prints Markdown. Takes about ten minutes, most of it the window in which nothing may be scaled down.
  */
 const DOCUMENTS = Number(process.env.AUTOSCALE_DOCUMENTS ?? 60);
+/** Cores that a converter asks for and is measured by; less where others keep it from having one. */
+const REQUEST = Number(process.env.AUTOSCALE_REQUEST ?? 1);
 const PAGES = 20;
 const POLL_MS = 500;
 /** More than a run takes on a slow machine, with the time in which nothing is scaled down. */
@@ -45,7 +47,7 @@ async function main(): Promise<void> {
   const one = await run('one converter', file, { ...rules, minReplicas: 1, maxReplicas: 1 });
   const all = await run(`${cores} converters`, file, { ...rules, minReplicas: cores, maxReplicas: cores });
   const scaled = await run('autoscaled', file, { ...rules, maxReplicas: cores });
-  const work = `${DOCUMENTS} PDFs of ${PAGES} pages at once; 1 to ${cores} converters of one core`;
+  const work = `${DOCUMENTS} PDFs of ${PAGES} pages at once; 1 to ${cores} converters of one core, of which they ask for ${REQUEST}`;
   process.stdout.write(describeMachine({ 'Node.js': process.versions.node, Work: work }));
   const seconds = (run: Run) => `${run.drained.toFixed(0)} s`;
   const cost = (run: Run) => `${run.converterSeconds.toFixed(0)} s`;
@@ -114,7 +116,7 @@ async function run(name: string, file: string, rules: Autoscaler): Promise<Run> 
       if (left === 0) drained ??= at;
       if (drained !== undefined && pods.length === rules.minReplicas) break;
       if (at - measured < SYNC_SECONDS) continue;
-      const percents = measure(pods).map((seconds) => Math.round((seconds / (at - measured)) * 100));
+      const percents = measure(pods).map((seconds) => Math.round((seconds / (at - measured) / REQUEST) * 100));
       measured = at;
       say(`${name}: ${left} left after ${at.toFixed(0)} s, CPU ${percents.join(' and ')}%`);
       const replicas = autoscaler.decide(at, pods.length, percents);

@@ -79,7 +79,7 @@ function describeWorks(works: Work[]): string {
   return `${works.length} (3 in 5 images, 2 in 5 PDFs), on average ${jobs.toFixed(1)} jobs, ${pages.toFixed(1)} pages and ${seconds.toFixed(2)} s of a converter's CPU`;
 }
 
-function listCosts({ costs, connections }: Measured): string {
+function listCosts({ costs, jobs, connections }: Measured): string {
   const row = (what: string, { statements, seconds, commits }: Cost) => [
     what,
     statements.toFixed(1),
@@ -89,9 +89,10 @@ function listCosts({ costs, connections }: Measured): string {
   return toTable(
     ['What Postgres is asked', 'Statements', 'CPU in ms', 'Transactions that write'],
     [
-      row('by an upload that is accepted', costs.upload),
-      row('by a job, but for its pages', costs.job),
-      row('by a page', costs.page),
+      row('by an upload that is accepted', costs.accepting),
+      ...Object.entries(jobs).map(([kind, { cost, pages }]) =>
+        row(`by a job of ${kind}, pages: ${pages.toFixed(1)}`, cost),
+      ),
       row('by an idle converter in a second', costs.idleSecond),
       row('by a converter that hears of the job of another', costs.wake),
       [`connections of a busy converter: ${connections}`, '', '', ''],

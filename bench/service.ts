@@ -44,6 +44,8 @@ export async function startService(
   };
   const parts = new Set<ChildProcess>();
   const pool = new pg.Pool({ connectionString: postgres.url, max: 1 });
+  // A client that has ended for the pool may still be cut off when Postgres stops.
+  pool.on('error', () => undefined);
   let converter: ChildProcess | undefined;
 
   async function start(

@@ -9,6 +9,8 @@ import { add, type Cost, type Costs, times, type Work, workSeconds } from './sim
 
 export interface Measured {
   costs: Costs;
+  /** By kind of upload: what one of its jobs takes, with as many pages as it has on average. */
+  jobs: Record<'an image' | 'a PDF', { cost: Cost; pages: number }>;
   works: Work[];
   /** Of a converter, while it converts. */
   connections: number;
@@ -62,7 +64,7 @@ export async function measure(
   const base = perSecond(await idleFor(BASE_S));
   say('uploads that are only accepted');
   const accepted = await during(() => send(first));
-  const upload = times(less(accepted.cost, times(base, accepted.seconds)), 1 / first.length);
+  const accepting = times(less(accepted.cost, times(base, accepted.seconds)), 1 / first.length);
   say('one converter, to warm up');
   await service.restartConverter();
   await drained();
@@ -76,7 +78,7 @@ export async function measure(
     });
     const cpu = cpuOfTree(service.converterPid()) - before;
     const works = scale(await readWorks(service.pool, since), cpu);
-    return { cost: less(cost, times(base, seconds), times(upload, sent.length)), seconds, works };
+    return { cost: less(cost, times(base, seconds), times(accepting, sent.length)), seconds, works };
   };
   say('images');
   const ofImages = await converting(images);
@@ -98,23 +100,22 @@ export async function measure(
   const idleSecond = times(less(perSecond(idle), base), 1 / IDLE);
   await Promise.all(others.map(({ stop }) => stop()));
 
-  const told = less(heard.cost, alone.cost, times(idleSecond, IDLE * heard.seconds - alone.seconds));
-  const { job, page } = solve(
-    [ofImages, ofPdfs].map(({ cost, seconds, works }) => ({
-      cost: less(cost, times(idleSecond, seconds)),
-      jobs: works.reduce((sum, { partSeconds }) => sum + 1 + partSeconds.length, 0),
-      pages: works.reduce((sum, { pages }) => sum + pages, 0),
-    })),
-  );
+  const idling = (seconds: number) => times(idleSecond, seconds);
+  const busy = ({ cost, seconds, works }: typeof ofPdfs) => ({ cost: less(cost, idling(seconds)), works });
+  const [convertedImages, convertedPdfs] = [busy(ofImages), busy(ofPdfs)];
+  const works = [...ofImages.works, ...ofPdfs.works];
+  const longer = heard.seconds - alone.seconds;
+  const told = less(heard.cost, alone.cost, times(base, longer), idling(IDLE * heard.seconds - alone.seconds));
   return {
     costs: {
-      upload,
-      job,
-      page,
+      accepting,
+      converting: times(add(convertedImages.cost, convertedPdfs.cost), 1 / works.length),
       idleSecond,
-      wake: times(less(told, times(base, heard.seconds - alone.seconds)), 1 / (TOLD * (IDLE - 1))),
+      // Who finds nothing writes nothing.
+      wake: { ...times(told, 1 / (TOLD * (IDLE - 1))), commits: 0 },
     },
-    works: [...ofImages.works, ...ofPdfs.works],
+    jobs: { 'an image': perJob(convertedImages), 'a PDF': perJob(convertedPdfs) },
+    works,
     connections,
   };
 }
@@ -180,14 +181,10 @@ function scale(works: Work[], cpuSeconds: number): Work[] {
   }));
 }
 
-/** What a job takes, and a page, from two rounds that had them in different numbers. */
-function solve(rounds: { cost: Cost; jobs: number; pages: number }[]): { job: Cost; page: Cost } {
-  const [a, b] = rounds as [(typeof rounds)[0], (typeof rounds)[0]];
-  const determinant = a.jobs * b.pages - b.jobs * a.pages;
-  return {
-    job: less(times(a.cost, b.pages / determinant), times(b.cost, a.pages / determinant)),
-    page: less(times(b.cost, a.jobs / determinant), times(a.cost, b.jobs / determinant)),
-  };
+function perJob({ cost, works }: { cost: Cost; works: Work[] }): { cost: Cost; pages: number } {
+  const jobs = works.reduce((sum, { partSeconds }) => sum + 1 + partSeconds.length, 0);
+  const pages = works.reduce((sum, work) => sum + work.pages, 0);
+  return { cost: times(cost, 1 / jobs), pages: pages / jobs };
 }
 
 async function submitAndWait({ url }: Service, signal: AbortSignal): Promise<void> {

@@ -19,9 +19,9 @@ export interface Cost {
 }
 
 export interface Costs {
-  upload: Cost;
-  job: Cost;
-  page: Cost;
+  /** Of an upload: that it is accepted, and that it is converted, all of its jobs and pages. */
+  accepting: Cost;
+  converting: Cost;
   /** A converter's, in each second, whether it works or not. */
   idleSecond: Cost;
   /** A converter's that hears of a job which another one takes. */
@@ -63,8 +63,7 @@ export function predict(
   costs: Costs,
   { cores, commitsPerSecond }: Postgres,
 ): Prediction {
-  const jobs = mean(works.map(({ partSeconds }) => 1 + partSeconds.length));
-  const each = add(costs.upload, times(costs.job, jobs), times(costs.page, mean(works.map(({ pages }) => pages))));
+  const each = add(costs.accepting, costs.converting);
   // Jobs that become ready in one transaction are told of once: the first job, and its parts.
   const told = mean(works.map(({ partSeconds }) => (partSeconds.length > 0 ? 2 : 1)));
   const wakingEach = times(costs.wake, told * hearing);
