@@ -79,9 +79,8 @@ describe('a prediction', () => {
   const cost = (statements: number, seconds: number, commits = 1) => ({ statements, seconds, commits });
   const nothing = cost(0, 0, 0);
   const costs: Costs = {
-    upload: cost(10, 0.01),
-    job: cost(20, 0.02),
-    page: cost(5, 0.001),
+    accepting: cost(10, 0.01),
+    converting: cost(110, 0.07, 13),
     idleSecond: nothing,
     wake: nothing,
   };
