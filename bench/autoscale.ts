@@ -5,8 +5,8 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parse } from 'yaml';
 import { type Autoscaler, createAutoscaler, SYNC_SECONDS } from './autoscale/hpa.ts';
-import { cpuSecondsOf, treesOf } from './incident/memory.ts';
 import { writeTextPdf } from './inputs.ts';
+import { cpuSecondsOf, treesOf } from './processes.ts';
 import { type Service, startService } from './service.ts';
 import { describeMachine, toMarkdown } from './table.ts';
 
@@ -16,8 +16,12 @@ import { describeMachine, toMarkdown } from './table.ts';
  * Prints Markdown. Takes about ten minutes, most of it the window in which nothing may be scaled down.
  */
 const DOCUMENTS = Number(process.env.AUTOSCALE_DOCUMENTS ?? 60);
+/** Cores that a converter asks for and is measured by; less where others keep it from having one. */
+const REQUEST = Number(process.env.AUTOSCALE_REQUEST ?? 1);
 const PAGES = 20;
 const POLL_MS = 500;
+/** More than a run takes on a slow machine, with the time in which nothing is scaled down. */
+const LIMIT_SECONDS = 1_800;
 const cores = availableParallelism();
 const manifest = new URL('../deploy/base/autoscaler.yaml', import.meta.url);
 
@@ -43,7 +47,7 @@ async function main(): Promise<void> {
   const one = await run('one converter', file, { ...rules, minReplicas: 1, maxReplicas: 1 });
   const all = await run(`${cores} converters`, file, { ...rules, minReplicas: cores, maxReplicas: cores });
   const scaled = await run('autoscaled', file, { ...rules, maxReplicas: cores });
-  const work = `${DOCUMENTS} PDFs of ${PAGES} pages at once; 1 to ${cores} converters of one core`;
+  const work = `${DOCUMENTS} PDFs of ${PAGES} pages at once; 1 to ${cores} converters of one core, of which they ask for ${REQUEST}`;
   process.stdout.write(describeMachine({ 'Node.js': process.versions.node, Work: work }));
   const seconds = (run: Run) => `${run.drained.toFixed(0)} s`;
   const cost = (run: Run) => `${run.converterSeconds.toFixed(0)} s`;
@@ -97,27 +101,31 @@ async function run(name: string, file: string, rules: Autoscaler): Promise<Run> 
     const steps = [{ at: 0, replicas: pods.length }];
     const began = performance.now();
     const now = () => (performance.now() - began) / 1000;
+    measure(pods);
     await sendBurst(service.url, file);
     let drained: number | undefined;
     let converterSeconds = 0;
-    let measured = now();
-    measure(pods);
-    for (let last = now(); ; ) {
+    let measured = 0;
+    for (let last = 0; ; ) {
       await delay(POLL_MS, undefined, { signal });
-      if (drained === undefined) converterSeconds += pods.length * (now() - last);
-      last = now();
-      const { rows } = await service.pool.query('select count(*)::int as left from uploads where finished_at is null');
-      if (rows[0].left === 0) drained ??= now();
+      const at = now();
+      if (at > LIMIT_SECONDS) throw new Error(`${name}: not drained within ${LIMIT_SECONDS} s`);
+      if (drained === undefined) converterSeconds += pods.length * (at - last);
+      last = at;
+      const left = await countUnfinished(service);
+      if (left === 0) drained ??= at;
       if (drained !== undefined && pods.length === rules.minReplicas) break;
-      if (now() - measured < SYNC_SECONDS) continue;
-      const percents = measure(pods).map((seconds) => (seconds / (now() - measured)) * 100);
-      measured = now();
-      const replicas = autoscaler.decide(now(), pods.length, percents);
-      say(`${name}: ${rows[0].left} left after ${now().toFixed(0)} s, CPU ${percents.map(Math.round).join(' and ')}%`);
+      if (at - measured < SYNC_SECONDS) continue;
+      const percents = measure(pods).map((seconds) => Math.round((seconds / (at - measured) / REQUEST) * 100));
+      measured = at;
+      say(`${name}: ${left} left after ${at.toFixed(0)} s, CPU ${percents.join(' and ')}%`);
+      const replicas = autoscaler.decide(at, pods.length, percents);
       if (replicas === pods.length) continue;
-      steps.push({ at: now(), replicas });
+      steps.push({ at, replicas });
       await scaleTo(replicas);
+      // The share of one that has just started is of a whole round, as that of the others.
       measure(pods);
+      measured = now();
     }
     say(`${name}: drained after ${drained.toFixed(0)} s`);
     return { drained, converterSeconds, steps };
@@ -140,6 +148,15 @@ async function sendBurst(url: string, file: string): Promise<void> {
     }
   };
   await Promise.all([client(), client(), client(), client()]);
+}
+
+async function countUnfinished({ pool }: Service): Promise<number> {
+  const { rows } = await pool.query(
+    `select count(*) filter (where finished_at is null)::int as unfinished,
+       count(*) filter (where status in ('failed', 'cancelled'))::int as failed from uploads`,
+  );
+  if (rows[0].failed > 0) throw new Error(`${rows[0].failed} uploads failed`);
+  return rows[0].unfinished;
 }
 
 /** Seconds of CPU that each converter has taken, with all below it, since this was called last. */

@@ -3,7 +3,7 @@
  * stabilisation windows, then the policies, then the bounds. https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/
  */
 
-export interface Policy {
+interface Policy {
   type: 'Percent' | 'Pods';
   value: number;
   periodSeconds: number;
@@ -11,6 +11,8 @@ export interface Policy {
 
 export interface Rules {
   stabilizationWindowSeconds: number;
+  /** Which of the policies counts: the one that changes most (unless said otherwise), or least; or nothing may change. */
+  selectPolicy?: 'Max' | 'Min' | 'Disabled';
   policies: Policy[];
 }
 
@@ -32,43 +34,51 @@ export function createAutoscaler({ minReplicas, maxReplicas, targetPercent, scal
   const recommended: { at: number; replicas: number }[] = [];
   const changes: { at: number; by: number }[] = [];
 
-  /** How many of the changes up (1) or down (-1) within so many seconds. */
-  function changed(now: number, seconds: number, sign: 1 | -1): number {
-    return changes
-      .filter(({ at, by }) => at > now - seconds && Math.sign(by) === sign)
-      .reduce((sum, { by }) => sum + Math.abs(by), 0);
+  /** What the ratio alone asks for. Pods that are not ready are left out, but count as idle where they would damp a rise. */
+  function recommend(current: number, percents: number[]): number {
+    const ratioOver = (pods: number) => percents.reduce((sum, percent) => sum + percent, 0) / pods / targetPercent;
+    const rises = ratioOver(percents.length) > 1;
+    const pods = rises ? Math.max(current, percents.length) : percents.length;
+    const ratio = ratioOver(pods);
+    // No pod is ready: nothing is known. What the idle ones turned round is no reason to change anything either.
+    if (percents.length === 0 || Math.abs(ratio - 1) <= TOLERANCE || rises !== ratio > 1) return current;
+    return Math.ceil(ratio * pods);
   }
 
-  /** How far the policies let go, the one that allows the most. */
-  function limit(now: number, current: number, { policies }: Rules, sign: 1 | -1): number {
-    const limits = policies.map(({ type, value, periodSeconds }) => {
-      // A policy counts from where its period began.
-      const began = current - sign * changed(now, periodSeconds, sign);
-      if (type === 'Pods') return began + sign * value;
-      return sign > 0 ? Math.ceil(began * (1 + value / 100)) : Math.floor(began * (1 - value / 100));
+  /** How far the policies let go. Each counts from what there was when its period began. */
+  function limit(now: number, current: number, { policies, selectPolicy }: Rules, sign: 1 | -1): number {
+    if (selectPolicy === 'Disabled') return current;
+    const steps = policies.map(({ type, value, periodSeconds }) => {
+      const since = changes.filter(({ at }) => at > now - periodSeconds);
+      const began = current - since.reduce((sum, { by }) => sum + by, 0);
+      const most = type === 'Pods' ? value : (began * value) / 100;
+      // A share of a pod counts as a whole one, up and down.
+      return sign > 0 ? Math.ceil(began + most) - current : current - Math.floor(began - most);
     });
-    return sign > 0 ? Math.max(...limits) : Math.min(...limits);
+    const step = selectPolicy === 'Min' ? Math.min(...steps) : Math.max(...steps);
+    return current + sign * Math.max(0, step);
   }
 
   return {
     /** Replicas from now on. `percents` is the CPU of each pod that is ready, as a share of its request; `now` in seconds. */
     decide(now: number, current: number, percents: number[]): number {
-      const mean = percents.reduce((sum, percent) => sum + percent, 0) / Math.max(1, percents.length);
-      const ratio = mean / targetPercent;
-      const wanted = Math.abs(ratio - 1) <= TOLERANCE ? current : Math.ceil(ratio * percents.length);
-      const bounded = Math.min(maxReplicas, Math.max(minReplicas, wanted));
-      recommended.push({ at: now, replicas: bounded });
-      const within = (seconds: number) =>
-        recommended.filter(({ at }) => at > now - Math.max(seconds, 1)).map(({ replicas }) => replicas);
+      // What was there when it began holds a fall back as well.
+      if (recommended.length === 0) recommended.push({ at: now, replicas: current });
+      const wanted = recommend(current, percents);
+      const within = (seconds: number) => [
+        wanted,
+        ...recommended.filter(({ at }) => at > now - seconds).map(({ replicas }) => replicas),
+      ];
       // The lowest that was recommended lately holds back a rise, the highest a fall.
       const up = Math.min(...within(scaleUp.stabilizationWindowSeconds));
       const down = Math.max(...within(scaleDown.stabilizationWindowSeconds));
+      recommended.push({ at: now, replicas: wanted });
       const stable = current < up ? up : current > down ? down : current;
-      const next =
+      const allowed =
         stable > current
           ? Math.min(stable, limit(now, current, scaleUp, 1))
           : Math.max(stable, limit(now, current, scaleDown, -1));
-      const replicas = stable === current ? current : next;
+      const replicas = Math.min(maxReplicas, Math.max(minReplicas, allowed));
       if (replicas !== current) changes.push({ at: now, by: replicas - current });
       return replicas;
     },
