@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { promisify } from 'node:util';
 import { type ReceivedSpan, startCollector } from './support/collector.ts';
-import { encryptedPdf, GREEN, makeImage, makePdf, RED } from './support/files.ts';
+import { encryptedPdf, makeImage, makePdf, RED } from './support/files.ts';
 import { type Service, startService, until } from './support/service.ts';
 
 const SERVER = 2;
@@ -41,7 +41,7 @@ test('one trace leads from a request to the sandboxes that did its work, and to 
   });
   const client = newTrace();
   // As many pages as make it a job with children.
-  const pdf = await makePdf([{ color: RED }, { color: GREEN }, { color: RED }]);
+  const pdf = await makePdf(Array.from({ length: 6 }, () => ({ color: RED })));
   const { body: upload } = await service.upload([['a.pdf', pdf]], {}, client.headers);
   const locked = newTrace();
   const { body: refused } = await service.upload(
@@ -96,7 +96,7 @@ test('one trace leads from a request to the sandboxes that did its work, and to 
     expect(run.attributes['sheetmill.peak_memory_mb']).toBeGreaterThan(50);
   }
   const events = inTrace(client).flatMap((span) => span.events);
-  expect(events.map(({ attributes }) => attributes.page).sort()).toEqual([1, 2, 3]);
+  expect(events.map(({ attributes }) => attributes.page).sort()).toEqual([1, 2, 3, 4, 5, 6]);
   expect(events).toEqual(
     events.map(() => ({
       name: 'page',
