@@ -4,9 +4,9 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import pg from 'pg';
-import { cloneDatabase } from './support/database.ts';
-import { type Program, ROOT, run } from './support/programs.ts';
-import { until } from './support/service.ts';
+import { cloneDatabase } from '../support/database.ts';
+import { type Program, ROOT, run } from '../support/programs.ts';
+import { until } from '../support/service.ts';
 
 let database: Awaited<ReturnType<typeof cloneDatabase>>;
 let pool: pg.Pool;
