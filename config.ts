@@ -53,9 +53,13 @@ const keys = z
 
 /** What a converter takes besides its sandboxes: 121 MB were measured at a thousand jobs a second. */
 export const CONVERTER_MB = 128;
+/** What a client of S3 adds to that, 40 MB, and the parts of pages that are about to be stored. */
+const S3_MB = 64;
 /** What the API, the embedded Postgres and `npm start` itself take where they share a machine with the converter. */
 const LOCAL_MB = 512;
 const SMALLEST_CAPACITY_MB = 256;
+
+const collector = z.url({ protocol: /^https?$/, error: 'must be a http or https URL' });
 
 const settings = z.object({
   HOST: z.string().min(1).default('127.0.0.1'),
@@ -69,8 +73,22 @@ const settings = z.object({
   JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
   RATE_LIMIT_PER_MINUTE: wholeNumber(1, 1_000_000_000).default(6000),
   MAX_CONCURRENT_UPLOADS: wholeNumber(1, 1_000_000).default(32),
+  /** Where a converter serves its metrics and its health; unset, nowhere. */
+  METRICS_PORT: wholeNumber(0, 65535).optional(),
   DATA_DIR: z.string().min(1).default('./scratch'),
+  /** Where originals and pages live; unset: in DATA_DIR. */
+  STORE_URL: z
+    .string()
+    .regex(/^s3:\/\/[a-z0-9][a-z0-9.-]+(\/[\w.-]+)*\/?$/, 'must be s3://bucket or s3://bucket/prefix')
+    .optional(),
+  /** Whether bytes of an S3 store go through the API, or clients are sent to S3 for them. */
+  STORE_DOWNLOADS: z.enum(['proxy', 'redirect'], { error: 'must be proxy or redirect' }).default('proxy'),
   DATABASE_URL: z
+    .string()
+    .regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://')
+    .optional(),
+  /** A replica of DATABASE_URL that lists and documents are read from. */
+  DATABASE_READ_URL: z
     .string()
     .regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://')
     .optional(),
@@ -101,6 +119,9 @@ const settings = z.object({
   RETENTION_DAYS: wholeNumber(1, 36_500).optional(),
   /** A module of own tasks. */
   TASKS: z.string().min(1).optional(),
+  /** The OpenTelemetry collector that spans are sent to. Its SDK reads these and its other variables by itself. */
+  OTEL_EXPORTER_OTLP_ENDPOINT: collector.optional(),
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: collector.optional(),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(0, 3600).default(20),
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 });
@@ -150,16 +171,18 @@ export function parseConfig(environment: NodeJS.ProcessEnv) {
   const tasks = parsed.data.TASKS;
   return {
     ...parsed.data,
-    CAPACITY_MEMORY_MB: parsed.data.CAPACITY_MEMORY_MB ?? defaultCapacityMb(CONVERTER_MB),
+    CAPACITY_MEMORY_MB: parsed.data.CAPACITY_MEMORY_MB ?? defaultCapacityMb(CONVERTER_MB, parsed.data),
     DATA_DIR: dataDir,
     STORE_DIR: path.join(dataDir, 'store'),
     TASKS: tasks === undefined ? undefined : path.resolve(tasks),
   };
 }
 
-/** A variable as an error may show it: without the value of what is secret. */
+/** A variable as an error may show it: without the value of what is secret, or the password in a URL. */
 function shown(name: string, set: Record<string, string | undefined>): string {
-  return set[name] === undefined || /KEY|SECRET/.test(name) ? name : `${name}=${JSON.stringify(set[name])}`;
+  const value = set[name];
+  if (value === undefined || /KEY|SECRET/.test(name)) return name;
+  return `${name}=${JSON.stringify(value.replace(/\/\/.*@/s, '//...@'))}`;
 }
 
 /** Whether clients must show a key or a token. */
@@ -168,14 +191,14 @@ export function asksForKeys({ API_KEYS, JWT_ISSUER }: Pick<Config, 'API_KEYS' | 
 }
 
 /** CAPACITY_MEMORY_MB for a converter that shares its machine with all the rest. */
-export function sharedCapacityMb({ CAPACITY_MEMORY_MB }: NodeJS.ProcessEnv): string {
-  return CAPACITY_MEMORY_MB || String(defaultCapacityMb(CONVERTER_MB + LOCAL_MB));
+export function sharedCapacityMb({ CAPACITY_MEMORY_MB, STORE_URL }: NodeJS.ProcessEnv): string {
+  return CAPACITY_MEMORY_MB || String(defaultCapacityMb(CONVERTER_MB + LOCAL_MB, { STORE_URL }));
 }
 
 /** The machine's memory, or the container's, less what is no sandbox; the smallest class where that leaves nothing. */
-function defaultCapacityMb(othersMb: number): number {
+function defaultCapacityMb(othersMb: number, { STORE_URL }: { STORE_URL?: string | undefined }): number {
   const memoryMb = Math.floor(Math.min(totalmem(), process.constrainedMemory() || Infinity) / 2 ** 20);
-  return Math.max(SMALLEST_CAPACITY_MB, memoryMb - othersMb);
+  return Math.max(SMALLEST_CAPACITY_MB, memoryMb - othersMb - (STORE_URL ? S3_MB : 0));
 }
 
 /** For the start of a process: the configuration, or one line that says what is wrong with it, and the end. */
@@ -188,8 +211,11 @@ export function configOrExit(environment: NodeJS.ProcessEnv): Config {
 }
 
 /** For the start of a process that cannot go on: one line that says why, and the end. */
-export function exitWithReason({ message }: Error): never {
-  process.stderr.write(`sheetmill: ${message}\n`);
+export function exitWithReason({ message, cause }: Error): never {
+  const { message: inner = '', code = '' } = (cause ?? {}) as NodeJS.ErrnoException;
+  // Several addresses that refuse have a code and no words.
+  const why = inner || code;
+  process.stderr.write(`sheetmill: ${message}${why === '' || message.includes(why) ? '' : `: ${why}`}\n`);
   process.exit(1);
 }
 

@@ -1,13 +1,14 @@
-import { randomUUID } from 'node:crypto';
 import express, { type Express } from 'express';
 import helmet from 'helmet';
 import type { Config } from '../config.ts';
 import type { Database } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
+import type { Read } from '../db/replica.ts';
 import type { Logger } from '../log.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import { type Admission, admission } from './admission.ts';
+import { observeRequests } from './middleware/observe-requests.ts';
 import { noSuchRoute, problems } from './problem.ts';
 import { documentationRoutes } from './routes/documentation.ts';
 import { jobRoutes } from './routes/jobs.ts';
@@ -41,6 +42,7 @@ const secureHeaders = helmet({
 /** The HTTP edge: every route, and the one place where errors become answers. */
 export function createApp(parts: {
   db: Database;
+  read: Read;
   queues: Queues;
   store: Store;
   tasks: Tasks;
@@ -53,24 +55,7 @@ export function createApp(parts: {
 }): Express {
   const app = express();
   app.disable('etag');
-  app.use(function identifyRequest(request, response, next) {
-    response.locals.requestId = randomUUID();
-    response.set('X-Request-Id', response.locals.requestId);
-    response.on('close', () =>
-      parts.log.info(
-        {
-          request: response.locals.requestId,
-          method: request.method,
-          path: request.path,
-          owner: response.locals.owner,
-          status: response.statusCode,
-          aborted: !response.writableFinished,
-        },
-        'request',
-      ),
-    );
-    next();
-  });
+  app.use(observeRequests(parts.log));
   app.use(secureHeaders);
   app.use(admission(parts.admit));
   app.use(operationRoutes(parts));

@@ -1,40 +1,31 @@
-import { randomUUIDv7 } from 'node:crypto';
 import type { z } from 'zod';
 import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
-import { originals, uploads } from '../db/schema.ts';
-import { findUpload, listOriginals, type Original, type Upload } from '../db/uploads.ts';
+import { originals } from '../db/schema.ts';
+import { findUpload, insertUpload, type Original, type Upload } from '../db/uploads.ts';
 import { largestClass } from '../jobs/capacity.ts';
 import type { Shape } from '../jobs/shape.ts';
 import { ensureQueues, submitJobs } from '../jobs/submit.ts';
 import { transition } from '../jobs/transition.ts';
-import { originalPath, uploadFolder } from '../store/paths.ts';
+import { uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
 import { type ConvertPayload, convert, inspectionShape } from '../tasks/convert.ts';
-import type { ReceivedFile } from './middleware/receive-files.ts';
+import type { ReceivedUpload } from './middleware/receive-files.ts';
 import type { uploadFields } from './schemas.ts';
 
 /**
- * Moves the received files to their paths, then stores the upload, its originals and one `convert` job for each in one
- * transaction, in which `answer` makes what this gives. When it throws, no row is stored, and no file is left behind unless the database cannot be asked.
+ * Stores the upload of the received files, its originals and one `convert` job for each in one transaction, in which `answer` makes what this gives. When it throws, no row is stored, and no file is left behind unless the database cannot be asked.
  */
 export async function createUpload<Answer>(
   { db, queues, store }: { db: Database; queues: Queues; store: Store },
-  owner: string | null,
+  { owner, traceparent }: { owner: string | null; traceparent: string | null },
   fields: z.output<typeof uploadFields>,
-  files: ReceivedFile[],
+  { id, files }: ReceivedUpload,
   answer: (tx: Transaction, upload: Upload, originals: Original[]) => Promise<Answer>,
 ): Promise<Answer> {
-  const id = randomUUIDv7();
-  const rows = files.map(({ filename, mediaType, received }, index) => ({
-    uploadId: id,
-    original: index + 1,
-    filename,
-    mediaType,
-    bytes: received.bytes,
-    sha256: received.sha256,
-    path: originalPath(id, index + 1, mediaType),
-  }));
+  const rows = files.map(({ original, filename, mediaType, received: { path, bytes, sha256 } }) => {
+    return { uploadId: id, original, filename, mediaType, bytes, sha256, path };
+  });
   try {
     const most = await largestClass(db);
     const shapes = rows.map(({ mediaType, bytes }) => {
@@ -42,9 +33,8 @@ export async function createUpload<Answer>(
       return { ...shape, memoryMb: Math.min(shape.memoryMb, most) };
     });
     await ensureQueues(queues, shapes);
-    for (const [index, { path }] of rows.entries()) await files[index]?.received.keep(path);
     return await transition(db, async (tx) => {
-      await tx.insert(uploads).values({
+      const upload = await insertUpload(tx, {
         id,
         owner,
         priority: fields.priority,
@@ -54,7 +44,7 @@ export async function createUpload<Answer>(
         expiresAt: fields.expires_at ?? null,
         notifyUrl: fields.notify_url ?? null,
       });
-      await tx.insert(originals).values(rows);
+      const stored = await tx.insert(originals).values(rows).returning();
       await submitJobs(
         tx,
         queues,
@@ -63,6 +53,7 @@ export async function createUpload<Answer>(
           priority: fields.priority,
           shape: shapes[index] as Shape,
           owner,
+          traceparent,
           uploadId: id,
           original,
           payload: {
@@ -75,7 +66,7 @@ export async function createUpload<Answer>(
           } satisfies ConvertPayload,
         })),
       );
-      return answer(tx, (await findUpload(tx, id)) as Upload, await listOriginals(tx, id));
+      return answer(tx, upload, stored);
     });
   } catch (error) {
     // When the answer to the commit was lost, the row may be there all the same, and needs its files.

@@ -38,7 +38,9 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
     // The connection stays open: Node reads the rest of the body away, so that a client in the middle of it sees the answer.
     if (taken === 'under way') throw underWay();
     if (taken === 'new') {
-      const ignore = (error: unknown) => log.warn({ err: error }, 'idempotency key not held or freed');
+      const { requestId } = response.locals;
+      const ignore = (error: unknown) =>
+        log.warn({ err: error, request: requestId }, 'idempotency key not held or freed');
       const holding = setInterval(() => void holdKey(db, owner, key).catch(ignore), HOLD_MS);
       void closed.then(() => {
         clearInterval(holding);

@@ -5,14 +5,17 @@ import { configOrExit, exitWithReason, requireAuth, requireDatabaseUrl } from '.
 import { openDatabase } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
+import { openReplica } from '../db/replica.ts';
 import { followSchedules } from '../jobs/schedules.ts';
 import { createLogger } from '../log.ts';
 import { onShutdown } from '../shutdown.ts';
-import { openDiskStore } from '../store/disk.ts';
+import { openStore } from '../store/open.ts';
 import { loadTasks } from '../tasks/registry.ts';
+import { startTracing } from '../tracing.ts';
 import { createAdmission } from './admission.ts';
 import { createApp } from './app.ts';
 import { createEventHub } from './event-hub.ts';
+import { watchProcess } from './metrics.ts';
 import { openStatuses } from './statuses/statuses.ts';
 import { attachStream } from './stream.ts';
 import { createWaiting } from './waiting.ts';
@@ -40,12 +43,15 @@ const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'api' });
 
 const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
+const flushSpans = await startTracing('sheetmill-api', config, log);
 
-const database = await openDatabase(databaseUrl, { name: 'sheetmill-api', log });
-await migrateDatabase(databaseUrl);
+const database = await openDatabase(databaseUrl, { name: 'sheetmill-api', log }).catch(exitWithReason);
+await migrateDatabase(databaseUrl).catch(exitWithReason);
+watchProcess(database.db);
+const replica = openReplica(database.db, config.DATABASE_READ_URL, log);
 const queues = await openQueues(database.db, { supervise: false, schedule: true, log });
 await followSchedules(database.db, queues);
-const store = await openDiskStore(config.STORE_DIR);
+const store = await openStore(config);
 const admit = createAdmission(config);
 const guard = createGuard(config);
 const secrets = await webhookSecrets(config);
@@ -53,7 +59,19 @@ const webhooks = deliverWebhooks({ db: database.db, queues, guard, secrets, log 
 const hub = createEventHub({ db: database.db, databaseUrl, log });
 const statuses = await openStatuses({ db: database.db, databaseUrl, redisUrl: config.REDIS_URL, hub, log });
 const waiting = createWaiting(statuses, log);
-const app = createApp({ db: database.db, queues, store, tasks, guard, config, admit, log, statuses, waiting });
+const app = createApp({
+  db: database.db,
+  read: replica.read,
+  queues,
+  store,
+  tasks,
+  guard,
+  config,
+  admit,
+  log,
+  statuses,
+  waiting,
+});
 
 const server = createServer(LIMITS, app);
 server.maxHeadersCount = MOST_HEADERS;
@@ -81,7 +99,7 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   clearTimeout(cutOff);
   await statuses.close();
   await queues.close();
-  await database.close();
+  await Promise.all([database.close(), replica.close(), flushSpans()]);
 });
 // Started by `npm start`, it ends with its parent: the embedded Postgres does, too.
 process.on('disconnect', () => process.exit(1));

@@ -41,7 +41,7 @@ export async function sendArchive(
     response.end();
     return;
   }
-  const files = pages.map(({ path, ...page }) => ({ ...page, path: store.localFile(path) }));
+  const files = pages.map(({ path, ...page }) => ({ ...page, open: () => store.read(path) }));
   try {
     await pipeline(zipPages(files, { mtime: finishedAt }), response);
   } catch (error) {

@@ -39,15 +39,25 @@ export function attachStream(server: Server, hub: EventHub, admit: Admission, lo
 
   server.on('upgrade', async (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on('error', () => undefined);
+    const id = randomUUID();
     try {
       const url = new URL(request.url ?? '', 'http://localhost');
       const caller = await admit(request, url.pathname);
       if (url.pathname !== PATH) throw notFound(`a WebSocket at ${url.pathname}`);
       const query = parse(streamQuery, Object.fromEntries(url.searchParams));
       if (sockets.clients.size >= MOST_SOCKETS) throw new AppError('unavailable', 'too many streams', { status: 503 });
-      sockets.handleUpgrade(request, socket, head, (client) => void serve(client, caller, query));
+      sockets.handleUpgrade(request, socket, head, (client) => {
+        const { owner } = caller;
+        client.on('close', (code) =>
+          log.info({ request: id, owner, job: query.job_id, upload: query.upload_id, code }, 'stream'),
+        );
+        void serve(client, caller, query);
+      });
     } catch (error) {
-      refuse(socket, problemOf(error, randomUUID()));
+      const problem = problemOf(error, id);
+      const { status, code } = problem;
+      log.info({ request: id, status, code, ...(status >= 500 && { err: error }) }, 'stream refused');
+      refuse(socket, problem);
     }
   });
 

@@ -29,8 +29,9 @@ export async function startService(
   cores: number,
   signal: AbortSignal,
   extra: Record<string, string> = {},
+  postgresFlags: string[] = [],
 ) {
-  const postgres = await startEmbedded(path.join(folder, 'postgres'));
+  const postgres = await startEmbedded(path.join(folder, 'postgres'), { flags: postgresFlags });
   const env = {
     ...process.env,
     DATABASE_URL: postgres.url,
@@ -43,6 +44,8 @@ export async function startService(
   };
   const parts = new Set<ChildProcess>();
   const pool = new pg.Pool({ connectionString: postgres.url, max: 1 });
+  // A client that has ended for the pool may still be cut off when Postgres stops.
+  pool.on('error', () => undefined);
   let converter: ChildProcess | undefined;
 
   async function start(
@@ -119,6 +122,11 @@ export async function startService(
       async startOtherApi(): Promise<() => Promise<void>> {
         const { child } = await start('api');
         return () => end(child);
+      },
+      /** One more converter; gives its process and what stops it. */
+      async startOtherConverter(): Promise<{ pid: number; stop: () => Promise<void> }> {
+        const { child } = await start('converter');
+        return { pid: child.pid as number, stop: () => end(child) };
       },
       async stopConverter(): Promise<void> {
         if (converter) await end(converter);

@@ -14,8 +14,10 @@ import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
+import { traceIdIn } from '../tracing.ts';
 import { createLedger } from './capacity.ts';
 import { executeJob } from './executor.ts';
+import { jobWait, watchLedger } from './metrics.ts';
 import { createSandboxPool } from './sandbox/pool.ts';
 import { createSettler } from './settler.ts';
 import { sweepHistory, sweepStore } from './sweep.ts';
@@ -27,7 +29,7 @@ const SWEEP_STORE_MS = 6 * 3_600_000;
 
 /**
  * A converter at work: claims jobs that fit what it has free, runs them in sandboxes and settles them, under an id of
- * its own. `lost` resolves when others have declared it lost, or when it could not settle an attempt;
+ * its own. Throws, with nothing left behind, when Postgres cannot be reached. `lost` resolves when others have declared it lost, or when it could not settle an attempt;
  * the owner then calls `stop(0)` and starts another.
  * `stop` claims nothing new, waits up to the grace for what runs, and hands back the rest.
  */
@@ -51,7 +53,9 @@ export async function startConverter({
   const converter = { id: randomUUID(), name: `${hostname()}-${process.pid}` };
   const log = parentLog.child({ converter: converter.id });
   const capacity = { cpuUnits: config.CAPACITY_CPU, memoryMb: config.CAPACITY_MEMORY_MB };
+  await db.insert(converters).values({ ...converter, ...capacity });
   const ledger = createLedger(capacity);
+  watchLedger(capacity, ledger.free);
   const pool = createSandboxPool({
     keep: capacity.cpuUnits,
     roomMb: () => ledger.free().memoryMb,
@@ -64,22 +68,27 @@ export async function startConverter({
   const closing = new AbortController();
   const lost = Promise.withResolvers<void>();
   const running = new Map<string, { execution: Promise<void>; lost: AbortController }>();
-  const parts = { db, store, tasks, settle: createSettler(db, queues), config, log };
+  const parts = { db, store, tasks, settle: createSettler(db, queues), config };
   const sweepParts = { db, queues, store, log };
   let stopping = false;
-
-  await db.insert(converters).values({ ...converter, ...capacity });
 
   async function claimWhatFits(): Promise<boolean> {
     const claimed = await claimJobs(db, queues, converter, { free: ledger.free(), capacity });
     for (const job of claimed) {
+      jobWait.observe({ type: job.type }, job.waitedSeconds);
+      const jobLog = log.child({
+        job: job.id,
+        attempt: job.attempt,
+        upload: job.uploadId ?? undefined,
+        trace: traceIdIn(job.traceparent),
+      });
       const release = ledger.reserve(job);
-      const sandbox = tasks.get(job.type)?.trusted ? undefined : pool.lease(job.memoryMb);
+      const sandbox = tasks.get(job.type)?.trusted ? undefined : pool.lease(job.memoryMb, jobLog);
       const lostJob = new AbortController();
-      const execution = executeJob(parts, job, { sandbox, stop: handBack.signal, lost: lostJob })
+      const execution = executeJob({ ...parts, log: jobLog }, job, { sandbox, stop: handBack.signal, lost: lostJob })
         .catch((error) => {
           // Under a new id, whoever keeps house settles it as lost; left alone, it would be `running` for ever.
-          log.error({ err: error, job: job.id }, 'attempt not settled; starting again');
+          jobLog.error({ err: error }, 'attempt not settled; starting again');
           lost.resolve();
         })
         .finally(() => {

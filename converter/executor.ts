@@ -8,16 +8,19 @@ import { recordInspection, recordPage, settledPages } from '../jobs/conversion.t
 import { pagesIn } from '../jobs/pages.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../log.ts';
-import { uploadFolder } from '../store/paths.ts';
-import type { Store } from '../store/store.ts';
+import { pagePath, uploadFolder } from '../store/paths.ts';
+import { isAway, type Store, type Workspace } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import type { UploadFiles } from '../tasks/task.ts';
+import { failSpan, inSpan, type Span, SpanKind } from '../tracing.ts';
 import { createJournal } from './journal.ts';
+import { jobRun, pages, peakMemory } from './metrics.ts';
 import { persist } from './persist.ts';
 import { outcomeOf, runOn } from './recovery.ts';
 import type { TaskEvent, TaskRequest } from './run-task.ts';
 import type { Lease } from './sandbox/pool.ts';
 import type { Ran } from './sandbox/run.ts';
+import { traced } from './traced.ts';
 import { runTrusted } from './trusted.ts';
 
 export interface ExecutorParts {
@@ -26,7 +29,18 @@ export interface ExecutorParts {
   tasks: Tasks;
   settle: (settlement: Settlement) => Promise<boolean>;
   config: Config;
+  /** Of the job that is executed. */
   log: Logger;
+}
+
+/** How a job is executed. */
+interface Execution {
+  /** Undefined for a task that is trusted. */
+  sandbox: Pick<Lease, 'run'> | undefined;
+  /** Aborted, it hands the job back. */
+  stop: AbortSignal;
+  /** Aborted, by the caller or here, when the job is no longer ours. */
+  lost: AbortController;
 }
 
 const NOTHING_TO_READ: Outcome = {
@@ -34,6 +48,7 @@ const NOTHING_TO_READ: Outcome = {
   error: { code: 'unknown_upload', message: 'the upload that it reads was deleted' },
   retryable: false,
 };
+const RETURNED: Outcome = { kind: 'returned' };
 const BROKEN: Outcome = {
   kind: 'failed',
   error: { code: 'internal', message: 'an unexpected error; the log has the details' },
@@ -41,20 +56,41 @@ const BROKEN: Outcome = {
 };
 
 /**
- * Runs one claimed job from claim to settlement, in `sandbox` unless its task is trusted. `stop` hands the job back; `lost` is aborted when the job is no longer
- * ours, by the caller or here. Rejects only when the database stays away; housekeeping then settles the job as lost.
+ * Runs one claimed job from claim to settlement, as a span of its request's trace. Rejects only when the database stays
+ * away; housekeeping then settles the job as lost.
  */
-export async function executeJob(
+export function executeJob(parts: ExecutorParts, job: ClaimedJob, execution: Execution): Promise<void> {
+  const attributes = {
+    'sheetmill.job': job.id,
+    'sheetmill.attempt': job.attempt,
+    ...(job.uploadId !== null && { 'sheetmill.upload': job.uploadId }),
+    'sheetmill.cpu_units': job.cpuUnits,
+    'sheetmill.memory_mb': job.memoryMb,
+    'sheetmill.waited_seconds': job.waitedSeconds,
+  };
+  return inSpan(`attempt ${job.type}`, job, { kind: SpanKind.CONSUMER, attributes }, (span) =>
+    execute(parts, job, execution, span),
+  );
+}
+
+async function execute(
   parts: ExecutorParts,
   job: ClaimedJob,
-  { sandbox, stop, lost }: { sandbox: Pick<Lease, 'run'> | undefined; stop: AbortSignal; lost: AbortController },
+  { sandbox, stop, lost }: Execution,
+  span: Span,
 ): Promise<void> {
-  const { db, settle, config, tasks } = parts;
-  const log = parts.log.child({ job: job.id, attempt: job.attempt, upload: job.uploadId });
+  const { db, settle, config, tasks, log } = parts;
   const task = tasks.get(job.type);
   const journal = createJournal(db, job, log);
+  const observeRun = jobRun.startTimer({ type: job.type });
+  const observeEnd = (outcome: Outcome['kind'] | 'lost') => {
+    observeRun({ outcome });
+    span.setAttribute('sheetmill.outcome', outcome);
+  };
   const broken = new AbortController();
+  const giveUp = AbortSignal.any([stop, lost.signal]);
 
+  let workspace: Workspace | undefined;
   // The upload whose files it reads or makes.
   let uploadId = job.uploadId;
   // The pages of a conversion, and which of them have an outcome.
@@ -68,17 +104,35 @@ export async function executeJob(
     if (event.kind === 'page') settledNow.push(event.outcome.page);
     else selected = event.found.selected;
     written = written.then(async () => {
+      if (event.kind === 'page' && event.outcome.status === 'completed') await publishPage(event.outcome);
       const ours = await persist(log, stop, () =>
         event.kind === 'page' ? recordPage(db, job, event.outcome) : recordInspection(db, job, event.found),
       );
-      if (!ours) lost.abort();
+      if (!ours) return lost.abort();
+      if (event.kind !== 'page') return;
+      const { outcome } = event;
+      pages.inc({ status: outcome.status, engine: outcome.status === 'completed' ? outcome.engine : 'none' });
     });
     written.catch(() => broken.abort());
   };
 
+  /** What a sandbox says is not believed: rows name nothing but pages of their own. */
+  async function publishPage({ page, path }: { page: number; path: string }): Promise<void> {
+    if (path !== pagePath(job.uploadId ?? '', job.original ?? 0, page, String(job.attempt))) {
+      throw new Error(`not the path of page ${page}: ${path}`);
+    }
+    await persist(log, giveUp, async () => workspace?.publish(path));
+  }
+
   async function run(): Promise<{ settled: Outcome; peakMemoryMb: number | null }> {
+    const files = await parts.store.workspace();
+    workspace = files;
+    const input = (path: string) => {
+      giveUp.throwIfAborted();
+      return files.input(path);
+    };
     uploadId ??= task?.reads?.(job.payload) ?? null;
-    const inputs = await persist(log, stop, () => readInputs(parts, job, uploadId));
+    const inputs = await persist(log, giveUp, () => readInputs(db, job, uploadId, task?.readsOnly, input));
     settledNow.push(...inputs.settledPages);
     const request: TaskRequest = {
       type: job.type,
@@ -95,7 +149,7 @@ export async function executeJob(
         stepSeconds: config.PAGE_TIMEOUT_SECONDS,
         firstEngine: config.PDF_ENGINE,
       },
-      outputRoot: parts.store.localFile(''),
+      outputRoot: files.output,
     };
     const options = {
       deadlineMs: job.timeoutSeconds * 1000,
@@ -105,26 +159,39 @@ export async function executeJob(
     const ran: Ran =
       sandbox === undefined && task !== undefined
         ? await runTrusted(task, request, options)
-        : await runOn(sandbox as Lease, request, options, config.CAPACITY_MEMORY_MB);
+        : await runOn(traced(sandbox as Lease, span), request, options, config.CAPACITY_MEMORY_MB);
+    // Of what fails in a sandbox, each run has a line of its own.
+    if (sandbox === undefined && ran.outcome.kind === 'failed') log.info(ran.outcome, 'task failed');
     await written;
+    if (ran.outcome.kind === 'completed') await persist(log, giveUp, () => files.publishAll());
     const left = pagesIn(selected).filter((page) => !settledNow.includes(page));
     return { settled: outcomeOf(ran, job, task, left), peakMemoryMb: ran.peakMemoryMb };
   }
 
-  const { settled, peakMemoryMb } = await run().catch((error) => {
-    if (isOutage(error)) throw error;
-    // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
-    log.error({ err: error }, 'attempt broken');
-    return { settled: BROKEN, peakMemoryMb: null };
-  });
+  const { settled, peakMemoryMb } = await run()
+    .catch((error) => {
+      // The job was to be handed back, or was lost, while files were fetched or the store was away.
+      if (isAway(error) || error === giveUp.reason) return { settled: RETURNED, peakMemoryMb: null };
+      if (isOutage(error)) throw error;
+      // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
+      log.error({ err: error }, 'attempt broken');
+      return { settled: BROKEN, peakMemoryMb: null };
+    })
+    .finally(() => workspace?.close());
   await journal.close();
 
   // Its jobs of its own go with an upload; what else reads it ends here.
   const deleted = (lost.signal.aborted || job.uploadId === null) && (await removeIfDeleted(parts, uploadId));
-  if (lost.signal.aborted) return log.info('job cancelled, deleted, or lost to another converter');
+  if (lost.signal.aborted) {
+    observeEnd('lost');
+    return log.info('job cancelled, deleted, or lost to another converter');
+  }
   const outcome = deleted ? NOTHING_TO_READ : settled;
   const ours = await persist(log, AbortSignal.timeout(30_000), () => settle({ attempt: job, outcome, peakMemoryMb }));
   if (!ours) await removeIfDeleted(parts, uploadId);
+  observeEnd(ours ? outcome.kind : 'lost');
+  if (outcome.kind === 'failed') failSpan(span, outcome.error.message);
+  if (peakMemoryMb !== null) peakMemory.observe({ reserved_mb: job.memoryMb }, peakMemoryMb);
   log.info(
     { outcome: outcome.kind, ...('error' in outcome && { error: outcome.error }), peakMemoryMb, ours },
     'settled',
@@ -146,23 +213,26 @@ async function removeIfDeleted({ db, store, log }: ExecutorParts, uploadId: stri
 
 /** What the task needs besides the payload. The password is read here and goes to the sandbox alone. */
 async function readInputs(
-  { db, store }: ExecutorParts,
+  db: Database,
   job: ClaimedJob,
   uploadId: string | null,
+  only: keyof UploadFiles | undefined,
+  input: Workspace['input'],
 ): Promise<Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files'>> {
   const files: UploadFiles = { originals: [], pages: [] };
   if (uploadId !== job.uploadId && uploadId !== null) {
-    for (const { original, path, mediaType, sha256 } of await listOriginals(db, uploadId)) {
-      files.originals.push({ original, path: store.localFile(path), mediaType, sha256 });
+    const wanted = (kind: keyof UploadFiles) => only === undefined || only === kind;
+    for (const { original, path, mediaType, sha256 } of wanted('originals') ? await listOriginals(db, uploadId) : []) {
+      files.originals.push({ original, path: await input(path), mediaType, sha256 });
     }
-    for (const { original, page, path, sha256 } of await listPages(db, uploadId)) {
-      if (path && sha256) files.pages.push({ original, page, path: store.localFile(path), sha256 });
+    for (const { original, page, path, sha256 } of wanted('pages') ? await listPages(db, uploadId) : []) {
+      if (path && sha256) files.pages.push({ original, page, path: await input(path), sha256 });
     }
   }
   if (job.uploadId === null || job.original === null) return { input: '', password: null, settledPages: [], files };
   const [upload] = await db.select({ password: uploads.password }).from(uploads).where(eq(uploads.id, job.uploadId));
   return {
-    input: store.localFile((job.payload as { path: string }).path),
+    input: await input((job.payload as { path: string }).path),
     password: upload?.password ?? null,
     settledPages: job.attempt > 1 ? await settledPages(db, job.uploadId, job.original) : [],
     files,

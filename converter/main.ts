@@ -1,44 +1,60 @@
 import { configOrExit, exitWithReason, requireDatabaseUrl } from '../config.ts';
-import { openDatabase } from '../db/client.ts';
+import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { createLogger } from '../log.ts';
 import { onShutdown } from '../shutdown.ts';
-import { openDiskStore } from '../store/disk.ts';
+import { openStore } from '../store/open.ts';
 import { loadTasks } from '../tasks/registry.ts';
+import { startTracing } from '../tracing.ts';
 import { startConverter } from './converter.ts';
+import { serveMetrics } from './metrics.ts';
+import { persist } from './persist.ts';
 
 /** One converter process. */
 const config = configOrExit(process.env);
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'converter' });
 const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
+const flushSpans = await startTracing('sheetmill-converter', config, log);
 
-const database = await openDatabase(databaseUrl, { name: 'sheetmill-converter', log });
-await migrateDatabase(databaseUrl);
+const database = await openDatabase(databaseUrl, { name: 'sheetmill-converter', log }).catch(exitWithReason);
+await migrateDatabase(databaseUrl).catch(exitWithReason);
 const queues = await openQueues(database.db, { supervise: true, log });
-const store = await openDiskStore(config.STORE_DIR);
+const store = await openStore(config);
 const start = () => startConverter({ db: database.db, databaseUrl, queues, store, tasks, config, log });
 
-let converter = await start();
-let stopping = false;
-process.send?.({ kind: 'ready' });
+// Before anything is claimed: the port may be taken.
+const metrics =
+  config.METRICS_PORT === undefined
+    ? undefined
+    : await serveMetrics(config.METRICS_PORT, database.pool, log).catch(exitWithReason);
+let converter = await whenReachable(start);
+const closing = new AbortController();
+process.send?.({ kind: 'ready', metricsPort: metrics?.port });
 
 const graceMs = config.SHUTDOWN_GRACE_SECONDS * 1000;
 onShutdown(graceMs + 10_000, async ({ err }) => {
   if (err) log.fatal({ err }, 'converter fails');
-  stopping = true;
+  closing.abort();
   await converter.stop(err ? 0 : graceMs);
+  await metrics?.close();
   await queues.close();
-  await database.close();
+  await Promise.all([database.close(), flushSpans()]);
 });
 // Started by `npm start`, it ends with its parent: the embedded Postgres does, too.
 process.on('disconnect', () => process.exit(1));
 
-while (!stopping) {
+for (;;) {
   await converter.lost;
-  if (stopping) break;
+  if (closing.signal.aborted) break;
   log.warn('declared lost; starting again under a new id');
   await converter.stop(0);
-  converter = await start();
+  try {
+    // It may be lost because Postgres is away.
+    converter = await persist(log, closing.signal, start);
+  } catch (error) {
+    if (!closing.signal.aborted) throw error;
+    break;
+  }
 }

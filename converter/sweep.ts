@@ -6,7 +6,7 @@ import type { Queues } from '../db/queues.ts';
 import { endsOfUploads, isOver, listOver, listPagePaths } from '../db/uploads.ts';
 import { deleteUpload } from '../jobs/uploads.ts';
 import type { Logger } from '../log.ts';
-import { INCOMING, readPath, UPLOADS, uploadFolder } from '../store/paths.ts';
+import { readPath, UPLOADS, uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
 import { archive } from '../tasks/archive.ts';
 
@@ -69,11 +69,9 @@ export async function sweepHistory(
 export async function sweepStore(parts: SweepParts, signal: AbortSignal): Promise<void> {
   const { db, store, log } = parts;
   await withLock(db, STORE_LOCK, async () => {
-    for await (const path of store.files(INCOMING)) {
+    for await (const { name, began, remove } of store.unfinished()) {
       if (signal.aborted) return;
-      await orLogged(log, path, async () => {
-        if (await isOld(store, path)) await store.removeFile(path);
-      });
+      if (isOld(began)) await orLogged(log, name, remove);
     }
     let folders = new Map<string, string[]>();
     for await (const path of store.files(UPLOADS)) {
@@ -104,7 +102,7 @@ async function sweepFolders({ db, store, log }: SweepParts, folders: Map<string,
     if (end === null) continue;
     if (end === undefined) {
       await orLogged(log, uploadId, async () => {
-        for (const path of files) if (!(await isOld(store, path))) return;
+        for (const path of files) if (!isOld(await store.modifiedAt(path))) return;
         await store.removeFolder(uploadFolder(uploadId));
         log.info({ upload: uploadId }, 'orphaned folder removed');
       });
@@ -124,15 +122,14 @@ async function sweepFolders({ db, store, log }: SweepParts, folders: Map<string,
   for (const { path } of made) {
     if (recorded.has(path)) continue;
     await orLogged(log, path, async () => {
-      if (!(await isOld(store, path))) return;
+      if (!isOld(await store.modifiedAt(path))) return;
       await store.removeFile(path);
       log.info({ path }, 'orphaned file removed');
     });
   }
 }
 
-async function isOld(store: Store, path: string): Promise<boolean> {
-  const modified = await store.modifiedAt(path);
+function isOld(modified: Date | undefined): boolean {
   return modified === undefined || Date.now() - modified.getTime() > ORPHAN_AGE_MS;
 }
 

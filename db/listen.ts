@@ -1,6 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import type { Logger } from '../log.ts';
+import { connectionTo } from './connection.ts';
+
+const QUERY_MS = 10_000;
 
 /**
  * Calls a channel's function at each NOTIFY on it, and each once after every (re)connect, since what came in between was
@@ -14,7 +17,7 @@ export function listen(
   let current: pg.Client | undefined;
 
   async function hold(): Promise<void> {
-    const client = new pg.Client({ connectionString: url, application_name: name, keepAlive: true });
+    const client = new pg.Client({ ...connectionTo(url, { name }), query_timeout: QUERY_MS });
     const ended = new Promise<void>((resolve) => {
       client.on('end', resolve);
       client.on('error', (error) => {

@@ -4,7 +4,8 @@ import { drizzle } from 'drizzle-orm/node-postgres';
 import { migrate } from 'drizzle-orm/node-postgres/migrator';
 import pg from 'pg';
 import journal from '../migrations/meta/_journal.json' with { type: 'json' };
-import type { Queryable } from './client.ts';
+import { type Queryable, whenReachable } from './client.ts';
+import { connectionTo } from './connection.ts';
 import { installQueues, STEADY_PLANS } from './queues.ts';
 
 const MIGRATIONS = fileURLToPath(new URL('../migrations', import.meta.url));
@@ -12,18 +13,25 @@ const MIGRATIONS = fileURLToPath(new URL('../migrations', import.meta.url));
 /** Any constant will do, as long as all versions of sheetmill agree on it. */
 const MIGRATION_LOCK = 7_311_001;
 
-/** Brings our tables and pg-boss's own schema up to date; processes that start together take turns. */
+/**
+ * Brings our tables and pg-boss's own schema up to date; processes that start together take turns. Waits a minute for a
+ * Postgres that does not answer yet.
+ */
 export async function migrateDatabase(url: string): Promise<void> {
-  const client = new pg.Client({ connectionString: url, application_name: 'sheetmill-migrate' });
-  await client.connect();
-  try {
-    await client.query('select pg_advisory_lock($1)', [MIGRATION_LOCK]);
-    await migrate(drizzle({ client }), { migrationsFolder: MIGRATIONS });
-    await installQueues(url);
-    await client.query(STEADY_PLANS);
-  } finally {
-    await client.end();
-  }
+  await whenReachable(async () => {
+    const client = new pg.Client(connectionTo(url, { name: 'sheetmill-migrate' }));
+    // Between two queries: the next one fails.
+    client.on('error', () => undefined);
+    try {
+      await client.connect();
+      await client.query('select pg_advisory_lock($1)', [MIGRATION_LOCK]);
+      await migrate(drizzle({ client }), { migrationsFolder: MIGRATIONS });
+      await installQueues(url);
+      await client.query(STEADY_PLANS);
+    } finally {
+      await client.end();
+    }
+  });
 }
 
 /** Whether every migration of this version has been applied. */

@@ -1,5 +1,6 @@
 import pg from 'pg';
 import type { Logger } from '../log.ts';
+import { connectionTo } from './connection.ts';
 
 /** The class of the advisory locks below; any number that nobody else uses. */
 const LOCK_CLASS = 21_313;
@@ -17,9 +18,7 @@ export function openPresence(url: string, log: Logger) {
 
   function open(): Promise<pg.Client> {
     const client = new pg.Client({
-      connectionString: url,
-      application_name: 'sheetmill-presence',
-      keepAlive: true,
+      ...connectionTo(url, { name: 'sheetmill-presence' }),
       connectionTimeoutMillis: TIMEOUT_MS,
       query_timeout: TIMEOUT_MS,
     });

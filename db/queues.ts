@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm';
 import { fromDrizzle, PgBoss } from 'pg-boss';
 import type { Logger } from '../log.ts';
 import type { Database, Queryable } from './client.ts';
+import { connectionTo } from './connection.ts';
 
 /** pg-boss never retries, expires or drops a job by itself: all of that is decided in jobs/. */
 const QUEUE_OPTIONS = {
@@ -40,16 +41,19 @@ export const STEADY_PLANS = 'alter table pgboss.job_common alter column name set
 /** Installs or upgrades pg-boss's own schema, and the queue that transactions send to without making it. */
 export async function installQueues(url: string): Promise<void> {
   const boss = new PgBoss({
-    connectionString: url,
+    ...connectionTo(url, { name: 'sheetmill-migrate' }),
     max: 1,
     supervise: false,
     schedule: false,
     registerInstance: false,
   });
   boss.on('error', () => undefined);
-  await boss.start();
-  await boss.createQueue(WEBHOOK_QUEUE, WEBHOOK_OPTIONS);
-  await boss.stop({ graceful: false });
+  try {
+    await boss.start();
+    await boss.createQueue(WEBHOOK_QUEUE, WEBHOOK_OPTIONS);
+  } finally {
+    await boss.stop({ graceful: false });
+  }
 }
 
 export type Queues = Awaited<ReturnType<typeof openQueues>>;

@@ -196,6 +196,8 @@ export const jobs = pgTable(
     finishedAt: time('finished_at'),
     /** Where the client wants to hear of its end. */
     notifyUrl: text('notify_url'),
+    /** Of the request that it comes from, as W3C Trace Context writes it; null when nothing is traced. */
+    traceparent: text('traceparent'),
     /** Counts the changes of this row (a trigger does), so that of two copies one knows the newer. */
     version: integer('version').notNull().default(0),
   },

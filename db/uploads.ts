@@ -9,6 +9,11 @@ export type Page = typeof pages.$inferSelect;
 /** Every column but the password, which only the converter reads. */
 const { password: _, ...publicColumns } = getTableColumns(uploads);
 
+export async function insertUpload(db: Queryable, values: typeof uploads.$inferInsert): Promise<Upload> {
+  const [upload] = await db.insert(uploads).values(values).returning(publicColumns);
+  return upload as Upload;
+}
+
 export async function findUpload(db: Queryable, id: string): Promise<Upload | undefined> {
   const [upload] = await db.select(publicColumns).from(uploads).where(eq(uploads.id, id));
   return upload;

@@ -25,6 +25,7 @@ export async function submitChildren(
       ...child,
       priority: job.priority,
       owner: job.owner,
+      traceparent: job.traceparent,
       uploadId: job.uploadId,
       original: job.original,
       parentId: job.parentId ?? job.id,

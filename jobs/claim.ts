@@ -1,4 +1,4 @@
-import { and, eq, inArray, sql } from 'drizzle-orm';
+import { and, eq, getTableColumns, inArray, sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
 import { type JobRow, readyShapes } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
@@ -8,8 +8,11 @@ import { transition } from './transition.ts';
 
 export type Job = JobRow;
 
-/** A job that this converter runs now. `queueId` and `attempt` together fence everything that the attempt writes. */
-export type ClaimedJob = Job & { queueId: string };
+/**
+ * A job that this converter runs now. `queueId` and `attempt` together fence everything that the attempt writes.
+ * `waitedSeconds` passed since it became ready, by Postgres's clock.
+ */
+export type ClaimedJob = Job & { queueId: string; waitedSeconds: number };
 
 /** What of a claimed job fences its settlement; a row of `jobs` will do. */
 export type AttemptKey = Pick<ClaimedJob, 'id' | 'queueId' | 'attempt' | 'cpuUnits' | 'memoryMb'>;
@@ -87,7 +90,11 @@ async function claimFrom(
         startedAt: sql`coalesce(${jobs.startedAt}, now())`,
       })
       .where(and(inArray(jobs.queueId, queueIds), eq(jobs.status, 'ready')))
-      .returning();
+      .returning({
+        ...getTableColumns(jobs),
+        // Not now(): a job may have become ready since this transaction began.
+        waitedSeconds: sql<number>`extract(epoch from clock_timestamp() - ${jobs.readyAt})::float`,
+      });
     if (claimed.length === 0) return [];
     await tx.insert(jobAttempts).values(
       claimed.map((job) => ({

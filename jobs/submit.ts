@@ -24,6 +24,8 @@ export interface NewJob {
   runAt?: Date | null | undefined;
   owner?: string | null | undefined;
   fingerprint?: string | undefined;
+  /** Of the request that it comes from. */
+  traceparent?: string | null;
   /** Where its end is told. */
   notifyUrl?: string | null | undefined;
   uploadId?: string | null;
@@ -97,6 +99,7 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       owner: job.owner ?? null,
       fingerprint: job.fingerprint ?? null,
       notifyUrl: job.notifyUrl ?? null,
+      traceparent: job.traceparent ?? null,
       error,
       finishedAt: error ? began : null,
     };

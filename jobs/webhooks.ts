@@ -41,14 +41,17 @@ export async function notifyEnded(tx: Transaction, queues: Queues, ended: Ended[
   );
 }
 
-/** Records one try of a webhook that was taken: it is delivered, or given up, or waits for the next try. */
+/**
+ * Records one try of a webhook that was taken: it is delivered, or has failed for good, or is pending until the next try.
+ * Gives which of these; undefined when it was deleted meanwhile.
+ */
 export async function settleWebhook(
   db: Database,
   queues: Queues,
   id: string,
   { final, error, ...tried }: Delivery,
-): Promise<void> {
-  await transition(db, async (tx) => {
+): Promise<'delivered' | 'failed' | 'pending' | undefined> {
+  return transition(db, async (tx) => {
     const attempt = 1 + (await tx.$count(webhookAttempts, eq(webhookAttempts.webhookId, id)));
     const wait = WAITS_SECONDS[attempt - 1];
     const status = error === null ? 'delivered' : final || wait === undefined ? 'failed' : 'pending';
@@ -59,11 +62,12 @@ export async function settleWebhook(
       .returning({ url: webhooks.url });
     await queues.removeWebhook(tx, id);
     // Its upload or job may have been deleted meanwhile.
-    if (webhook === undefined) return;
+    if (webhook === undefined) return undefined;
     await tx.insert(webhookAttempts).values({ webhookId: id, attempt, error, ...tried });
     if (status === 'pending' && wait !== undefined) {
       const { host } = new URL(webhook.url);
       await queues.sendWebhooks(tx, [{ id, host, tries: attempt, afterSeconds: wait }]);
     }
+    return status;
   });
 }

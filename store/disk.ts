@@ -1,11 +1,12 @@
-import { createHash, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { constants } from 'node:fs';
-import { access, mkdir, open, opendir, rename, rm, stat, statfs } from 'node:fs/promises';
+import { access, mkdir, open, opendir, rename, rm, rmdir, stat, statfs } from 'node:fs/promises';
 import path from 'node:path';
-import { INCOMING } from './paths.ts';
-import type { Store } from './store.ts';
+import { measure } from './measure.ts';
+import { gone, type Store } from './store.ts';
 
-const HEAD_BYTES = 1024;
+/** Files that are still being received; what came in whole leaves it at once. */
+const INCOMING = 'incoming';
 
 /** A store in a folder of a local or shared disk. Files appear at their path complete and synced, or not at all. */
 export async function openDiskStore(root: string): Promise<Store> {
@@ -28,49 +29,76 @@ export async function openDiskStore(root: string): Promise<Store> {
     }
   }
 
+  async function modifiedAt(relative: string): Promise<Date | undefined> {
+    return (await stat(absolute(relative)).catch(unlessMissing))?.mtime;
+  }
+
+  async function removeFile(relative: string): Promise<void> {
+    await rm(absolute(relative), { force: true });
+  }
+
+  /** From `folder` up to the root. */
+  function foldersFrom(folder: string): string[] {
+    return folder === root ? [root] : [folder, ...foldersFrom(path.dirname(folder))];
+  }
+
+  /** Others may be about to write into the topmost folders: those stay. */
+  async function removeEmpty(folder: string): Promise<void> {
+    for (const empty of foldersFrom(folder).slice(0, -2)) await rmdir(empty);
+  }
+
   return {
-    async receive(source) {
+    async receive(source, place) {
+      const { head, whole, drop, measured } = await measure(source);
       const temporary = path.join(incoming, randomUUID());
-      const discard = () => rm(temporary, { force: true });
-      const hash = createHash('sha256');
-      let bytes = 0;
-      let head = Buffer.alloc(0) as Buffer;
-      const file = await open(temporary, 'wx');
       try {
-        for await (const chunk of source) {
-          if (head.length < HEAD_BYTES) head = Buffer.concat([head, chunk.subarray(0, HEAD_BYTES - head.length)]);
-          hash.update(chunk);
-          bytes += chunk.length;
-          for (let at = 0; at < chunk.length; ) at += (await file.write(chunk, at)).bytesWritten;
-        }
-        await file.sync();
+        const relative = place(head);
+        await writeSynced(temporary, whole);
+        const folder = path.dirname(absolute(relative));
+        const firstMade = await mkdir(folder, { recursive: true });
+        await rename(temporary, absolute(relative));
+        // Up to the folder in which the first new one stands.
+        const changed = foldersFrom(folder);
+        const last = firstMade === undefined ? 0 : changed.indexOf(path.dirname(firstMade));
+        for (const each of changed.slice(0, last + 1)) await syncFolder(each);
+        return {
+          path: relative,
+          ...measured(),
+          async discard() {
+            await removeFile(relative);
+            await removeEmpty(folder).catch(() => undefined);
+          },
+        };
       } catch (error) {
-        await file.close();
-        await discard();
+        await drop();
+        await rm(temporary, { force: true });
         throw error;
       }
-      await file.close();
+    },
+    async *unfinished() {
+      for await (const name of files(INCOMING)) {
+        const began = await modifiedAt(name);
+        if (began) yield { name, began, remove: () => removeFile(name) };
+      }
+    },
+    async workspace() {
+      const nothing = async () => undefined;
       return {
-        bytes,
-        sha256: hash.digest('hex'),
-        head,
-        discard,
-        async keep(relative: string) {
-          const folder = path.dirname(absolute(relative));
-          await mkdir(folder, { recursive: true });
-          await rename(temporary, absolute(relative));
-          for (let at = folder; at !== path.dirname(root); at = path.dirname(at)) await syncFolder(at);
-        },
+        output: root,
+        input: async (relative) => absolute(relative),
+        publish: nothing,
+        publishAll: nothing,
+        close: nothing,
       };
     },
-    localFile: absolute,
+    async read(relative, range) {
+      const handle = await open(absolute(relative)).catch(unlessMissing);
+      if (handle === undefined) throw gone();
+      return handle.createReadStream(range);
+    },
     files,
-    async modifiedAt(relative) {
-      return (await stat(absolute(relative)).catch(unlessMissing))?.mtime;
-    },
-    async removeFile(relative) {
-      await rm(absolute(relative), { force: true });
-    },
+    modifiedAt,
+    removeFile,
     async removeFolder(relative) {
       // Again when something is written into it just now.
       await rm(absolute(relative), { recursive: true, force: true, maxRetries: 3 });
@@ -83,6 +111,18 @@ export async function openDiskStore(root: string): Promise<Store> {
       await access(incoming, constants.W_OK);
     },
   };
+}
+
+async function writeSynced(file: string, content: AsyncIterable<Buffer>): Promise<void> {
+  const handle = await open(file, 'wx');
+  try {
+    for await (const chunk of content) {
+      for (let at = 0; at < chunk.length; ) at += (await handle.write(chunk, at)).bytesWritten;
+    }
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
 }
 
 function unlessMissing(error: NodeJS.ErrnoException): undefined {

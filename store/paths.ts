@@ -4,8 +4,6 @@ const EXTENSIONS = { 'application/pdf': 'pdf', 'image/png': 'png', 'image/jpeg':
 
 export type MediaType = keyof typeof EXTENSIONS;
 
-/** Files that are still being received; what came in whole leaves it at once. */
-export const INCOMING = 'incoming';
 export const UPLOADS = 'uploads';
 
 const FILE_OF_UPLOAD = /^uploads\/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\/(?:(pages|archives)\/)?|$)/;

@@ -1,21 +1,49 @@
-/** A received file that is complete and synced, but not yet at its path. */
+import type { Readable } from 'node:stream';
+import { AppError } from '../errors.ts';
+
+/** A received file: complete and synced at its path, though no row tells of it yet. */
 export interface Received {
+  path: string;
   bytes: number;
   sha256: string;
-  /** The first bytes, for sniffing: 1024, or all of a smaller file. */
-  head: Buffer;
-  /** Moves the file to its path for good. */
-  keep(path: string): Promise<void>;
-  /** Removes it. Also harmless after `keep`. */
+  /** Removes it, with the folders that were made for it. */
   discard(): Promise<void>;
 }
 
-/** Where originals and pages live. Paths are relative to its root (see paths.ts). */
+/** What began to be received and was not ended, so that nobody will ever ask for it. */
+interface Unfinished {
+  name: string;
+  began: Date;
+  remove(): Promise<void>;
+}
+
+/** Where one attempt at a job finds and leaves its files, on a local disk. */
+export interface Workspace {
+  /** The folder that stands for the store's root: what is written below it belongs at the same path there. */
+  output: string;
+  /** A local file with the bytes at a path, to read until `close`. */
+  input(path: string): Promise<string>;
+  /** Stores a file that was written, complete and synced. What `isAway` may be tried again. */
+  publish(path: string): Promise<void>;
+  /** Stores whatever else was written. */
+  publishAll(): Promise<void>;
+  /** Frees what this took; nothing that was written and not published stays. Never rejects. */
+  close(): Promise<void>;
+}
+
+/** Where originals and pages live: `disk.ts` or `s3.ts`. Paths are relative to its root (see paths.ts). */
 export interface Store {
-  /** Streams a file in without holding it in memory. Leaves nothing behind when the source fails or is aborted. */
-  receive(source: AsyncIterable<Buffer>): Promise<Received>;
-  /** A local file with these bytes, to read. */
-  localFile(path: string): string;
+  /**
+   * Streams a file in without holding it in memory. `place` gives its path, by its first 1024 bytes or all of a smaller
+   * one; what it throws ends the file. Leaves nothing behind when it or the source fails.
+   */
+  receive(source: AsyncIterable<Buffer>, place: (head: Buffer) => string): Promise<Received>;
+  unfinished(): AsyncIterable<Unfinished>;
+  workspace(): Promise<Workspace>;
+  /** The bytes at a path, or those from `start` to `end`, both included. Rejects before it gives any; with `gone()` if there is no such file. */
+  read(path: string, range?: { start: number; end: number }): Promise<Readable>;
+  /** Where a client may fetch the bytes by itself for a while, with these headers; undefined if they go through us. */
+  link?(path: string, headers: { type: string; disposition: string }): Promise<string>;
   /**
    * Every file below a folder, those of one folder one after another; one that holds nothing counts as a file. What is
    * added or removed meanwhile may be among them or not.
@@ -31,4 +59,14 @@ export interface Store {
   freeMb(): Promise<number>;
   /** Throws unless the store can be written to. */
   check(): Promise<void>;
+}
+
+/** What a store rejects with where a file is not there, such as one that was deleted just now. */
+export function gone(): AppError {
+  return new AppError('not_found', 'the file is not there any more', { status: 404 });
+}
+
+/** Whether a call failed because the store could not be reached: the same call may work later. */
+export function isAway(error: unknown): boolean {
+  return error instanceof AppError && error.code === 'unavailable';
 }

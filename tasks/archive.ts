@@ -1,4 +1,5 @@
 import { createHash, randomUUID } from 'node:crypto';
+import { createReadStream } from 'node:fs';
 import { mkdir, open, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
@@ -12,11 +13,13 @@ export const archive = defineTask({
   payload: z.strictObject({ upload_id: z.uuid() }),
   resources: { cpuUnits: 1, memoryMb: 256 },
   reads: (payload) => payload.upload_id,
+  readsOnly: 'pages',
   async run({ payload, files: { pages }, signal, output, progress }) {
     if (pages.length === 0) throw new AppError('task_failed', 'the upload has no pages yet', { retryable: true });
     const { zipPages } = await import('./zip-pages.ts');
     const storePath = archivePath(payload.upload_id, randomUUID());
-    const zip = zipPages(pages, { onPage: (done) => progress(done, pages.length) });
+    const files = pages.map(({ path: file, ...page }) => ({ ...page, open: async () => createReadStream(file) }));
+    const zip = zipPages(files, { onPage: (done) => progress(done, pages.length) });
     const { bytes, sha256 } = await writeSynced(output(storePath), zip, signal);
     return { path: storePath, bytes, sha256, pages: pages.length };
   },

@@ -18,6 +18,7 @@ export const checksum = defineTask({
   }),
   resources: { cpuUnits: 1, memoryMb: 256 },
   reads: (payload) => payload.upload_id,
+  readsOnly: 'originals',
   async run({ payload: { original, algorithm, rounds }, files, signal, progress }) {
     const file = files.originals.find((candidate) => candidate.original === original);
     if (file === undefined) throw new AppError('task_failed', `the upload has no original ${original}`);

@@ -75,6 +75,8 @@ export interface Task<Schema extends z.ZodType<Record<string, unknown>> = z.ZodT
   internal?: boolean;
   /** The id of the upload whose files it reads. */
   reads?(payload: z.output<Schema>): string;
+  /** Which of these files it is given; unset, all. From some stores each is fetched. */
+  readsOnly?: keyof UploadFiles;
   /**
    * Gives what is kept as the job's result, as JSON. An AppError that is not retryable ends the job at once; what else it
    * throws fails the attempt, as `task_failed` with the error's message.

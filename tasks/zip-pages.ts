@@ -1,16 +1,14 @@
-import { createReadStream, type ReadStream } from 'node:fs';
-import type { PassThrough } from 'node:stream';
+import type { PassThrough, Readable } from 'node:stream';
 import { type ReadStreamOptions, ZipFile } from 'yazl';
 
 export interface PageFile {
   original: number;
   page: number;
-  /** A local file. */
-  path: string;
+  open(): Promise<Readable>;
 }
 
 /** Under names like `1-0001.png`: original, then page. */
-function nameOf({ original, page }: Omit<PageFile, 'path'>): string {
+function nameOf({ original, page }: Omit<PageFile, 'open'>): string {
   return `${original}-${String(page).padStart(4, '0')}.png`;
 }
 
@@ -31,15 +29,17 @@ export async function* zipPages(
 ): AsyncGenerator<Buffer, void> {
   const zip = new ZipFile();
   const output = zip.outputStream as PassThrough;
-  let reading: ReadStream | undefined;
+  let reading: Readable | undefined;
   for (const [index, page] of pages.entries()) {
     zip.addReadStreamLazy(nameOf(page), { ...STORED, mtime }, (use) => {
       // yazl does not see that its output is gone, and would open the next file.
       if (output.destroyed) return;
-      reading = createReadStream(page.path);
-      reading.on('error', (error) => output.destroy(error));
-      reading.on('end', () => onPage(index + 1));
-      use(null, reading);
+      const fail = (error: Error) => void output.destroy(error);
+      page.open().then((opened) => {
+        reading = opened.on('error', fail).on('end', () => onPage(index + 1));
+        if (output.destroyed) reading.destroy();
+        else use(null, reading);
+      }, fail);
     });
   }
   zip.end(endOf(pages));
@@ -51,7 +51,7 @@ export async function* zipPages(
 }
 
 /** How many bytes `zipPages` gives for pages of these sizes. */
-export function zipSize(pages: (Omit<PageFile, 'path'> & { bytes: number })[]): number {
+export function zipSize(pages: (Omit<PageFile, 'open'> & { bytes: number })[]): number {
   const zip = new ZipFile();
   for (const page of pages) zip.addReadStreamLazy(nameOf(page), { ...STORED, size: page.bytes }, () => {});
   let size = 0;

@@ -17,9 +17,16 @@ test('without any variable there is a configuration for one machine', () => {
 
 test('by default a converter reserves what the machine has less what the processes around its sandboxes take', () => {
   const machineMb = Math.floor(Math.min(totalmem(), process.constrainedMemory() || Infinity) / 2 ** 20);
-  expect(parseConfig({}).CAPACITY_MEMORY_MB).toBe(Math.max(256, machineMb - 256));
-  expect(sharedCapacityMb({})).toBe(String(Math.max(256, machineMb - 768)));
+  expect(parseConfig({}).CAPACITY_MEMORY_MB).toBe(Math.max(256, machineMb - 128));
+  expect(sharedCapacityMb({})).toBe(String(Math.max(256, machineMb - 640)));
   expect(sharedCapacityMb({ CAPACITY_MEMORY_MB: '300' })).toBe('300');
+});
+
+test('a converter with its store on S3 reserves somewhat less', () => {
+  const s3 = { STORE_URL: 's3://bucket' };
+  const least = (mb: number) => Math.max(256, mb - 64);
+  expect(parseConfig(s3).CAPACITY_MEMORY_MB).toBe(least(parseConfig({}).CAPACITY_MEMORY_MB));
+  expect(sharedCapacityMb(s3)).toBe(String(least(Number(sharedCapacityMb({})))));
 });
 
 test('variables are read as what they mean', () => {
@@ -50,6 +57,12 @@ test('variables of others are of no concern', () => {
   expect(parseConfig({ PATH: '/bin', port: 'x', SHEETMILL: '1' })).toEqual(parseConfig({}));
 });
 
+test('the error of a wrong URL shows no password', () => {
+  expect(() => parseConfig({ DATABASE_URL: 'mysql://me:secret/with@signs@host/db' })).toThrow(
+    'DATABASE_URL="mysql://...@host/db": must begin with postgres:// or postgresql://',
+  );
+});
+
 test.each([
   ['PORT', 'abc'],
   ['PORT', '65536'],
@@ -57,6 +70,9 @@ test.each([
   ['PORT', '30.5'],
   ['DATABASE_URL', 'mysql://host/db'],
   ['DATABASE_URL', 'localhost'],
+  ['STORE_URL', 'https://bucket.s3.amazonaws.com'],
+  ['STORE_URL', 's3://'],
+  ['STORE_DOWNLOADS', 'links'],
   ['MAX_UPLOAD_MB', '0'],
   ['MAX_UPLOAD_MB', '10MB'],
   ['MAX_PAGES', '0'],
@@ -75,6 +91,7 @@ test.each([
   ['SHUTDOWN_GRACE_SECONDS', '-1'],
   ['AUTH', 'off'],
   ['JWT_JWKS_URL', 'ftp://issuer.example/keys'],
+  ['OTEL_EXPORTER_OTLP_ENDPOINT', 'collector:4318'],
   ['RATE_LIMIT_PER_MINUTE', '0'],
   ['MAX_CONCURRENT_UPLOADS', '0'],
   ['LOG_LEVEL', 'loud'],

@@ -3,14 +3,20 @@ import type { Readable } from 'node:stream';
 import type { Request, RequestHandler } from 'express';
 import multer from 'multer';
 import { AppError } from '../../errors.ts';
-import type { MediaType } from '../../store/paths.ts';
+import { type MediaType, originalPath } from '../../store/paths.ts';
 import type { Received, Store } from '../../store/store.ts';
 import { stopReading } from '../admission.ts';
 import { invalid } from '../problem.ts';
 import { sniff } from '../sniff.ts';
 
-/** A file of a multipart body: complete in the store, though not at its path yet. */
-export interface ReceivedFile {
+/** An upload whose files are complete in the store, though no row tells of it yet. */
+export interface ReceivedUpload {
+  id: string;
+  files: ReceivedFile[];
+}
+
+interface ReceivedFile {
+  original: number;
   filename: string | null;
   mediaType: MediaType;
   received: Received;
@@ -23,19 +29,27 @@ const MULTIPART_OVERHEAD = 1024 * 1024;
 const NAMELESS = `nameless-${randomUUIDv7()}`;
 const LONGEST_FILENAME = 1000;
 
+/** Of a request: the id of its upload, its files and their bytes so far, and how to end it before all of it was sent. */
+interface UnderWay {
+  id: string;
+  files: number;
+  bytes: number;
+  refuse: (error: unknown) => void;
+}
+
+const underWay = new WeakMap<Request, UnderWay>();
+
 /**
- * Streams the files of the field `file` into the store, in order, as `request.files`; text fields become `request.body`.
- * Whatever is received is discarded when the response ends, unless it was kept by then.
+ * Streams the files of the field `file` into the store, in order, each to its path in the folder of an upload of a new id,
+ * for `receivedUpload`; text fields become `request.body`. A file of no known type is refused at its first bytes. What was
+ * received is removed when the body as a whole is refused; later that is up to the handler (`discardFiles`).
  */
 export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandler {
   const tooLarge = () =>
     new AppError('file_too_large', `an upload may have ${maxUploadBytes / 2 ** 20} MB in all`, { status: 413 });
 
-  /** Of each request under way: the bytes of its files so far, and how to end it before the client has sent the rest. */
-  type State = { bytes: number; refuse: (error: AppError) => void };
-  const underWay = new WeakMap<Request, State>();
   async function* counted(request: Request, stream: Readable) {
-    const state = underWay.get(request) as State;
+    const state = underWay.get(request) as UnderWay;
     for await (const chunk of stream as AsyncIterable<Buffer>) {
       state.bytes += chunk.length;
       if (state.bytes > maxUploadBytes) {
@@ -51,13 +65,32 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
 
   const storage: multer.StorageEngine = {
     _handleFile(request, file, done) {
+      const state = underWay.get(request) as UnderWay;
+      const original = ++state.files;
+      const filename = file.originalname === NAMELESS ? null : displayName(file.originalname);
+      let mediaType: MediaType | null;
+      const place = (head: Buffer) => {
+        mediaType = sniff(head);
+        if (mediaType !== null) return originalPath(state.id, original, mediaType);
+        const what = head.length === 0 ? 'is empty' : 'is neither PDF, PNG nor JPEG by its content';
+        const name = `file ${original}${filename ? ` (${filename})` : ''}`;
+        const error = new AppError('unsupported_media_type', `${name} ${what}`, { status: 415 });
+        state.refuse(error);
+        throw error;
+      };
       // A client that goes away in the middle ends no stream by itself.
       const abort = () => request.readableEnded || file.stream.destroy(invalid('the client went away'));
       request.once('close', abort);
       store
-        .receive(counted(request, file.stream))
+        .receive(counted(request, file.stream), place)
         .finally(() => request.off('close', abort))
-        .then((received) => done(null, { received } as object), done);
+        .then(
+          (received) => done(null, { original, filename, mediaType, received } as object),
+          (error) => {
+            state.refuse(error);
+            done(error);
+          },
+        );
     },
     _removeFile(_request, file, done) {
       (file as unknown as { received: Received }).received.discard().then(() => done(null), done);
@@ -94,36 +127,29 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
       isPassedOn = true;
     };
     // multer waits until the client has sent everything, which may be never.
-    const refuse = (error: AppError) => {
+    const refuse = (error: unknown) => {
       stopReading(request, response);
       passOn(error);
     };
-    underWay.set(request, { bytes: 0, refuse });
+    underWay.set(request, { id: randomUUIDv7(), files: 0, bytes: 0, refuse });
     parseBody(request, response, passOn);
   };
 }
 
-/** What `receiveFiles` put on the request, with the types that the bytes show. Throws 400 or 415. */
-export function receivedFiles(request: Request): ReceivedFile[] {
-  const files = (request.files ?? []) as unknown as { originalname: string; received: Received }[];
+/** What `receiveFiles` has received. Throws 400 if there is no file. */
+export function receivedUpload(request: Request): ReceivedUpload {
+  const files = filesOf(request);
   if (files.length === 0) throw invalid('no file: send at least one in the field "file", with a filename');
-  return files.map(({ originalname, received }, index) => {
-    const filename = originalname === NAMELESS ? null : displayName(originalname);
-    const mediaType = sniff(received.head);
-    if (mediaType === null) {
-      const what = received.bytes === 0 ? 'is empty' : 'is neither PDF, PNG nor JPEG by its content';
-      throw new AppError('unsupported_media_type', `file ${index + 1}${filename ? ` (${filename})` : ''} ${what}`, {
-        status: 415,
-      });
-    }
-    return { filename, mediaType, received };
-  });
+  return { id: (underWay.get(request) as UnderWay).id, files };
 }
 
-/** Removes what was received and not kept. */
+/** Removes what was received. */
 export async function discardFiles(request: Request): Promise<void> {
-  const files = (request.files ?? []) as unknown as { received: Received }[];
-  await Promise.all(files.map(({ received }) => received.discard()));
+  await Promise.all(filesOf(request).map(({ received }) => received.discard()));
+}
+
+function filesOf(request: Request): ReceivedFile[] {
+  return (request.files ?? []) as unknown as ReceivedFile[];
 }
 
 /** As sent, but for what Postgres cannot store, and bounded. For display only: no path is ever made of it. */

@@ -20,7 +20,7 @@ export const HEADERS = {
   'WWW-Authenticate': { required: true, schema: { const: 'Bearer' } },
   RateLimit: { description: 'What is left, of what is limited', schema: text },
   'RateLimit-Policy': { description: 'How much there is in which time', schema: text },
-  Location: { description: 'Where it is from now on; a batch has none', schema: { ...text, format: 'uri-reference' } },
+  Location: { description: 'Where it is; a batch has none', schema: { ...text, format: 'uri-reference' } },
   'Content-Length': { required: true, schema: { type: 'integer' } },
   'Content-Range': { description: 'Which bytes these are, and of how many', required: true, schema: text },
   'Accept-Ranges': { required: true, schema: { const: 'bytes' } },

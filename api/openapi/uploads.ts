@@ -42,6 +42,10 @@ const bytesOf = (
       200: response('All of it', ['ETag', 'Content-Length', 'Content-Disposition', ...kept], content),
       206: response('The range', ['ETag', 'Content-Length', 'Content-Range', 'Content-Disposition', ...kept], content),
       304: response('The client has it already', ['ETag', 'Content-Disposition', ...kept]),
+      307: response('All of it, or the range, is to be had there for some minutes, without a key', [
+        'Location',
+        ...kept,
+      ]),
       ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       412: problem(412, ['invalid_request'], ['Accept-Ranges']),
       416: problem(416, ['invalid_request'], ['Accept-Ranges', 'Content-Range']),

@@ -13,6 +13,7 @@ import {
   positionInQueue,
 } from '../../db/jobs.ts';
 import type { Queues } from '../../db/queues.ts';
+import type { Read } from '../../db/replica.ts';
 import { listWebhooks } from '../../db/webhooks.ts';
 import { AppError } from '../../errors.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
@@ -35,10 +36,13 @@ import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 /** A batch of jobs, and everything else. */
 const LARGEST_BATCH = '10mb';
 const LARGEST_BODY = '1mb';
+/** Ids of a batch that its line in the log names. */
+const MOST_LOGGED = 100;
 
 /** The calls of the Jobs table of the contract, but for the stream. */
 export function jobRoutes(parts: {
   db: Database;
+  read: Read;
   queues: Queues;
   tasks: Tasks;
   guard: Guard;
@@ -46,7 +50,7 @@ export function jobRoutes(parts: {
   statuses: Statuses;
   waiting: Waiting;
 }): Router {
-  const { db, queues, tasks, guard, statuses, waiting } = parts;
+  const { db, read, queues, tasks, guard, statuses, waiting } = parts;
   const router = Router();
 
   router.param('id', function refuseImpossibleId(_request, _response, next, id) {
@@ -58,7 +62,9 @@ export function jobRoutes(parts: {
     const idempotency = idempotencyOf(request);
     const known = idempotency.known(fingerprint);
     if (known !== undefined) return sendAnswer(response, known);
-    const newJobs = await readJobs(db, tasks, callerOf(request), request.body);
+    const { traceparent } = response.locals;
+    const wanted = await readJobs(db, tasks, callerOf(request), request.body);
+    const newJobs = wanted.map((job) => ({ ...job, traceparent }));
     for (const { notifyUrl } of newJobs) refuseForbidden(guard, notifyUrl);
     let told: JobRow[] = [];
     let answer = { status: 201, location: null as string | null, body: {} as unknown };
@@ -78,6 +84,7 @@ export function jobRoutes(parts: {
       await idempotency.keep(tx, fingerprint, answer);
       told = jobs;
     });
+    if (Array.isArray(request.body)) response.locals.jobs = told.slice(0, MOST_LOGGED).map(({ id }) => id);
     // Of a new job nothing can be known yet.
     await forget(told.filter(({ version }) => version > 0));
     sendAnswer(response, answer);
@@ -85,14 +92,12 @@ export function jobRoutes(parts: {
 
   router.get('/jobs', async (request, response) => {
     const { limit, cursor, ...query } = parse(jobList, { ...request.query });
-    const { items, next } = await listJobs(db, filterOf(query, callerOf(request)), {
-      limit,
-      before: cursor === undefined ? undefined : readCursor(cursor),
+    const page = { limit, before: cursor === undefined ? undefined : readCursor(cursor) };
+    const { items, next, dependsOn } = await read(async (from) => {
+      const found = await listJobs(from, filterOf(query, callerOf(request)), page);
+      const ids = found.items.map(({ id }) => id);
+      return { ...found, dependsOn: await dependenciesOf(from, ids) };
     });
-    const dependsOn = await dependenciesOf(
-      db,
-      items.map(({ id }) => id),
-    );
     await forget(items);
     response.json({
       items: items.map((job) => jobDocument(job, dependsOn.get(job.id))),

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import type { Config } from '../../config.ts';
 import type { Database } from '../../db/client.ts';
 import type { Queues } from '../../db/queues.ts';
+import type { Read } from '../../db/replica.ts';
 import {
   findOriginal,
   findPage,
@@ -22,12 +23,14 @@ import { createUpload } from '../create-upload.ts';
 import { originalDisposition, pageDisposition } from '../disposition.ts';
 import { originalDocument, pageDocument, uploadDocument, uploadSummary, webhookDocument } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
+import { bytesReceived, uploadsAccepted } from '../metrics.ts';
 import { refuseOverload } from '../middleware/back-pressure.ts';
 import { limitConcurrentUploads } from '../middleware/concurrent-uploads.ts';
-import { discardFiles, receivedFiles, receiveFiles } from '../middleware/receive-files.ts';
+import { discardFiles, receivedUpload, receiveFiles } from '../middleware/receive-files.ts';
 import { notFound, parse } from '../problem.ts';
 import { ordinal, uploadFields, uploadList } from '../schemas.ts';
 import { sendArchive } from '../send-archive.ts';
+import { sendStored } from '../send-stored.ts';
 import { type Statuses, uploadKey } from '../statuses/statuses.ts';
 import type { Waiting } from '../waiting.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
@@ -37,6 +40,7 @@ const uuid = z.uuid().toLowerCase();
 /** The calls of the Uploads table of the contract. */
 export function uploadRoutes(parts: {
   db: Database;
+  read: Read;
   queues: Queues;
   store: Store;
   guard: Guard;
@@ -45,7 +49,7 @@ export function uploadRoutes(parts: {
   statuses: Statuses;
   waiting: Waiting;
 }): Router {
-  const { db, queues, store, config, statuses, waiting, log } = parts;
+  const { db, read, queues, store, config, statuses, waiting, log } = parts;
   const router = Router();
 
   async function requestedUpload(request: Request): Promise<Upload> {
@@ -70,44 +74,51 @@ export function uploadRoutes(parts: {
     idempotent(parts),
     receive,
     async (request: Request, response: Response) => {
-      try {
-        const fields = parse(uploadFields, { ...request.body });
-        refuseForbidden(parts.guard, fields.notify_url);
-        const files = receivedFiles(request);
-        const idempotency = idempotencyOf(request);
-        const sent = files.map(({ filename, received: { sha256 } }) => ({ filename, sha256 }));
-        const fingerprint = fingerprintOf({ fields: request.body, sent });
-        const known = idempotency.known(fingerprint);
-        if (known !== undefined) {
-          await discardFiles(request);
-          return sendAnswer(response, known);
-        }
-        const answer = await createUpload(
-          parts,
-          callerOf(request).owner,
-          fields,
-          files,
-          async (tx, upload, originals) => {
-            const body = uploadDocument(upload, originals, []);
-            const stored = { status: 200, location: `/uploads/${upload.id}`, body };
-            await idempotency.keep(tx, fingerprint, stored);
-            return stored;
-          },
-        );
-        sendAnswer(response, answer);
-      } catch (error) {
+      const { fields, received, fingerprint, known } = await accept(request).catch(async (error) => {
         await discardFiles(request);
         throw error;
+      });
+      if (known !== undefined) {
+        await discardFiles(request);
+        return sendAnswer(response, known);
       }
+      const { owner } = callerOf(request);
+      const { traceparent } = response.locals;
+      const answer = await createUpload(
+        parts,
+        { owner, traceparent },
+        fields,
+        received,
+        async (tx, upload, originals) => {
+          const body = uploadDocument(upload, originals, []);
+          const stored = { status: 200, location: `/uploads/${upload.id}`, body };
+          await idempotencyOf(request).keep(tx, fingerprint, stored);
+          return stored;
+        },
+      );
+      uploadsAccepted.inc();
+      bytesReceived.inc(received.files.reduce((sum, file) => sum + file.received.bytes, 0));
+      sendAnswer(response, answer);
     },
   );
+
+  /** Reads what was sent, and its first answer if it was sent before. Throws what refuses it. */
+  async function accept(request: Request) {
+    const fields = parse(uploadFields, { ...request.body });
+    refuseForbidden(parts.guard, fields.notify_url);
+    const received = receivedUpload(request);
+    const sent = received.files.map(({ filename, received: { sha256 } }) => ({ filename, sha256 }));
+    const fingerprint = fingerprintOf({ fields: request.body, sent });
+    return { fields, received, fingerprint, known: idempotencyOf(request).known(fingerprint) };
+  }
 
   /** For answers that tell of an upload's status by its row: what is read by GET .../status later is no older. */
   const forget = (...ids: string[]) => statuses.forget(ids.map(uploadKey));
 
   router.get('/uploads', async (request, response) => {
     const { status, limit, cursor } = parse(uploadList, { ...request.query });
-    const found = await listUploads(db, { owner: callerOf(request).sees, status, limit: limit + 1, before: cursor });
+    const filter = { owner: callerOf(request).sees, status, limit: limit + 1, before: cursor };
+    const found = await read((from) => listUploads(from, filter));
     const items = found.slice(0, limit);
     await forget(...items.map(({ id }) => id));
     response.json({
@@ -153,12 +164,12 @@ export function uploadRoutes(parts: {
   router.get('/uploads/:id/pages', async (request, response) => {
     const { id, status } = await requestedUpload(request);
     await forget(id);
-    response.json({ id, status, items: (await listPages(db, id)).map(pageDocument) });
+    response.json({ id, status, items: (await read((from) => listPages(from, id))).map(pageDocument) });
   });
 
   router.get('/uploads/:id/originals', async (request, response) => {
     const { id } = await requestedUpload(request);
-    response.json({ id, items: (await listOriginals(db, id)).map(originalDocument) });
+    response.json({ id, items: (await read((from) => listOriginals(from, id))).map(originalDocument) });
   });
 
   router.get('/uploads/:id/webhooks', async (request, response) => {
@@ -171,8 +182,8 @@ export function uploadRoutes(parts: {
     const number = ordinal.safeParse(request.params.original);
     const original = number.success ? await findOriginal(db, upload.id, number.data) : undefined;
     if (original === undefined) throw notFound(`original ${request.params.original}`);
-    response.set('Content-Disposition', originalDisposition(original));
-    await sendFile(response, store, original.path, original.sha256, original.mediaType);
+    const { mediaType: type } = original;
+    await sendStored(request, response, store, { ...original, type, disposition: originalDisposition(original) });
   });
 
   router.get('/uploads/:id/pages/:original/:page.png', async (request, response) => {
@@ -180,9 +191,10 @@ export function uploadRoutes(parts: {
     const { original, page } = request.params;
     const numbers = z.tuple([ordinal, ordinal]).safeParse([original, page]);
     const found = numbers.success ? await findPage(db, upload.id, ...numbers.data) : undefined;
-    if (!found?.path || !found.sha256) throw notFound(`page ${page} of original ${original}`);
-    response.set('Content-Disposition', pageDisposition(found, await findOriginal(db, upload.id, found.original)));
-    await sendFile(response, store, found.path, found.sha256, 'image/png');
+    const { path, sha256, bytes } = found ?? {};
+    if (!found || !path || !sha256 || !bytes) throw notFound(`page ${page} of original ${original}`);
+    const disposition = pageDisposition(found, await findOriginal(db, upload.id, found.original));
+    await sendStored(request, response, store, { path, sha256, bytes, type: 'image/png', disposition });
   });
 
   router.get('/uploads/:id/archive.zip', async (request, response) => {
@@ -195,25 +207,13 @@ export function uploadRoutes(parts: {
     await forget(id);
     await store.removeFolder(uploadFolder(id)).catch((error) => {
       // It is gone for the client; what is left on disk is found as an orphan.
-      log.error({ err: error, upload: id }, 'files of a deleted upload left to the sweep');
+      log.error(
+        { err: error, request: response.locals.requestId, upload: id },
+        'files of a deleted upload left to the sweep',
+      );
     });
     response.status(204).end();
   });
 
   return router;
-}
-
-/** Stored bytes never change: conditional and range requests are answered, and the answer may be kept for good. */
-function sendFile(response: Response, store: Store, path: string, sha256: string, type: string): Promise<void> {
-  response.set({ ETag: `"${sha256}"`, 'Content-Type': type, 'Cache-Control': 'private, max-age=31536000, immutable' });
-  return new Promise((resolve, reject) => {
-    const options = { root: store.localFile(''), cacheControl: false, lastModified: false };
-    response.sendFile(path, options, (error) => {
-      // A client that stops reading is no failure of ours.
-      if (!error || response.headersSent || (error as NodeJS.ErrnoException).code === 'ECONNABORTED') return resolve();
-      for (const header of ['ETag', 'Content-Type', 'Cache-Control', 'Content-Disposition'])
-        response.removeHeader(header);
-      reject(error);
-    });
-  });
 }

@@ -8,6 +8,7 @@ import { type Delivery, settleWebhook } from '../../jobs/webhooks.ts';
 import type { Logger } from '../../log.ts';
 import { createSignal } from '../../signal.ts';
 import { jobDetail, uploadDocument } from '../documents.ts';
+import { webhookTries } from '../metrics.ts';
 import type { Guard } from './guard.ts';
 import { post } from './post.ts';
 
@@ -65,15 +66,29 @@ export function deliverWebhooks({
     const due = await read(db, id);
     const startedAt = new Date();
     const began = performance.now();
-    const outcome = due === undefined ? failed('deleted') : await attempt(due);
+    const refusal = refusalOf(due);
+    const outcome = refusal ?? (await attempt(due as Due));
     const durationMs = Math.round(performance.now() - began);
-    await settleWebhook(db, queues, id, { startedAt, durationMs, ...outcome });
+    const status = await settleWebhook(db, queues, id, { startedAt, durationMs, ...outcome });
+    if (due !== undefined && refusal === undefined) tell(due.webhook, { durationMs, ...outcome }, status);
+  }
+
+  /** A try, to metrics and log. Of the URL the host is enough: the rest may hold what only its receiver should know. */
+  function tell(
+    { id, uploadId, jobId, type, url }: Webhook,
+    { final: _, ...tried }: Outcome & { durationMs: number },
+    status: Awaited<ReturnType<typeof settleWebhook>>,
+  ): void {
+    const outcome = tried.error === null ? 'delivered' : status === 'pending' ? 'failed' : 'given_up';
+    webhookTries.inc({ outcome });
+    const { host } = new URL(url);
+    log.info(
+      { webhook: id, upload: uploadId ?? undefined, job: jobId ?? undefined, type, host, outcome, ...tried },
+      'webhook tried',
+    );
   }
 
   async function attempt({ webhook, data }: Due): Promise<Outcome> {
-    // What would be sent says otherwise than the webhook; the end that follows has one of its own.
-    if (!webhook.type.endsWith(`.${data.status}`))
-      return failed(`not sent: it was retried since, and is ${data.status}`, { final: true });
     const body = JSON.stringify({ type: webhook.type, timestamp: webhook.createdAt, data });
     const now = new Date();
     const headers = {
@@ -124,6 +139,16 @@ type Outcome = Omit<Delivery, 'startedAt' | 'durationMs'>;
 
 function failed(error: string, { final = false } = {}): Outcome {
   return { statusCode: null, error, final };
+}
+
+/** Why a webhook is not sent at all; undefined when it is. */
+function refusalOf(due: Due | undefined): Outcome | undefined {
+  if (due === undefined) return failed('deleted');
+  const { webhook, data } = due;
+  // What would be sent says otherwise than the webhook; the end that follows has one of its own.
+  return webhook.type.endsWith(`.${data.status}`)
+    ? undefined
+    : failed(`not sent: it was retried since, and is ${data.status}`, { final: true });
 }
 
 /** A webhook that is to be delivered, and the document that it brings. */

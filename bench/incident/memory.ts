@@ -1,9 +1,6 @@
-import { readdirSync, readFileSync } from 'node:fs';
-
-/** What process trees take, from /proc. A process that is gone takes nothing. */
+import { peakMb, pssMb, treesOf } from '../processes.ts';
 
 const SAMPLE_MS = 250;
-const PAGE_KB = 4;
 
 export interface MemoryFigures {
   gigabyteSeconds: number;
@@ -14,30 +11,7 @@ export interface MemoryFigures {
 }
 
 export function canReadMemory(): boolean {
-  return pssKb(process.pid) > 0;
-}
-
-/** The processes under each root, it among them, from one look at all that run. */
-export function treesOf(roots: number[]): Map<number, number[]> {
-  const children = new Map<number, number[]>();
-  for (const entry of readdirSync('/proc')) {
-    if (!/^\d+$/.test(entry)) continue;
-    // The name before it may hold blanks and brackets; state and parent follow its last bracket.
-    const parent = Number(read(Number(entry), 'stat').split(') ').at(-1)?.split(' ')[1]);
-    children.set(parent, [...(children.get(parent) ?? []), Number(entry)]);
-  }
-  const below = (pid: number): number[] => [pid, ...(children.get(pid) ?? []).flatMap(below)];
-  return new Map(roots.map((root) => [root, below(root)]));
-}
-
-/** Shared pages are divided among those who share them, so that sums are true. */
-export function pssMb(pids: number[]): number {
-  return pids.reduce((sum, pid) => sum + pssKb(pid), 0) / 1024;
-}
-
-/** Cheap to ask, and never below the PSS. */
-export function residentMb(pids: number[]): number {
-  return pids.reduce((sum, pid) => sum + Number(read(pid, 'statm').split(' ')[1] ?? 0) * PAGE_KB, 0) / 1024;
+  return pssMb([process.pid]) > 0;
 }
 
 /** Follows the trees under `roots` until `stop`. */
@@ -51,10 +25,7 @@ export function measureMemory(roots: () => number[]): { stop(): MemoryFigures } 
     figures.gigabyteSeconds += (sum / 1024) * ((now - last) / 1000);
     last = now;
     figures.peakMb = Math.max(figures.peakMb, sum);
-    for (const pid of pids) {
-      const peakKb = Number(/^VmHWM:\s+(\d+)/m.exec(read(pid, 'status'))?.[1] ?? 0);
-      figures.largestProcessMb = Math.max(figures.largestProcessMb, peakKb / 1024);
-    }
+    for (const pid of pids) figures.largestProcessMb = Math.max(figures.largestProcessMb, peakMb(pid));
   };
   const timer = setInterval(look, SAMPLE_MS);
   return {
@@ -64,16 +35,4 @@ export function measureMemory(roots: () => number[]): { stop(): MemoryFigures } 
       return figures;
     },
   };
-}
-
-function pssKb(pid: number): number {
-  return Number(/^Pss:\s+(\d+)/m.exec(read(pid, 'smaps_rollup'))?.[1] ?? 0);
-}
-
-function read(pid: number, file: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/${file}`, 'utf8');
-  } catch {
-    return '';
-  }
 }

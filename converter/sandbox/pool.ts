@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { BASELINE_MB, LARGE_MB, ORDINARY_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
+import { sandboxStarts } from '../metrics.ts';
 import type { TaskRequest } from '../run-task.ts';
 import { descendantsOf, killAll, readMemory } from './limits.ts';
 import { startSandboxProcess } from './process.ts';
@@ -45,10 +46,11 @@ export function createSandboxPool({
 
   function start(): Sandbox {
     const child = startSandboxProcess(cacheFolder, tasksModule);
+    sandboxStarts.inc();
     // V8 writes pages about an allocation that was refused: our log takes the first lines, and keeps its form.
     for (const stream of [child.stdout, child.stderr]) {
       stream?.setEncoding('utf8').on('data', (text: string) => {
-        log.info({ sandbox: child.pid, text: text.slice(0, LONGEST_OUTPUT) }, 'sandbox prints');
+        sandbox.log.info({ sandbox: child.pid, text: text.slice(0, LONGEST_OUTPUT) }, 'sandbox prints');
       });
     }
     const gone = new Promise<void>((resolve) => {
@@ -64,7 +66,7 @@ export function createSandboxPool({
       gone.then(() => Promise.reject(new Error('it did not start'))),
     ]);
     ready.catch(() => undefined);
-    const sandbox: Sandbox = { child, ready, gone, tasks: 0, capMb: null, idleMb: BASELINE_MB };
+    const sandbox: Sandbox = { child, ready, gone, tasks: 0, capMb: null, idleMb: BASELINE_MB, log };
     all.add(sandbox);
     void gone.then(() => {
       all.delete(sandbox);
@@ -113,9 +115,9 @@ export function createSandboxPool({
   return {
     /**
      * Takes a sandbox for a reservation of `memoryMb` that was just made; idle ones that it leaves no room for end.
-     * `release` gives it back.
+     * `release` gives it back. What the sandbox does meanwhile is logged to `jobLog`.
      */
-    lease(memoryMb: number) {
+    lease(memoryMb: number, jobLog = log) {
       const fit = idle.findLastIndex((candidate) => candidate.idleMb <= MOST_HELD * memoryMb);
       let sandbox: Sandbox | undefined = fit < 0 ? undefined : idle.splice(fit, 1)[0];
       return {
@@ -124,7 +126,8 @@ export function createSandboxPool({
           await makeRoom();
           if (sandbox === undefined || !all.has(sandbox) || leaving.has(sandbox)) sandbox = start();
           const current = sandbox;
-          const ran = await runIn(current, memoryMb, request, options, { end: () => end(current), onUncapped, log });
+          current.log = jobLog;
+          const ran = await runIn(current, memoryMb, request, options, { end: () => end(current), onUncapped });
           const { outcome } = ran;
           const outgrown = outcome.kind === 'died' && outcome.how === 'outgrown';
           if (outgrown || outcome.kind === 'aborted' || memoryMb > LARGE_MB) {

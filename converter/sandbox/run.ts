@@ -3,6 +3,7 @@ import type { PublicError } from '../../errors.ts';
 import { LARGE_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
 import type { Step } from '../../tasks/task.ts';
+import { sandboxDeaths } from '../metrics.ts';
 import type { TaskEvent, TaskOutcome, TaskRequest } from '../run-task.ts';
 import { capMemory, cpuSeconds, lowerPriority, watchMemory } from './limits.ts';
 import type { SandboxMessage, SandboxOrder } from './protocol.ts';
@@ -53,6 +54,8 @@ export interface Sandbox {
   capMb: number | null;
   /** Resident memory when it last became idle. */
   idleMb: number;
+  /** Of the job that it runs, or ran last. */
+  log: Logger;
 }
 
 /**
@@ -64,9 +67,9 @@ export async function runIn(
   memoryMb: number,
   request: TaskRequest,
   { deadlineMs, spentMs = 0, signal, onEvent }: RunOptions,
-  { end, onUncapped, log }: { end: () => void; onUncapped: () => void; log: Logger },
+  { end, onUncapped }: { end: () => void; onUncapped: () => void },
 ): Promise<Ran> {
-  const { child } = sandbox;
+  const { child, log } = sandbox;
   const pid = child.pid ?? 0;
   const { stepSeconds } = request.limits;
   sandbox.tasks++;
@@ -152,7 +155,9 @@ export async function runIn(
     if (!timedOut && !signal.aborted) log.error({ err: error }, 'sandbox not started');
   });
   try {
-    const outcome = judge(await ended.promise, { timedOut, signal, deadlineMs });
+    const ending = await ended.promise;
+    if (ending.kind === 'died') sandboxDeaths.inc({ how: timedOut || signal.aborted ? 'stopped' : ending.how });
+    const outcome = judge(ending, { timedOut, signal, deadlineMs });
     if (outcome.kind === 'failed' || outcome.kind === 'died') {
       log.info({ ...outcome, step }, 'task failed');
     }

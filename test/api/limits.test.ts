@@ -75,11 +75,11 @@ describe('requests', () => {
 });
 
 describe('uploads under way', () => {
-  /** An upload that has sent its first bytes; it is received from then on. */
+  /** An upload that has sent enough to tell its type; it is received from then on. */
   async function begin(at: Service, name: string) {
     const before = (await at.storedFiles()).length;
     const opened = openPost(at.url, { 'Transfer-Encoding': 'chunked', ...as(name) });
-    opened.write(filePart('a.png', 'the beginning').subarray(0, -2));
+    opened.write(filePart('a.pdf', `%PDF-${' '.repeat(1_024)}`).subarray(0, -2));
     await until(async () => (await at.storedFiles()).length > before);
     return opened;
   }

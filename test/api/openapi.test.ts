@@ -51,6 +51,8 @@ interface Answer {
 }
 
 interface Sent {
+  /** Another API process than the service's first. */
+  to?: string;
   query?: string;
   headers?: Record<string, string>;
   /** A form, text as it is, or a value as JSON. */
@@ -113,13 +115,14 @@ async function call(
   route: string,
   values: (string | number)[],
   expected: number,
-  { query = '', headers = {}, body }: Sent = {},
+  { to = service.url, query = '', headers = {}, body }: Sent = {},
 ): Promise<Answer> {
   const left = [...values];
   const path = route.replaceAll(/\{\w+\}/g, () => String(left.shift()));
   const isJson = body !== undefined && typeof body !== 'string' && !(body instanceof FormData);
-  const response = await fetch(`${service.url}${path}${query}`, {
+  const response = await fetch(`${to}${path}${query}`, {
     method,
+    redirect: 'manual',
     headers: { ...(isJson && { 'Content-Type': 'application/json' }), ...headers },
     body: isJson ? JSON.stringify(body) : ((body as FormData | string | undefined) ?? null),
   });
@@ -216,6 +219,15 @@ describe('uploads', () => {
     await call('GET', route, of, 412, { headers: { 'If-Match': '"another"' } });
     await call('GET', route, of, 416, { headers: { Range: 'bytes=9999999-' } });
     await expectNoSuch('GET', route, [NOBODY, ...numbers]);
+  });
+
+  test('send clients to S3 for the bytes, where that is configured', async () => {
+    const env = { STORE_URL: 's3://sheetmill', STORE_DOWNLOADS: 'redirect', AWS_ENDPOINT_URL: 'http://127.0.0.1:1' };
+    // Links are made without asking S3.
+    const api = await service.startOtherApi({ ...env, AWS_ACCESS_KEY_ID: 'test', AWS_SECRET_ACCESS_KEY: 'test' });
+    await call('GET', '/uploads/{id}/originals/{original}', [id, 1], 307, { to: api.url });
+    await call('GET', '/uploads/{id}/pages/{original}/{page}.png', [id, 1, 2], 307, { to: api.url });
+    await service.end(api.child);
   });
 
   test('give all pages as an archive', async () => {

@@ -6,6 +6,7 @@ import type { Lease } from '../../converter/sandbox/pool.ts';
 import type { RunOptions, RunOutcome } from '../../converter/sandbox/run.ts';
 import { createSettler } from '../../converter/settler.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
+import { pagePath } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
 import type { Task } from '../../tasks/task.ts';
 import { completedPage, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
@@ -20,8 +21,13 @@ afterEach(async () => {
 });
 afterAll(() => fixture.close());
 
-const page = (number: number, more = {}): TaskEvent =>
-  ({ kind: 'page', outcome: { ...completedPage(number), ...more } }) as TaskEvent;
+/** The job that is being executed. */
+let claimed: ClaimedJob;
+function page(number: number, more = {}): TaskEvent {
+  const { uploadId, original, attempt } = claimed;
+  const path = pagePath(uploadId ?? '', original ?? 0, number, String(attempt));
+  return { kind: 'page', outcome: { ...completedPage(number), path, ...more } } as TaskEvent;
+}
 /** Folders that were removed from the store. */
 let removed: string[] = [];
 beforeEach(() => {
@@ -62,17 +68,24 @@ async function execute(
   const parts: ExecutorParts = {
     db: fixture.db,
     store: {
-      localFile: (storePath: string) => `/store/${storePath}`,
+      workspace: async () => ({
+        output: '/store',
+        input: async (storePath: string) => `/store/${storePath}`,
+        publish: async () => undefined,
+        publishAll: async () => undefined,
+        close: async () => undefined,
+      }),
       removeFolder: async (folder: string) => {
         removed.push(folder);
       },
-    } as Store,
+    } as Partial<Store> as Store,
     tasks: new Map([['convert', task]]),
     settle: createSettler(fixture.db, fixture.queues),
     config: { MAX_PAGES: 10, MAX_PIXELS: 10 } as Config,
     log: fixture.log,
   };
   const job = await fixture.claimOne();
+  claimed = job;
   await onClaim?.(job);
   const lost = new AbortController();
   await executeJob(parts, job, { sandbox: { run }, stop: stop.signal, lost });
@@ -101,6 +114,16 @@ test('a page that Postgres refuses aborts and fails its attempt, and nothing els
   });
   expect(job).toMatchObject({ status: 'retrying', failures: 1, error: { code: 'internal' } });
   expect(lost).toBe(false);
+});
+
+test('a page at a path that is not its own fails its attempt, and no row tells of it', async () => {
+  const id = await upload();
+  const { job } = await execute((options) => {
+    options.onEvent(page(1, { path: `uploads/${id}/pages/../../../secret` }));
+    return untilAborted(options);
+  });
+  expect(job).toMatchObject({ status: 'retrying', failures: 1, error: { code: 'internal' } });
+  expect(await fixture.findUpload(id)).toMatchObject({ pagesDone: 0 });
 });
 
 test('a task that cannot say what it reads fails its attempt, and nothing else', async () => {

@@ -1,8 +1,14 @@
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
-import { isOutage } from '../../db/client.ts';
+import { type Database, isOutage, openDatabase, openPool } from '../../db/client.ts';
+import { connectionTo } from '../../db/connection.ts';
+import { createLogger } from '../../log.ts';
 import { cloneDatabase } from '../support/database.ts';
+import { startWay } from '../support/way.ts';
 
 async function failureOf(url: string, statement: string): Promise<unknown> {
   const pool = new pg.Pool({ connectionString: url });
@@ -27,3 +33,120 @@ test('a Postgres that cannot be reached, or that ends the connection, is an outa
     await database.drop();
   }
 });
+
+describe('a pool of one connection', () => {
+  let database: Awaited<ReturnType<typeof cloneDatabase>>;
+  let way: Awaited<ReturnType<typeof openWay>>;
+  let opened: ReturnType<typeof openPool>;
+  beforeAll(async () => {
+    database = await cloneDatabase();
+    way = await openWay(database.url);
+    const connection = connectionTo(way.url, { name: 'test', silentMs: 1_000 });
+    opened = openPool({ ...connection, max: 1 }, () => undefined);
+  });
+  afterAll(async () => {
+    await opened?.pool.end();
+    await way?.close();
+    await database?.drop();
+  });
+
+  const works = async (db: Database) => (await db.transaction((tx) => tx.execute(sql`select 1`))).rowCount === 1;
+
+  /** A way to Postgres on which everything can get lost from now on, without either side being told. */
+  async function openWay(url: string) {
+    const { hostname, port } = new URL(url);
+    const sockets = new Set<Socket>();
+    const server = createServer((socket) => {
+      const onward = connect(Number(port), hostname);
+      for (const [from, into] of [
+        [socket, onward],
+        [onward, socket],
+      ] as const) {
+        sockets.add(from);
+        from.on('error', () => undefined).pipe(into);
+      }
+    });
+    await once(server.listen(0, '127.0.0.1'), 'listening');
+    const here = (server.address() as AddressInfo).port;
+    return {
+      url: url.replace(`:${port}/`, `:${here}/`),
+      /** For all connections that there are. */
+      lose(): void {
+        for (const socket of sockets) socket.unpipe().resume();
+      },
+      async close(): Promise<void> {
+        for (const socket of sockets) socket.destroy();
+        await once(server.close(), 'close');
+      },
+    };
+  }
+
+  test('goes on when its connection breaks in a transaction', async () => {
+    const broken = opened.db.transaction((tx) => tx.execute(sql`select pg_terminate_backend(pg_backend_pid())`));
+    expect(isOutage(await broken.catch((error) => error))).toBe(true);
+    expect(await works(opened.db)).toBe(true);
+  });
+
+  test('gives up a host that has gone without a word, at the first statement or in mid-transaction', async () => {
+    way.lose();
+    expect(isOutage(await works(opened.db).catch((error) => error))).toBe(true);
+    expect(await works(opened.db)).toBe(true);
+    const cutOff = opened.db.transaction(async (tx) => {
+      way.lose();
+      await tx.execute(sql`select 1`);
+    });
+    expect(isOutage(await cutOff.catch((error) => error))).toBe(true);
+    expect(await works(opened.db)).toBe(true);
+  });
+});
+
+test('a start does not wait for what waiting cannot mend, such as a password that is wrong', async () => {
+  const database = await cloneDatabase();
+  const url = new URL(database.url);
+  url.password = 'wrong';
+  const log = createLogger('silent', {});
+  const began = performance.now();
+  try {
+    await expect(openDatabase(url.href, { name: 'test', log })).rejects.toThrow('password authentication failed');
+    expect(performance.now() - began).toBeLessThan(20_000);
+  } finally {
+    await database.drop();
+  }
+});
+
+test.each([
+  ['begins', 'begin'],
+  ['is under way', 'select 1 as statement'],
+  ['is committed', 'commit'],
+])(
+  'a connection that breaks while a transaction %s fails it, and takes neither the process nor a place in the pool',
+  async (_when, words) => {
+    const database = await cloneDatabase();
+    const way = await startWay(database.url);
+    way.open();
+    const { db, close } = await openDatabase(way.url, { name: 'test', log: createLogger('silent', {}), max: 1 });
+    try {
+      for (let round = 0; round < 3; round++) {
+        way.closeAt(words);
+        const failed = db.transaction((tx) => tx.execute(sql`select 1 as statement`));
+        expect(isOutage(await failed.catch((error) => error))).toBe(true);
+        way.open();
+        expect((await db.execute(sql`select 2 as answer`)).rows).toEqual([{ answer: 2 }]);
+      }
+      // In between two statements, too.
+      const broken = db.transaction(async (tx) => {
+        await tx.execute(sql`select 1 as statement`);
+        way.close();
+        await delay(50);
+        way.open();
+        await tx.execute(sql`select 1`);
+      });
+      expect(isOutage(await broken.catch((error) => error))).toBe(true);
+      expect((await db.execute(sql`select 2 as answer`)).rows).toEqual([{ answer: 2 }]);
+    } finally {
+      await close();
+      await way.stop();
+      await database.drop();
+    }
+  },
+);

@@ -9,10 +9,12 @@ export async function createDatabase(name: string, template = 'template1'): Prom
   return url.href;
 }
 
-/** A migrated database of its own for a test file. `drop` it when done. */
-export async function cloneDatabase(): Promise<{ url: string; drop(): Promise<void> }> {
+/** A database of its own for a test file, migrated unless `template` says otherwise. `drop` it when done. */
+export async function cloneDatabase(
+  template: 'template_migrated' | 'template1' = 'template_migrated',
+): Promise<{ url: string; drop(): Promise<void> }> {
   const name = `test_${randomBytes(6).toString('hex')}`;
-  const url = await createDatabase(name, 'template_migrated');
+  const url = await createDatabase(name, template);
   return { url, drop: () => administer(`drop database ${name} with (force)`) };
 }
 

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
@@ -17,17 +18,23 @@ export type Service = Awaited<ReturnType<typeof startService>>;
 /**
  * A whole service of its own: database, data folder, API process and converter processes, as `npm run api` and
  * `npm run converter` start them. `stop` ends and removes all of it. With `keepLog`, `log()` gives what they wrote.
+ * `databaseUrl` names a database that is the caller's; `enter` stands before the command of the API, to start it elsewhere.
  */
 export async function startService({
   converters = 1,
   env = {},
   keepLog = false,
+  databaseUrl,
+  enter = [],
 }: {
   converters?: number;
   env?: Record<string, string>;
   keepLog?: boolean;
+  databaseUrl?: string;
+  enter?: string[];
 } = {}) {
-  const database = await cloneDatabase();
+  const database =
+    databaseUrl === undefined ? await cloneDatabase() : { url: databaseUrl, drop: async () => undefined };
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-service-'));
   const environment = {
     DATABASE_URL: database.url,
@@ -38,22 +45,27 @@ export async function startService({
     ...env,
   };
   const pool = new pg.Pool({ connectionString: database.url, max: 4 });
-  // A client that has ended for the pool may still be cut off when the database is dropped.
+  // A client that has ended for the pool may still be cut off when the database is dropped, or Postgres killed.
   pool.on('connect', (client) => client.on('error', () => undefined));
+  pool.on('error', () => undefined);
   const processes = new Set<ChildProcess>();
   let log = '';
 
-  async function start(part: 'api' | 'converter', extra: Record<string, string> = {}) {
+  async function start(part: 'api' | 'converter', extra: Record<string, string> = {}, enter: string[] = []) {
+    const [program = '', ...before] = [...enter, process.execPath];
     const child = fork(path.join(ROOT, part, 'main.ts'), {
       cwd: ROOT,
       env: { ...process.env, ...environment, ...extra, NODE_OPTIONS: '' },
+      execPath: program,
       // As `npm run api` and `npm run converter` do.
-      execArgv: ['--max-semi-space-size=2'],
+      execArgv: [...before, '--max-semi-space-size=2'],
       stdio: ['ignore', 'inherit', keepLog ? 'pipe' : 'inherit', 'ipc'],
     });
-    child.stderr?.on('data', (chunk) => {
-      log += chunk;
-    });
+    // By lines, so that those of one process do not tear those of another.
+    if (child.stderr)
+      createInterface({ input: child.stderr }).on('line', (line) => {
+        log += `${line}\n`;
+      });
     processes.add(child);
     child.once('exit', () => processes.delete(child));
     const [ready] = await Promise.race([
@@ -62,7 +74,8 @@ export async function startService({
         throw new Error(`the ${part} ended with ${code} before it was ready`);
       }),
     ]);
-    return { child, url: (ready as { url?: string }).url ?? '' };
+    const { url = '', metricsPort } = ready as { url?: string; metricsPort?: number };
+    return { child, url, metricsPort };
   }
 
   async function end(child: ChildProcess, signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
@@ -72,7 +85,7 @@ export async function startService({
     await exited;
   }
 
-  let api = await start('api');
+  let api = await start('api', {}, enter);
   const started = await Promise.all(Array.from({ length: converters }, () => start('converter')));
 
   async function get(route: string): Promise<Json> {
@@ -116,6 +129,8 @@ export async function startService({
     },
     log: () => log,
     converters: started.map(({ child }) => child),
+    /** Where each of them serves its metrics, with METRICS_PORT=0. */
+    metricsUrls: started.map(({ metricsPort }) => `http://127.0.0.1:${metricsPort}`),
     folder,
     pool,
     get,
@@ -151,16 +166,21 @@ export async function startService({
       api = await start('api');
     },
     /** One more API process beside the one at `url`. */
-    startOtherApi: () => start('api'),
-    startConverter: async (extra?: Record<string, string>) => (await start('converter', extra)).child,
+    startOtherApi: (extra?: Record<string, string>) => start('api', extra),
+    startConverter: async (extra?: Record<string, string>, enter?: string[]) =>
+      (await start('converter', extra, enter)).child,
     end,
     /** Uploads files given as [filename, bytes] with text fields; gives the status and the parsed answer. */
-    async upload(files: [string, Uint8Array][], fields: Record<string, string> = {}) {
+    async upload(
+      files: [string, Uint8Array][],
+      fields: Record<string, string> = {},
+      headers: Record<string, string> = {},
+    ) {
       const form = new FormData();
       for (const [name, value] of Object.entries(fields)) form.append(name, value);
       for (const [name, bytes] of files) form.append('file', new Blob([bytes as Uint8Array<ArrayBuffer>]), name);
-      const response = await fetch(`${api.url}/uploads`, { method: 'POST', body: form });
-      return { status: response.status, body: (await response.json()) as Json };
+      const response = await fetch(`${api.url}/uploads`, { method: 'POST', headers, body: form });
+      return { status: response.status, headers: response.headers, body: (await response.json()) as Json };
     },
     /** The document of an upload once it is done. Fails after `ms`. */
     async done(id: string, ms = 50_000): Promise<Json> {
@@ -173,7 +193,13 @@ export async function startService({
     },
     /** Every file in the store, as paths relative to its root. */
     async storedFiles(): Promise<string[]> {
-      const entries = await readdir(path.join(folder, 'store'), { recursive: true, withFileTypes: true });
+      const entries = await readdir(path.join(folder, 'store'), { recursive: true, withFileTypes: true }).catch(
+        (error) => {
+          if (error.code !== 'ENOENT') throw error;
+        },
+      );
+      // A folder went while it was read.
+      if (entries === undefined) return this.storedFiles();
       return entries
         .filter((entry) => entry.isFile())
         .map((entry) => path.relative(path.join(folder, 'store'), path.join(entry.parentPath, entry.name)))

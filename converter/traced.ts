@@ -1,0 +1,34 @@
+import { failSpan, inSpan, type Span } from '../tracing.ts';
+import type { TaskEvent } from './run-task.ts';
+import type { Lease } from './sandbox/pool.ts';
+
+/** A sandbox each of whose runs is a span below `parent`, with the pages that it made as events. */
+export function traced(sandbox: Pick<Lease, 'run'>, parent: Span): Pick<Lease, 'run'> {
+  return {
+    run(request, options) {
+      return inSpan('sandbox run', parent, {}, async (span) => {
+        const onEvent = (event: TaskEvent) => {
+          if (event.kind === 'page') {
+            const { page, status } = event.outcome;
+            span.addEvent('page', {
+              page,
+              status,
+              ...(event.outcome.status === 'completed'
+                ? { engine: event.outcome.engine }
+                : { error: event.outcome.error.code }),
+            });
+          }
+          options.onEvent(event);
+        };
+        const ran = await sandbox.run(request, { ...options, onEvent });
+        const { outcome, peakMemoryMb } = ran;
+        span.setAttributes({
+          'sheetmill.outcome': outcome.kind === 'died' ? outcome.how : outcome.kind,
+          ...(peakMemoryMb !== null && { 'sheetmill.peak_memory_mb': peakMemoryMb }),
+        });
+        if (outcome.kind === 'died' || outcome.kind === 'failed') failSpan(span, outcome.error.message);
+        return ran;
+      });
+    },
+  };
+}

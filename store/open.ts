@@ -1,0 +1,15 @@
+import type { Config } from '../config.ts';
+import { openDiskStore } from './disk.ts';
+import type { Store } from './store.ts';
+
+/** The store that STORE_URL names; without it, the one on disk in DATA_DIR. */
+export async function openStore({
+  STORE_URL,
+  STORE_DIR,
+  STORE_DOWNLOADS,
+}: Pick<Config, 'STORE_URL' | 'STORE_DIR' | 'STORE_DOWNLOADS'>): Promise<Store> {
+  if (STORE_URL === undefined) return openDiskStore(STORE_DIR);
+  // The AWS SDK takes memory, which the disk does without.
+  const { openS3Store } = await import('./s3.ts');
+  return openS3Store(STORE_URL, { links: STORE_DOWNLOADS === 'redirect' });
+}

@@ -1,0 +1,58 @@
+import { S3Client } from '@aws-sdk/client-s3';
+import { AppError } from '../errors.ts';
+
+const TIMEOUTS = {
+  connectionTimeout: 3_000,
+  /** Until an answer begins: three tries are over before a client that waits for ours is cut off as idle. */
+  requestTimeout: 15_000,
+  throwOnRequestTimeout: true,
+  /** While bytes flow. A client that reads slowly is cut off by us before that. */
+  socketTimeout: 90_000,
+};
+/** Slow readers each hold one; what bounds them is how many connections we take. */
+const SOCKETS = { maxSockets: 5_000 };
+
+/** A client with the credentials that the AWS SDK finds. Where S3 is out of reach, what it sends rejects as `unavailable`. */
+export function openClient(): S3Client {
+  const { AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3, AWS_REGION } = process.env;
+  const client = new S3Client({
+    region: AWS_REGION || 'us-east-1',
+    // Bucket names as host names are for Amazon alone.
+    forcePathStyle: Boolean(AWS_ENDPOINT_URL_S3 || AWS_ENDPOINT_URL),
+    // Others do not know of the newer checksums.
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+    responseChecksumValidation: 'WHEN_REQUIRED',
+    requestHandler: { ...TIMEOUTS, httpAgent: SOCKETS, httpsAgent: SOCKETS },
+  });
+  client.middlewareStack.add(
+    (next) => (request) =>
+      next(request).catch((error) => {
+        throw orUnavailable(error);
+      }),
+    { step: 'initialize', name: 'tellOutages' },
+  );
+  return client;
+}
+
+/** The error, or what it means: S3 could not be reached, or is too busy, and the same request may work later. */
+export function orUnavailable(error: unknown): unknown {
+  const { name, code, message, $metadata } = error as {
+    name?: string;
+    code?: string;
+    message?: string;
+    $metadata?: { httpStatusCode?: number };
+  };
+  const status = $metadata?.httpStatusCode ?? 0;
+  const isOut =
+    name === 'TimeoutError' ||
+    // What the network says, the SDK sometimes leaves in the message alone.
+    /\b(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH)/.test(`${code} ${message}`) ||
+    status === 429 ||
+    status >= 500;
+  if (!isOut) return error;
+  return new AppError('unavailable', 'the store cannot be reached just now', {
+    status: 503,
+    retryable: true,
+    cause: error,
+  });
+}

@@ -1,0 +1,80 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { cloneDatabase } from '../support/database.ts';
+import { makePdf, RED } from '../support/files.ts';
+import { ROOT } from '../support/programs.ts';
+import { type Json, until } from '../support/service.ts';
+import { startWay } from '../support/way.ts';
+
+let folder: string;
+let database: Awaited<ReturnType<typeof cloneDatabase>>;
+const ways: Awaited<ReturnType<typeof startWay>>[] = [];
+const children: ChildProcess[] = [];
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-outage-'));
+  database = await cloneDatabase('template1');
+});
+afterAll(async () => {
+  const running = children.filter(({ exitCode, signalCode }) => exitCode === null && signalCode === null);
+  const ended = running.map((child) => once(child, 'exit'));
+  for (const child of running) child.kill('SIGKILL');
+  await Promise.all(ended);
+  await Promise.all(ways.map((way) => way.stop()));
+  await database.drop();
+  await rm(folder, { recursive: true });
+});
+
+async function start(part: 'api' | 'converter') {
+  const way = await startWay(database.url);
+  ways.push(way);
+  const child = fork(path.join(ROOT, part, 'main.ts'), {
+    cwd: ROOT,
+    env: {
+      ...process.env,
+      NODE_OPTIONS: '',
+      DATABASE_URL: way.url,
+      DATA_DIR: folder,
+      PORT: '0',
+      LOG_LEVEL: 'fatal',
+      CAPACITY_CPU: '1',
+    },
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  });
+  children.push(child);
+  return { child, way, ready: once(child, 'message') as Promise<[{ url?: string }]> };
+}
+
+test('API and converter wait for a Postgres that is not there yet, and outlive one that goes while they work', async () => {
+  const [api, converter] = await Promise.all([start('api'), start('converter')]);
+  await until(async () => api.way.refused() > 2 && converter.way.refused() > 2);
+  for (const { way } of [api, converter]) way.open();
+  const [[{ url = '' }]] = await Promise.all([api.ready, converter.ready]);
+
+  const ask = async (route: string, options: RequestInit = {}): Promise<Json> => {
+    const response = await fetch(url + route, options);
+    return { status: response.status, body: await response.json() };
+  };
+  const form = new FormData();
+  const pdf = await makePdf(Array.from({ length: 40 }, () => ({ width: 420, height: 420, color: RED })));
+  form.append('file', new Blob([pdf as Uint8Array<ArrayBuffer>]), 'a.pdf');
+  const { body } = await ask('/uploads', { method: 'POST', body: form });
+  await until(async () => (await ask(`/uploads/${body.id}/status`)).body.progress.pages_done > 0);
+
+  for (const { way } of [api, converter]) way.close();
+  await until(async () => api.way.refused() > 4 && converter.way.refused() > 4);
+  expect(await ask('/health/live')).toMatchObject({ status: 200 });
+  expect(await ask('/health/ready')).toMatchObject({ status: 503, body: { code: 'unavailable' } });
+  expect(await ask(`/uploads/${body.id}`)).toMatchObject({ status: 503, body: { code: 'unavailable' } });
+  for (const { way } of [api, converter]) way.open();
+
+  await until(async () => (await ask(`/uploads/${body.id}/status`)).body.done === true, 90_000);
+  expect((await ask(`/uploads/${body.id}`)).body).toMatchObject({ status: 'completed', progress: { pages_done: 40 } });
+  for (const { child } of [api, converter]) {
+    const exited = once(child, 'exit');
+    child.kill('SIGTERM');
+    expect(await exited).toEqual([0, null]);
+  }
+}, 180_000);

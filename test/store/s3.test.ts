@@ -1,0 +1,209 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import {
+  CreateMultipartUploadCommand,
+  DeleteObjectCommand,
+  HeadObjectCommand,
+  ListObjectsV2Command,
+  PutObjectCommand,
+  UploadPartCommand,
+} from '@aws-sdk/client-s3';
+import { openS3Store } from '../../store/s3.ts';
+import { isAway, type Store } from '../../store/store.ts';
+import { type S3, startS3 } from '../support/s3.ts';
+import { chunks, describeStore } from './contract.ts';
+
+let s3: S3;
+let store: Store;
+let before: NodeJS.ProcessEnv;
+async function open(): Promise<Store> {
+  s3 = await startS3();
+  before = { ...process.env };
+  Object.assign(process.env, s3.env);
+  store = await openS3Store(s3.env.STORE_URL, { links: true });
+  return store;
+}
+async function close(): Promise<void> {
+  process.env = before;
+  await s3.stop();
+  expect(await temporary()).toEqual([]);
+}
+
+/** What there is in the temporary folder of this process's attempts. */
+async function temporary(): Promise<string[]> {
+  return (await readdir(tmpdir())).filter((name) => name.startsWith(`sheetmill-work-${process.pid}-`));
+}
+
+const Bucket = 'sheetmill';
+
+describe('a store on S3', () => describeStore(open, close));
+
+describe('on S3 besides', () => {
+  beforeEach(open);
+  afterEach(close);
+
+  async function keys(): Promise<string[]> {
+    const { Contents = [] } = await s3.client.send(new ListObjectsV2Command({ Bucket }));
+    return Contents.map(({ Key = '' }) => Key).sort();
+  }
+
+  test('all of it lies below the prefix, and nothing else is seen', async () => {
+    await s3.client.send(new PutObjectCommand({ Bucket, Key: 'uploads/other', Body: 'other' }));
+    await store.receive(chunks('content'), () => 'uploads/a');
+    expect(await keys()).toEqual(['files/uploads/a', 'uploads/other']);
+    const found: string[] = [];
+    for await (const file of store.files('uploads')) found.push(file);
+    expect(found).toEqual(['uploads/a']);
+    await store.removeFolder('uploads');
+    expect(await keys()).toEqual(['uploads/other']);
+  });
+
+  test('a folder of more files than one request takes is removed', async () => {
+    const names = Array.from({ length: 1_100 }, (_, index) => `uploads/a/${index}`);
+    for (let at = 0; at < names.length; at += 50) {
+      await Promise.all(names.slice(at, at + 50).map((name) => store.receive(chunks('x'), () => name)));
+    }
+    await store.removeFolder('uploads/a');
+    expect(await keys()).toEqual([]);
+  });
+
+  test('an upload in parts that nobody ended is found, with its time, and removed', async () => {
+    const Key = 'files/uploads/a';
+    const { UploadId } = await s3.client.send(new CreateMultipartUploadCommand({ Bucket, Key }));
+    await s3.client.send(new UploadPartCommand({ Bucket, Key, UploadId, PartNumber: 1, Body: 'half' }));
+    for (const other of ['files/uploads/b', 'else']) {
+      await s3.client.send(new CreateMultipartUploadCommand({ Bucket, Key: other }));
+    }
+    const names: string[] = [];
+    for await (const { name, began, remove } of store.unfinished()) {
+      expect(Math.abs(Date.now() - began.getTime())).toBeLessThan(5_000);
+      names.push(name);
+      if (name === 'uploads/b') continue;
+      await remove();
+      await remove();
+    }
+    expect(names).toEqual(['uploads/a', 'uploads/b']);
+    expect(s3.unfinished()).toEqual(['files/uploads/b', 'else']);
+  });
+
+  test('a link gives the bytes with the headers that were asked for, to whoever has it', async () => {
+    await store.receive(chunks('content'), () => 'uploads/a');
+    const url = await store.link?.('uploads/a', { type: 'image/png', disposition: 'inline; filename="a.png"' });
+    const answer = await fetch(url as string);
+    expect(answer.status).toBe(200);
+    expect(answer.headers.get('content-type')).toBe('image/png');
+    expect(answer.headers.get('content-disposition')).toBe('inline; filename="a.png"');
+    expect(await answer.text()).toBe('content');
+    expect(new URL(url as string).searchParams.get('X-Amz-Expires')).toBe('600');
+  });
+
+  test('two attempts that read the same file fetch it once, and the last one removes the copy', async () => {
+    await store.receive(chunks('content'), () => 'uploads/a');
+    const [one, other] = [await store.workspace(), await store.workspace()];
+    const [file, same] = await Promise.all([one.input('uploads/a'), other.input('uploads/a')]);
+    expect(file).toBe(same);
+    await one.close();
+    expect(await readFile(same, 'utf8')).toBe('content');
+    await other.close();
+    expect(await temporary()).toEqual([]);
+  });
+
+  test('an attempt stores nothing but what lies in its folder, whatever it says', async () => {
+    const workspace = await store.workspace();
+    await mkdir(path.join(workspace.output, 'uploads'));
+    await symlink('/etc', path.join(workspace.output, 'uploads/etc'));
+    for (const name of ['../../etc/hostname', '/etc/hostname', 'uploads/etc/hostname', 'uploads/../../secret', '']) {
+      await expect(workspace.publish(name)).rejects.toThrow();
+    }
+    await workspace.publishAll();
+    expect(await keys()).toEqual([]);
+    await workspace.close();
+  });
+
+  test('no more than two parts of a file are read before one of them is stored', async () => {
+    const parts: string[] = [];
+    const both = Promise.withResolvers<void>();
+    const goOn = Promise.withResolvers<void>();
+    s3.holdRequests((url) => {
+      if (!url.includes('partNumber')) return undefined;
+      parts.push(url);
+      if (parts.length === 2) both.resolve();
+      return goOn.promise;
+    });
+    let given = 0;
+    async function* source() {
+      for (; given < 30 * 16; given++) yield Buffer.alloc(65_536);
+    }
+    const received = store.receive(source(), () => 'uploads/a');
+    await both.promise;
+    expect(given).toBeLessThan(12 * 16);
+    goOn.resolve();
+    expect((await received).bytes).toBe(30 * 2 ** 20);
+    expect(parts).toHaveLength(6);
+  });
+
+  test('while S3 is away calls say so, and leave nothing when it is back', async () => {
+    await store.receive(chunks('content'), () => 'uploads/a');
+    await s3.goAway();
+    let letGo = false;
+    async function* source() {
+      try {
+        for (let part = 0; part < 20; part++) yield Buffer.alloc(2 ** 20);
+      } finally {
+        letGo = true;
+      }
+    }
+    const workspace = await store.workspace();
+    await mkdir(path.join(workspace.output, 'uploads'));
+    await writeFile(path.join(workspace.output, 'uploads/page'), 'page');
+    const calls = [
+      () => store.receive(source(), () => 'uploads/b'),
+      () => store.read('uploads/a'),
+      () => store.check(),
+      () => workspace.input('uploads/a'),
+      () => workspace.publish('uploads/page'),
+    ];
+    const errors = await Promise.all(calls.map((call) => call().catch((error) => error)));
+    expect(errors.map(isAway)).toEqual(calls.map(() => true));
+    expect(errors[0]).toMatchObject({ status: 503, retryable: true });
+    expect(letGo).toBe(true);
+    await s3.comeBack();
+    expect(await readFile(await workspace.input('uploads/a'), 'utf8')).toBe('content');
+    await workspace.publish('uploads/page');
+    await workspace.close();
+    expect(await keys()).toEqual(['files/uploads/a', 'files/uploads/page']);
+    expect(s3.unfinished()).toEqual([]);
+  });
+
+  test('what a process that was killed has left in the temporary folder goes at the next start', async () => {
+    const gone = spawn('true');
+    await once(gone, 'exit');
+    const [dead, alive] = [gone.pid, process.ppid].map((pid) => path.join(tmpdir(), `sheetmill-work-${pid}-test`));
+    for (const folder of [dead, alive]) await mkdir(path.join(folder as string, 'uploads'), { recursive: true });
+    try {
+      await openS3Store(s3.env.STORE_URL, { links: false });
+      const left = await readdir(tmpdir());
+      expect(left).not.toContain(path.basename(dead as string));
+      expect(left).toContain(path.basename(alive as string));
+    } finally {
+      await rm(alive as string, { recursive: true });
+    }
+  });
+
+  test('a bucket that is not there is said', async () => {
+    const other = await openS3Store('s3://nothing', { links: false });
+    await expect(other.check()).rejects.toThrow();
+    await expect(other.receive(chunks('content'), () => 'a')).rejects.toThrow();
+  });
+
+  test('a file that went away is gone for all', async () => {
+    await store.receive(chunks('content'), () => 'uploads/a');
+    await s3.client.send(new DeleteObjectCommand({ Bucket, Key: 'files/uploads/a' }));
+    expect(await store.modifiedAt('uploads/a')).toBeUndefined();
+    await expect(s3.client.send(new HeadObjectCommand({ Bucket, Key: 'files/uploads/a' }))).rejects.toThrow();
+    await expect(store.read('uploads/a')).rejects.toMatchObject({ code: 'not_found' });
+  });
+});

@@ -1,0 +1,53 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import path from 'node:path';
+
+export const ROOT = path.resolve(import.meta.dirname, '../..');
+
+/** Whether this machine has a program: tests that need one skip where there is none. */
+export function hasProgram(name: string, ...args: string[]): boolean {
+  return spawnSync(name, args, { stdio: 'ignore' }).status === 0;
+}
+
+/** A port on which nothing listens just now. */
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+export interface Program {
+  child: ChildProcess;
+  /** Its code and its signal, once it has ended. */
+  exited: Promise<[code: number | null, signal: NodeJS.Signals | null]>;
+  /** What it has written so far. */
+  output(): string;
+  /** Ends it, unless it has ended, and waits for that. */
+  end(signal?: NodeJS.Signals): Promise<[code: number | null, signal: NodeJS.Signals | null]>;
+}
+
+/** Runs a command as a container would: in its folder, with this environment alone. The caller ends it. */
+export function run([command = '', ...args]: string[], { cwd = ROOT, env }: { cwd?: string; env: NodeJS.ProcessEnv }) {
+  const PATH = `${path.dirname(process.execPath)}:${process.env.PATH}`;
+  const child = spawn(command, args, { cwd, env: { PATH, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (chunk) => {
+      output += chunk;
+    });
+  }
+  const exited = once(child, 'close') as Program['exited'];
+  return {
+    child,
+    exited,
+    output: () => output,
+    end(signal: NodeJS.Signals = 'SIGTERM') {
+      child.kill(signal);
+      return exited;
+    },
+  } satisfies Program;
+}
