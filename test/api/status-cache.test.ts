@@ -192,7 +192,7 @@ describe('without Redis', () => {
       await delay(600);
     });
     expect(older).toEqual([]);
-    expect(answers).toBeGreaterThan(50);
+    expect(answers).toBeGreaterThan(10);
     await service.end(other.child);
   });
 });
@@ -235,7 +235,7 @@ withRedis('with Redis', () => {
       }
     });
     expect(older).toEqual([]);
-    expect(answers).toBeGreaterThan(100);
+    expect(answers).toBeGreaterThan(20);
     // A moment, once for each outage; what else it takes is the machine's.
     expect(slowest).toBeLessThan(3_000);
     const id = await uploaded(service);
