@@ -115,6 +115,8 @@ async function readWhileAllMoves(service: Service, urls: string[], disturb: () =
   const all = Promise.all([move(), deafen(), ...Array.from({ length: 4 }, client)]);
   try {
     await disturb();
+    // On a slow machine it takes longer to have seen enough.
+    await until(async () => answers > 100);
   } finally {
     over = true;
     await all;
@@ -170,7 +172,7 @@ describe('without Redis', () => {
     const both = [service.url, other?.url as string];
     const moved = await readWhileAllMoves(service, both, () => delay(4_000));
     expect(moved.older).toEqual([]);
-    expect(moved.answers).toBeGreaterThan(10);
+    expect(moved.answers).toBeGreaterThan(50);
     expect(await answersWithoutPostgres(service, url)).toBe(false);
     await changeHereReadThere(service, other?.url as string);
 
@@ -192,7 +194,7 @@ describe('without Redis', () => {
       await delay(600);
     });
     expect(older).toEqual([]);
-    expect(answers).toBeGreaterThan(10);
+    expect(answers).toBeGreaterThan(50);
     await service.end(other.child);
   });
 });
@@ -235,7 +237,7 @@ withRedis('with Redis', () => {
       }
     });
     expect(older).toEqual([]);
-    expect(answers).toBeGreaterThan(20);
+    expect(answers).toBeGreaterThan(100);
     // A moment, once for each outage; what else it takes is the machine's.
     expect(slowest).toBeLessThan(3_000);
     const id = await uploaded(service);
