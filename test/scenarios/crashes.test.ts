@@ -1,7 +1,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { type Color, makeImage, makePdf, pixelAt, RED } from '../support/files.ts';
 import { type Json, NOTHING_LEFT, type Service, startService, until } from '../support/service.ts';
-import { childrenOf, isAlive, residentMb } from './processes.ts';
+import { burnsCpu, childrenOf, isAlive, residentMb } from './processes.ts';
 import { pdfWithSlowPage } from './slow-files.ts';
 
 const pid = (child: ChildProcess) => child.pid as number;
@@ -74,7 +74,8 @@ describe('a process that is killed', () => {
     const ids = [await uploadSlow(12), await uploadSlow(12)];
     await until(async () => (await pagesDone(ids[0] as string)) > 0);
     // One that holds a page: what is killed while it has nothing to do costs nobody anything.
-    const sandbox = await until(async () => childrenOf(pid(converter)).find((child) => residentMb(child) > 170));
+    const holdsPage = (child: number) => burnsCpu(child) && residentMb(child) > 170;
+    const sandbox = await until(async () => childrenOf(pid(converter)).find(holdsPage));
     process.kill(sandbox, 'SIGKILL');
     for (const id of ids) await expectComplete(id, 12);
     expect(isAlive(pid(converter))).toBe(true);
