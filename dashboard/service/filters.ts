@@ -1,0 +1,47 @@
+import { computed, reactive } from 'vue';
+import { useRoute, useRouter } from 'vue-router';
+import type { Answer } from './http.ts';
+
+/** The values that lists are narrowed by. */
+export const UPLOAD_STATUSES = [
+  'queued',
+  'processing',
+  'completed',
+  'failed',
+  'cancelled',
+] as const satisfies Answer<'upload'>['status'][];
+export const JOB_STATUSES = [
+  'scheduled',
+  'blocked',
+  'ready',
+  'running',
+  'retrying',
+  'completed',
+  'failed',
+  'cancelled',
+] as const satisfies Answer<'job'>['status'][];
+export const PRIORITIES = ['critical', 'high', 'normal', 'low'] as const satisfies Answer<'job'>['priority'][];
+
+/** Filters that stand in the query of the page's address, so that a link to what is seen can be sent; empty where not set. */
+export function useFilters<Name extends string>(...names: Name[]): Record<Name, string> {
+  const route = useRoute();
+  const router = useRouter();
+  const view = route.name;
+  const filters: Record<string, string> = reactive(
+    Object.fromEntries(
+      names.map((name) => [
+        name,
+        computed<string>({
+          // The address changes a moment before its view goes.
+          get: (before) => (route.name === view ? String(route.query[name] ?? '') : (before ?? '')),
+          set: (value) => void router.replace({ query: withoutEmpty({ ...filters, [name]: value }) }),
+        }),
+      ]),
+    ),
+  );
+  return filters;
+}
+
+function withoutEmpty(query: Record<string, string>): Record<string, string> {
+  return Object.fromEntries(Object.entries(query).filter(([, value]) => value !== ''));
+}
