@@ -39,7 +39,7 @@ export function useFilters<Name extends string>(...names: Name[]): Record<Name, 
       ]),
     ),
   );
-  return filters;
+  return filters as Record<Name, string>;
 }
 
 function withoutEmpty(query: Record<string, string>): Record<string, string> {
