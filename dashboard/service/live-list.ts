@@ -11,12 +11,17 @@ const ROWS_AHEAD = 100;
 /** Changed rows that are asked for one by one, in one look. */
 const MOST_AT_ONCE = 10;
 
+interface Page<T> {
+  items: T[];
+  next_cursor: string | null;
+}
+
 /** Where the rows of a list come from. */
 interface Source<T> {
   /** What narrows the list: it begins anew when this changes. */
   filter: () => unknown;
   /** The rows after a cursor, or the first ones. */
-  page: (cursor?: string) => Promise<{ items: T[]; next_cursor: string | null }>;
+  page: (cursor?: string) => Promise<Page<T>>;
   /** A row as it is now; undefined when it belongs to the list no longer. */
   one: (row: T) => Promise<T | undefined>;
   keyOf: (row: T) => string;
@@ -165,7 +170,7 @@ export function useLiveList<T>(source: Source<T>): LiveList<T> {
   }
 
   /** Takes the first rows as they are now in place of what stood there. */
-  function putOnTop({ items, next_cursor }: Awaited<ReturnType<typeof source.page>>): void {
+  function putOnTop({ items, next_cursor }: Page<T>): void {
     const keys = new Set(items.map(keyOf));
     const end = items.at(-1);
     const isBelow = (row: T) => end !== undefined && source.isBelow(row, end) && !keys.has(keyOf(row));

@@ -7,6 +7,8 @@ import { type Json, type Service, startService, until } from '../support/service
 const MANY = 100_000;
 /** Rows that are scrolled down to: 25 pages of the API. */
 const FAR = 5_000;
+/** That come at once. */
+const BURST = 2_000;
 /** Rows that may be there at a time, of whatever length the list is. */
 const MOST_ROWS = 60;
 
@@ -93,6 +95,26 @@ describeInBrowser('the lists of the dashboard', () => {
     expect(await rowOf(page, 'new 3.pdf').getAttribute('aria-rowindex')).toBe('2');
     expect(await rowOf(page, newest).count()).toBe(1);
     await expectAccessible(page);
+
+    // More than can be put on top of what is seen: that is left to who looks.
+    await region.evaluate((element) => element.scrollTo(0, element.scrollHeight / 2));
+    await rowOf(page, /report 97[345]\d\d/).first().waitFor();
+    const seen = await firstInSight(region);
+    let requests = 0;
+    page.on('request', (request) => {
+      if (new URL(request.url()).pathname.startsWith('/uploads')) requests++;
+    });
+    await insertUploads(
+      service.pool,
+      Array.from({ length: BURST }, (_, index) => `burst ${index + 1}.pdf`),
+    );
+    const newer = page.getByRole('button', { name: 'Show the newest' });
+    await newer.waitFor();
+    expect(await firstInSight(region)).toEqual(seen);
+    expect(requests).toBeLessThan(10);
+    await newer.click();
+    await rowOf(page, `burst ${BURST}.pdf`).waitFor();
+    expect(await rowOf(page, `burst ${BURST}.pdf`).getAttribute('aria-rowindex')).toBe('2');
     expect(faults).toEqual([]);
   });
 
@@ -124,7 +146,7 @@ describeInBrowser('the lists of the dashboard', () => {
 
   test('an upload comes by itself, and shows how it ends', async () => {
     const { page } = await open('#/uploads');
-    await page.getByRole('link', { name: /^(report|new)/ }).first().waitFor();
+    await page.getByRole('link', { name: /^(report|burst)/ }).first().waitFor();
     const png = await makeImage({ width: 9, height: 9, color: RED });
     const { body } = await service.upload([['just now.png', png], ['and more.png', png]]);
     const row = rowOf(page, 'just now.png, and more.png');
@@ -144,7 +166,7 @@ describeInBrowser('the lists of the dashboard', () => {
     await page.keyboard.press('Tab');
     const focus = () => page.evaluate(() => document.activeElement?.textContent);
     const name = await focus();
-    expect(name).toMatch(/^(new|report) \d+\.pdf$/);
+    expect(name).toMatch(/^(burst|report) \d+\.pdf$/);
     // The row is out of sight then, and there all the same.
     for (let presses = 0; presses < 4; presses++) await page.keyboard.press('PageDown');
     await until(() => region.evaluate((element) => element.scrollTop > 1_000));
