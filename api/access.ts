@@ -20,6 +20,9 @@ const ROUTES = new Map<string, { read: Access; write: Access }>([
   ['health', all('open')],
   ['openapi.json', all('open')],
   ['docs', all('open')],
+  // The dashboard: what it shows, it asks for with the key of whoever looks.
+  ['', all('open')],
+  ['assets', all('open')],
 ]);
 
 /** What a request takes; undefined when there is nothing at the path. */

@@ -59,7 +59,10 @@ export const page = z.strictObject({
 });
 
 export const upload = uploadSummary.extend({ originals: z.array(original), pages: z.array(page) });
-export const uploadList = listOf(uploadSummary);
+export const listedUpload = uploadSummary.extend({
+  filenames: z.array(z.string().nullable()).describe('Of its originals, in order'),
+});
+export const uploadList = listOf(listedUpload);
 export const uploadStatus = z.strictObject({
   id: z.uuid(),
   status: z.enum(UPLOAD_STATUSES),
@@ -118,6 +121,13 @@ export const jobDetail = job.extend({ attempts: z.array(attempt) });
 export const jobList = listOf(job);
 export const jobBatch = z.strictObject({ items: z.array(job) });
 export const retried = z.strictObject({ retried: z.int() });
+
+/** A job among those that it waits for, that wait for it, that it was split from or into, and theirs. */
+const relative = job.pick({ job_id: true, type: true, status: true, parent_id: true, depends_on: true });
+export const jobGraph = z.strictObject({
+  items: z.array(relative).describe('The job itself first'),
+  complete: z.boolean().describe('Whether these are all'),
+});
 
 export const logLine = z.strictObject({
   id: z.int(),
@@ -199,6 +209,21 @@ export const system = z.strictObject({
   throughput: z.array(
     z.strictObject({ minute: time, completed: z.int(), failed: z.int(), peak_memory_mb: z.int().nullable() }),
   ),
+  deaths: z
+    .array(
+      z.strictObject({
+        job_id: z.string(),
+        type: z.string(),
+        upload_id: z.uuid().nullable(),
+        attempt: z.int(),
+        converter: z.string(),
+        memory_mb: z.int(),
+        peak_memory_mb: z.int().nullable(),
+        at: time,
+        error: failure,
+      }),
+    )
+    .describe('Attempts of the last day that were ended for their memory or their time, or by a crash; the latest first'),
 });
 
 export const health = z.strictObject({

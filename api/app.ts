@@ -10,6 +10,7 @@ import type { Tasks } from '../tasks/registry.ts';
 import { type Admission, admission } from './admission.ts';
 import { observeRequests } from './middleware/observe-requests.ts';
 import { noSuchRoute, problems } from './problem.ts';
+import { dashboardRoutes } from './routes/dashboard.ts';
 import { documentationRoutes } from './routes/documentation.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
@@ -60,6 +61,7 @@ export function createApp(parts: {
   app.use(admission(parts.admit));
   app.use(operationRoutes(parts));
   app.use(documentationRoutes());
+  app.use(dashboardRoutes());
   app.use(uploadRoutes(parts));
   app.use(jobRoutes(parts));
   app.use(noSuchRoute);

@@ -1,9 +1,10 @@
 import type { z } from 'zod';
 import type { Event } from '../db/events.ts';
 import type { Attempt, JobRow } from '../db/jobs.ts';
-import type { listConverters, queueDepths, recentThroughput } from '../db/system.ts';
-import type { Original, Page, Upload } from '../db/uploads.ts';
+import type { listConverters, queueDepths, recentDeaths, recentThroughput } from '../db/system.ts';
+import type { ListedUpload, Original, Page, Upload } from '../db/uploads.ts';
 import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
+import { publicError } from '../errors.ts';
 import type { JobSchedule } from '../jobs/schedules.ts';
 import type * as answers from './answers.ts';
 
@@ -26,6 +27,10 @@ export function uploadSummary(upload: Upload): Answer<typeof answers.uploadSumma
     progress: progressOf(upload),
     error: upload.error,
   };
+}
+
+export function listedUpload(upload: ListedUpload): Answer<typeof answers.listedUpload> {
+  return { ...uploadSummary(upload), filenames: upload.filenames };
 }
 
 export function uploadDocument(upload: Upload, originals: Original[], pages: Page[]): Answer<typeof answers.upload> {
@@ -136,6 +141,21 @@ export function jobDetail(
   };
 }
 
+export function graphDocument(
+  jobs: JobRow[],
+  dependsOn: Map<string, string[]>,
+  complete: boolean,
+): Answer<typeof answers.jobGraph> {
+  const items = jobs.map(({ id, type, status, parentId }) => ({
+    job_id: id,
+    type,
+    status,
+    parent_id: parentId,
+    depends_on: dependsOn.get(id) ?? [],
+  }));
+  return { items, complete };
+}
+
 export function webhookDocument(webhook: Webhook & { attempts: WebhookAttempt[] }): Answer<typeof answers.webhook> {
   return {
     id: webhook.id,
@@ -201,6 +221,7 @@ export function systemDocument(
   converters: Rows<typeof listConverters>,
   queues: Rows<typeof queueDepths>,
   minutes: Rows<typeof recentThroughput>,
+  deaths: Rows<typeof recentDeaths>,
 ): Answer<typeof answers.system> {
   return {
     converters: converters.map((converter) => ({
@@ -223,6 +244,17 @@ export function systemDocument(
       completed,
       failed,
       peak_memory_mb,
+    })),
+    deaths: deaths.map(({ job, attempt }) => ({
+      job_id: job.id,
+      type: job.type,
+      upload_id: job.uploadId,
+      attempt: attempt.attempt,
+      converter: attempt.converter,
+      memory_mb: attempt.memoryMb,
+      peak_memory_mb: attempt.peakMemoryMb,
+      at: time(attempt.finishedAt ?? attempt.startedAt),
+      error: attempt.error ?? publicError(undefined),
     })),
   };
 }

@@ -60,6 +60,11 @@ const limit = z.coerce.number().int().min(1).max(200).default(50).describe('How 
 
 export const uploadList = z.strictObject({
   status: z.enum(UPLOAD_STATUSES).optional(),
+  search: z
+    .string()
+    .regex(/^[^\0]{3,200}$/, 'must be 3 to 200 characters')
+    .optional()
+    .describe("A part of a file's name, or the start of an id"),
   limit,
   cursor: z.uuid().optional().describe('The `next_cursor` of the list before: the id of its last upload'),
 });

@@ -39,7 +39,8 @@ export async function sendStored(request: Request, response: Response, store: St
     }
     range = rangeOf(request, response, etag, bytes);
     if (request.method !== 'HEAD') {
-      if (store.link !== undefined) {
+      // The dashboard may load nothing from elsewhere, and other pages do not ask from here.
+      if (store.link !== undefined && request.get('Sec-Fetch-Site') !== 'same-origin') {
         const link = await store.link(path, { type, disposition });
         forget();
         // It is good for a few minutes.

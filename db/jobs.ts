@@ -148,6 +148,27 @@ export async function dependenciesOf(db: Queryable, ids: string[]): Promise<Map<
 }
 
 /**
+ * The job and those tied to it, over any number of steps: prerequisites and dependants, parents and children; `limit` at
+ * most, the nearest first.
+ */
+export async function listRelatives(db: Queryable, id: string, limit: number): Promise<JobRow[]> {
+  const { rows } = await db.execute<{ id: string }>(sql`
+    with recursive reached as (
+      select ${id}::text as id
+      union
+      select next.id from reached, lateral (
+        select depends_on as id from job_dependencies where job_id = reached.id
+        union all select job_id from job_dependencies where depends_on = reached.id
+        union all select parent_id from jobs where jobs.id = reached.id and parent_id is not null
+        union all select jobs.id from jobs where parent_id = reached.id) next
+    ) select id from reached limit ${limit}`);
+  return findJobs(
+    db,
+    rows.map(({ id }) => id),
+  );
+}
+
+/**
  * How many ready jobs would start before this one, whatever their shape, plus one; for a blocked job as if it were ready
  * now. Beyond `DEEPEST_POSITION` it is that. Null for jobs that do not wait for their turn.
  */

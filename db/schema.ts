@@ -114,7 +114,11 @@ export const originals = pgTable(
     selected: jsonb('selected').$type<PageRange[]>(),
     error: jsonb('error').$type<PublicError>(),
   },
-  (table) => [primaryKey({ columns: [table.uploadId, table.original] })],
+  (table) => [
+    primaryKey({ columns: [table.uploadId, table.original] }),
+    // Finds a part of a name; needs three characters of it.
+    index('originals_filename').using('gin', table.filename.op('gin_trgm_ops')),
+  ],
 );
 
 export const pages = pgTable(
@@ -273,7 +277,10 @@ export const jobAttempts = pgTable(
     startedAt: time('started_at').notNull().defaultNow(),
     finishedAt: time('finished_at'),
   },
-  (table) => [primaryKey({ columns: [table.jobId, table.attempt] })],
+  (table) => [
+    primaryKey({ columns: [table.jobId, table.attempt] }),
+    index('job_attempts_failed').on(table.finishedAt).where(sql`status = 'failed'`),
+  ],
 );
 
 /**

@@ -1,7 +1,8 @@
-import { and, desc, eq, sql } from 'drizzle-orm';
+import { and, desc, eq, gt, inArray, sql } from 'drizzle-orm';
+import type { ErrorCode } from '../errors.ts';
 import type { Queryable } from './client.ts';
 import { readyShapes } from './jobs.ts';
-import { converters, jobs } from './schema.ts';
+import { converters, jobAttempts, jobs } from './schema.ts';
 
 /** Depths are counted up to here. */
 export const DEEPEST_QUEUE = 10_000;
@@ -63,4 +64,25 @@ export async function recentThroughput(db: Queryable, minutes: number) {
     select minute, sum(completed)::int as completed, sum(failed)::int as failed, max(peak_memory_mb) as peak_memory_mb from throughput
     where minute > now() - make_interval(mins => ${minutes}) group by minute order by minute desc`);
   return rows;
+}
+
+/** What an attempt that was ended, and did not end by itself, ends with. */
+const DEATHS: ErrorCode[] = ['out_of_memory', 'timeout', 'converter_lost', 'internal'];
+
+/** Such attempts of the last day, of one owner's jobs if it is named, the latest first. */
+export async function recentDeaths(db: Queryable, { owner, limit }: { owner: string | undefined; limit: number }) {
+  return db
+    .select({ job: jobs, attempt: jobAttempts })
+    .from(jobAttempts)
+    .innerJoin(jobs, eq(jobs.id, jobAttempts.jobId))
+    .where(
+      and(
+        eq(jobAttempts.status, sql`'failed'`),
+        gt(jobAttempts.finishedAt, sql`now() - interval '1 day'`),
+        inArray(sql`${jobAttempts.error}->>'code'`, DEATHS),
+        owner === undefined ? undefined : eq(jobs.owner, owner),
+      ),
+    )
+    .orderBy(desc(jobAttempts.finishedAt))
+    .limit(limit);
 }

@@ -1,4 +1,4 @@
-import { and, asc, desc, eq, getTableColumns, inArray, isNotNull, lt, lte, or, type SQL, sql } from 'drizzle-orm';
+import { and, asc, desc, eq, getTableColumns, gte, inArray, isNotNull, lt, lte, or, type SQL, sql } from 'drizzle-orm';
 import type { Queryable } from './client.ts';
 import { originals, pages, type UploadStatus, uploads } from './schema.ts';
 
@@ -39,22 +39,56 @@ export async function listUploadIds(db: Queryable, ids: string[], owner: string 
 
 const ofOwner = (owner: string | undefined) => (owner === undefined ? undefined : eq(uploads.owner, owner));
 
-/** Newest first; `before` is the id of the last one of the page before. */
+export type ListedUpload = Upload & {
+  /** Of its originals, in order; null for one that came without. */
+  filenames: (string | null)[];
+};
+
+/** Newest first, with the names of their files; `before` is the id of the last one of the page before. */
 export async function listUploads(
   db: Queryable,
   {
     owner,
     status,
+    search,
     limit,
     before,
-  }: { owner?: string | undefined; status?: UploadStatus | undefined; limit: number; before?: string | undefined },
-): Promise<Upload[]> {
+  }: {
+    owner?: string | undefined;
+    status?: UploadStatus | undefined;
+    /** A part of a file's name in any case, or the start of the upload's id. */
+    search?: string | undefined;
+    limit: number;
+    before?: string | undefined;
+  },
+): Promise<ListedUpload[]> {
+  const filenames = sql<(string | null)[]>`array(
+    select filename from originals where upload_id = uploads.id order by original)`;
   return db
-    .select(publicColumns)
+    .select({ ...publicColumns, filenames })
     .from(uploads)
-    .where(and(ofOwner(owner), status && eq(uploads.status, status), before ? lt(uploads.id, before) : undefined))
+    .where(
+      and(
+        ofOwner(owner),
+        status && eq(uploads.status, status),
+        before ? lt(uploads.id, before) : undefined,
+        search === undefined ? undefined : or(isNamed(search), idStarts(search)),
+      ),
+    )
     .orderBy(desc(uploads.id))
     .limit(limit);
+}
+
+function isNamed(part: string): SQL {
+  const pattern = `%${part.replace(/[\\%_]/g, '\\$&')}%`;
+  return sql`uploads.id in (select upload_id from originals where filename ilike ${pattern})`;
+}
+
+/** Ids that begin so lie between two of them. */
+function idStarts(part: string): SQL | undefined {
+  const digits = part.toLowerCase().replaceAll('-', '');
+  if (!/^[0-9a-f]{1,32}$/.test(digits)) return undefined;
+  return and(gte(uploads.id, digits.padEnd(32, '0')), lte(uploads.id, digits.padEnd(32, 'f')));
 }
 
 /** Whether an upload has had its time: its own `expires_at` has passed, or it ended more than so many days ago. */

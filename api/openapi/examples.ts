@@ -56,7 +56,7 @@ export const queuedUpload = {
   pages: [],
 };
 
-export const uploadList = { items: [summary], next_cursor: null };
+export const uploadList = { items: [{ ...summary, filenames: ['a.pdf'] }], next_cursor: null };
 export const uploadStatus = {
   id,
   status: 'processing',
@@ -146,6 +146,10 @@ export const jobDetail = {
 };
 
 export const jobList = { items: [archivedJob], next_cursor: null };
+export const jobGraph = {
+  items: [{ job_id: 'archive-1', type: 'archive', status: 'ready', parent_id: null, depends_on: [] }],
+  complete: true,
+};
 
 const scheduledJob = {
   ...readyJob,
@@ -243,6 +247,19 @@ export const system = {
   ],
   queues: [{ cpu_units: 1, memory_mb: 256, depth: 3, oldest_age_seconds: 0.41 }],
   throughput: [{ minute: '2026-11-24T20:47:00.000Z', completed: 4, failed: 0, peak_memory_mb: 179 }],
+  deaths: [
+    {
+      job_id: 'job_01a20f50-5400-7c1a-9d0e-3f1b7a6c2d12',
+      type: 'convert-range',
+      upload_id: id,
+      attempt: 1,
+      converter: 'host-9788',
+      memory_mb: 256,
+      peak_memory_mb: 251,
+      at: '2026-11-24T20:46:31.118Z',
+      error: { code: 'out_of_memory', message: 'its sandbox was killed' },
+    },
+  ],
 };
 
 export const metrics = `# HELP sheetmill_queue_depth Ready jobs of a shape, counted up to 10000

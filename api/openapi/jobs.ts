@@ -169,6 +169,19 @@ export const jobPaths: ZodOpenApiPathsObject = {
       },
     },
   },
+  '/jobs/{id}/graph': {
+    get: {
+      tags,
+      operationId: 'getJobGraph',
+      summary: 'The job with those tied to it, over any number of steps',
+      description: 'Those that it waits for, that wait for it, that it was split from and into, and theirs.',
+      requestParams: { path },
+      responses: {
+        200: json('They, up to 200 and the nearest first', answers.jobGraph, examples.jobGraph),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
+      },
+    },
+  },
   '/job-types': {
     get: {
       tags,

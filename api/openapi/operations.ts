@@ -57,6 +57,15 @@ export const operationPaths: ZodOpenApiPathsObject = {
       },
     },
   },
+  '/': {
+    get: {
+      tags,
+      security: open.security,
+      operationId: 'getDashboard',
+      summary: 'The dashboard: a page that shows uploads, jobs and converters as they work',
+      responses: { 200: response('A page', [], { 'text/html': { schema: text } }), ...open.responses },
+    },
+  },
   '/docs': {
     get: {
       tags,

@@ -10,6 +10,7 @@ import {
   type JobRow,
   listAttempts,
   listJobs,
+  listRelatives,
   positionInQueue,
 } from '../../db/jobs.ts';
 import type { Queues } from '../../db/queues.ts';
@@ -23,7 +24,7 @@ import { listSchedules, scheduleKey } from '../../jobs/schedules.ts';
 import type { Logger } from '../../log.ts';
 import type { Tasks } from '../../tasks/registry.ts';
 import { type Caller, callerOf, isVisible } from '../admission.ts';
-import { jobDetail, jobDocument, logDocument, scheduleDocument, webhookDocument } from '../documents.ts';
+import { graphDocument, jobDetail, jobDocument, logDocument, scheduleDocument, webhookDocument } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { jobId, readJobs, readScheduledJob } from '../job-requests.ts';
 import { jsonBody } from '../middleware/json-body.ts';
@@ -36,6 +37,8 @@ import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 /** A batch of jobs, and everything else. */
 const LARGEST_BATCH = '10mb';
 const LARGEST_BODY = '1mb';
+/** Jobs of one graph that are shown. */
+const MOST_RELATIVES = 200;
 /** Ids of a batch that its line in the log names. */
 const MOST_LOGGED = 100;
 
@@ -152,6 +155,17 @@ export function jobRoutes(parts: {
       items: items.map(logDocument),
       next_cursor: found.length > limit ? String(items.at(-1)?.id) : null,
     });
+  });
+
+  router.get('/jobs/:id/graph', async (request, response) => {
+    const job = await requestedJob(request);
+    const found = await listRelatives(db, job.id, MOST_RELATIVES + 1);
+    const seen = found.slice(0, MOST_RELATIVES).filter((one) => isVisible(one, callerOf(request)));
+    const dependsOn = await dependenciesOf(
+      db,
+      seen.map(({ id }) => id),
+    );
+    response.json(graphDocument(seen, dependsOn, found.length <= MOST_RELATIVES));
   });
 
   router.get('/jobs/:id/webhooks', async (request, response) => {

@@ -2,13 +2,15 @@ import { Router } from 'express';
 import { register } from 'prom-client';
 import type { Database } from '../../db/client.ts';
 import { isMigrated } from '../../db/migrate.ts';
-import { listConverters, queueDepths, recentThroughput } from '../../db/system.ts';
+import { listConverters, queueDepths, recentDeaths, recentThroughput } from '../../db/system.ts';
 import { AppError } from '../../errors.ts';
 import type { Store } from '../../store/store.ts';
+import { callerOf } from '../admission.ts';
 import { systemDocument } from '../documents.ts';
 import { readMetrics } from '../metrics.ts';
 
 const THROUGHPUT_MINUTES = 10;
+const MOST_DEATHS = 20;
 
 /** Whether the process lives, and whether it can do its work: Postgres answers, is migrated, and the store can be written. */
 export function operationRoutes({ db, store }: { db: Database; store: Store }): Router {
@@ -28,13 +30,14 @@ export function operationRoutes({ db, store }: { db: Database; store: Store }): 
     response.json({ status: 'ok', checks: { postgres: 'ok', migrations: 'ok', store: 'ok' } });
   });
 
-  router.get('/system', async (_request, response) => {
-    const [live, queues, minutes] = await Promise.all([
+  router.get('/system', async (request, response) => {
+    const [live, queues, minutes, deaths] = await Promise.all([
       listConverters(db),
       queueDepths(db),
       recentThroughput(db, THROUGHPUT_MINUTES),
+      recentDeaths(db, { owner: callerOf(request).sees, limit: MOST_DEATHS }),
     ]);
-    response.json(systemDocument(live, queues, minutes));
+    response.json(systemDocument(live, queues, minutes, deaths));
   });
 
   router.get('/metrics', async (_request, response) => {

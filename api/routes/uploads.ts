@@ -21,7 +21,7 @@ import type { Store } from '../../store/store.ts';
 import { callerOf, isVisible } from '../admission.ts';
 import { createUpload } from '../create-upload.ts';
 import { originalDisposition, pageDisposition } from '../disposition.ts';
-import { originalDocument, pageDocument, uploadDocument, uploadSummary, webhookDocument } from '../documents.ts';
+import { originalDocument, pageDocument, uploadDocument, listedUpload, webhookDocument } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { bytesReceived, uploadsAccepted } from '../metrics.ts';
 import { refuseOverload } from '../middleware/back-pressure.ts';
@@ -116,13 +116,13 @@ export function uploadRoutes(parts: {
   const forget = (...ids: string[]) => statuses.forget(ids.map(uploadKey));
 
   router.get('/uploads', async (request, response) => {
-    const { status, limit, cursor } = parse(uploadList, { ...request.query });
-    const filter = { owner: callerOf(request).sees, status, limit: limit + 1, before: cursor };
+    const { status, search, limit, cursor } = parse(uploadList, { ...request.query });
+    const filter = { owner: callerOf(request).sees, status, search, limit: limit + 1, before: cursor };
     const found = await read((from) => listUploads(from, filter));
     const items = found.slice(0, limit);
     await forget(...items.map(({ id }) => id));
     response.json({
-      items: items.map(uploadSummary),
+      items: items.map(listedUpload),
       next_cursor: found.length > limit ? (items.at(-1)?.id ?? null) : null,
     });
   });

@@ -1,0 +1,85 @@
+import { onScopeDispose, ref, watch } from 'vue';
+import type { Answer } from './http.ts';
+import { isKeyWanted, key } from './key.ts';
+
+export type Event = Answer<'event'>;
+
+/** How changes come in: `lost` while there is no connection to the service. */
+export const connection = ref<'connecting' | 'open' | 'lost'>('connecting');
+
+/** Events that come together are passed on together. */
+const GATHER_MS = 150;
+const FIRST_DELAY_MS = 500;
+const LONGEST_DELAY_MS = 10_000;
+
+/** Told of events; of `everything` whenever the connection has been made. */
+type Listener = (events: Event[] | 'everything') => void;
+
+const listeners = new Set<Listener>();
+let gathered: Event[] = [];
+let gathering: ReturnType<typeof setTimeout> | undefined;
+let last: number | undefined;
+let delayMs = FIRST_DELAY_MS;
+
+/** Calls `listener` with the changes that the service tells of, until the component goes. */
+export function onEvents(listener: Listener): void {
+  listeners.add(listener);
+  onScopeDispose(() => listeners.delete(listener));
+}
+
+/** Follows the stream of events for as long as the page lives: over a WebSocket, made anew whenever it breaks. */
+export function followEvents(): void {
+  let socket: WebSocket | undefined;
+  let retry: ReturnType<typeof setTimeout> | undefined;
+
+  function connect(): void {
+    clearTimeout(retry);
+    socket = open();
+    socket.addEventListener('open', () => {
+      delayMs = FIRST_DELAY_MS;
+      connection.value = 'open';
+      // The stream goes on after the last event; what was looked at before it began, or failed meanwhile, is looked at again.
+      tell('everything');
+    });
+    socket.addEventListener('message', ({ data }) => gather(JSON.parse(data)));
+    socket.addEventListener('close', ({ target }) => {
+      if (target !== socket) return;
+      connection.value = 'lost';
+      retry = setTimeout(connect, delayMs * (0.5 + Math.random()));
+      delayMs = Math.min(delayMs * 2, LONGEST_DELAY_MS);
+    });
+  }
+
+  connect();
+  addEventListener('online', connect);
+  watch(key, () => {
+    const old = socket;
+    isKeyWanted.value = false;
+    last = undefined;
+    connect();
+    old?.close();
+  });
+}
+
+function open(): WebSocket {
+  const url = new URL('/jobs/stream', location.href.replace(/^http/, 'ws'));
+  url.hash = '';
+  if (last !== undefined) url.searchParams.set('after', String(last));
+  // A browser can set no header here: the key travels as a subprotocol.
+  return new WebSocket(url, key.value === '' ? ['sheetmill'] : ['sheetmill', `bearer.${key.value}`]);
+}
+
+function gather(event: Event): void {
+  last = event.id;
+  gathered.push(event);
+  gathering ??= setTimeout(() => {
+    const events = gathered;
+    gathered = [];
+    gathering = undefined;
+    tell(events);
+  }, GATHER_MS);
+}
+
+function tell(events: Event[] | 'everything'): void {
+  for (const listener of listeners) listener(events);
+}

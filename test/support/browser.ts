@@ -1,0 +1,53 @@
+import axe from 'axe-core';
+import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core';
+import { hasProgram } from './programs.ts';
+
+/** `describe`, or a skip that says so, where there is no Chromium. */
+export const describeInBrowser: typeof describe = (name, tests) =>
+  hasProgram('chromium', '--version')
+    ? describe(String(name), tests as () => void)
+    : describe.skip(`${name} (needs chromium)`, tests as () => void);
+
+/** What the page may not do: errors of its scripts, what its policy forbade, and requests to other hosts. */
+export interface Watched {
+  page: Page;
+  faults: string[];
+}
+
+/** A browser of one's own. The caller closes it. */
+export function startBrowser(): Promise<Browser> {
+  return chromium.launch({
+    executablePath: 'chromium',
+    // Root has no sandbox; what it loads is our own page alone.
+    args: ['--no-sandbox', '--disable-dev-shm-usage'],
+  });
+}
+
+/** A tab of its own, with the dashboard open at a hash such as `#/uploads`. It goes with the browser. */
+export async function openDashboard(
+  browser: Browser,
+  url: string,
+  { hash = '', ...options }: { hash?: string } & Parameters<Browser['newContext']>[0] = {},
+): Promise<Watched> {
+  const context: BrowserContext = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
+  context.setDefaultTimeout(20_000);
+  const page = await context.newPage();
+  const faults: string[] = [];
+  page.on('pageerror', (error) => faults.push(String(error)));
+  page.on('console', (message) => {
+    // What the service refuses is for the page to show, and not a fault of it.
+    if (message.type() === 'error' && !message.text().startsWith('Failed to load resource')) faults.push(message.text());
+  });
+  page.on('request', (request) => {
+    if (!/^(data|blob):/.test(request.url()) && !request.url().startsWith(url)) faults.push(`asks ${request.url()}`);
+  });
+  await page.goto(`${url}/${hash}`);
+  return { page, faults };
+}
+
+/** What axe finds wrong for those who do not see, or see badly: nothing. */
+export async function expectAccessible(page: Page): Promise<void> {
+  await page.evaluate(axe.source);
+  const { violations } = await page.evaluate(() => (globalThis as unknown as { axe: typeof axe }).axe.run());
+  expect(violations.map(({ id, nodes }) => [id, nodes.map(({ target, failureSummary }) => [target, failureSummary])])).toEqual([]);
+}
