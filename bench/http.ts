@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { Agent, get as httpGet } from 'node:http';
 import { availableParallelism } from 'node:os';
-import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import autocannon from 'autocannon';
 import sharp from 'sharp';

@@ -38,7 +38,9 @@ describeInBrowser('the dashboard', () => {
     await page.reload({ waitUntil: 'networkidle' });
     expect(bytes).toBeGreaterThan(10_000);
     expect(bytes).toBeLessThan(MOST_BYTES);
-    await page.evaluate(() => document.body.append(Object.assign(document.createElement('script'), { text: 'window.ran = 1' })));
+    await page.evaluate(() =>
+      document.body.append(Object.assign(document.createElement('script'), { text: 'window.ran = 1' })),
+    );
     expect(await page.evaluate(() => (window as unknown as { ran?: number }).ran)).toBeUndefined();
     expect(faults.filter((fault) => !fault.includes('Content Security Policy'))).toEqual([]);
   });
