@@ -65,18 +65,9 @@ export async function listUploads(
 ): Promise<ListedUpload[]> {
   const filenames = sql<(string | null)[]>`array(
     select filename from originals where upload_id = uploads.id order by original)`;
-  const filter = and(
-    ofOwner(owner),
-    status && eq(uploads.status, status),
-    before ? lt(uploads.id, before) : undefined,
-  );
+  const filter = and(ofOwner(owner), status && eq(uploads.status, status), before ? lt(uploads.id, before) : undefined);
   const newest = (condition: SQL | undefined) =>
-    db
-      .select({ id: uploads.id })
-      .from(uploads)
-      .where(and(filter, condition))
-      .orderBy(desc(uploads.id))
-      .limit(limit);
+    db.select({ id: uploads.id }).from(uploads).where(and(filter, condition)).orderBy(desc(uploads.id)).limit(limit);
   // Each way of matching apart, so that each is answered by its index.
   const matching = (part: string) => inArray(uploads.id, unionAll(newest(isNamed(part)), newest(idStarts(part))));
   return db

@@ -1,4 +1,4 @@
-import { computed, reactive } from 'vue';
+import { reactive, watch } from 'vue';
 import { useRoute, useRouter } from 'vue-router';
 import type { Answer } from './http.ts';
 
@@ -27,18 +27,16 @@ export function useFilters<Name extends string>(...names: Name[]): Record<Name, 
   const route = useRoute();
   const router = useRouter();
   const view = route.name;
-  const filters: Record<string, string> = reactive(
-    Object.fromEntries(
-      names.map((name) => [
-        name,
-        computed<string>({
-          // The address changes a moment before its view goes.
-          get: (before) => (route.name === view ? String(route.query[name] ?? '') : (before ?? '')),
-          set: (value) => void router.replace({ query: withoutEmpty({ ...filters, [name]: value }) }),
-        }),
-      ]),
-    ),
+  const filters = reactive(Object.fromEntries(names.map((name) => [name, ''])));
+  watch(
+    () => route.query,
+    (query) => {
+      // The address changes a moment before its view goes.
+      if (route.name === view) for (const name of names) filters[name] = String(query[name] ?? '');
+    },
+    { immediate: true },
   );
+  watch(filters, () => void router.replace({ query: withoutEmpty(filters) }));
   return filters as Record<Name, string>;
 }
 

@@ -1,4 +1,4 @@
-import { ask, type Answer, withQuery } from './http.ts';
+import { type Answer, ask, withQuery } from './http.ts';
 import { type LiveList, useLiveList } from './live-list.ts';
 
 type Job = Answer<'job'>;

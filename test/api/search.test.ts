@@ -29,7 +29,9 @@ beforeAll(async () => {
 afterAll(() => service.stop());
 
 const search = (text: string, name = 'alice', more = '') =>
-  service.send('GET', `/uploads?search=${encodeURIComponent(text)}${more}`, undefined, { Authorization: `Bearer ${name}` });
+  service.send('GET', `/uploads?search=${encodeURIComponent(text)}${more}`, undefined, {
+    Authorization: `Bearer ${name}`,
+  });
 
 async function found(...query: Parameters<typeof search>): Promise<string[][]> {
   const { status, text, body } = await search(...query);

@@ -72,7 +72,9 @@ describeInBrowser('the lists of the dashboard', () => {
     await page.getByText(/[5-9],[02468]00 loaded so far/).waitFor();
     // Away from the end, so that nothing more is loaded.
     await region.evaluate((element) => element.scrollTo(0, element.scrollHeight / 2));
-    await rowOf(page, /report 97[345]\d\d/).first().waitFor();
+    await rowOf(page, /report 97[345]\d\d/)
+      .first()
+      .waitFor();
     const before = await firstInSight(region);
 
     const [, , newest = ''] = await insertUploads(service.pool, ['new 1.pdf', 'new 2.pdf', 'new 3.pdf']);
@@ -85,7 +87,9 @@ describeInBrowser('the lists of the dashboard', () => {
     const idOf = async (row: Locator) => (await row.getByRole('link').getAttribute('href'))?.split('/').at(-1);
     await deleted.waitFor();
     const deletedId = await idOf(deleted);
-    await service.pool.query(`update uploads set status = 'failed', pages_done = 0 where id = $1`, [await idOf(changed)]);
+    await service.pool.query(`update uploads set status = 'failed', pages_done = 0 where id = $1`, [
+      await idOf(changed),
+    ]);
     await changed.getByText('failed').waitFor();
     expect((await service.send('DELETE', `/uploads/${deletedId}`)).status).toBe(204);
     await deleted.waitFor({ state: 'detached' });
@@ -98,7 +102,9 @@ describeInBrowser('the lists of the dashboard', () => {
 
     // More than can be put on top of what is seen: that is left to who looks.
     await region.evaluate((element) => element.scrollTo(0, element.scrollHeight / 2));
-    await rowOf(page, /report 97[345]\d\d/).first().waitFor();
+    await rowOf(page, /report 97[345]\d\d/)
+      .first()
+      .waitFor();
     const seen = await firstInSight(region);
     let requests = 0;
     page.on('request', (request) => {
@@ -146,9 +152,15 @@ describeInBrowser('the lists of the dashboard', () => {
 
   test('an upload comes by itself, and shows how it ends', async () => {
     const { page } = await open('#/uploads');
-    await page.getByRole('link', { name: /^(report|burst)/ }).first().waitFor();
+    await page
+      .getByRole('link', { name: /^(report|burst)/ })
+      .first()
+      .waitFor();
     const png = await makeImage({ width: 9, height: 9, color: RED });
-    const { body } = await service.upload([['just now.png', png], ['and more.png', png]]);
+    const { body } = await service.upload([
+      ['just now.png', png],
+      ['and more.png', png],
+    ]);
     const row = rowOf(page, 'just now.png, and more.png');
     await row.getByText('completed').waitFor();
     await row.getByText('2 pages').waitFor();
