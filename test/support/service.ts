@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -36,6 +36,9 @@ export async function startService({
   const database =
     databaseUrl === undefined ? await cloneDatabase() : { url: databaseUrl, drop: async () => undefined };
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-service-'));
+  // Its sandboxes find there what those of other services have compiled.
+  const { NODE_COMPILE_CACHE } = process.env;
+  if (NODE_COMPILE_CACHE) await symlink(NODE_COMPILE_CACHE, path.join(folder, 'compile-cache'));
   const environment = {
     DATABASE_URL: database.url,
     DATA_DIR: folder,
