@@ -1,5 +1,5 @@
 import { shallowReactive, shallowRef, watch } from 'vue';
-import { Failure } from './http.ts';
+import { type Answer, Failure } from './http.ts';
 import { key } from './key.ts';
 import { sendUpload, type UploadOptions } from './send-upload.ts';
 import { createTurns } from './turns.ts';
@@ -12,8 +12,8 @@ export interface Conversion {
   state: 'waiting' | 'sending' | 'sent' | 'failed' | 'cancelled';
   /** From 0 to 1. */
   sentPart: number;
-  /** Of the upload, once it is sent. */
-  id: string | undefined;
+  /** As it was seen last; there once it is sent. */
+  upload: Answer<'upload'> | undefined;
   /** Why it failed, or why it is tried again. */
   failure: Failure | undefined;
   /** What the service knows it by: what is sent again under it counts once. */
@@ -37,7 +37,7 @@ export function convert(files: File[], options: UploadOptions): void {
       options: { ...options },
       state: 'waiting',
       sentPart: 0,
-      id: undefined,
+      upload: undefined,
       failure: undefined,
       idempotencyKey: makeKey(),
       stop: new AbortController(),
@@ -56,7 +56,7 @@ export function sendAgain(conversion: Conversion): void {
 /** Sends the file again with another password: an upload anew, as the one before has ended. */
 export function sendWithPassword(conversion: Conversion, password: string): void {
   conversion.options = { ...conversion.options, password };
-  conversion.id = undefined;
+  conversion.upload = undefined;
   conversion.idempotencyKey = makeKey();
   sendAgain(conversion);
 }
@@ -70,7 +70,7 @@ export function dismiss(conversion: Conversion): void {
 async function send(conversion: Conversion): Promise<void> {
   const { file, options, idempotencyKey, stop } = conversion;
   try {
-    const { id } = await inTurn(stop.signal, () =>
+    const upload = await inTurn(stop.signal, () =>
       sendUpload(file, options, {
         key: idempotencyKey,
         signal: stop.signal,
@@ -78,7 +78,7 @@ async function send(conversion: Conversion): Promise<void> {
         onDelay: (failure) => Object.assign(conversion, { state: 'waiting', failure }),
       }),
     );
-    Object.assign(conversion, { state: 'sent', id, failure: undefined });
+    Object.assign(conversion, { state: 'sent', upload, failure: undefined });
   } catch (error) {
     if (stop.signal.aborted) Object.assign(conversion, { state: 'cancelled', failure: undefined });
     else {
