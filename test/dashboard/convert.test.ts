@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import type { Browser, Download, Locator, Page } from 'playwright-core';
+import type { Browser, Locator, Page } from 'playwright-core';
 import { pdfThatNeverEnds } from '../scenarios/slow-files.ts';
 import { describeInBrowser, expectAccessible, openDashboard, startBrowser } from '../support/browser.ts';
 import { encryptedPdf, GREEN, makeImage, makePdf, pixelAt, RED } from '../support/files.ts';
 import { freePort } from '../support/programs.ts';
-import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
+import { expectNothingLeft, type Service, startService, until } from '../support/service.ts';
 
 type Named = [name: string, bytes: Buffer];
 
@@ -184,7 +184,7 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
 describeInBrowser('the same where a key is wanted', () => {
   test('a dropped file waits for the key, and what comes of it is fetched with it', async () => {
     const sha256 = createHash('sha256').update(KEY).digest('hex');
-      const API_KEYS = JSON.stringify([{ name: 'tests', sha256, scopes: ['uploads:read', 'uploads:write'] }]);
+    const API_KEYS = JSON.stringify([{ name: 'tests', sha256, scopes: ['uploads:read', 'uploads:write'] }]);
     const [service, browser] = await Promise.all([startService({ env: { API_KEYS } }), startBrowser()]);
     try {
       const { page } = await openDashboard(browser, service.url);
@@ -195,7 +195,9 @@ describeInBrowser('the same where a key is wanted', () => {
       await seeStatus(kept, 'completed');
       await seeColour(kept.locator('canvas'), RED);
       await kept.getByRole('link').first().click();
-      const { name, bytes } = await saved(page, () => page.getByRole('button', { name: 'Download all as zip' }).click());
+      const { name, bytes } = await saved(page, () =>
+        page.getByRole('button', { name: 'Download all as zip' }).click(),
+      );
       expect([name, bytes.subarray(0, 2).toString()]).toEqual(['kept.zip', 'PK']);
     } finally {
       await browser.close();
@@ -225,7 +227,7 @@ async function seeColour(thumbnail: Locator, color: number[]): Promise<void> {
 
 /** What a click keeps as a file. */
 async function saved(page: Page, click: () => Promise<void>): Promise<{ name: string; bytes: Buffer }> {
-  const [download] = (await Promise.all([page.waitForEvent('download'), click()])) as [Download, void];
+  const [download] = await Promise.all([page.waitForEvent('download'), click()]);
   return { name: download.suggestedFilename(), bytes: await readFile(await download.path()) };
 }
 
@@ -242,8 +244,7 @@ async function drop(page: Page, files: Named[]): Promise<void> {
 }
 
 async function paste(page: Page, file: Named): Promise<void> {
-  await (await transfer(page, [file])).evaluate((clipboardData: Json) => {
-    const { ClipboardEvent, document } = globalThis as Json;
+  await (await transfer(page, [file])).evaluate((clipboardData) => {
     document.body.dispatchEvent(new ClipboardEvent('paste', { clipboardData, bubbles: true }));
   });
 }
@@ -251,7 +252,7 @@ async function paste(page: Page, file: Named): Promise<void> {
 function transfer(page: Page, files: Named[]) {
   return page.evaluateHandle(
     (sent) => {
-      const data = new (globalThis as Json).DataTransfer();
+      const data = new DataTransfer();
       for (const [name, bytes] of sent) {
         data.items.add(new File([Uint8Array.from(atob(bytes), (char) => char.charCodeAt(0))], name));
       }
