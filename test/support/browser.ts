@@ -1,10 +1,12 @@
 import axe from 'axe-core';
 import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core';
-import { hasProgram } from './programs.ts';
+import { findProgram } from './programs.ts';
+
+const executablePath = findProgram('chromium');
 
 /** `describe`, or a skip that says so, where there is no Chromium. */
 export function describeInBrowser(name: string, tests: () => void): void {
-  if (hasProgram('chromium', '--version')) describe(name, tests);
+  if (executablePath) describe(name, tests);
   else describe.skip(`${name} (needs chromium)`, tests);
 }
 
@@ -17,7 +19,7 @@ export interface Watched {
 /** A browser of one's own. The caller closes it. */
 export function startBrowser(): Promise<Browser> {
   return chromium.launch({
-    executablePath: 'chromium',
+    executablePath: executablePath ?? '',
     // Root has no sandbox; what it loads is our own page alone.
     args: ['--no-sandbox', '--disable-dev-shm-usage'],
   });
