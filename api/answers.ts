@@ -123,7 +123,9 @@ export const jobBatch = z.strictObject({ items: z.array(job) });
 export const retried = z.strictObject({ retried: z.int() });
 
 /** A job among those that it waits for, that wait for it, that it was split from or into, and theirs. */
-const relative = job.pick({ job_id: true, type: true, status: true, parent_id: true, depends_on: true });
+const relative = job
+  .pick({ job_id: true, type: true, status: true, parent_id: true })
+  .extend({ depends_on: z.array(z.string()).describe('Of its prerequisites, those among these') });
 export const jobGraph = z.strictObject({
   items: z.array(relative).describe('The job itself first'),
   complete: z.boolean().describe('Whether these are all'),

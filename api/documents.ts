@@ -1,6 +1,6 @@
 import type { z } from 'zod';
 import type { Event } from '../db/events.ts';
-import type { Attempt, JobRow } from '../db/jobs.ts';
+import type { Attempt, JobRow, Relative } from '../db/jobs.ts';
 import type { listConverters, queueDepths, recentDeaths, recentThroughput } from '../db/system.ts';
 import type { ListedUpload, Original, Page, Upload } from '../db/uploads.ts';
 import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
@@ -141,17 +141,15 @@ export function jobDetail(
   };
 }
 
-export function graphDocument(
-  jobs: JobRow[],
-  dependsOn: Map<string, string[]>,
-  complete: boolean,
-): Answer<typeof answers.jobGraph> {
-  const items = jobs.map(({ id, type, status, parentId }) => ({
+/** Only ties between these jobs are told of. */
+export function graphDocument(jobs: Relative[], complete: boolean): Answer<typeof answers.jobGraph> {
+  const shown = new Set(jobs.map(({ id }) => id));
+  const items = jobs.map(({ id, type, status, parentId, dependsOn }) => ({
     job_id: id,
     type,
     status,
     parent_id: parentId,
-    depends_on: dependsOn.get(id) ?? [],
+    depends_on: dependsOn.filter((prerequisite) => shown.has(prerequisite)),
   }));
   return { items, complete };
 }

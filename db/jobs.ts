@@ -147,12 +147,18 @@ export async function dependenciesOf(db: Queryable, ids: string[]): Promise<Map<
   return new Map([...byJob].map(([id, list]) => [id, list.map(({ dependsOn }) => dependsOn)]));
 }
 
+/** A job among those tied to it. */
+export type Relative = Pick<JobRow, 'id' | 'type' | 'status' | 'parentId' | 'owner'> & {
+  /** Of its prerequisites, those that were found with it. */
+  dependsOn: string[];
+};
+
 /**
  * The job and those tied to it, over any number of steps: prerequisites and dependants, parents and children; `limit` at
- * most, the nearest first.
+ * most, the nearest first. What lies beyond the limit is not looked at.
  */
-export async function listRelatives(db: Queryable, id: string, limit: number): Promise<JobRow[]> {
-  const { rows } = await db.execute<{ id: string }>(sql`
+export async function listRelatives(db: Queryable, id: string, limit: number): Promise<Relative[]> {
+  const { rows } = await db.execute<Relative>(sql`
     with recursive reached as (
       select ${id}::text as id
       union
@@ -161,11 +167,12 @@ export async function listRelatives(db: Queryable, id: string, limit: number): P
         union all select job_id from job_dependencies where depends_on = reached.id
         union all select parent_id from jobs where jobs.id = reached.id and parent_id is not null
         union all select jobs.id from jobs where parent_id = reached.id) next
-    ) select id from reached limit ${limit}`);
-  return findJobs(
-    db,
-    rows.map(({ id }) => id),
-  );
+    ), nearest as (select id, row_number() over () as place from reached limit ${limit})
+    select id, type, status, parent_id as "parentId", owner, array(
+      select depends_on from job_dependencies where job_id = id and depends_on in (select id from nearest)
+      order by depends_on) as "dependsOn"
+    from nearest join jobs using (id) order by place`);
+  return rows;
 }
 
 /**

@@ -16,7 +16,7 @@ import {
   uniqueIndex,
   uuid,
 } from 'drizzle-orm/pg-core';
-import type { PublicError } from '../errors.ts';
+import type { ErrorCode, PublicError } from '../errors.ts';
 
 /** Life of an upload; the last three are ends. */
 export const UPLOAD_STATUSES = ['queued', 'processing', 'completed', 'failed', 'cancelled'] as const;
@@ -257,6 +257,11 @@ export const jobDependencies = pgTable(
   ],
 );
 
+/** What an attempt that was ended, and did not end by itself, ends with: its sandbox was killed or crashed, or its converter. */
+const DEATHS: ErrorCode[] = ['out_of_memory', 'timeout', 'converter_lost', 'internal'];
+/** Of an attempt. Written as the index has it, so that a query with it finds the few that have died among many failed. */
+export const hasDied = sql`job_attempts.status = 'failed' and ${oneOf("job_attempts.error->>'code'", DEATHS)}`;
+
 export const jobAttempts = pgTable(
   'job_attempts',
   {
@@ -279,7 +284,7 @@ export const jobAttempts = pgTable(
   },
   (table) => [
     primaryKey({ columns: [table.jobId, table.attempt] }),
-    index('job_attempts_failed').on(table.finishedAt).where(sql`status = 'failed'`),
+    index('job_attempts_died').on(table.finishedAt).where(hasDied),
   ],
 );
 

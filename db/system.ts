@@ -1,8 +1,7 @@
-import { and, desc, eq, gt, inArray, sql } from 'drizzle-orm';
-import type { ErrorCode } from '../errors.ts';
+import { and, desc, eq, gt, sql } from 'drizzle-orm';
 import type { Queryable } from './client.ts';
 import { readyShapes } from './jobs.ts';
-import { converters, jobAttempts, jobs } from './schema.ts';
+import { converters, hasDied, jobAttempts, jobs } from './schema.ts';
 
 /** Depths are counted up to here. */
 export const DEEPEST_QUEUE = 10_000;
@@ -66,10 +65,7 @@ export async function recentThroughput(db: Queryable, minutes: number) {
   return rows;
 }
 
-/** What an attempt that was ended, and did not end by itself, ends with. */
-const DEATHS: ErrorCode[] = ['out_of_memory', 'timeout', 'converter_lost', 'internal'];
-
-/** Such attempts of the last day, of one owner's jobs if it is named, the latest first. */
+/** Attempts of the last day that did not end by themselves, of one owner's jobs if it is named, the latest first. */
 export async function recentDeaths(db: Queryable, { owner, limit }: { owner: string | undefined; limit: number }) {
   return db
     .select({ job: jobs, attempt: jobAttempts })
@@ -77,9 +73,8 @@ export async function recentDeaths(db: Queryable, { owner, limit }: { owner: str
     .innerJoin(jobs, eq(jobs.id, jobAttempts.jobId))
     .where(
       and(
-        eq(jobAttempts.status, sql`'failed'`),
+        hasDied,
         gt(jobAttempts.finishedAt, sql`now() - interval '1 day'`),
-        inArray(sql`${jobAttempts.error}->>'code'`, DEATHS),
         owner === undefined ? undefined : eq(jobs.owner, owner),
       ),
     )

@@ -161,11 +161,7 @@ export function jobRoutes(parts: {
     const job = await requestedJob(request);
     const found = await listRelatives(db, job.id, MOST_RELATIVES + 1);
     const seen = found.slice(0, MOST_RELATIVES).filter((one) => isVisible(one, callerOf(request)));
-    const dependsOn = await dependenciesOf(
-      db,
-      seen.map(({ id }) => id),
-    );
-    response.json(graphDocument(seen, dependsOn, found.length <= MOST_RELATIVES));
+    response.json(graphDocument(seen, found.length <= MOST_RELATIVES));
   });
 
   router.get('/jobs/:id/webhooks', async (request, response) => {

@@ -134,6 +134,7 @@ describe.each([
   ['GET', '/jobs', 'jobs:read'],
   ['GET', '/jobs/x', 'jobs:read'],
   ['GET', '/jobs/x/logs', 'jobs:read'],
+  ['GET', '/jobs/x/graph', 'jobs:read'],
   ['GET', '/jobs/stream', 'jobs:read'],
   ['GET', '/job-types', 'jobs:read'],
   ['GET', '/schedules', 'jobs:read'],

@@ -313,11 +313,13 @@ describe('jobs', () => {
       await call('GET', '/jobs/{id}', [id], 200);
       await call('GET', '/jobs/{id}/logs', [id], 200);
       await call('GET', '/jobs/{id}/webhooks', [id], 200);
+      await call('GET', '/jobs/{id}/graph', [id], 200);
     }
     await call('GET', '/jobs/{id}/logs', ['alone'], 200, { query: '?limit=1' });
     await expectNoSuch('GET', '/jobs/{id}', ['nobody']);
     await expectNoSuch('GET', '/jobs/{id}/logs', ['nobody']);
     await expectNoSuch('GET', '/jobs/{id}/webhooks', ['nobody']);
+    await expectNoSuch('GET', '/jobs/{id}/graph', ['nobody']);
   });
 
   test('are cancelled and run again', async () => {
@@ -367,7 +369,7 @@ describe('jobs', () => {
 });
 
 describe('operations', () => {
-  test.each(['/health/live', '/health/ready', '/system', '/metrics', '/openapi.json', '/docs'])(
+  test.each(['/', '/health/live', '/health/ready', '/system', '/metrics', '/openapi.json', '/docs'])(
     'GET %s answers as described',
     async (route) => {
       await call('GET', route, [], 200);
