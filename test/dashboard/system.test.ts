@@ -74,7 +74,7 @@ describeInBrowser('the system page', () => {
       await service.put(`/schedules/${name}`, { cron: '0 3 * * *', timezone: 'Europe/Berlin', job });
     }
     const { page, faults } = await open({ viewport: { width: 390, height: 844 } });
-    const schedules = page.getByRole('region', { name: 'Schedules' }).first();
+    const schedules = page.getByRole('region', { name: 'Schedules' });
     await schedules.getByRole('row', { name: 'nightly 0 3 * * * Europe/Berlin balloon' }).waitFor();
     const ask = (name: string) => schedules.getByRole('button', { name: `Delete ${name}` }).click();
     const dialog = page.getByRole('dialog', { name: 'Delete the schedule nightly?' });
