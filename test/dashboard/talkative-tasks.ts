@@ -3,7 +3,7 @@ import { z } from 'zod';
 import examples from '../../examples/tasks/index.ts';
 import { defineTask } from '../../tasks/task.ts';
 
-/** Logs a line every 20 ms until it is aborted, and tells no progress: nothing but its log shows that it works. */
+/** Logs a line every 40 ms until it is aborted, and tells no progress: nothing but its log shows that it works. */
 const talk = defineTask({
   type: 'talk',
   payload: z.strictObject({}),
@@ -12,7 +12,7 @@ const talk = defineTask({
   async run({ signal, log }) {
     for (let line = 1; ; line++) {
       log('info', `line ${line}`, { line });
-      await delay(20, undefined, { signal }).catch(() => signal.throwIfAborted());
+      await delay(40, undefined, { signal }).catch(() => signal.throwIfAborted());
     }
   },
 });
