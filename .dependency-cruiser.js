@@ -28,6 +28,14 @@ export default {
     ),
     only('converter', ['tasks', 'jobs', 'db', 'store'], 'the converter serves no HTTP'),
     only('cli', ['api'], 'the command line meets the service over HTTP alone, and starts it as a process of its own'),
+    only('dashboard', ['api'], 'the page meets the service over HTTP alone'),
+    {
+      name: 'types-alone-in-dashboard',
+      comment: 'nothing of the server goes into the page: it takes types from the schemas of the API',
+      severity: 'error',
+      from: { path: '^dashboard/' },
+      to: { path: '^(api/|(config|errors|log|shutdown|signal|tracing)\\.ts$)', dependencyTypesNot: ['type-only'] },
+    },
     {
       name: 'types-alone-in-cli',
       comment: 'the client has no dependency but Node and ws when it runs: it takes types from the schemas of the API',

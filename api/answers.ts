@@ -225,7 +225,9 @@ export const system = z.strictObject({
         error: failure,
       }),
     )
-    .describe('Attempts of the last day that were ended for their memory or their time, or by a crash; the latest first'),
+    .describe(
+      'Attempts of the last day that were ended for their memory or their time, or by a crash; the latest first',
+    ),
 });
 
 export const health = z.strictObject({

@@ -15,7 +15,7 @@ type Answer<Schema extends z.ZodType> = z.output<Schema>;
 const time = <T extends Date | null>(date: T) =>
   (date?.toISOString() ?? null) as T extends Date ? string : string | null;
 
-export function uploadSummary(upload: Upload): Answer<typeof answers.uploadSummary> {
+function uploadSummary(upload: Upload): Answer<typeof answers.uploadSummary> {
   return {
     id: upload.id,
     status: upload.status,

@@ -1,10 +1,11 @@
 import { openAsBlob } from 'node:fs';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { availableParallelism, tmpdir } from 'node:os';
+import { readFile, rm } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parse } from 'yaml';
 import { type Autoscaler, createAutoscaler, SYNC_SECONDS } from './autoscale/hpa.ts';
+import { bench, folder, say, signal } from './bench.ts';
 import { writeTextPdf } from './inputs.ts';
 import { cpuSecondsOf, treesOf } from './processes.ts';
 import { type Service, startService } from './service.ts';
@@ -25,22 +26,7 @@ const LIMIT_SECONDS = 1_800;
 const cores = availableParallelism();
 const manifest = new URL('../deploy/base/autoscaler.yaml', import.meta.url);
 
-const interruption = new AbortController();
-const { signal } = interruption;
-for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-  process.on(name, () => interruption.abort(new Error(`stopped by ${name}`)));
-}
-const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-autoscale-'));
-try {
-  await main();
-} catch (error) {
-  say(signal.aborted ? signal.reason.message : (error as Error).stack);
-  process.exitCode = 1;
-} finally {
-  await rm(folder, { recursive: true, force: true });
-}
-
-async function main(): Promise<void> {
+await bench(async () => {
   const file = path.join(folder, 'document.pdf');
   await writeTextPdf(file, PAGES);
   const rules = readAutoscaler(await readFile(manifest, 'utf8'));
@@ -76,7 +62,7 @@ async function main(): Promise<void> {
   process.stdout.write(
     `\nConverters of the autoscaled run: ${scaled.steps.map(({ at, replicas }) => `${replicas} from ${at.toFixed(0)} s`).join(', ')}.\n`,
   );
-}
+});
 
 interface Run {
   /** Seconds from the burst until all of it was done. */
@@ -175,6 +161,3 @@ function readAutoscaler(yaml: string): Autoscaler {
 }
 
 /** Standard output is for the table alone. */
-function say(line: string | undefined): void {
-  process.stderr.write(`bench: ${line}\n`);
-}

@@ -1,8 +1,9 @@
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { availableParallelism, tmpdir } from 'node:os';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
+import { bench, folder, say, signal } from './bench.ts';
 import { writeLargeJpeg, writeTextPdf } from './inputs.ts';
 import { convertBy, find, IMAGE_MAGICK, type Installed, MAGICK_POLICY, PDF_RIVALS } from './rivals.ts';
 import { type Service, startService } from './service.ts';
@@ -19,26 +20,15 @@ const LONG_RUN_SECONDS = 60;
 const IMAGES = 8;
 
 const cores = availableParallelism();
-const interruption = new AbortController();
-const { signal } = interruption;
-for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-  process.on(name, () => interruption.abort(new Error(`stopped by ${name}`)));
-}
-const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-bench-'));
 const rivalOptions = { outputs: path.join(folder, 'outputs'), signal };
 
-try {
+await bench(async () => {
   const rows = await compareAll();
   const versions = [...PDF_RIVALS, IMAGE_MAGICK].map((rival) => [rival.name, find(rival)?.version]);
   const { sharp: sharpVersion, vips } = sharp.versions;
   const ours = { 'Node.js': process.versions.node, sharp: `${sharpVersion} (libvips ${vips})` };
   process.stdout.write(`${describeMachine({ ...ours, ...Object.fromEntries(versions) })}\n${toMarkdown(rows)}`);
-} catch (error) {
-  say(signal.aborted ? signal.reason.message : (error as Error).stack);
-  process.exitCode = 1;
-} finally {
-  await rm(folder, { recursive: true, force: true });
-}
+});
 
 async function compareAll(): Promise<Row[]> {
   const service = await startService(path.join(folder, 'data'), cores, signal);
@@ -144,9 +134,4 @@ async function medianSeconds(convert: () => Promise<{ seconds: number }>): Promi
   const times: number[] = [];
   for (let run = 0; run < RUNS; run++) times.push((await convert()).seconds);
   return times.sort((a, b) => a - b)[Math.floor(RUNS / 2)] ?? Number.NaN;
-}
-
-/** Standard output is for the table alone. */
-function say(line: string | undefined): void {
-  process.stderr.write(`bench: ${line}\n`);
 }

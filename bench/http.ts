@@ -1,12 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
 import { Agent, get as httpGet } from 'node:http';
-import { availableParallelism, tmpdir } from 'node:os';
-import path from 'node:path';
+import { availableParallelism } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import autocannon from 'autocannon';
 import sharp from 'sharp';
 import { hasRedis, startRedis } from '../test/support/redis.ts';
+import { bench, folder, say, signal } from './bench.ts';
 import { fillUploads } from './fill.ts';
 import { type Service, startService } from './service.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
@@ -23,35 +22,25 @@ const CONNECTIONS = 32;
 const POLLED = 1_000;
 const TARGETS = { statusesPerSecond: 4_000, statusP99Ms: 25, uploadsPerSecond: 300, waiterKb: 20 };
 
-const interruption = new AbortController();
-const { signal } = interruption;
-for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-  process.on(name, () => interruption.abort(new Error(`stopped by ${name}`)));
-}
-
-const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-bench-'));
-let service: Service | undefined;
-try {
+await bench(async () => {
   // Every upload is to be accepted, though nobody converts.
-  service = await startService(folder, availableParallelism(), signal, {
+  const service = await startService(folder, availableParallelism(), signal, {
     MAX_QUEUED_JOBS: '1000000000',
     MIN_FREE_MB: '0',
   });
-  say(`filling in ${UPLOADS} uploads`);
-  const ids = await fillUploads(service.pool, { finished: UPLOADS, open: WAITERS });
-  const rows = [
-    ...(await measureReads(service, ids.slice(0, POLLED))),
-    await measureWaiters(service, ids),
-    await measureUploads(service),
-  ];
-  process.stdout.write(`${describeMachine({ 'Node.js': process.versions.node })}\n${toMarkdown(rows)}`);
-} catch (error) {
-  say(signal.aborted ? signal.reason.message : (error as Error).stack);
-  process.exitCode = 1;
-} finally {
-  await service?.stop();
-  await rm(folder, { recursive: true, force: true });
-}
+  try {
+    say(`filling in ${UPLOADS} uploads`);
+    const ids = await fillUploads(service.pool, { finished: UPLOADS, open: WAITERS });
+    const rows = [
+      ...(await measureReads(service, ids.slice(0, POLLED))),
+      await measureWaiters(service, ids),
+      await measureUploads(service),
+    ];
+    process.stdout.write(`${describeMachine({ 'Node.js': process.versions.node })}\n${toMarkdown(rows)}`);
+  } finally {
+    await service.stop();
+  }
+});
 
 async function measureReads(service: Service, ids: string[]): Promise<Row[]> {
   const documents = ids.map((id) => `/uploads/${id}`);
@@ -155,8 +144,4 @@ function atLeast(what: string, value: number, target: number, unit: string): Row
 
 function atMost(what: string, value: number, target: number, unit: string): Row {
   return { what, ours: `${value.toFixed(1)} ${unit}`, other: `${target} ${unit}`, ratio: value / target, most: 1 };
-}
-
-function say(line: string | undefined): void {
-  process.stderr.write(`${line}\n`);
 }

@@ -1,8 +1,9 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { availableParallelism, tmpdir } from 'node:os';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
 import { CONVERTER_MB } from '../config.ts';
+import { bench, folder, say, signal } from './bench.ts';
 import { makeInnocents } from './incident/innocents.ts';
 import { canReadMemory } from './incident/memory.ts';
 import { makeMonsters } from './incident/monsters.ts';
@@ -30,25 +31,10 @@ const AT_ONCE_PER_WORKER = 4;
 const LIMIT = { secondsEach: 1, tailSeconds: 300 };
 
 const cores = availableParallelism();
-const interruption = new AbortController();
-const { signal } = interruption;
-for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-  process.on(name, () => interruption.abort(new Error(`stopped by ${name}`)));
-}
-const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-incident-'));
 const began = performance.now();
 
-try {
+await bench(async () => {
   if (!canReadMemory()) throw new Error('this needs Linux: memory is read from /proc/PID/smaps_rollup');
-  await main();
-} catch (error) {
-  say(signal.aborted ? signal.reason.message : (error as Error).stack);
-  process.exitCode = 1;
-} finally {
-  await rm(folder, { recursive: true, force: true });
-}
-
-async function main(): Promise<void> {
   say('making files');
   const files = path.join(folder, 'files');
   await mkdir(files);
@@ -87,7 +73,7 @@ async function main(): Promise<void> {
   });
   const figures = listFigures({ ...columns, 'sheetmill, open loop, no monsters': calm });
   process.stdout.write(`${machine}\n${toMarkdown(compare(ours, other))}\n${figures}\n${listReasons(columns)}`);
-}
+});
 
 type Programs = NonNullable<ReturnType<typeof findPrograms>>;
 
@@ -145,6 +131,3 @@ async function run(name: string, start: () => Promise<System>, traffic: Upload[]
 }
 
 /** Standard output is for the tables alone. */
-function say(line: string | undefined): void {
-  process.stderr.write(`bench, ${Math.round((performance.now() - began) / 1000)} s: ${line}\n`);
-}

@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { availableParallelism, tmpdir } from 'node:os';
+import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { openDatabase } from '../db/client.ts';
@@ -9,6 +8,7 @@ import { converters } from '../db/schema.ts';
 import { claimJobs } from '../jobs/claim.ts';
 import { settleAttempts } from '../jobs/settle.ts';
 import { createLogger } from '../log.ts';
+import { bench, folder, say, signal } from './bench.ts';
 import { fillTables } from './fill.ts';
 import { type Service, startService } from './service.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
@@ -26,34 +26,26 @@ const IN_FLIGHT = 8;
 const PROBES = 200;
 const NOOP = { type: 'noop' };
 
-const interruption = new AbortController();
-const { signal } = interruption;
-for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-  process.on(name, () => interruption.abort(new Error(`stopped by ${name}`)));
-}
-
 /** One figure of a round: `perSecond` is better when higher, all others when lower. */
 type Figures = Record<string, { value: number; unit: 'jobs/s' | 'ms' | 'MB'; target?: number }>;
 
-const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-bench-'));
-let service: Service | undefined;
-try {
+await bench(async () => {
   const TASKS = path.resolve(import.meta.dirname, '../examples/tasks/index.ts');
-  service = await startService(folder, availableParallelism(), signal, { TASKS, CAPACITY_MEMORY_MB: '16384' });
-  say('empty tables');
-  const empty = await measure(service);
-  say(`filling in ${FINISHED} finished and ${WAITING} waiting jobs`);
-  await fillTables(service.pool, { finished: FINISHED, waiting: WAITING });
-  say('full tables');
-  const full = await measure(service);
-  process.stdout.write(`${describeMachine({ 'Node.js': process.versions.node })}\n${toMarkdown(compare(empty, full))}`);
-} catch (error) {
-  say(signal.aborted ? signal.reason.message : (error as Error).stack);
-  process.exitCode = 1;
-} finally {
-  await service?.stop();
-  await rm(folder, { recursive: true, force: true });
-}
+  const service = await startService(folder, availableParallelism(), signal, { TASKS, CAPACITY_MEMORY_MB: '16384' });
+  try {
+    say('empty tables');
+    const empty = await measure(service);
+    say(`filling in ${FINISHED} finished and ${WAITING} waiting jobs`);
+    await fillTables(service.pool, { finished: FINISHED, waiting: WAITING });
+    say('full tables');
+    const full = await measure(service);
+    process.stdout.write(
+      `${describeMachine({ 'Node.js': process.versions.node })}\n${toMarkdown(compare(empty, full))}`,
+    );
+  } finally {
+    await service.stop();
+  }
+});
 
 /** All figures of one round. */
 async function measure(service: Service): Promise<Figures> {
@@ -247,8 +239,4 @@ async function get(url: string, options: RequestInit = {}): Promise<any> {
   const response = await fetch(url, { ...options, signal });
   if (!response.ok) throw new Error(`${url}: ${response.status} ${await response.text()}`);
   return response.json();
-}
-
-function say(line: string | undefined): void {
-  process.stderr.write(`${line}\n`);
 }

@@ -1,6 +1,5 @@
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { estimateImage } from '../converter/convert/estimate-image.ts';
 import { estimatePages } from '../converter/convert/estimate-pdf.ts';
@@ -10,6 +9,7 @@ import { createSandboxPool } from '../converter/sandbox/pool.ts';
 import { LARGEST_CLASS_MB, memoryClass } from '../jobs/shape.ts';
 import { createLogger } from '../log.ts';
 import type { ConversionContext } from '../tasks/task.ts';
+import { bench, folder, say, signal } from './bench.ts';
 import { writeHungryFiles } from './inputs.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
 
@@ -31,7 +31,6 @@ interface Measured {
   peakMb: number;
 }
 
-const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-memory-'));
 const pool = createSandboxPool({
   keep: 1,
   roomMb: () => ORDINARY_MB,
@@ -39,22 +38,23 @@ const pool = createSandboxPool({
   tasksModule: undefined,
   log: createLogger('silent', {}),
 });
-try {
-  const generated = path.join(folder, 'generated');
-  await mkdir(generated);
-  say('making large files');
-  await writeHungryFiles(generated);
-  const corpus = [...(await filesIn(path.join(CORPUS, 'image'))), ...(await filesIn(path.join(CORPUS, 'pdf')))];
-  if (corpus.length === 0) say(`${CORPUS} is not there: generated files alone`);
-  const ofCorpus = await measureAll(corpus);
-  const ofGenerated = await measureAll(await filesIn(generated));
-  process.stdout.write(`${describeMachine({ 'Node.js': process.versions.node })}\n`);
-  process.stdout.write(toMarkdown([...summary('corpus', ofCorpus), ...summary('generated files', ofGenerated)]));
-  process.stdout.write(`\n${worst([...ofCorpus, ...ofGenerated])}\n${table(ofGenerated)}`);
-} finally {
-  await pool.close();
-  await rm(folder, { recursive: true, force: true });
-}
+await bench(async () => {
+  try {
+    const generated = path.join(folder, 'generated');
+    await mkdir(generated);
+    say('making large files');
+    await writeHungryFiles(generated);
+    const corpus = [...(await filesIn(path.join(CORPUS, 'image'))), ...(await filesIn(path.join(CORPUS, 'pdf')))];
+    if (corpus.length === 0) say(`${CORPUS} is not there: generated files alone`);
+    const ofCorpus = await measureAll(corpus);
+    const ofGenerated = await measureAll(await filesIn(generated));
+    process.stdout.write(`${describeMachine({ 'Node.js': process.versions.node })}\n`);
+    process.stdout.write(toMarkdown([...summary('corpus', ofCorpus), ...summary('generated files', ofGenerated)]));
+    process.stdout.write(`\n${worst([...ofCorpus, ...ofGenerated])}\n${table(ofGenerated)}`);
+  } finally {
+    await pool.close();
+  }
+});
 
 async function filesIn(directory: string): Promise<string[]> {
   if (!existsSync(directory)) return [];
@@ -114,7 +114,7 @@ async function peakOf(file: string, page: number): Promise<number | null> {
     };
     const { outcome, peakMemoryMb } = await lease.run(request, {
       deadlineMs: DEADLINE_MS,
-      signal: new AbortController().signal,
+      signal,
       onEvent: (event) => {
         made ||= event.kind === 'page' && event.outcome.status === 'completed';
       },
@@ -174,6 +174,3 @@ function median(values: number[]): number {
 }
 
 /** Standard output is for the tables alone. */
-function say(line: string): void {
-  process.stderr.write(`bench: ${line}\n`);
-}

@@ -1,6 +1,6 @@
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
+import { bench, folder, say, signal } from './bench.ts';
 import { makeInnocents } from './incident/innocents.ts';
 import { createRandom } from './incident/random.ts';
 import { type Measured, measure, measureCommits } from './scaling/measure.ts';
@@ -19,22 +19,7 @@ const LOAD = 0.7;
 const SIMULATED_UPLOADS = 100_000;
 const POSTGRES_CORES = 8;
 
-const interruption = new AbortController();
-const { signal } = interruption;
-for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-  process.on(name, () => interruption.abort(new Error(`stopped by ${name}`)));
-}
-const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-scaling-'));
-try {
-  await main();
-} catch (error) {
-  say(signal.aborted ? signal.reason.message : (error as Error).stack);
-  process.exitCode = 1;
-} finally {
-  await rm(folder, { recursive: true, force: true });
-}
-
-async function main(): Promise<void> {
+await bench(async () => {
   const { measured, commits } = await run();
   say('simulating');
   process.stdout.write(
@@ -49,7 +34,7 @@ async function main(): Promise<void> {
       listNodes(measured, commits.notifying),
     ].join('\n'),
   );
-}
+});
 
 async function run() {
   say('making files');
@@ -149,6 +134,3 @@ function toTable(columns: string[], rows: string[][]): string {
 }
 
 /** Standard output is for the tables alone. */
-function say(line: string | undefined): void {
-  process.stderr.write(`bench: ${line}\n`);
-}

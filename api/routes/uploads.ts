@@ -21,7 +21,7 @@ import type { Store } from '../../store/store.ts';
 import { callerOf, isVisible } from '../admission.ts';
 import { createUpload } from '../create-upload.ts';
 import { originalDisposition, pageDisposition } from '../disposition.ts';
-import { originalDocument, pageDocument, uploadDocument, listedUpload, webhookDocument } from '../documents.ts';
+import { listedUpload, originalDocument, pageDocument, uploadDocument, webhookDocument } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { bytesReceived, uploadsAccepted } from '../metrics.ts';
 import { refuseOverload } from '../middleware/back-pressure.ts';

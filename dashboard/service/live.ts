@@ -72,7 +72,8 @@ function open(): WebSocket {
 function gather(event: Event): void {
   last = event.id;
   gathered.push(event);
-  gathering ??= setTimeout(() => {
+  if (gathering !== undefined) return;
+  gathering = setTimeout(() => {
     const events = gathered;
     gathered = [];
     gathering = undefined;

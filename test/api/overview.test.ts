@@ -41,7 +41,12 @@ describe('GET /jobs/{id}/graph', () => {
 
   /** Two ways from `first` to `last`, one of them through a job that was split in two. Gives the ids of the two. */
   async function makeDiamond(): Promise<string[]> {
-    await fixture.submit(one('first'), one('whole', ['first']), one('aside', ['first']), one('last', ['aside', 'whole']));
+    await fixture.submit(
+      one('first'),
+      one('whole', ['first']),
+      one('aside', ['first']),
+      one('last', ['aside', 'whole']),
+    );
     await fixture.settle(await fixture.claimOne(), COMPLETED);
     const ready = await fixture.claim();
     const whole = ready.find(({ id }) => id === 'whole');
@@ -63,8 +68,14 @@ describe('GET /jobs/{id}/graph', () => {
       right: expected(right, 'ready', [], 'whole'),
     };
     const nearestOf = {
-      first: [[jobs.whole, jobs.aside], [jobs.last, jobs.left, jobs.right]],
-      last: [[jobs.whole, jobs.aside], [jobs.first, jobs.left, jobs.right]],
+      first: [
+        [jobs.whole, jobs.aside],
+        [jobs.last, jobs.left, jobs.right],
+      ],
+      last: [
+        [jobs.whole, jobs.aside],
+        [jobs.first, jobs.left, jobs.right],
+      ],
       [left]: [[jobs.whole], [jobs.first, jobs.last, jobs.right], [jobs.aside]],
     };
     for (const [id, steps] of Object.entries(nearestOf)) {
@@ -112,10 +123,7 @@ describe('GET /jobs/{id}/graph', () => {
     const { body } = await get('alice', '/jobs/spoke/graph');
     const tookMs = performance.now() - began;
     expect([body.complete, body.items.length]).toEqual([false, 200]);
-    expect(body.items.slice(0, 2)).toEqual([
-      expected('spoke', 'completed', ['hub']),
-      expected('hub', 'completed'),
-    ]);
+    expect(body.items.slice(0, 2)).toEqual([expected('spoke', 'completed', ['hub']), expected('hub', 'completed')]);
     expect(tookMs).toBeLessThan(1_000);
   });
 });
@@ -164,7 +172,9 @@ describe('deaths in GET /system', () => {
     await end('reports', 'alice', failed('task_failed', 'says so itself'));
     await end('is corrupt', 'alice', failed('corrupt_file', 'the PDF cannot be read'));
     await end('is old', 'alice', failed('timeout', 'took longer than 60 s'));
-    await service.pool.query(`update job_attempts set finished_at = now() - interval '25 hours' where job_id = 'is old'`);
+    await service.pool.query(
+      `update job_attempts set finished_at = now() - interval '25 hours' where job_id = 'is old'`,
+    );
     await end('comes back', 'alice', { kind: 'returned' });
     expect(await deathsFor('alice')).toEqual([]);
     await fixture.cancel('comes back');

@@ -15,10 +15,7 @@ beforeEach(async () => {
   job = await fixture.claimOne();
   journal = createJournal(fixture.db, job, fixture.log);
 });
-afterEach(async () => {
-  expect(await fixture.findings()).toEqual([]);
-  await fixture.empty();
-});
+afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 const line = (message: string, data?: Record<string, unknown>) =>

@@ -8,10 +8,7 @@ let fixture: JobsFixture;
 beforeAll(async () => {
   fixture = await openJobsFixture();
 });
-afterEach(async () => {
-  expect(await fixture.findings()).toEqual([]);
-  await fixture.empty();
-});
+afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 /** What Postgres does not keep as JSON. */

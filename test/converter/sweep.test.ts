@@ -22,8 +22,7 @@ beforeEach(async () => {
   parts = { db, queues, log, store: await openDiskStore(root) };
 });
 afterEach(async () => {
-  expect(await fixture.findings()).toEqual([]);
-  await fixture.empty();
+  await fixture.expectSound();
   await rm(root, { recursive: true });
 });
 afterAll(() => fixture.close());

@@ -15,10 +15,7 @@ let fixture: JobsFixture;
 beforeAll(async () => {
   fixture = await openJobsFixture();
 });
-afterEach(async () => {
-  expect(await fixture.findings()).toEqual([]);
-  await fixture.empty();
-});
+afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 const CONFLICT = { code: 'conflict', status: 409 };

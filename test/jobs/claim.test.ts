@@ -7,10 +7,7 @@ let fixture: JobsFixture;
 beforeAll(async () => {
   fixture = await openJobsFixture();
 });
-afterEach(async () => {
-  expect(await fixture.findings()).toEqual([]);
-  await fixture.empty();
-});
+afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 const HEAVY = { cpuUnits: 4, memoryMb: 2048 };

@@ -22,10 +22,7 @@ beforeAll(async () => {
   await fixture.db.execute(sql`create trigger mark_end after update on uploads for each row
     when (new.finished_at is not null) execute function mark_end()`);
 });
-afterEach(async () => {
-  expect(await fixture.findings()).toEqual([]);
-  await fixture.empty();
-});
+afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 type Attempt = Awaited<ReturnType<JobsFixture['claimOne']>>;

@@ -10,10 +10,7 @@ beforeAll(async () => {
 beforeEach(async () => {
   converter = await fixture.converter();
 });
-afterEach(async () => {
-  expect(await fixture.findings()).toEqual([]);
-  await fixture.empty();
-});
+afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 /** Lets so many jobs run, one after another; gives their owners in order. */

@@ -163,12 +163,17 @@ export async function openJobsFixture() {
     },
     /** What the auditor finds broken: nothing. */
     findings: () => audit(db),
-    /** For after each test: everything gone. */
+    /** Everything gone. */
     async empty(): Promise<void> {
       await db.execute(
         sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, webhooks, webhook_attempts`,
       );
       await db.execute(sql`delete from pgboss.job`);
+    },
+    /** For after each test: the rows kept what they promise, and are gone. */
+    async expectSound(): Promise<void> {
+      expect(await audit(db)).toEqual([]);
+      await this.empty();
     },
     async close(): Promise<void> {
       await queues.close();

@@ -15,10 +15,7 @@ beforeAll(async () => {
     return rows[0]?.old === true;
   });
 });
-afterEach(async () => {
-  expect(await fixture.findings()).toEqual([]);
-  await fixture.empty();
-});
+afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 const keep = () => keepHouse(fixture.db, fixture.queues, fixture.log);

@@ -15,10 +15,7 @@ beforeEach(async () => {
   converter = { id: randomUUID(), name: 'host-1' };
   await fixture.db.insert(converters).values({ ...converter, cpuUnits: 100, memoryMb: 600 });
 });
-afterEach(async () => {
-  expect(await fixture.findings()).toEqual([]);
-  await fixture.empty();
-});
+afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 const error = { code: 'out_of_memory' as const, message: 'page 2 needs more than the 256 MB reserved' };

@@ -6,10 +6,7 @@ let fixture: JobsFixture;
 beforeAll(async () => {
   fixture = await openJobsFixture();
 });
-afterEach(async () => {
-  expect(await fixture.findings()).toEqual([]);
-  await fixture.empty();
-});
+afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 const job = (id: string, ...dependsOn: string[]) => ({ id, dependsOn });

@@ -9,10 +9,7 @@ let fixture: JobsFixture;
 beforeAll(async () => {
   fixture = await openJobsFixture();
 });
-afterEach(async () => {
-  expect(await fixture.findings()).toEqual([]);
-  await fixture.empty();
-});
+afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 test('a change of status that runs into a deadlock is repeated, and takes effect once', async () => {

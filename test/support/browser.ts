@@ -1,12 +1,14 @@
 import axe from 'axe-core';
 import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core';
-import { hasProgram } from './programs.ts';
+import { findProgram } from './programs.ts';
+
+const executablePath = findProgram('chromium');
 
 /** `describe`, or a skip that says so, where there is no Chromium. */
-export const describeInBrowser: typeof describe = (name, tests) =>
-  hasProgram('chromium', '--version')
-    ? describe(String(name), tests as () => void)
-    : describe.skip(`${name} (needs chromium)`, tests as () => void);
+export function describeInBrowser(name: string, tests: () => void): void {
+  if (executablePath) describe(name, tests);
+  else describe.skip(`${name} (needs chromium)`, tests);
+}
 
 /** What the page may not do: errors of its scripts, what its policy forbade, and requests to other hosts. */
 export interface Watched {
@@ -17,7 +19,7 @@ export interface Watched {
 /** A browser of one's own. The caller closes it. */
 export function startBrowser(): Promise<Browser> {
   return chromium.launch({
-    executablePath: 'chromium',
+    executablePath: executablePath ?? '',
     // Root has no sandbox; what it loads is our own page alone.
     args: ['--no-sandbox', '--disable-dev-shm-usage'],
   });
@@ -36,7 +38,8 @@ export async function openDashboard(
   page.on('pageerror', (error) => faults.push(String(error)));
   page.on('console', (message) => {
     // What the service refuses is for the page to show, and not a fault of it.
-    if (message.type() === 'error' && !message.text().startsWith('Failed to load resource')) faults.push(message.text());
+    if (message.type() === 'error' && !message.text().startsWith('Failed to load resource'))
+      faults.push(message.text());
   });
   page.on('request', (request) => {
     if (!/^(data|blob):/.test(request.url()) && !request.url().startsWith(url)) faults.push(`asks ${request.url()}`);
@@ -49,5 +52,7 @@ export async function openDashboard(
 export async function expectAccessible(page: Page): Promise<void> {
   await page.evaluate(axe.source);
   const { violations } = await page.evaluate(() => (globalThis as unknown as { axe: typeof axe }).axe.run());
-  expect(violations.map(({ id, nodes }) => [id, nodes.map(({ target, failureSummary }) => [target, failureSummary])])).toEqual([]);
+  expect(
+    violations.map(({ id, nodes }) => [id, nodes.map(({ target, failureSummary }) => [target, failureSummary])]),
+  ).toEqual([]);
 }

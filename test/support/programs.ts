@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { createServer } from 'node:net';
 import path from 'node:path';
 
@@ -8,6 +9,12 @@ export const ROOT = path.resolve(import.meta.dirname, '../..');
 /** Whether this machine has a program: tests that need one skip where there is none. */
 export function hasProgram(name: string, ...args: string[]): boolean {
   return spawnSync(name, args, { stdio: 'ignore' }).status === 0;
+}
+
+/** Where a program is, as a shell would find it; undefined where it is not. */
+export function findProgram(name: string): string | undefined {
+  const places = (process.env.PATH ?? '').split(path.delimiter).map((folder) => path.join(folder, name));
+  return places.find((place) => existsSync(place));
 }
 
 /** A port on which nothing listens just now. */
