@@ -15,7 +15,10 @@ const LINES_EVERY_MS = 1_000;
  * The log of a job as it grows: read on with its events, and once a second while it runs, as lines that its task logs are
  * no events.
  */
-export function useLog(id: string, isRunning: () => boolean): { lines: Ref<LogLine[]>; failure: Ref<Failure | undefined> } {
+export function useLog(
+  id: string,
+  isRunning: () => boolean,
+): { lines: Ref<LogLine[]>; failure: Ref<Failure | undefined> } {
   const lines = shallowRef<LogLine[]>([]);
   const failure = shallowRef<Failure>();
   const visibility = useDocumentVisibility();

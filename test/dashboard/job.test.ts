@@ -23,7 +23,8 @@ describeInBrowser('the page of a job', () => {
     await Promise.all([service.stop(), receiver.stop()]);
   });
 
-  const open = (id: string, options: Json = {}) => openDashboard(browser, service.url, { hash: `#/jobs/${id}`, ...options });
+  const open = (id: string, options: Json = {}) =>
+    openDashboard(browser, service.url, { hash: `#/jobs/${id}`, ...options });
   const heading = (page: Page, id: string) => page.getByRole('heading', { level: 1, name: `Job ${id}` });
   const ties = (page: Page) => page.getByRole('region', { name: 'Ties to other jobs' });
   const tied = (page: Page, name: string | RegExp) => ties(page).getByRole('link', { name });
@@ -86,7 +87,9 @@ describeInBrowser('the page of a job', () => {
     await expectAccessible(page);
     expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(390);
 
-    await tied(page, /^convert_range/).first().click();
+    await tied(page, /^convert_range/)
+      .first()
+      .click();
     await page.getByText('cancelled and retried as a whole').waitFor();
     expect(await button(page, 'Retry').count()).toBe(0);
     expect(faults).toEqual([]);
@@ -140,7 +143,10 @@ describeInBrowser('the page of a job', () => {
     await service.jobDone(job_id);
     const { page, faults } = await open(job_id);
     const attempts = page.getByRole('region', { name: 'Attempts' }).getByRole('listitem');
-    await attempts.filter({ hasText: 'Attempt 1' }).getByText('attempt 1 of this job fails, as asked', { exact: false }).waitFor();
+    await attempts
+      .filter({ hasText: 'Attempt 1' })
+      .getByText('attempt 1 of this job fails, as asked', { exact: false })
+      .waitFor();
     const told = page.getByRole('region', { name: 'Notification' }).getByRole('listitem');
     await told.filter({ hasText: 'job.failed' }).getByText('delivered').waitFor();
 

@@ -26,7 +26,8 @@ describeInBrowser('the system page', () => {
   const shows = (chart: Locator, colour: [number, number, number]) =>
     chart.evaluate((canvas, [red, green, blue]) => {
       const { width, height } = canvas as HTMLCanvasElement;
-      const { data } = (canvas as HTMLCanvasElement).getContext('2d')?.getImageData(0, 0, width, height) as ImageData;
+      const context = (canvas as HTMLCanvasElement).getContext('2d') as CanvasRenderingContext2D;
+      const { data } = context.getImageData(0, 0, width, height);
       let count = 0;
       for (let at = 0; at < data.length; at += 4)
         if (data[at] === red && data[at + 1] === green && data[at + 2] === blue) count++;
