@@ -1,4 +1,5 @@
 import { and, asc, desc, eq, getTableColumns, gte, inArray, isNotNull, lt, lte, or, type SQL, sql } from 'drizzle-orm';
+import { unionAll } from 'drizzle-orm/pg-core';
 import type { Queryable } from './client.ts';
 import { originals, pages, type UploadStatus, uploads } from './schema.ts';
 
@@ -64,17 +65,15 @@ export async function listUploads(
 ): Promise<ListedUpload[]> {
   const filenames = sql<(string | null)[]>`array(
     select filename from originals where upload_id = uploads.id order by original)`;
+  const filter = and(ofOwner(owner), status && eq(uploads.status, status), before ? lt(uploads.id, before) : undefined);
+  const newest = (condition: SQL | undefined) =>
+    db.select({ id: uploads.id }).from(uploads).where(and(filter, condition)).orderBy(desc(uploads.id)).limit(limit);
+  // Each way of matching apart, so that each is answered by its index.
+  const matching = (part: string) => inArray(uploads.id, unionAll(newest(isNamed(part)), newest(idStarts(part))));
   return db
     .select({ ...publicColumns, filenames })
     .from(uploads)
-    .where(
-      and(
-        ofOwner(owner),
-        status && eq(uploads.status, status),
-        before ? lt(uploads.id, before) : undefined,
-        search === undefined ? undefined : or(isNamed(search), idStarts(search)),
-      ),
-    )
+    .where(search === undefined ? filter : matching(search))
     .orderBy(desc(uploads.id))
     .limit(limit);
 }
@@ -87,7 +86,7 @@ function isNamed(part: string): SQL {
 /** Ids that begin so lie between two of them. */
 function idStarts(part: string): SQL | undefined {
   const digits = part.toLowerCase().replaceAll('-', '');
-  if (!/^[0-9a-f]{1,32}$/.test(digits)) return undefined;
+  if (!/^[0-9a-f]{1,32}$/.test(digits)) return sql`false`;
   return and(gte(uploads.id, digits.padEnd(32, '0')), lte(uploads.id, digits.padEnd(32, 'f')));
 }
 
