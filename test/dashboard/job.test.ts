@@ -38,20 +38,20 @@ describeInBrowser('the page of a job', () => {
       { job_id: 'last', type: 'reverse', payload: { input: 'ab' }, depends_on: ['left', 'right'] },
     ]);
     const { page, faults } = await open('last');
-    for (const name of ['fibonacci left: blocked', 'fibonacci right: blocked', 'reverse last: blocked, this job']) {
+    for (const name of ['fibonacci left blocked', 'fibonacci right blocked', 'reverse last blocked this job']) {
       await tied(page, name).waitFor();
     }
     await expectAccessible(page);
-    await tied(page, 'sleep gate: running').click();
+    await tied(page, 'sleep gate running').click();
     await heading(page, 'gate').waitFor();
     expect(page.url()).toMatch(/#\/jobs\/gate$/);
 
     await button(page, 'Cancel').click();
-    await tied(page, 'reverse last: failed').waitFor();
+    await tied(page, 'reverse last failed').waitFor();
     await button(page, 'Cancel').waitFor({ state: 'detached' });
 
     // By keyboard, to one that cannot run before the other does.
-    await tied(page, 'fibonacci left: failed').focus();
+    await tied(page, 'fibonacci left failed').focus();
     await page.keyboard.press('Enter');
     await heading(page, 'left').waitFor();
     await page.getByText('A job that it waited for has failed.').waitFor();
@@ -59,12 +59,12 @@ describeInBrowser('the page of a job', () => {
     const refusal = page.getByRole('alert').filter({ hasText: 'its prerequisite gate is cancelled: retry that' });
     await refusal.getByText('conflict', { exact: true }).waitFor();
 
-    await tied(page, 'sleep gate: cancelled').click();
+    await tied(page, 'sleep gate cancelled').click();
     await button(page, 'Retry').click();
-    await tied(page, 'reverse last: blocked').waitFor();
-    await tied(page, 'sleep gate: running, this job').waitFor();
+    await tied(page, 'reverse last blocked').waitFor();
+    await tied(page, 'sleep gate running this job').waitFor();
     await button(page, 'Cancel').click();
-    await tied(page, 'sleep gate: cancelled, this job').waitFor();
+    await tied(page, 'sleep gate cancelled this job').waitFor();
     expect(faults).toEqual([]);
   });
 
@@ -78,12 +78,12 @@ describeInBrowser('the page of a job', () => {
     expect(parts).toBeGreaterThan(1);
 
     const { page, faults } = await open(whole.job_id, { viewport: { width: 390, height: 844 }, colorScheme: 'dark' });
-    await tied(page, /^convert …\w{8}: completed, this job$/).waitFor();
-    expect(await tied(page, /^convert_range …\w{8}: completed$/).count()).toBe(parts);
+    await tied(page, /^convert …\w{8} completed this job$/).waitFor();
+    expect(await tied(page, /^convert_range …\w{8} completed$/).count()).toBe(parts);
     await ties(page).getByText('The same as a list').click();
     expect(await ties(page).getByRole('listitem').filter({ hasText: 'part of convert …' }).count()).toBe(parts);
     await page.getByRole('link', { name: body.id }).waitFor();
-    await page.getByText(/^\d+ of 256 MB reserved \(\d+%\)$/).waitFor();
+    await page.getByText(/\d of 384 MB reserved \(\d+%\)/).waitFor();
     await expectAccessible(page);
     expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(390);
 

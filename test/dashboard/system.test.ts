@@ -61,7 +61,7 @@ describeInBrowser('the system page', () => {
     const { job_id } = await service.submit({ type: 'leak_native', retry_config: { max_attempts: 1 } });
     const death = deaths.getByRole('listitem');
     await death.getByText('It needs more memory than it may have.', { exact: false }).waitFor();
-    await death.getByText(/of 256 MB reserved \(\d+%\)$/).waitFor();
+    await death.getByText(/\d of 256 MB reserved \(\d+%\)/).waitFor();
     await page.getByRole('img', { name: /: 0 completed and 1 failed in all$/ }).waitFor();
     await expectAccessible(page);
     await death.getByRole('link', { name: /^leak_native/ }).click();
