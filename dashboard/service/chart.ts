@@ -17,19 +17,7 @@ export interface Bars {
 export async function openChart(canvas: HTMLCanvasElement) {
   const { BarController, BarElement, CategoryScale, Chart, Legend, LinearScale, Tooltip } = await import('chart.js');
   Chart.register(BarController, BarElement, CategoryScale, Legend, LinearScale, Tooltip);
-  const chart = new Chart<'bar', number[], string>(canvas, {
-    type: 'bar',
-    data: { labels: [], datasets: [] },
-    options: {
-      animation: false,
-      maintainAspectRatio: false,
-      scales: {
-        x: { stacked: true, grid: { display: false }, ticks: { maxTicksLimit: 6, maxRotation: 0 } },
-        y: { stacked: true, beginAtZero: true, ticks: { precision: 0, maxTicksLimit: 5 } },
-      },
-      plugins: { legend: { onClick: () => undefined, labels: { boxWidth: 12 } } },
-    },
-  });
+  const chart = new Chart<'bar', number[], string>(canvas, { type: 'bar', data: { labels: [], datasets: [] } });
 
   /** As the theme has it now: a custom property by itself is not yet a colour. */
   function colourOf(property: string): string {
@@ -39,11 +27,25 @@ export async function openChart(canvas: HTMLCanvasElement) {
 
   return {
     show({ labels, series, most }: Bars): void {
-      Chart.defaults.color = colourOf('--muted');
-      Chart.defaults.borderColor = colourOf('--line');
-      Chart.defaults.font.family = getComputedStyle(canvas).fontFamily;
-      const scale = chart.options.scales?.y;
-      if (scale && most !== undefined) scale.max = most;
+      const color = colourOf('--muted');
+      const lines = { color: colourOf('--line') };
+      const font = { family: getComputedStyle(canvas).fontFamily };
+      // All of them anew: scales keep what colours they had before.
+      chart.options = {
+        animation: false,
+        maintainAspectRatio: false,
+        scales: {
+          x: { stacked: true, grid: { display: false }, ticks: { color, font, maxTicksLimit: 6, maxRotation: 0 } },
+          y: {
+            stacked: true,
+            beginAtZero: true,
+            grid: lines,
+            ticks: { color, font, precision: 0, maxTicksLimit: 5 },
+            ...(most !== undefined && { max: most }),
+          },
+        },
+        plugins: { legend: { onClick: () => undefined, labels: { color, font, boxWidth: 12 } } },
+      };
       chart.data.labels = labels;
       chart.data.datasets = series.map(({ name, colour, values }) => ({
         label: name,
