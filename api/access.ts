@@ -27,7 +27,9 @@ const ROUTES = new Map<string, { read: Access; write: Access }>([
 
 /** What a request takes; undefined when there is nothing at the path. */
 export function accessTo(method: string, path: string): Access | undefined {
-  const route = ROUTES.get(path.split('/')[1] ?? '');
+  const [, first = '', ...rest] = path.split('/');
+  // The dashboard is at `/` alone: `//uploads` is nothing.
+  const route = first === '' && rest.length > 0 ? undefined : ROUTES.get(first);
   return method === 'GET' || method === 'HEAD' ? route?.read : route?.write;
 }
 

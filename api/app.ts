@@ -59,11 +59,12 @@ export function createApp(parts: {
   app.use(observeRequests(parts.log));
   app.use(secureHeaders);
   app.use(admission(parts.admit));
+  // What is asked for most comes first: each route before it is tried in vain.
+  app.use(uploadRoutes(parts));
+  app.use(jobRoutes(parts));
   app.use(operationRoutes(parts));
   app.use(documentationRoutes());
   app.use(dashboardRoutes());
-  app.use(uploadRoutes(parts));
-  app.use(jobRoutes(parts));
   app.use(noSuchRoute);
   app.use(problems(parts.log));
   return app;

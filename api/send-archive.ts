@@ -10,6 +10,9 @@ import { zipPages, zipSize } from '../tasks/zip-pages.ts';
 import { archiveDisposition } from './disposition.ts';
 import { notFound } from './problem.ts';
 
+/** What a pipeline says of a client that went meanwhile, or before. */
+const GONE = ['ERR_STREAM_PREMATURE_CLOSE', 'ERR_STREAM_UNABLE_TO_PIPE'];
+
 /**
  * All completed pages of an upload that has ended, as a zip that is made while it is sent, one page at a time. Throws 409
  * while the upload is under way, since an archive must not lack what is still to come; 404 when no page completed. What
@@ -46,7 +49,7 @@ export async function sendArchive(
     await pipeline(zipPages(files, { mtime: finishedAt }), response);
   } catch (error) {
     // A client that goes away is no failure of ours.
-    if ((error as NodeJS.ErrnoException).code === 'ERR_STREAM_PREMATURE_CLOSE') return;
+    if (GONE.includes(`${(error as NodeJS.ErrnoException).code}`)) return;
     log.error({ err: error, request: response.locals.requestId }, 'archive broken off');
   }
 }

@@ -62,6 +62,8 @@ export async function sendStored(request: Request, response: Response, store: St
   }
   // A client that stops reading is no failure of ours; what fails on our side breaks the connection off.
   await pipeline(content, response).catch(() => undefined);
+  // One that has gone before is not piped to at all, and the file would stay open.
+  content.destroy();
 }
 
 type Range = { start: number; end: number };

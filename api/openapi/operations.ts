@@ -63,7 +63,7 @@ export const operationPaths: ZodOpenApiPathsObject = {
       security: open.security,
       operationId: 'getDashboard',
       summary: 'The dashboard: a page that shows uploads, jobs and converters as they work',
-      responses: { 200: response('A page', [], { 'text/html': { schema: text } }), ...open.responses },
+      responses: { 200: response('A page', ['Cache-Control'], { 'text/html': { schema: text } }), ...open.responses },
     },
   },
   '/docs': {

@@ -10,7 +10,7 @@ export function dashboardRoutes(): Router {
   const router = Router();
   router.get('/', (_request, response, next) => {
     response.set('Cache-Control', 'no-cache');
-    response.sendFile('index.html', { root: BUILT }, (error) => {
+    response.sendFile('index.html', { root: BUILT, acceptRanges: false }, (error) => {
       if (error && !response.headersSent) next(notFound('the dashboard: it is not built (npm run build)'));
     });
   });

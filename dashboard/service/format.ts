@@ -1,5 +1,13 @@
 const number = new Intl.NumberFormat('en');
 const clock = new Intl.DateTimeFormat('en', { dateStyle: 'medium', timeStyle: 'medium' });
+const timeOfDay = new Intl.DateTimeFormat('en', { timeStyle: 'medium', hourCycle: 'h23' });
+const exactTimeOfDay = new Intl.DateTimeFormat('en', {
+  hour: '2-digit',
+  minute: '2-digit',
+  second: '2-digit',
+  fractionalSecondDigits: 3,
+  hourCycle: 'h23',
+});
 const relative = new Intl.RelativeTimeFormat('en', { numeric: 'auto', style: 'short' });
 
 const UNITS = ['B', 'kB', 'MB', 'GB', 'TB'];
@@ -23,6 +31,17 @@ export function formatBytes(bytes: number): string {
 /** In the place and zone of who looks. */
 export function formatTime(time: string): string {
   return clock.format(new Date(time));
+}
+
+/** The time of day alone, to the millisecond where `isExact`. */
+export function formatClock(time: string | Date, isExact = false): string {
+  return (isExact ? exactTimeOfDay : timeOfDay).format(new Date(time));
+}
+
+/** An id short enough for a drawing: of those that the service makes, the end, by which they differ. */
+export function shortId(id: string): string {
+  if (/^(job_)?[0-9a-f-]{36}$/.test(id)) return `…${id.slice(-8)}`;
+  return id.length > 20 ? `${id.slice(0, 19)}…` : id;
 }
 
 /** Such as `3 min. ago`. */

@@ -170,12 +170,12 @@ describe.each([
 test('health, the description of the API and its page are open', async () => {
   for (const route of ['/health/live', '/health/ready'])
     expect((await client(undefined).ask('GET', route)).status).toBe(200);
-  for (const route of ['/openapi.json', '/docs'])
+  for (const route of ['/openapi.json', '/docs', '/', '/assets/nothing.js'])
     expect((await client('wrong').ask('GET', route)).status).not.toBe(401);
 });
 
 test('what is not there is told to those with a key alone', async () => {
-  for (const route of ['/', '/nothing', '/Uploads', '//uploads', '/%75ploads', '/constructor']) {
+  for (const route of ['/nothing', '/Uploads', '//uploads', '/%75ploads', '/constructor']) {
     expectProblem(await client(undefined).get(route), 401, 'unauthorized', /Bearer/);
     expectProblem(await named('root').get(route), 404, 'not_found');
   }

@@ -119,7 +119,7 @@ describeInBrowser('the dashboard of a service that wants keys', () => {
     await expectAccessible(page);
     await dialog.getByLabel('API key').fill('another');
     await dialog.getByRole('button', { name: 'Use it' }).click();
-    await dialog.getByText('does not know this key').waitFor();
+    await dialog.getByText('wants a key that it knows').waitFor();
 
     await dialog.getByLabel('API key').fill(KEY);
     await page.keyboard.press('Enter');

@@ -1,4 +1,4 @@
-import { mkdtemp } from 'node:fs/promises';
+import { mkdir, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { startEmbedded } from '../../db/embedded.ts';
@@ -8,6 +8,9 @@ import { createDatabase } from './database.ts';
 /** One Postgres for the whole run, with a migrated template that every test file clones. */
 export default async function globalSetup(): Promise<void> {
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-test-'));
+  // Every service of the run starts the same code: it is compiled once.
+  process.env.NODE_COMPILE_CACHE = path.join(folder, 'compile-cache');
+  await mkdir(process.env.NODE_COMPILE_CACHE);
   // Nothing here has to survive a power cut.
   const postgres = await startEmbedded(path.join(folder, 'postgres'), {
     flags: [

@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -36,6 +36,9 @@ export async function startService({
   const database =
     databaseUrl === undefined ? await cloneDatabase() : { url: databaseUrl, drop: async () => undefined };
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-service-'));
+  // Its sandboxes find there what those of other services have compiled.
+  const { NODE_COMPILE_CACHE } = process.env;
+  if (NODE_COMPILE_CACHE) await symlink(NODE_COMPILE_CACHE, path.join(folder, 'compile-cache'));
   const environment = {
     DATABASE_URL: database.url,
     DATA_DIR: folder,
@@ -94,6 +97,18 @@ export async function startService({
     return (await response.json()) as Json;
   }
 
+  /** What a route tells once what it tells of has ended: the API holds its answer until then. Fails after `ms`. */
+  async function ended(route: string, ms: number): Promise<Json> {
+    const deadline = performance.now() + ms;
+    for (;;) {
+      const seconds = Math.ceil(Math.max(0, deadline - performance.now()) / 1000);
+      const { status, text, body } = await send('GET', route, undefined, { Prefer: `wait=${Math.min(seconds, 60)}` });
+      if (status !== 200) throw new Error(`GET ${route}: ${status} ${text}`);
+      if (body.done || body.finished_at) return body;
+      if (performance.now() > deadline) throw new Error(`not ended within ${ms} ms: ${text}`);
+    }
+  }
+
   /** Sends a value as JSON, or a string as it is; gives the status, the headers and the answer as text and parsed. */
   async function send(method: string, route: string, body?: unknown, headers: Record<string, string> = {}) {
     const response = await fetch(api.url + route, {
@@ -147,12 +162,7 @@ export async function startService({
     },
     jobIn,
     /** The document of a job once it has ended. Fails after `ms`. */
-    async jobDone(id: string, ms = 20_000): Promise<Json> {
-      return until(async () => {
-        const job = await get(`/jobs/${id}`);
-        return job.finished_at !== null && job;
-      }, ms);
-    },
+    jobDone: (id: string, ms = 20_000) => ended(`/jobs/${id}`, ms),
     /** As if a converter that was killed had sent no heartbeat for long: others need not wait to see it lost. */
     async forget(converter: ChildProcess): Promise<void> {
       await pool.query(`update converters set heartbeat_at = now() - interval '1 hour' where name like '%-' || $1`, [
@@ -183,9 +193,7 @@ export async function startService({
       return { status: response.status, headers: response.headers, body: (await response.json()) as Json };
     },
     /** The document of an upload once it is done. Fails after `ms`. */
-    async done(id: string, ms = 50_000): Promise<Json> {
-      return until(async () => ((await get(`/uploads/${id}/status`)).done ? get(`/uploads/${id}`) : undefined), ms);
-    },
+    done: (id: string, ms = 50_000) => ended(`/uploads/${id}/status`, ms).then(() => get(`/uploads/${id}`)),
     async bytes(route: string): Promise<Buffer> {
       const response = await fetch(api.url + route);
       if (!response.ok) throw new Error(`GET ${route}: ${response.status}`);

@@ -1,0 +1,25 @@
+import { askBlob } from './http.ts';
+import { createTurns } from './turns.ts';
+
+/** A decoded page may have 49 MB until it is made small. */
+const AT_ONCE = 2;
+const inTurn = createTurns(AT_ONCE);
+
+/** Draws the page at a path onto a canvas, made small while it is decoded. Does nothing more once aborted. */
+export async function drawPage(
+  canvas: HTMLCanvasElement,
+  path: string,
+  resizeWidth: number,
+  signal: AbortSignal,
+): Promise<void> {
+  await inTurn(signal, async () => {
+    const blob = await askBlob(path, signal);
+    const bitmap = await createImageBitmap(blob, { resizeWidth, resizeQuality: 'medium' });
+    if (!signal.aborted) {
+      canvas.width = bitmap.width;
+      canvas.height = bitmap.height;
+      canvas.getContext('2d')?.drawImage(bitmap, 0, 0);
+    }
+    bitmap.close();
+  });
+}

@@ -1,0 +1,65 @@
+import type { Answer } from './http.ts';
+
+export type Relative = Answer<'jobGraph'>['items'][number];
+
+/** From a prerequisite to the job that waits for it, or from a job that was split to a part of it. */
+export interface Tie {
+  kind: 'prerequisite' | 'part';
+  from: string;
+  to: string;
+}
+
+interface Point {
+  x: number;
+  y: number;
+}
+
+/** Where everything is: nodes by id, by their middle; ties as SVG paths. */
+export interface Drawing {
+  width: number;
+  height: number;
+  nodes: Map<string, Point>;
+  ties: (Tie & { path: string })[];
+}
+
+export const NODE = { width: 190, height: 62 };
+const MARGIN = 12;
+
+export function tiesOf(jobs: Relative[]): Tie[] {
+  const shown = new Set(jobs.map(({ job_id }) => job_id));
+  return jobs
+    .flatMap(({ job_id: to, depends_on, parent_id }): Tie[] => [
+      ...depends_on.map((from) => ({ kind: 'prerequisite' as const, from, to })),
+      ...(parent_id === null ? [] : [{ kind: 'part' as const, from: parent_id, to }]),
+    ])
+    .filter(({ from }) => shown.has(from));
+}
+
+/** Lays jobs out from left to right, what comes first to the left. */
+export async function draw(ids: string[], ties: Tie[]): Promise<Drawing> {
+  const { Graph, layout } = await import('@dagrejs/dagre');
+  const graph = new Graph();
+  graph.setGraph({ rankdir: 'LR', nodesep: 16, ranksep: 56, marginx: MARGIN, marginy: MARGIN });
+  for (const id of ids) graph.setNode(id, { ...NODE });
+  for (const { from, to } of ties) graph.setEdge(from, to, {});
+  layout(graph);
+  const { width = 0, height = 0 } = graph.graph() as { width?: number; height?: number };
+  return {
+    width,
+    height,
+    nodes: new Map(ids.map((id) => [id, graph.node(id) as Point])),
+    ties: ties.map((tie) => ({ ...tie, path: pathOf((graph.edge(tie.from, tie.to) as { points: Point[] }).points) })),
+  };
+}
+
+/** A line that bends at its inner points without a corner. */
+function pathOf(points: Point[]): string {
+  const [start, ...rest] = points.map(({ x, y }) => ({ x: Math.round(x), y: Math.round(y) })) as [Point, ...Point[]];
+  const bends = rest.slice(0, -1).map((bend, index) => {
+    const next = rest[index + 1] as Point;
+    const isLast = index === rest.length - 2;
+    const end = isLast ? next : { x: (bend.x + next.x) / 2, y: (bend.y + next.y) / 2 };
+    return `Q${bend.x} ${bend.y} ${end.x} ${end.y}`;
+  });
+  return `M${start.x} ${start.y}${bends.join('')}`;
+}

@@ -1,0 +1,31 @@
+import { useEventListener } from '@vueuse/core';
+import { ref } from 'vue';
+
+/** Takes the files that are dropped or pasted anywhere on the page, until the component goes; tells of files held over it. */
+export function useIncomingFiles(take: (files: File[]) => void) {
+  const isOver = ref(false);
+
+  useEventListener(window, 'dragover', (event: DragEvent) => {
+    if (!event.dataTransfer?.types.includes('Files')) return;
+    // Else the browser opens what is dropped.
+    event.preventDefault();
+    isOver.value = true;
+  });
+  useEventListener(window, 'dragleave', ({ relatedTarget }: DragEvent) => {
+    if (relatedTarget === null) isOver.value = false;
+  });
+  useEventListener(window, 'drop', (event: DragEvent) => {
+    isOver.value = false;
+    takeFrom(event, event.dataTransfer);
+  });
+  useEventListener(window, 'paste', (event: ClipboardEvent) => takeFrom(event, event.clipboardData));
+
+  function takeFrom(event: Event, data: DataTransfer | null): void {
+    const files = [...(data?.files ?? [])];
+    if (files.length === 0) return;
+    event.preventDefault();
+    take(files);
+  }
+
+  return { isOver };
+}

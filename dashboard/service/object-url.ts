@@ -1,0 +1,34 @@
+import { onScopeDispose, shallowRef, watch } from 'vue';
+import { askBlob, Failure } from './http.ts';
+
+/** The bytes at a path, as a URL that an image can show; given back when the path changes or the component goes. */
+export function useObjectUrl(path: () => string) {
+  const url = shallowRef<string>();
+  const failure = shallowRef<Failure>();
+  let loading = new AbortController();
+
+  function forget(): void {
+    loading.abort();
+    if (url.value !== undefined) URL.revokeObjectURL(url.value);
+    url.value = undefined;
+    failure.value = undefined;
+  }
+
+  watch(
+    path,
+    async () => {
+      forget();
+      loading = new AbortController();
+      const { signal } = loading;
+      try {
+        const blob = await askBlob(path(), signal);
+        if (!signal.aborted) url.value = URL.createObjectURL(blob);
+      } catch (error) {
+        if (!signal.aborted) failure.value = error instanceof Failure ? error : new Failure('internal', String(error));
+      }
+    },
+    { immediate: true },
+  );
+  onScopeDispose(forget);
+  return { url, failure };
+}

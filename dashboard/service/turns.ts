@@ -1,0 +1,18 @@
+/** Lets `most` do their work at one time; the others wait, first come first served. Who gave up meanwhile only passes. */
+export function createTurns(most: number) {
+  const waiting: (() => void)[] = [];
+  let free = most;
+
+  return async function inTurn<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+    if (free > 0) free--;
+    else await new Promise<void>((resolve) => waiting.push(resolve));
+    try {
+      signal.throwIfAborted();
+      return await work();
+    } finally {
+      const next = waiting.shift();
+      if (next === undefined) free++;
+      else next();
+    }
+  };
+}

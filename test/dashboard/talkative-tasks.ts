@@ -1,0 +1,21 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { z } from 'zod';
+import examples from '../../examples/tasks/index.ts';
+import { defineTask } from '../../tasks/task.ts';
+
+/** Logs a line every 40 ms until it is aborted, and tells no progress: nothing but its log shows that it works. */
+const talk = defineTask({
+  type: 'talk',
+  payload: z.strictObject({}),
+  resources: { cpuUnits: 1, memoryMb: 256 },
+  trusted: true,
+  async run({ signal, log }) {
+    for (let line = 1; ; line++) {
+      log('info', `line ${line}`, { line });
+      await delay(40, undefined, { signal }).catch(() => signal.throwIfAborted());
+    }
+  },
+});
+
+/** The examples, and this: a module for `TASKS`. */
+export default [...examples, talk];
