@@ -234,7 +234,7 @@ test('what does not exist is 404, whatever the address looks like', async () => 
     `/uploads/${id}/pages/1/1.jpg`,
     `/uploads/${id}/nothing`,
     '/nothing',
-    '/',
+    '/assets/nothing.js',
     '/uploads/%2e%2e%2f%2e%2e%2fetc%2fpasswd',
   ];
   for (const route of routes) expectProblem(await request(service.url).get(route), 404, 'not_found');
@@ -276,10 +276,10 @@ test('a list has no gaps and no repeats, newest first, while uploads come in', a
   expect([exact.items.length, exact.next_cursor]).toEqual([listed.length + 1, null]);
 });
 
-test('a list item is the upload without its parts', async () => {
+test('a list item is the upload without its parts, with the names of its files', async () => {
   const { items } = await service.get('/uploads?limit=200');
   const { originals, pages, ...summary } = document;
-  expect(items).toContainEqual(summary);
+  expect(items).toContainEqual({ ...summary, filenames: originals.map(({ filename }: Json) => filename) });
 });
 
 test('a list can be of one status', async () => {
