@@ -2,10 +2,10 @@ import type { ChildProcess } from 'node:child_process';
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { commandOf, descendantsOf, isAlive } from '../scenarios/processes.ts';
+import { sheetmill } from '../cli/command.ts';
 import { makeImage, makePdf, RED } from '../support/files.ts';
 import { until } from '../support/service.ts';
-import { sheetmill } from './command.ts';
+import { commandOf, descendantsOf, isAlive } from './processes.ts';
 
 /** The command line without a service: it starts one of its own. */
 
