@@ -136,6 +136,8 @@ export function jobRoutes(parts: {
     const { id } = await requestedJob(request);
     const job = await cancelJob(db, queues, id);
     if (job === undefined) throw notFound(`job ${id}`);
+    // Its dependants and children have changed with it.
+    await statuses.forgetAll();
     response.json(await detailOf(job));
   });
 
@@ -143,6 +145,7 @@ export function jobRoutes(parts: {
     const { id } = await requestedJob(request);
     const job = await retryJob(db, queues, id);
     if (job === undefined) throw notFound(`job ${id}`);
+    await statuses.forgetAll();
     response.json(await detailOf(job));
   });
 

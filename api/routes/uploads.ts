@@ -143,11 +143,14 @@ export function uploadRoutes(parts: {
 
   router.post('/uploads/:id/cancel', async (request, response) => {
     await cancelUpload(db, queues, (await requestedUpload(request)).id);
+    // Its jobs have changed with it, and what waits for them.
+    await statuses.forgetAll();
     await sendUpload(await requestedUpload(request), response);
   });
 
   router.post('/uploads/:id/retry', async (request, response) => {
     await retryUpload(db, queues, (await requestedUpload(request)).id);
+    await statuses.forgetAll();
     await sendUpload(await requestedUpload(request), response);
   });
 
@@ -204,7 +207,7 @@ export function uploadRoutes(parts: {
   router.delete('/uploads/:id', async (request, response) => {
     const { id } = await requestedUpload(request);
     if (!(await deleteUpload(db, queues, id))) throw notFound(`upload ${id}`);
-    await forget(id);
+    await statuses.forgetAll();
     await store.removeFolder(uploadFolder(id)).catch((error) => {
       // It is gone for the client; what is left on disk is found as an orphan.
       log.error(

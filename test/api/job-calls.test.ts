@@ -110,6 +110,25 @@ test('a job is cancelled once, with what waits for it, and a retry brings both b
   expectProblem(await service.patch('/jobs/root/cancel'), 409, 'conflict', /completed/);
 });
 
+test('what a retry changes besides is read at once, before any event has told of it', async () => {
+  const run_at = new Date(Date.now() + 3_600_000).toISOString();
+  await service.submit([
+    { job_id: 'first', type: 'noop', run_at },
+    { job_id: 'second', type: 'noop', depends_on: ['first'] },
+  ]);
+  await service.patch('/jobs/first/cancel');
+  // Events are read up to the oldest transaction that still writes.
+  const writing = await service.pool.connect();
+  await writing.query('begin; select pg_current_xact_id()');
+  // A copy is trusted after some reads.
+  for (let reads = 0; reads < 100; reads++) expect((await service.get('/jobs/second')).status).toBe('failed');
+  await service.post('/jobs/first/retry');
+  expect((await service.get('/jobs/second')).status).toBe('blocked');
+  await writing.query('rollback');
+  writing.release();
+  await service.patch('/jobs/first/cancel');
+});
+
 test('a dead letter that is retried has its attempts anew, and keeps the old ones in its history', async () => {
   const [job] = await submitDone([fickle]);
   expect(job).toMatchObject({ status: 'failed', attempts: [{ attempt: 1, status: 'failed' }] });
