@@ -4,10 +4,11 @@ import { findProgram } from './programs.ts';
 
 const executablePath = findProgram('chromium');
 
-/** `describe`, or a skip that says so, where there is no Chromium. */
+const withBrowser = executablePath ? describe : describe.skip;
+
+/** `describe`; where there is no Chromium it is left out, and its title says so. */
 export function describeInBrowser(name: string, tests: () => void): void {
-  if (executablePath) describe(name, tests);
-  else describe.skip(`${name} (needs chromium)`, tests);
+  withBrowser(executablePath ? name : `${name} (needs chromium)`, tests);
 }
 
 /** What the page may not do: errors of its scripts, what its policy forbade, and requests to other hosts. */
