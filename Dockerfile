@@ -11,6 +11,7 @@ FROM node:24-slim AS dashboard
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci --ignore-scripts --no-audit --no-fund
+COPY tsconfig.json ./
 COPY dashboard dashboard
 RUN npm run build
 
