@@ -190,6 +190,9 @@ test('clients may be sent to S3 for the bytes', async () => {
     expect.stringContaining('book-0001.png'),
   ]);
   expect(Buffer.from(await page.arrayBuffer())).toEqual(await service.bytes(pages[0].url));
+  // The dashboard, which may load nothing from elsewhere, gets them from here.
+  await request(api.url).get(originals[0].url).set('Sec-Fetch-Site', 'same-origin').expect(200);
+  await request(api.url).get(originals[0].url).set('Sec-Fetch-Site', 'cross-site').expect(307);
   const tag = `"${originals[0].sha256}"`;
   await request(api.url).get(originals[0].url).set('If-None-Match', tag).expect(304);
   const head = await fetch(api.url + originals[0].url, { method: 'HEAD', redirect: 'manual' });
