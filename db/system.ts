@@ -68,7 +68,7 @@ export async function recentThroughput(db: Queryable, minutes: number) {
 /** Attempts of the last day that did not end by themselves, of one owner's jobs if it is named, the latest first. */
 export async function recentDeaths(db: Queryable, { owner, limit }: { owner: string | undefined; limit: number }) {
   return db
-    .select({ job: jobs, attempt: jobAttempts })
+    .select({ job: { id: jobs.id, type: jobs.type, uploadId: jobs.uploadId }, attempt: jobAttempts })
     .from(jobAttempts)
     .innerJoin(jobs, eq(jobs.id, jobAttempts.jobId))
     .where(

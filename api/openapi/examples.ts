@@ -250,7 +250,7 @@ export const system = {
   deaths: [
     {
       job_id: 'job_01a20f50-5400-7c1a-9d0e-3f1b7a6c2d12',
-      type: 'convert-range',
+      type: 'convert_range',
       upload_id: id,
       attempt: 1,
       converter: 'host-9788',
