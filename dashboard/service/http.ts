@@ -23,10 +23,14 @@ export function authorization(): Record<string, string> {
   return key.value === '' ? {} : { Authorization: `Bearer ${key.value}` };
 }
 
+/** Longer than the service takes for anything but bytes. */
+const LIMIT_MS = 60_000;
+
 /** Asks for JSON. Throws Failure. */
 export async function ask<T>(path: string, { method = 'GET', json }: { method?: string; json?: unknown } = {}) {
   const response = await request(path, {
     method,
+    signal: AbortSignal.timeout(LIMIT_MS),
     ...(json !== undefined && { body: JSON.stringify(json), headers: { 'Content-Type': 'application/json' } }),
   });
   return (response.status === 204 ? undefined : await response.json()) as T;
@@ -41,7 +45,7 @@ export async function askBlob(path: string, signal?: AbortSignal): Promise<Blob>
 async function request(path: string, init: RequestInit): Promise<Response> {
   const headers = { ...authorization(), ...(init.headers as Record<string, string>) };
   const response = await fetch(path, { ...init, headers }).catch((error) => {
-    if (init.signal?.aborted) throw error;
+    if (init.signal?.aborted && error.name !== 'TimeoutError') throw error;
     throw unreachable();
   });
   if (!response.ok) throw failureOf(response.status, await response.text());

@@ -11,6 +11,7 @@ export const connection = ref<'connecting' | 'open' | 'lost'>('connecting');
 const GATHER_MS = 150;
 const FIRST_DELAY_MS = 500;
 const LONGEST_DELAY_MS = 10_000;
+const HANDSHAKE_MS = 15_000;
 
 /** Told of events; of `everything` whenever the connection has been made. */
 type Listener = (events: Event[] | 'everything') => void;
@@ -34,16 +35,22 @@ export function followEvents(): void {
 
   function connect(): void {
     clearTimeout(retry);
-    socket = open();
-    socket.addEventListener('open', () => {
+    // The one before says nothing any more.
+    socket?.close();
+    const opened = open();
+    socket = opened;
+    const late = setTimeout(() => opened.close(), HANDSHAKE_MS);
+    opened.addEventListener('open', () => {
+      clearTimeout(late);
       delayMs = FIRST_DELAY_MS;
       connection.value = 'open';
       // The stream goes on after the last event; what was looked at before it began, or failed meanwhile, is looked at again.
       tell('everything');
     });
-    socket.addEventListener('message', ({ data }) => gather(JSON.parse(data)));
-    socket.addEventListener('close', ({ target }) => {
-      if (target !== socket) return;
+    opened.addEventListener('message', ({ data }) => gather(JSON.parse(data)));
+    opened.addEventListener('close', () => {
+      clearTimeout(late);
+      if (opened !== socket) return;
       connection.value = 'lost';
       retry = setTimeout(connect, delayMs * (0.5 + Math.random()));
       delayMs = Math.min(delayMs * 2, LONGEST_DELAY_MS);
@@ -53,11 +60,9 @@ export function followEvents(): void {
   connect();
   addEventListener('online', connect);
   watch(key, () => {
-    const old = socket;
     isKeyWanted.value = false;
     last = undefined;
     connect();
-    old?.close();
   });
 }
 
