@@ -90,9 +90,27 @@ export async function convertImage(file: string): Promise<{ png: Buffer; width: 
   }
 }
 
-/** Encodes a drawn page as an RGB PNG; its alpha, opaque throughout, is dropped. */
-export function encodePng({ data, width, height, channels }: RawImage): Promise<Buffer> {
-  return sharp(data, { raw: { width, height, channels } }).removeAlpha().png(DRAWN).toBuffer();
+/** Encodes a drawn page as a PNG, grey if it has no colour, else RGB; its alpha, opaque throughout, is dropped. */
+export function encodePng(page: RawImage): Promise<Buffer> {
+  const { width, height, channels } = page;
+  const grey = greyOf(page);
+  const image = grey
+    ? sharp(grey, { raw: { width, height, channels: 1 } }).toColourspace('b-w')
+    : sharp(page.data, { raw: { width, height, channels } }).removeAlpha();
+  return image.png(DRAWN).toBuffer();
+}
+
+/** One byte for each pixel; undefined at the first that has a colour. A page is encoded in half the time from that. */
+function greyOf({ data }: RawImage): Uint8Array | undefined {
+  // Signed: V8 takes many times longer with numbers beyond 31 bits.
+  const pixels = new Int32Array(data.buffer, data.byteOffset, data.length / 4);
+  const grey = new Uint8Array(pixels.length);
+  for (let at = 0; at < pixels.length; at++) {
+    const pixel = pixels[at] as number;
+    if (((pixel ^ (pixel >>> 8)) & 0xffff) !== 0) return undefined;
+    grey[at] = pixel;
+  }
+  return grey;
 }
 
 async function readHeader(file: string): Promise<Metadata> {

@@ -4,8 +4,11 @@ import { dieFirst } from './limits.ts';
 
 const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));
 
-/** A sandbox is one unit of CPU. V8's helper threads took 15% more CPU for the same pages: pixel buffers make it collect often. */
-const NODE_FLAGS = ['--single-threaded-gc', '--expose-gc'];
+/**
+ * A sandbox is one unit of CPU. V8's helper threads took 15% more of it for the same pages: pixel buffers make it collect
+ * often. It counts them against its old space, which starts so small that every page set off a full collection.
+ */
+const NODE_FLAGS = ['--single-threaded-gc', '--expose-gc', '--initial-old-space-size=192'];
 
 /** With setpriv, the kernel kills the sandbox when its converter dies; a busy child would outlive it otherwise. */
 const hasSetpriv = spawnSync('setpriv', ['--pdeathsig', 'KILL', 'true']).status === 0;

@@ -224,15 +224,15 @@ test('harmless stray bytes behind a JPEG do not matter', async () => {
   expectNear(await pixelAt(png, 5, 5), RED, 3);
 });
 
-test('a drawn page becomes RGB in the same colours', async () => {
-  const png = await encodePng({
-    data: Buffer.from([1, 2, 3, 255, 250, 128, 7, 255]),
-    width: 2,
-    height: 1,
-    channels: 4,
-  });
-  expect(await pixelAt(png, 0, 0)).toEqual([1, 2, 3]);
-  expect(await pixelAt(png, 1, 0)).toEqual([250, 128, 7]);
+test('a drawn page becomes RGB in the same colours, and grey if it has none', async () => {
+  const encode = (...pixels: number[]) => encodePng({ data: Buffer.from(pixels), width: 2, height: 1, channels: 4 });
+  const coloured = await encode(128, 128, 128, 255, 250, 128, 7, 255);
+  expect(await sharp(coloured).metadata()).toMatchObject({ space: 'srgb', channels: 3, depth: 'uchar' });
+  expect(await pixelAt(coloured, 0, 0)).toEqual([128, 128, 128]);
+  expect(await pixelAt(coloured, 1, 0)).toEqual([250, 128, 7]);
+  const grey = await encode(7, 7, 7, 255, 200, 200, 200, 255);
+  expect(await sharp(grey).metadata()).toMatchObject({ space: 'b-w', channels: 1, depth: 'uchar' });
+  expect(await sharp(grey).toColourspace('b-w').raw().toBuffer()).toEqual(Buffer.from([7, 200]));
 });
 
 inCorpus('every image of the corpus but the corrupt one converts', async () => {
