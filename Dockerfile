@@ -35,6 +35,10 @@ COPY tasks tasks
 # The young generation of V8 holds 100 MB more otherwise, and nothing here runs faster for it.
 ENV NODE_ENV=production NODE_OPTIONS=--max-semi-space-size=2
 USER node
+# From compiled code that is kept they start faster, and do without the compiler, which takes 25 MB of each. It is kept by
+# user. Without a database they end once all is loaded.
+ENV NODE_COMPILE_CACHE=/home/node/.cache/sheetmill
+RUN ! node api/main.ts && ! node converter/main.ts
 EXPOSE 3000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.METRICS_PORT || process.env.PORT || 3000}/health/live`).then(({ ok }) => process.exit(ok ? 0 : 1), () => process.exit(1))"]

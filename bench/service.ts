@@ -40,6 +40,7 @@ export async function startService(
     CAPACITY_CPU: String(cores),
     LOG_LEVEL: 'warn',
     SHUTDOWN_GRACE_SECONDS: '1',
+    NODE_COMPILE_CACHE: path.join(ROOT, 'node_modules/.cache/sheetmill'),
     ...extra,
   };
   const parts = new Set<ChildProcess>();
