@@ -120,14 +120,19 @@ export function tooMany(message: string, seconds: number): AppError {
 }
 
 /**
- * From `Authorization: Bearer ...`, or from the subprotocol `bearer....` of a WebSocket, where a browser can set nothing
- * else: it stands in no URL, so that no log has it.
+ * From `Authorization: Bearer ...`, or percent-encoded from the subprotocol `bearer....` of a WebSocket, where a browser can
+ * set nothing else and send no `/` or `=`: it stands in no URL, so that no log has it.
  */
 function tokenOf({ headers }: IncomingMessage): string | undefined {
   const [, token] = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '') ?? [];
   if (token !== undefined) return token;
   const protocols = headers['sec-websocket-protocol']?.split(/\s*,\s*/) ?? [];
-  return protocols.find((one) => one.startsWith('bearer.'))?.slice('bearer.'.length);
+  const offered = protocols.find((one) => one.startsWith('bearer.'))?.slice('bearer.'.length);
+  try {
+    return offered && decodeURIComponent(offered);
+  } catch {
+    return offered;
+  }
 }
 
 function isLoopback(address: string): boolean {

@@ -70,8 +70,9 @@ function open(): WebSocket {
   const url = new URL('/jobs/stream', location.href.replace(/^http/, 'ws'));
   url.hash = '';
   if (last !== undefined) url.searchParams.set('after', String(last));
-  // A browser can set no header here: the key travels as a subprotocol.
-  return new WebSocket(url, key.value === '' ? ['sheetmill'] : ['sheetmill', `bearer.${key.value}`]);
+  // A browser can set no header here: the key travels as a subprotocol, in which brackets are not allowed either.
+  const encoded = encodeURIComponent(key.value).replaceAll('(', '%28').replaceAll(')', '%29');
+  return new WebSocket(url, key.value === '' ? ['sheetmill'] : ['sheetmill', `bearer.${encoded}`]);
 }
 
 function gather(event: Event): void {

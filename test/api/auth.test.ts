@@ -419,12 +419,15 @@ describe('GET /jobs/stream', () => {
     expect(await refused([])).toEqual([401, 'Bearer', 'unauthorized', undefined]);
     expect(await refused([], bearer('wrong'))).toEqual([401, 'Bearer', 'unauthorized', undefined]);
     expect(await refused(['sheetmill', 'bearer.wrong'])).toEqual([401, 'Bearer', 'unauthorized', undefined]);
+    expect(await refused(['sheetmill', 'bearer.%zz'])).toEqual([401, 'Bearer', 'unauthorized', undefined]);
     const others = tokenOf(allBut('jobs:read'));
     expect(await refused([], bearer(others))).toEqual([403, undefined, 'forbidden', 'jobs:read']);
     expect(await refused(['sheetmill', `bearer.${others}`])).toEqual([403, undefined, 'forbidden', 'jobs:read']);
     const key = tokenOf(only('jobs:read'));
     await follow('', [], bearer(key));
     expect((await follow('', ['sheetmill', `bearer.${key}`])).socket.protocol).toBe('sheetmill');
+    const encoded = key.replace(/^./, (first) => `%${first.charCodeAt(0).toString(16)}`);
+    expect((await follow('', ['sheetmill', `bearer.${encoded}`])).socket.protocol).toBe('sheetmill');
   });
 
   test('gives each owner its own events, kept and new, and an administrator all', async () => {

@@ -96,7 +96,7 @@ describeInBrowser('the dashboard', () => {
 });
 
 describeInBrowser('the dashboard of a service that wants keys', () => {
-  const KEY = 'a-key-of-the-tests';
+  const KEY = 'a/key+of(the)tests==';
   let service: Service;
   let browser: Browser;
   beforeAll(async () => {
