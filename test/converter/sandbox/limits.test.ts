@@ -201,7 +201,8 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
     };
     const { outcome, peakMemoryMb } = await run('swarm', { children: 6, megabytes: 30, detached }, 256, { onEvent });
     expect(outcome).toMatchObject(OUTGROWN);
-    expect(started.length).toBeGreaterThan(1);
+    // The second may not have been told of when it is too much.
+    expect(started).not.toEqual([]);
     await until(async () => !started.some(isAlive));
     expect(peakMemoryMb).toBeGreaterThan(256);
     // Each takes some 85 MB: one more may come before the watchdog looks.
