@@ -199,14 +199,14 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
       const pid = pidIn(event);
       if (pid !== undefined) started.push(pid);
     };
-    const { outcome, peakMemoryMb } = await run('swarm', { children: 6, megabytes: 30, detached }, 256, { onEvent });
+    const { outcome, peakMemoryMb } = await run('swarm', { children: 6, megabytes: 30, detached }, 384, { onEvent });
     expect(outcome).toMatchObject(OUTGROWN);
-    // The second may not have been told of when it is too much.
-    expect(started).not.toEqual([]);
+    // Two fit in; the third may not have been told of when it is too much.
+    expect(started.length).toBeGreaterThan(1);
     await until(async () => !started.some(isAlive));
-    expect(peakMemoryMb).toBeGreaterThan(256);
+    expect(peakMemoryMb).toBeGreaterThan(384);
     // Each takes some 85 MB: one more may come before the watchdog looks.
-    expect(peakMemoryMb).toBeLessThan(256 + 2 * 90);
+    expect(peakMemoryMb).toBeLessThan(384 + 2 * 90);
   });
 
   test('of more than 512 MB works at a low priority, all its threads, and is not used again', async () => {
