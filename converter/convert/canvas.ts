@@ -1,4 +1,5 @@
 import { MAX_SIDE, sidePixels } from './fit.ts';
+import { saveLate } from './late-saves.ts';
 import { type Canvas, type Context, type CreateCanvas, drawSheets, Sheet } from './sheet.ts';
 
 /** A canvas and its context as pdf.js passes them around; null once destroyed. */
@@ -27,7 +28,11 @@ const LARGE = (MAX_SIDE + 1) ** 2;
  * `next` says what the first canvas is asked for: for a page to draw, or only to learn its size. Later ones are temporaries.
  */
 export function createCanvases(createCanvas: CreateCanvas) {
-  const create = (width: number, height: number): Canvas => drawSheets(createCanvas(width, height), createCanvas);
+  function create(width: number, height: number): Canvas {
+    const canvas = createCanvas(width, height);
+    saveLate(canvas.getContext('2d'));
+    return drawSheets(canvas, createCanvas);
+  }
   const canvases = {
     next: null as 'draw' | 'measure' | null,
     page: null as Canvas | null,
