@@ -16,7 +16,7 @@ import { openPdf, type TwoEngines } from './pdf.ts';
 import { planRanges } from './plan.ts';
 
 type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;
-type MadePage = { png: Buffer } & Pick<
+type MadePage = { png: Buffer[] } & Pick<
   PageOutcome & { status: 'completed' },
   'width' | 'height' | 'dpi' | 'reduced' | 'engine'
 >;
@@ -116,7 +116,7 @@ async function drawPages(context: Context, document: TwoEngines, pages: number[]
   for (const page of pages) {
     await settlePage(context, page, async () => {
       const { raw, fit, engine } = await document.draw(page, context.payload.dpi);
-      const png = await encodePng(raw);
+      const png = [await encodePng(raw)];
       return { png, width: raw.width, height: raw.height, dpi: fit.dpi, reduced: fit.reduced, engine };
     });
     // V8 does not see how large the pixels are that wait to be collected: left to it, up to three pages of them.
@@ -132,8 +132,10 @@ async function settlePage(context: Context, page: number, make: () => Promise<Ma
     const { png, ...facts } = await make();
     const storePath = pagePath(context.payload.upload_id, context.payload.original, page, String(context.attempt));
     await writeSynced(context.output(storePath), png);
-    const sha256 = createHash('sha256').update(png).digest('hex');
-    context.page({ page, status: 'completed', path: storePath, bytes: png.length, sha256, ...facts });
+    const bytes = png.reduce((sum, part) => sum + part.length, 0);
+    const hash = createHash('sha256');
+    for (const part of png) hash.update(part);
+    context.page({ page, status: 'completed', path: storePath, bytes, sha256: hash.digest('hex'), ...facts });
   });
 }
 
@@ -160,11 +162,11 @@ function splitInto(
 }
 
 /** A file that is complete on disk before anybody is told of it. */
-async function writeSynced(file: string, data: Buffer): Promise<void> {
+async function writeSynced(file: string, parts: Buffer[]): Promise<void> {
   await mkdir(path.dirname(file), { recursive: true });
   const handle = await open(file, 'w');
   try {
-    await handle.writeFile(data);
+    await handle.writeFile(parts);
     await handle.sync();
   } finally {
     await handle.close();

@@ -19,10 +19,10 @@ const LINES = 500;
 const LINES_RESIZED = 2600;
 /** An image lower than that is held at most so many times. */
 const COPIES = 3;
-/** What is encoded goes through two buffers of 128 lines. */
+/** What libvips encodes goes through two buffers of 128 lines. */
 const SINK_LINES = 256;
-/** The PNG of noise is as large as its pixels, in a buffer that doubles as it grows. */
-const PNG_COPIES = 1.75;
+/** The PNG of noise is as large as its pixels: in a buffer that doubles as it grows, or, for a photograph, beside them. */
+const PNG_COPIES = { png: 1.75, jpeg: 2 };
 
 export function estimateImage(image: ImageHeader): number {
   const { format, width, height, channels, deep, progressive, orientation, hasAlpha, cmyk, bytes } = image;
@@ -35,8 +35,8 @@ export function estimateImage(image: ImageHeader): number {
   const outputPixel = hasAlpha ? 4 : 3;
 
   let total = Math.ceil(width / onLoad) * pixel * lines;
-  total += output.width * Math.min(output.height, SINK_LINES) * Math.max(pixel, outputPixel);
-  total += outputPixels * outputPixel * PNG_COPIES;
+  if (format === 'png') total += output.width * Math.min(output.height, SINK_LINES) * Math.max(pixel, outputPixel);
+  total += outputPixels * outputPixel * PNG_COPIES[format];
   // Turning needs the whole picture, already shrunk.
   if (orientation > 2) total += outputPixels * pixel;
   // An interlaced PNG comes whole; a progressive JPEG as the coefficients of all of it, two bytes each.

@@ -3,6 +3,7 @@ import sharp, { type Metadata } from 'sharp';
 import { AppError, isOutOfMemory } from '../../errors.ts';
 import { MAX_SIDE } from './fit.ts';
 import type { RawImage } from './pdf.ts';
+import { encodePhotograph } from './png.ts';
 
 // Nothing is decoded twice.
 sharp.cache(false);
@@ -28,9 +29,8 @@ export function useThreads(count: number): void {
  */
 const INPUT = { failOn: 'error', limitInputPixels: false, sequentialRead: true } as const;
 
-/** Level 2 is a few per cent larger than level 6 at half the time. Filters halve photographs, and do nothing for drawn pages. */
+/** Level 2 is a few per cent larger than level 6 at half the time. Filters do nothing for drawn pages. */
 const DRAWN = { compressionLevel: 2, adaptiveFiltering: false } as const;
-const PHOTOGRAPH = { compressionLevel: 2, adaptiveFiltering: true } as const;
 
 /** What a file's header says of its image: its size in pixels as stored, and what decides how much memory it takes. */
 export interface ImageHeader {
@@ -72,19 +72,20 @@ export async function inspectImage(file: string): Promise<ImageHeader> {
 }
 
 /**
- * Converts a PNG or JPEG file to an 8-bit sRGB PNG without metadata: turned upright, colours through its profile, alpha kept,
- * shrunk until both sides are 3499 pixels at most. Throws AppError `corrupt_file`.
+ * Converts a PNG or JPEG file to an 8-bit sRGB PNG, in parts, without metadata: turned upright, colours through its profile,
+ * alpha kept, shrunk until both sides are 3499 pixels at most. Throws AppError `corrupt_file`.
  */
-export async function convertImage(file: string): Promise<{ png: Buffer; width: number; height: number }> {
+export async function convertImage(file: string): Promise<{ png: Buffer[]; width: number; height: number }> {
   const { format } = await readHeader(file);
+  const isPhotograph = format === 'jpeg';
   try {
-    const { data, info } = await sharp(file, INPUT)
+    const image = sharp(file, INPUT)
       .autoOrient()
       .resize({ width: MAX_SIDE, height: MAX_SIDE, fit: 'inside', withoutEnlargement: true })
-      .toColourspace('srgb')
-      .png(format === 'jpeg' ? PHOTOGRAPH : DRAWN)
-      .toBuffer({ resolveWithObject: true });
-    return { png: data, width: info.width, height: info.height };
+      .toColourspace('srgb');
+    const made = await (isPhotograph ? image.raw() : image.png(DRAWN)).toBuffer({ resolveWithObject: true });
+    const { width, height } = made.info;
+    return { png: isPhotograph ? await encodePhotograph(made.data, width, height) : [made.data], width, height };
   } catch (cause) {
     throw imageError(cause);
   }
