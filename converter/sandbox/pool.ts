@@ -21,8 +21,8 @@ export type SandboxPool = ReturnType<typeof createSandboxPool>;
 export type Lease = ReturnType<SandboxPool['lease']>;
 
 /**
- * Keeps up to `keep` idle sandboxes, started ahead of the first task, as long as `roomMb` of memory that nobody has
- * reserved holds them. The owner calls `close()`.
+ * Keeps `keep` sandboxes for ordinary conversions, started ahead of the first task, the idle ones as long as `roomMb` of
+ * memory that nobody has reserved holds them. The owner calls `close()`.
  */
 export function createSandboxPool({
   keep,
@@ -39,6 +39,8 @@ export function createSandboxPool({
 }) {
   const all = new Set<Sandbox>();
   const idle: Sandbox[] = [];
+  /** How many are out for ordinary conversions; larger ones bring a sandbox of their own to its end. */
+  let leased = 0;
   /** Killed and not gone yet. */
   const leaving = new Set<Sandbox>();
   let closed = false;
@@ -78,7 +80,7 @@ export function createSandboxPool({
   }
 
   const idleMb = () => idle.reduce((sum, sandbox) => sum + sandbox.idleMb, 0);
-  const hasRoom = () => !closed && idle.length < keep && idleMb() + BASELINE_MB <= roomMb();
+  const hasRoom = () => !closed && idle.length + leased < keep && idleMb() + BASELINE_MB <= roomMb();
 
   function end(sandbox: Sandbox): void {
     if (all.has(sandbox)) leaving.add(sandbox);
@@ -120,6 +122,8 @@ export function createSandboxPool({
     lease(memoryMb: number, jobLog = log) {
       const fit = idle.findLastIndex((candidate) => candidate.idleMb <= MOST_HELD * memoryMb);
       let sandbox: Sandbox | undefined = fit < 0 ? undefined : idle.splice(fit, 1)[0];
+      const ordinary = memoryMb <= LARGE_MB;
+      if (ordinary) leased++;
       return {
         /** Runs one task, in a fresh process if the last one died. Never rejects: a sandbox that dies fails its own task only. */
         async run(request: TaskRequest, options: RunOptions): Promise<Ran> {
@@ -130,13 +134,14 @@ export function createSandboxPool({
           const ran = await runIn(current, memoryMb, request, options, { end: () => end(current), onUncapped });
           const { outcome } = ran;
           const outgrown = outcome.kind === 'died' && outcome.how === 'outgrown';
-          if (outgrown || outcome.kind === 'aborted' || memoryMb > LARGE_MB) {
+          if (outgrown || outcome.kind === 'aborted' || !ordinary) {
             end(sandbox);
             await sandbox.gone;
           }
           return ran;
         },
         release(): void {
+          if (ordinary) leased--;
           if (sandbox !== undefined && all.has(sandbox)) release(sandbox);
           sandbox = undefined;
         },

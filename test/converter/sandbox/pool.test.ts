@@ -81,6 +81,18 @@ test('one sandbox serves one task after another', async () => {
   expect([first.length, sandboxes()]).toEqual([1, first]);
 });
 
+test('while one is out none is started in its place; it is kept when it comes back', async () => {
+  await run(requestOf('a.png'));
+  const first = sandboxes();
+  const lease = pool.lease(256);
+  pool.refill();
+  expect(sandboxes()).toEqual(first);
+  lease.release();
+  pool.refill();
+  expect(sandboxes()).toEqual(first);
+  expect(first).toHaveLength(1);
+});
+
 test('tasks at the same time have a sandbox each, and only the warm one stays', async () => {
   const ended = await Promise.all([1, 2, 3].map(() => run(requestOf('a.png'))));
   expect(ended.map(({ outcome }) => outcome.kind)).toEqual(['completed', 'completed', 'completed']);
