@@ -14,7 +14,7 @@ import { describeMachine, toMarkdown } from './table.ts';
 /**
  * `npm run bench:autoscale`: one burst of PDFs, for one converter, for as many as there are cores, and for an autoscaler that
  * decides between them by deploy/base/autoscaler.yaml, on the CPU that it measures. Each converter has one core to work with.
- * Prints Markdown. Takes far more than ten minutes on slow cores; AUTOSCALE_DOCUMENTS makes the burst smaller.
+ * Prints Markdown. Takes about ten minutes; AUTOSCALE_DOCUMENTS makes the burst smaller.
  */
 const DOCUMENTS = Number(process.env.AUTOSCALE_DOCUMENTS ?? 60);
 /** Cores that a converter asks for and is measured by; less where others keep it from having one. */
