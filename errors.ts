@@ -59,10 +59,11 @@ export class AppError extends Error {
   }
 }
 
-/** Whether an allocation was refused: the words of V8, of WebAssembly, of Skia, and of native code that throws. */
+/** Whether an allocation was refused: the words of V8, of WebAssembly, of Skia, of native code that throws, and zlib's code. */
 export function isOutOfMemory(error: unknown): boolean {
-  return /allocation failed|(could not|failed to) allocate|unable to grow|(out of|insufficient) memory|bad_alloc|surface failed/i.test(
-    String((error as Error | null)?.message),
+  const { message, code } = (error ?? {}) as { message?: unknown; code?: unknown };
+  return /Z_MEM_ERROR|allocation failed|(could not|failed to) allocate|unable to grow|(out of|insufficient) memory|bad_alloc|surface failed/i.test(
+    `${code} ${message}`,
   );
 }
 

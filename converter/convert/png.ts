@@ -36,12 +36,15 @@ function* filteredBands(pixels: Uint8Array, rowBytes: number): Generator<Buffer>
     const band = Buffer.allocUnsafe(end - top + (end - top) / rowBytes);
     let to = 0;
     for (let row = top; row < end; row += rowBytes) {
-      const isFirst = row === 0;
-      band[to++] = isFirst ? NONE : UP;
-      if (isFirst) to += Buffer.from(pixels.buffer, pixels.byteOffset, rowBytes).copy(band, to);
-      else {
-        for (let at = row; at < row + rowBytes; at++)
-          band[to++] = (pixels[at] as number) - (pixels[at - rowBytes] as number);
+      // Nothing is above the first.
+      band[to++] = row === 0 ? NONE : UP;
+      if (row === 0) {
+        band.set(pixels.subarray(0, rowBytes), to);
+        to += rowBytes;
+        continue;
+      }
+      for (let at = row; at < row + rowBytes; at++) {
+        band[to++] = (pixels[at] as number) - (pixels[at - rowBytes] as number);
       }
     }
     yield band;

@@ -146,3 +146,24 @@ test('a save that is late shows its transform to whoever asks', () => {
   context.restore();
   expect(context.getTransform()).toMatchObject({ a: 1, d: 1, e: 10, f: 20 });
 });
+
+test('letters need no save; one that a style follows is made', () => {
+  const context = createCanvas(SIZE, SIZE).getContext('2d');
+  const native = Object.getPrototypeOf(context) as Drawing;
+  const { save } = native;
+  let saves = 0;
+  native.save = function counted() {
+    saves++;
+    save.call(this);
+  };
+  try {
+    saveLate(context);
+    for (let x = 0; x < 60; x += 17) letter(context, x, 40);
+    expect(saves).toBe(0);
+    context.save();
+    context.fillStyle = '#d00';
+    expect(saves).toBe(1);
+  } finally {
+    native.save = save;
+  }
+});

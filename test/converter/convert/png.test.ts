@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import sharp from 'sharp';
 import { encodePhotograph } from '../../../converter/convert/png.ts';
+import { isOutOfMemory } from '../../../errors.ts';
 
 describe('a photograph as PNG', () => {
   test.each([
@@ -22,4 +23,9 @@ describe('a photograph as PNG', () => {
     });
     expect((await png.raw().toBuffer()).equals(pixels)).toBe(true);
   });
+});
+
+test('zlib without memory says nothing about the file', () => {
+  expect(isOutOfMemory(Object.assign(new Error('Init error'), { code: 'Z_MEM_ERROR' }))).toBe(true);
+  expect(isOutOfMemory(Object.assign(new Error('invalid data'), { code: 'Z_DATA_ERROR' }))).toBe(false);
 });
