@@ -55,7 +55,7 @@ export default {
       comment:
         'untrusted bytes are decoded without database or HTTP, and without the time that loading them takes: types at most',
       severity: 'error',
-      from: { path: '^(tasks/|converter/(convert/|sandbox/child\\.ts))' },
+      from: { path: '^(tasks/|converter/(render/|sandbox/child\\.ts))' },
       to: {
         path: '^(db|jobs)/|node_modules/(pg|pg-boss|drizzle-orm|express)/',
         pathNot: '^(jobs/(pages|shape)|db/storable)\\.ts$',
@@ -102,21 +102,21 @@ export default {
       comment:
         'its global settings (blocked loaders, caches) must be made before any use; `sheetmill verify` is another process',
       severity: 'error',
-      from: { pathNot: '^(converter/convert/image\\.ts|cli/verify/samples\\.ts|test/|bench/)' },
+      from: { pathNot: '^(converter/render/image\\.ts|cli/verify/samples\\.ts|test/|bench/)' },
       to: { path: 'node_modules/sharp/' },
     },
     {
       name: 'pdf-to-img-in-one-file',
       comment: 'renderers stand behind a small interface',
       severity: 'error',
-      from: { pathNot: '^(converter/convert/pdf-to-img\\.ts|test/|bench/)' },
+      from: { pathNot: '^(converter/render/engines/pdf-to-img/document\\.ts|test/|bench/)' },
       to: { path: 'node_modules/(pdf-to-img|pdfjs-dist)/' },
     },
     {
       name: 'pdfium-in-one-file',
       comment: 'renderers stand behind a small interface',
       severity: 'error',
-      from: { pathNot: '^(converter/convert/pdfium\\.ts|test/|bench/)' },
+      from: { pathNot: '^(converter/render/engines/pdfium/instance\\.ts|test/|bench/)' },
       to: { path: 'node_modules/@hyzyla/pdfium/' },
     },
     {

@@ -4,8 +4,8 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import pixelmatch from 'pixelmatch';
-import { openWithPdfToImg } from '../converter/convert/pdf-to-img.ts';
-import { openWithPdfium } from '../converter/convert/pdfium.ts';
+import { openWithPdfToImg } from '../converter/render/engines/pdf-to-img/document.ts';
+import { openWithPdfium } from '../converter/render/engines/pdfium/document.ts';
 import { writeTextPdf } from './inputs.ts';
 import { describeMachine } from './table.ts';
 

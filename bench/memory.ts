@@ -1,10 +1,10 @@
 import { existsSync } from 'node:fs';
 import { mkdir, readdir } from 'node:fs/promises';
 import path from 'node:path';
-import { estimateImage } from '../converter/convert/estimate-image.ts';
-import { estimatePages } from '../converter/convert/estimate-pdf.ts';
-import { inspectImage } from '../converter/convert/image.ts';
-import { openPdf } from '../converter/convert/pdf.ts';
+import { openPdf } from '../converter/render/engines/engine.ts';
+import { estimateImage } from '../converter/render/estimate-image.ts';
+import { estimatePages } from '../converter/render/estimate-pdf.ts';
+import { inspectImage } from '../converter/render/image.ts';
 import { createSandboxPool } from '../converter/sandbox/pool.ts';
 import { LARGEST_CLASS_MB, memoryClass } from '../jobs/shape.ts';
 import { createLogger } from '../log.ts';

@@ -18,7 +18,7 @@ export const convertRange = defineTask({
   resources: conversionShape(ORDINARY_MB),
   internal: true,
   run: async (context) =>
-    (await import('../converter/convert/convert.ts')).convertPages(context as ConversionContext<ConvertRangePayload>),
+    (await import('../converter/render/convert.ts')).convertPages(context as ConversionContext<ConvertRangePayload>),
 });
 
 /** The payload for some pages, in ascending order, of what this conversion converts. */

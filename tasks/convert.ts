@@ -32,5 +32,5 @@ export const convert = defineTask({
   resources: conversionShape(ORDINARY_MB),
   internal: true,
   run: async (context) =>
-    (await import('../converter/convert/convert.ts')).convertOriginal(context as ConversionContext<ConvertPayload>),
+    (await import('../converter/render/convert.ts')).convertOriginal(context as ConversionContext<ConvertPayload>),
 });

@@ -40,6 +40,6 @@ function send(message: SandboxMessage): void {
 }
 
 // Slow to load: better now than while the first file waits.
-await Promise.all([import('../convert/convert.ts').then(({ warmUp }) => warmUp()), loading]);
+await Promise.all([import('../render/convert.ts').then(({ warmUp }) => warmUp()), loading]);
 collect();
 send({ kind: 'ready' });

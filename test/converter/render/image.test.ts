@@ -3,7 +3,7 @@ import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
-import { convertImage, encodePng, inspectImage } from '../../../converter/convert/image.ts';
+import { convertImage, encodePng, inspectImage } from '../../../converter/render/image.ts';
 import { pngChunk } from '../../support/bombs.ts';
 import { BLUE, type Color, GREEN, makeImage, pixelAt, RED, YELLOW } from '../../support/files.ts';
 

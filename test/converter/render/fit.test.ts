@@ -1,4 +1,4 @@
-import { fitImage, fitScale, MAX_SIDE, sidePixels } from '../../../converter/convert/fit.ts';
+import { fitImage, fitScale, MAX_SIDE, sidePixels } from '../../../converter/render/fit.ts';
 
 describe('fitScale', () => {
   test('a letter page at 200 dpi has 1700x2200 pixels and is not reduced', () => {

@@ -1,4 +1,4 @@
-import { MAX_SIDE, sidePixels } from './fit.ts';
+import { MAX_SIDE, sidePixels } from '../../fit.ts';
 import { saveLate } from './late-saves.ts';
 import { type Canvas, type Context, type CreateCanvas, drawSheets, Sheet } from './sheet.ts';
 

@@ -1,9 +1,9 @@
 import { stat } from 'node:fs/promises';
 import sharp, { type Metadata } from 'sharp';
 import { AppError, isOutOfMemory } from '../../errors.ts';
+import { encodePhotograph } from './encode-png.ts';
+import type { RawImage } from './engines/engine.ts';
 import { MAX_SIDE } from './fit.ts';
-import type { RawImage } from './pdf.ts';
-import { encodePhotograph } from './png.ts';
 
 // Nothing is decoded twice.
 sharp.cache(false);

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
-import { AppError, isOutOfMemory } from '../../errors.ts';
-import { isOfSystem, outOfMemory } from './pdf.ts';
+import { AppError, isOutOfMemory } from '../../../../errors.ts';
+import { isOfSystem, outOfMemory } from '../engine.ts';
 
 /** PDFium as WebAssembly: its instance, its memory, and what it means when a call fails. */
 

@@ -1,6 +1,6 @@
-import { AppError } from '../../errors.ts';
-import type { ConversionContext, PdfEngine } from '../../tasks/task.ts';
-import { fitScale } from './fit.ts';
+import { AppError } from '../../../errors.ts';
+import type { ConversionContext, PdfEngine } from '../../../tasks/task.ts';
+import { fitScale } from '../fit.ts';
 
 /** The size of a page in points, as it is shown: turned by its rotation, multiplied by its UserUnit. */
 export interface PageBox {
@@ -27,8 +27,8 @@ export interface PdfDocument {
 }
 
 const OPEN: Record<PdfEngine, (file: string, password: string | null) => Promise<PdfDocument>> = {
-  'pdf-to-img': async (file, password) => (await import('./pdf-to-img.ts')).openWithPdfToImg(file, password),
-  pdfium: async (file, password) => (await import('./pdfium.ts')).openWithPdfium(file, password),
+  'pdf-to-img': async (file, password) => (await import('./pdf-to-img/document.ts')).openWithPdfToImg(file, password),
+  pdfium: async (file, password) => (await import('./pdfium/document.ts')).openWithPdfium(file, password),
 };
 
 type Opening = Pick<ConversionContext<unknown>, 'input' | 'password' | 'avoid' | 'limits' | 'step'>;

@@ -6,12 +6,12 @@ import { promisify } from 'node:util';
 import { deflateSync } from 'node:zlib';
 import { PDFDocument, rgb } from 'pdf-lib';
 import pixelmatch from 'pixelmatch';
-import type { RawImage } from '../../../converter/convert/pdf.ts';
-import { openWithPdfToImg } from '../../../converter/convert/pdf-to-img.ts';
-import { openWithPdfium } from '../../../converter/convert/pdfium.ts';
-import { BLUE, encryptedPdf, GREEN, makePdf, RED, writePdf } from '../../support/files.ts';
+import type { RawImage } from '../../../../../converter/render/engines/engine.ts';
+import { openWithPdfToImg } from '../../../../../converter/render/engines/pdf-to-img/document.ts';
+import { openWithPdfium } from '../../../../../converter/render/engines/pdfium/document.ts';
+import { BLUE, encryptedPdf, GREEN, makePdf, RED, writePdf } from '../../../../support/files.ts';
 
-// What both engines promise alike is in pdf.test.ts.
+// What both engines promise alike is in engine.test.ts.
 
 const hasPrlimit = spawnSync('prlimit', ['--version']).status === 0;
 const underCap = hasPrlimit ? test : test.skip;
@@ -165,7 +165,7 @@ describe('under a cap', () => {
     const script = `
       import { execFileSync } from 'node:child_process';
       import { readFileSync } from 'node:fs';
-      import { openWithPdfium } from ${JSON.stringify(new URL('../../../converter/convert/pdfium.ts', import.meta.url).href)};
+      import { openWithPdfium } from ${JSON.stringify(new URL('../../../../../converter/render/engines/pdfium/document.ts', import.meta.url).href)};
       const cap = (bytes) => execFileSync('prlimit', ['--pid', process.pid, '--data=' + bytes + ':']);
       const draw = (document) => document.render(1, 1).then(({ data }) => data[120200], ({ code, retryable }) => ({ code, retryable }));
       const warm = await openWithPdfium(${JSON.stringify(small)}, null);

@@ -1,9 +1,9 @@
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { type Options, pdf } from 'pdf-to-img';
-import { AppError, isOutOfMemory } from '../../errors.ts';
+import { AppError, isOutOfMemory } from '../../../../errors.ts';
+import { isOfSystem, oneAfterTheOther, outOfMemory, type PageBox, type PdfDocument, type RawImage } from '../engine.ts';
 import { createCanvases, Measured } from './canvas.ts';
-import { isOfSystem, oneAfterTheOther, outOfMemory, type PageBox, type PdfDocument, type RawImage } from './pdf.ts';
 import { createPort } from './port.ts';
 import type { CreateCanvas } from './sheet.ts';
 

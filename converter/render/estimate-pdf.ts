@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import { AppError } from '../../errors.ts';
 import { BASELINE_MB, LARGEST_CLASS_MB } from '../../jobs/shape.ts';
 import type { ConversionContext, PdfEngine } from '../../tasks/task.ts';
-import { type EmbeddedImage, findImages } from './embedded.ts';
+import { type EmbeddedImage, findImages } from './find-embedded-images.ts';
 import { fitScale } from './fit.ts';
 import type { PlannedPage } from './plan.ts';
 
@@ -66,7 +66,7 @@ async function imagesByPage(inspection: Inspection, pages: number[]): Promise<(p
   const largest = found.reduce((most, image) => Math.max(most, costOf(image)), 0);
   if (avoid.some(({ page, engine }) => page === null && engine === 'pdfium')) return () => largest;
   try {
-    const { openWithPdfium } = await import('./pdfium.ts');
+    const { openWithPdfium } = await import('./engines/pdfium/document.ts');
     const looking = () => step({ page: null, engine: 'pdfium', last: false });
     looking();
     const document = await openWithPdfium(input, password);

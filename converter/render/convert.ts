@@ -9,10 +9,10 @@ import { pagePath } from '../../store/paths.ts';
 import type { ConvertPayload } from '../../tasks/convert.ts';
 import { type ConvertRangePayload, convertRange, rangeOf } from '../../tasks/convert-range.ts';
 import type { ConversionContext } from '../../tasks/task.ts';
+import { openPdf, type TwoEngines } from './engines/engine.ts';
 import { estimateImage } from './estimate-image.ts';
 import { estimatePages } from './estimate-pdf.ts';
 import { convertImage, encodePng, inspectImage, useThreads } from './image.ts';
-import { openPdf, type TwoEngines } from './pdf.ts';
 import { planRanges } from './plan.ts';
 
 type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;
@@ -23,7 +23,7 @@ type MadePage = { png: Buffer[] } & Pick<
 
 /** Loads what is slow to load and starts all threads: what they map is then no growth, and no task pays for it. */
 export async function warmUp(): Promise<void> {
-  await (await import('./pdf-to-img.ts')).loadPdfJs();
+  await (await import('./engines/pdf-to-img/document.ts')).loadPdfJs();
   await encodePng({ data: new Uint8Array(4 * 8 * 8), width: 8, height: 8, channels: 4 });
 }
 

@@ -1,9 +1,9 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { inflateSync } from 'node:zlib';
-import { AppError } from '../../errors.ts';
-import { sidePixels } from './fit.ts';
-import { oneAfterTheOther, type PageBox, type PdfDocument, type RawImage } from './pdf.ts';
-import { allocate, attempt, currentEngine, type Engine, withMemory, withText } from './pdfium-engine.ts';
+import { AppError } from '../../../../errors.ts';
+import { sidePixels } from '../../fit.ts';
+import { oneAfterTheOther, type PageBox, type PdfDocument, type RawImage } from '../engine.ts';
+import { allocate, attempt, currentEngine, type Engine, withMemory, withText } from './instance.ts';
 
 /** The size in pixels of an image in a PDF, as its dictionary tells it. */
 export interface EmbeddedImage {
@@ -210,7 +210,7 @@ function mayHaveUserUnit(file: Buffer): boolean {
 
 /** The other engine knows UserUnit; where it fails, sizes are those without. */
 async function openForSizes(handles: Handles, file: string, password: string | null): Promise<PdfDocument | null> {
-  const { openWithPdfToImg } = await import('./pdf-to-img.ts');
+  const { openWithPdfToImg } = await import('../pdf-to-img/document.ts');
   return openWithPdfToImg(file, password).catch((error) => {
     if (!error.retryable) return null;
     closeFile(handles);

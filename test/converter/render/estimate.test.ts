@@ -1,11 +1,11 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { findImages } from '../../../converter/convert/embedded.ts';
-import { estimateImage } from '../../../converter/convert/estimate-image.ts';
-import { estimatePages } from '../../../converter/convert/estimate-pdf.ts';
-import type { ImageHeader } from '../../../converter/convert/image.ts';
-import { planRanges } from '../../../converter/convert/plan.ts';
+import { estimateImage } from '../../../converter/render/estimate-image.ts';
+import { estimatePages } from '../../../converter/render/estimate-pdf.ts';
+import { findImages } from '../../../converter/render/find-embedded-images.ts';
+import type { ImageHeader } from '../../../converter/render/image.ts';
+import { planRanges } from '../../../converter/render/plan.ts';
 import { memoryClass } from '../../../jobs/shape.ts';
 import type { PdfEngine, Step } from '../../../tasks/task.ts';
 import { writePdf } from '../../support/files.ts';

@@ -1,4 +1,4 @@
-import { planRanges } from '../../../converter/convert/plan.ts';
+import { planRanges } from '../../../converter/render/plan.ts';
 
 const OWN = { cpuUnits: 1, memoryMb: 384 };
 

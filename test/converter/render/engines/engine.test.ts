@@ -2,10 +2,10 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { fitScale } from '../../../converter/convert/fit.ts';
-import type { RawImage } from '../../../converter/convert/pdf.ts';
-import { openWithPdfToImg } from '../../../converter/convert/pdf-to-img.ts';
-import { openWithPdfium } from '../../../converter/convert/pdfium.ts';
+import type { RawImage } from '../../../../converter/render/engines/engine.ts';
+import { openWithPdfToImg } from '../../../../converter/render/engines/pdf-to-img/document.ts';
+import { openWithPdfium } from '../../../../converter/render/engines/pdfium/document.ts';
+import { fitScale } from '../../../../converter/render/fit.ts';
 import {
   BLUE,
   type Color,
@@ -16,7 +16,7 @@ import {
   RED,
   writePdf,
   YELLOW,
-} from '../../support/files.ts';
+} from '../../../support/files.ts';
 
 const CORPUS = path.resolve('../shared/corpus/pdf');
 const inCorpus = existsSync(CORPUS) ? test : test.skip;

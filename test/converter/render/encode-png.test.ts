@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import sharp from 'sharp';
-import { encodePhotograph } from '../../../converter/convert/png.ts';
+import { encodePhotograph } from '../../../converter/render/encode-png.ts';
 import { isOutOfMemory } from '../../../errors.ts';
 
 describe('a photograph as PNG', () => {

@@ -1,5 +1,5 @@
-import { saveLate } from '../../../converter/convert/late-saves.ts';
-import type { Context } from '../../../converter/convert/sheet.ts';
+import { saveLate } from '../../../../../converter/render/engines/pdf-to-img/late-saves.ts';
+import type { Context } from '../../../../../converter/render/engines/pdf-to-img/sheet.ts';
 
 // The copy that pdf.js draws with; jest has a require of its own.
 const { createRequire } = process.getBuiltinModule('node:module');
