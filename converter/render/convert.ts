@@ -9,7 +9,8 @@ import { pagePath } from '../../store/paths.ts';
 import type { ConvertPayload } from '../../tasks/convert.ts';
 import { type ConvertRangePayload, convertRange, rangeOf } from '../../tasks/convert-range.ts';
 import type { ConversionContext } from '../../tasks/task.ts';
-import { openPdf, type TwoEngines } from './engines/engine.ts';
+import { openPdf, type TwoEngines } from './engines/fallback.ts';
+import { startPdfium } from './engines/pdfium/instance.ts';
 import { estimateImage } from './estimate-image.ts';
 import { estimatePages } from './estimate-pdf.ts';
 import { convertImage, encodePng, inspectImage, useThreads } from './image.ts';
@@ -23,7 +24,7 @@ type MadePage = { png: Buffer[] } & Pick<
 
 /** Loads what is slow to load and starts all threads: what they map is then no growth, and no task pays for it. */
 export async function warmUp(): Promise<void> {
-  await (await import('./engines/pdf-to-img/document.ts')).loadPdfJs();
+  await startPdfium();
   await encodePng({ data: new Uint8Array(4 * 8 * 8), width: 8, height: 8, channels: 4 });
 }
 
@@ -115,9 +116,9 @@ async function drawPages(context: Context, document: TwoEngines, pages: number[]
   useThreads(context.reservation.cpuUnits);
   for (const page of pages) {
     await settlePage(context, page, async () => {
-      const { raw, fit, engine } = await document.draw(page, context.payload.dpi);
-      const png = [await encodePng(raw)];
-      return { png, width: raw.width, height: raw.height, dpi: fit.dpi, reduced: fit.reduced, engine };
+      const { image, fit, engine, note } = await document.draw(page, context.payload.dpi);
+      const png = [await encodePng(image)];
+      return { png, width: image.width, height: image.height, dpi: fit.dpi, reduced: fit.reduced, engine, note };
     });
     // V8 does not see how large the pixels are that wait to be collected: left to it, up to three pages of them.
     globalThis.gc?.({ type: 'minor' });

@@ -2,7 +2,14 @@ import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { type Options, pdf } from 'pdf-to-img';
 import { AppError, isOutOfMemory } from '../../../../errors.ts';
-import { isOfSystem, oneAfterTheOther, outOfMemory, type PageBox, type PdfDocument, type RawImage } from '../engine.ts';
+import {
+  type DrawnPage,
+  isOfSystem,
+  oneAfterTheOther,
+  outOfMemory,
+  type PageBox,
+  type PdfDocument,
+} from '../engine.ts';
 import { createCanvases, Measured } from './canvas.ts';
 import { createPort } from './port.ts';
 import type { CreateCanvas } from './sheet.ts';
@@ -71,14 +78,14 @@ export async function openWithPdfToImg(file: string, password: string | null): P
     throw pageError(page, 'read', outcome);
   }
 
-  async function render(page: number, scale: number): Promise<RawImage> {
+  async function render(page: number, scale: number): Promise<DrawnPage> {
     try {
       await renewBefore(page);
       canvases.next = 'draw';
       options.scale = scale;
       const data = await withoutSkipping(() => document.getPage(page));
       const { width = 0, height = 0 } = canvases.page ?? {};
-      return { data, width, height, channels: 4 };
+      return { data, width, height, channels: 4, complaints: [] };
     } catch (cause) {
       throw pageError(page, 'drawn', cause);
     } finally {
