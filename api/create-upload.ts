@@ -63,6 +63,7 @@ export async function createUpload<Answer>(
             media_type: mediaType,
             dpi: fields.dpi,
             page_selection: fields.pages ?? null,
+            spent_seconds: 0,
           } satisfies ConvertPayload,
         })),
       );

@@ -10,6 +10,8 @@ export const convertPayload = z.object({
   dpi: z.int(),
   /** The selection as the client wrote it; null means every page. */
   page_selection: z.string().nullable(),
+  /** Processor time that earlier attempts, which had too little memory, spent on the page that they did not finish. */
+  spent_seconds: z.number().min(0).default(0),
 });
 
 export type ConvertPayload = z.output<typeof convertPayload>;
