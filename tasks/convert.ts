@@ -16,9 +16,9 @@ export const convertPayload = z.object({
 
 export type ConvertPayload = z.output<typeof convertPayload>;
 
-/** Beyond the baseline: a renderer with an ordinary document, and how often a PDF is held while it is inspected. */
-const DOCUMENT_MB = 200;
-const COPIES = 3;
+/** Beyond the baseline: PDFium with an ordinary page, and how often a PDF is held while it is inspected. */
+const DOCUMENT_MB = 120;
+const COPIES = 2;
 
 /** What inspecting an original reserves. Images are read by their header, PDFs as a whole. */
 export function inspectionShape(mediaType: ConvertPayload['media_type'], bytes: number): Shape {

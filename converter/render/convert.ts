@@ -10,7 +10,6 @@ import type { ConvertPayload } from '../../tasks/convert.ts';
 import { type ConvertRangePayload, convertRange, rangeOf } from '../../tasks/convert-range.ts';
 import type { ConversionContext } from '../../tasks/task.ts';
 import { openPdf, type TwoEngines } from './engines/fallback.ts';
-import { startPdfium } from './engines/pdfium/instance.ts';
 import { estimateImage } from './estimate-image.ts';
 import { estimatePages } from './estimate-pdf.ts';
 import { convertImage, encodePng, inspectImage, useThreads } from './image.ts';
@@ -21,12 +20,6 @@ type MadePage = { png: Buffer[] } & Pick<
   PageOutcome & { status: 'completed' },
   'width' | 'height' | 'dpi' | 'reduced' | 'engine'
 >;
-
-/** Loads what is slow to load and starts all threads: what they map is then no growth, and no task pays for it. */
-export async function warmUp(): Promise<void> {
-  await startPdfium();
-  await encodePng({ data: new Uint8Array(4 * 8 * 8), width: 8, height: 8, channels: 4 });
-}
 
 /**
  * The job `convert`: inspects the original, then converts it here if its reservation holds that, or splits the job
