@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { JOB_STATUSES, PRIORITIES, UPLOAD_STATUSES } from '../db/schema.ts';
 import { LONGEST_SELECTION, parsePages } from '../jobs/pages.ts';
+import { PDF_ENGINES } from '../tasks/task.ts';
 import { unknownFields } from './problem.ts';
 
 /** The requests of the contract, as zod reads them. */
@@ -48,6 +49,10 @@ const uploadShape = {
     .optional()
     .meta({ description: 'A moment in the future', examples: ['2099-12-31T23:59:59Z'] }),
   notify_url: notifyUrl.optional(),
+  engine: z
+    .enum(PDF_ENGINES)
+    .optional()
+    .describe('Draws PDF pages first; the other engine draws what it cannot. The service chooses unless it is given'),
 };
 
 /** The text fields of an upload. A field that is not known is refused, so that a typing error does not go unnoticed. */

@@ -23,8 +23,8 @@ export const convertRange = defineTask({
 
 /** The payload for some pages, in ascending order, of what this conversion converts. */
 export function rangeOf(
-  { upload_id, original, path, media_type, dpi }: Omit<ConvertRangePayload, 'pages'>,
+  { upload_id, original, path, media_type, dpi, engine }: Omit<ConvertRangePayload, 'pages'>,
   pages: number[],
 ): ConvertRangePayload {
-  return { upload_id, original, path, media_type, dpi, pages: toRanges(pages) };
+  return { upload_id, original, path, media_type, dpi, engine, pages: toRanges(pages) };
 }
