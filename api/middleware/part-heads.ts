@@ -85,10 +85,8 @@ export class PartHeads extends Transform {
   #takeHead(bytes: Buffer): number {
     const at = bytes.indexOf(END_OF_HEAD);
     const end = at + END_OF_HEAD.length;
-    if (at < 0) {
-      if (bytes.length <= MAX_HEAD_BYTES) return 0;
-      return this.#passHead(bytes, bytes.length);
-    }
+    if ((at < 0 ? bytes.length : at) > MAX_HEAD_BYTES) return this.#passHead(bytes, bytes.length);
+    if (at < 0) return 0;
     const head = readHead(decodeText(bytes.subarray(0, at)));
     if (head === undefined) return this.#passHead(bytes.subarray(0, end), end);
     if (head.filename === '') {
