@@ -26,7 +26,9 @@ export const PDF_RIVALS: Rival[] = [
     programs: ['gs'],
     askVersion: '--version',
     arguments: (file, folder) =>
-      `-q -dNOPAUSE -dBATCH -dSAFER -sDEVICE=png16m -r200 -dTextAlphaBits=4 -dGraphicsAlphaBits=4 -sOutputFile=${folder}/%d.png`.split(' ').concat(file),
+      `-q -dNOPAUSE -dBATCH -dSAFER -sDEVICE=png16m -r200 -dTextAlphaBits=4 -dGraphicsAlphaBits=4 -sOutputFile=${folder}/%d.png`
+        .split(' ')
+        .concat(file),
     targets: { 'Article, warm': 6, 'Book, warm': 7 },
   },
   {

@@ -29,6 +29,8 @@ export type PageOutcome =
       dpi: number | null;
       reduced: string | null;
       engine: string;
+      /** Why another engine than the first drew the page. */
+      note: string | null;
     }
   | { page: number; status: 'failed'; error: PublicError };
 

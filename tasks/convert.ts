@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { BASELINE_MB, conversionShape, LARGEST_CLASS_MB, memoryClass, ORDINARY_MB, type Shape } from '../jobs/shape.ts';
-import { type ConversionContext, defineTask } from './task.ts';
+import { type ConversionContext, defineTask, PDF_ENGINES } from './task.ts';
 
 export const convertPayload = z.object({
   upload_id: z.string(),
@@ -12,6 +12,8 @@ export const convertPayload = z.object({
   page_selection: z.string().nullable(),
   /** Processor time that earlier attempts, which had too little memory, spent on the page that they did not finish. */
   spent_seconds: z.number().min(0).default(0),
+  /** Draws PDF pages first; null leaves that to the converter. Jobs of older versions do not have it. */
+  engine: z.enum(PDF_ENGINES).nullable().default(null),
 });
 
 export type ConvertPayload = z.output<typeof convertPayload>;

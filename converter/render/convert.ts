@@ -18,14 +18,15 @@ import { planRanges } from './plan.ts';
 type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;
 type MadePage = { png: Buffer[] } & Pick<
   PageOutcome & { status: 'completed' },
-  'width' | 'height' | 'dpi' | 'reduced' | 'engine'
+  'width' | 'height' | 'dpi' | 'reduced' | 'engine' | 'note'
 >;
 
 /**
  * The job `convert`: inspects the original, then converts it here if its reservation holds that, or splits the job
  * into ranges that reserve what they need.
  */
-export async function convertOriginal(context: ConversionContext<ConvertPayload>): Promise<Record<string, unknown>> {
+export async function convertOriginal(given: ConversionContext<ConvertPayload>): Promise<Record<string, unknown>> {
+  const context = withChosenEngine(given);
   const { media_type, page_selection } = context.payload;
   const selection = page_selection === null ? null : parsePages(page_selection);
   return media_type === 'application/pdf'
@@ -34,11 +35,18 @@ export async function convertOriginal(context: ConversionContext<ConvertPayload>
 }
 
 /** The job `convert_range`: converts the pages of its range. */
-export async function convertPages(context: ConversionContext<ConvertRangePayload>): Promise<Record<string, unknown>> {
+export async function convertPages(given: ConversionContext<ConvertRangePayload>): Promise<Record<string, unknown>> {
+  const context = withChosenEngine(given);
   const { media_type, pages } = context.payload;
   return media_type === 'application/pdf'
     ? withPdf(context, (document) => drawPages(context, document, pagesIn(pages)))
     : convertPicture(context);
+}
+
+/** The engine that the client chose comes first, before the one that the converter prefers. */
+function withChosenEngine<C extends Context>(context: C): C {
+  const { payload, limits } = context;
+  return payload.engine === null ? context : { ...context, limits: { ...limits, firstEngine: payload.engine } };
 }
 
 async function inspectPicture(
@@ -65,7 +73,7 @@ async function convertPicture(context: Context): Promise<Record<string, unknown>
     const fatal = context.avoid.find(({ engine }) => engine === 'sharp');
     if (fatal) throw new AppError(fatal.error.code, fatal.error.message);
     context.step({ page: 1, engine: 'sharp', last: true });
-    return { ...(await convertImage(context.input)), dpi: null, reduced: null, engine: 'sharp' };
+    return { ...(await convertImage(context.input)), dpi: null, reduced: null, engine: 'sharp', note: null };
   });
   return { pages: 1 };
 }
