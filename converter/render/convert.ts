@@ -9,10 +9,11 @@ import { pagePath } from '../../store/paths.ts';
 import type { ConvertPayload } from '../../tasks/convert.ts';
 import { type ConvertRangePayload, convertRange, rangeOf } from '../../tasks/convert-range.ts';
 import type { ConversionContext } from '../../tasks/task.ts';
+import { encodePng } from './encode-png.ts';
 import { openPdf, type TwoEngines } from './engines/engine.ts';
 import { estimateImage } from './estimate-image.ts';
 import { estimatePages } from './estimate-pdf.ts';
-import { convertImage, encodePng, inspectImage, useThreads } from './image.ts';
+import { convertImage, inspectImage, useThreads } from './image.ts';
 import { planRanges } from './plan.ts';
 
 type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;
@@ -116,7 +117,7 @@ async function drawPages(context: Context, document: TwoEngines, pages: number[]
   for (const page of pages) {
     await settlePage(context, page, async () => {
       const { raw, fit, engine } = await document.draw(page, context.payload.dpi);
-      const png = [await encodePng(raw)];
+      const png = await encodePng(raw);
       return { png, width: raw.width, height: raw.height, dpi: fit.dpi, reduced: fit.reduced, engine };
     });
     // V8 does not see how large the pixels are that wait to be collected: left to it, up to three pages of them.
