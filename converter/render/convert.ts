@@ -9,10 +9,11 @@ import { pagePath } from '../../store/paths.ts';
 import type { ConvertPayload } from '../../tasks/convert.ts';
 import { type ConvertRangePayload, convertRange, rangeOf } from '../../tasks/convert-range.ts';
 import type { ConversionContext } from '../../tasks/task.ts';
+import { encodePng } from './encode-png.ts';
 import { openPdf, type TwoEngines } from './engines/fallback.ts';
 import { estimateImage } from './estimate-image.ts';
 import { estimatePages } from './estimate-pdf.ts';
-import { convertImage, encodePng, inspectImage, useThreads } from './image.ts';
+import { convertImage, inspectImage, useThreads } from './image.ts';
 import { planRanges } from './plan.ts';
 
 type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;
@@ -118,7 +119,7 @@ async function drawPages(context: Context, document: TwoEngines, pages: number[]
   for (const page of pages) {
     await settlePage(context, page, async () => {
       const { image, fit, engine, note } = await document.draw(page, context.payload.dpi);
-      const png = [await encodePng(image)];
+      const png = await encodePng(image);
       return { png, width: image.width, height: image.height, dpi: fit.dpi, reduced: fit.reduced, engine, note };
     });
     // V8 does not see how large the pixels are that wait to be collected: left to it, up to three pages of them.

@@ -1,9 +1,9 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { encodePng } from './encode-png.ts';
 import { openWithPdfium } from './engines/pdfium/document.ts';
 import { startPdfium } from './engines/pdfium/instance.ts';
-import { encodePng } from './image.ts';
 
 /** How often the sample is drawn: V8 then has compiled most of what an ordinary page runs. */
 const ROUNDS = 4;
