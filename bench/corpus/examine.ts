@@ -1,5 +1,5 @@
 import sharp from 'sharp';
-import { distanceOf, FAR, type Grid, gridFor, oddity, type Place, toGrid } from './compare.ts';
+import { type Distance, distanceOf, FAR, type Grid, gridFor, oddity, type Place, toGrid } from './compare.ts';
 import { type DrawnPage, PAGE_TIMEOUT_SECONDS, type PageResult } from './convert.ts';
 import { drawWith, type Tool, type ToolName } from './tools.ts';
 
@@ -86,10 +86,12 @@ export async function examine(result: PageResult, options: ExamineOptions): Prom
   return examined;
 }
 
-/** The worst distance that says something about the page: from both tools, from the only one, or null. */
-export function nearestDistance({ tools }: PageRow): number | null {
+/** How far the page is from the tool that agrees most and from the one that agrees least; 0 without any tool. */
+export function distancesOf({ tools }: PageRow): { nearest: number; furthest: number } {
   const distances = Object.values(tools).flatMap(({ distance }) => (distance === null ? [] : [distance]));
-  return distances.length === 0 ? null : Math.min(...distances);
+  return distances.length === 0
+    ? { nearest: 0, furthest: 0 }
+    : { nearest: Math.min(...distances), furthest: Math.max(...distances) };
 }
 
 /** A small picture as a data URI, with a frame around the place that differs. */
@@ -109,16 +111,17 @@ async function measure(row: PageRow, page: DrawnPage, others: Map<ToolName, Read
   const size = gridFor(page);
   const ours = await toGrid(page.picture, size);
   const grids: Grid[] = [];
-  let place: Place | null = null;
+  let furthest: Distance | null = null;
   for (const [name, { picture }] of others) {
     const grid = await toGrid(picture, size);
     const found = distanceOf(ours, grid);
     const tool = row.tools[name];
     if (tool) tool.distance = found.distance;
-    place = found.place;
+    if (furthest === null || found.distance > furthest.distance) furthest = found;
     grids.push(grid);
   }
   const [one, other] = grids;
+  const place = furthest?.place ?? null;
   if (one === undefined || other === undefined) return place;
   row.tool_distance = distanceOf(one, other).distance;
   const odd = oddity(ours, one, other);

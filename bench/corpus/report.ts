@@ -4,12 +4,13 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { finished } from 'node:stream/promises';
 import { FAR } from './compare.ts';
-import { type Drawer, type Examined, nearestDistance, type PageRow, toPreview } from './examine.ts';
+import { type Drawer, distancesOf, type Examined, type PageRow, toPreview } from './examine.ts';
 import { Summary } from './summary.ts';
 import type { Tool } from './tools.ts';
 
 /** The report holds this many pages of each section, so that its memory is bounded; `pages.json` has all. */
 const MAX_SHOWN = { outliers: 300, disputed: 100, near: 30, failed: 100, list: 1000 };
+const DISPUTED = 'Far from one tool or both, which disagree there, or from the only tool. A person must decide.';
 const DRAWERS: readonly Drawer[] = ['sheetmill', 'poppler', 'mutool'];
 
 /** A page with the previews that the report shows. */
@@ -50,7 +51,7 @@ export class Report {
   readonly #tools: Tool[];
   readonly #json: WriteStream;
   readonly #outliers = new Highest<Shown>(MAX_SHOWN.outliers);
-  /** Far from both tools, which disagree, or from the only one. */
+  /** Far from a tool, where the tools disagree or there is only one. */
   readonly #disputed = new Highest<Shown>(MAX_SHOWN.disputed);
   /** Those that come next to being outliers. */
   readonly #near = new Highest<Shown>(MAX_SHOWN.near);
@@ -96,8 +97,10 @@ export class Report {
   #sectionOf({ row, pictures }: Examined): [Highest<Shown> | undefined, number] {
     if (row.result !== 'drawn') return [Object.keys(pictures).length > 0 ? this.#undrawn : undefined, 0];
     if (row.is_outlier) return [this.#outliers, row.distance ?? 0];
-    const nearest = nearestDistance(row) ?? 0;
-    return nearest > FAR ? [this.#disputed, nearest] : [this.#near, row.distance ?? nearest];
+    const { nearest, furthest } = distancesOf(row);
+    // Pages far from every tool come first, then those with which one tool agrees.
+    if (furthest > FAR) return [this.#disputed, nearest > FAR ? 1 + nearest : furthest];
+    return [this.#near, row.distance ?? nearest];
   }
 
   #toHtml(title: string, facts: string[], notice: string | null): string {
@@ -110,7 +113,7 @@ ${warnings.map((text) => `<p class="warning">${escapeHtml(text)}</p>`).join('')}
 ${table(this.summary.lines())}
 ${this.#section('Outliers', `Far from both tools (more than ${FAR}) at a place where those agree.`, this.#outliers)}
 ${this.#section('Failed, though a tool draws it', 'The tools may draw less than the page has.', this.#undrawn)}
-${this.#section('Disputed', 'Far from both tools, which disagree, or from the only tool. A person must decide.', this.#disputed)}
+${this.#section('Disputed', DISPUTED, this.#disputed)}
 ${this.#section('Near', 'The highest distances that are not outliers.', this.#near)}
 <h2>Failed and lost</h2>${rows(this.#missing)}
 <h2>Over 60 s</h2>${rows(this.#slow)}
