@@ -153,6 +153,7 @@ async function execute(
     };
     const options = {
       deadlineMs: job.timeoutSeconds * 1000,
+      spentOnPage: () => Number(job.payload.spent_seconds ?? 0),
       signal: AbortSignal.any([stop, lost.signal, broken.signal]),
       onEvent,
     };

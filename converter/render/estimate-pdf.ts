@@ -13,22 +13,19 @@ import type { PlannedPage } from './plan.ts';
 
 const MB = 2 ** 20;
 
-/**
- * Beyond the baseline: fonts, content, and what a renderer keeps. A sandbox that has worked before may hold 85 of it; one
- * page in a hundred takes all.
- */
-const DOCUMENT_MB = 120;
-/** pdf.js keeps the whole file twice. */
-const FILE_COPIES = 2;
-/** The canvas as RGBA, its copy as raw pixels, and what is encoded of those. */
-const RASTER_BYTES = 3 * 4;
+/** Beyond the baseline: PDFium's code and data, fonts, content. */
+const DOCUMENT_MB = 65;
+/** PDFium keeps the whole file, in memory that grows in steps. */
+const FILE_COPIES = 1.2;
+/** The bitmap, what is packed of it, and the PNG. */
+const RASTER_BYTES = 4 + 3 + 1;
 /** Images this small altogether are charged to every page; else it is worth to look which page draws which. */
-const FEW_MB = 32;
+const FEW_MB = 16;
 
 /** Bytes for each pixel of an image on the page. pdf.js decodes all of them to RGBA, and shrinks them from a canvas. */
 const PIXEL_BYTES: Record<PdfEngine, Record<EmbeddedImage['kind'], number>> = {
-  'pdf-to-img': { other: 25, wide: 34, jpx: 6, bilevel: 2.5 },
-  pdfium: { other: 5, wide: 5, jpx: 6, bilevel: 1 },
+  pdfium: { other: 5, wide: 5, jpx: 6, bilevel: 0.5 },
+  'pdf-to-img': { other: 25, wide: 34, jpx: 6, bilevel: 5 },
 };
 /** pdf.js decodes JPEG 2000 at a lower resolution above this. */
 const LARGEST_JPX = 2 ** 30 / 12;

@@ -1,8 +1,7 @@
 import { stat } from 'node:fs/promises';
 import sharp, { type Metadata } from 'sharp';
 import { AppError, isOutOfMemory } from '../../errors.ts';
-import { encodePhotograph } from './encode-png.ts';
-import type { RawImage } from './engines/engine.ts';
+import { encodePng } from './encode-png.ts';
 import { MAX_SIDE } from './fit.ts';
 
 // Nothing is decoded twice.
@@ -85,33 +84,14 @@ export async function convertImage(file: string): Promise<{ png: Buffer[]; width
       .toColourspace('srgb');
     const made = await (isPhotograph ? image.raw() : image.png(DRAWN)).toBuffer({ resolveWithObject: true });
     const { width, height } = made.info;
-    return { png: isPhotograph ? await encodePhotograph(made.data, width, height) : [made.data], width, height };
+    return {
+      png: isPhotograph ? await encodePng({ data: made.data, width, height, channels: 3 }) : [made.data],
+      width,
+      height,
+    };
   } catch (cause) {
     throw imageError(cause);
   }
-}
-
-/** Encodes a drawn page as a PNG, grey if it has no colour, else RGB; its alpha, opaque throughout, is dropped. */
-export function encodePng(page: RawImage): Promise<Buffer> {
-  const { width, height, channels } = page;
-  const grey = greyOf(page);
-  const image = grey
-    ? sharp(grey, { raw: { width, height, channels: 1 } }).toColourspace('b-w')
-    : sharp(page.data, { raw: { width, height, channels } }).removeAlpha();
-  return image.png(DRAWN).toBuffer();
-}
-
-/** One byte for each pixel; undefined at the first that has a colour. A page is encoded in half the time from that. */
-function greyOf({ data }: RawImage): Uint8Array | undefined {
-  // Signed: V8 takes many times longer with numbers beyond 31 bits.
-  const pixels = new Int32Array(data.buffer, data.byteOffset, data.length / 4);
-  const grey = new Uint8Array(pixels.length);
-  for (let at = 0; at < pixels.length; at++) {
-    const pixel = pixels[at] as number;
-    if (((pixel ^ (pixel >>> 8)) & 0xffff) !== 0) return undefined;
-    grey[at] = pixel;
-  }
-  return grey;
 }
 
 async function readHeader(file: string): Promise<Metadata> {

@@ -1,6 +1,6 @@
 import { eq, sql } from 'drizzle-orm';
-import { originals, uploads } from '../../db/schema.ts';
-import { recordInspection, recordPage, settledPages } from '../../jobs/conversion.ts';
+import { originals, pages, uploads } from '../../db/schema.ts';
+import { partsFor, recordInspection, recordPage, settledPages } from '../../jobs/conversion.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import {
   COMPLETED,
@@ -57,6 +57,21 @@ test('an upload completes with its last page, and its password is gone', async (
     error: null,
     finishedAt: expect.any(Date),
   });
+});
+
+test('a page is recorded with its note', async () => {
+  const id = await fixture.upload();
+  const job = await fixture.claimOne();
+  await inspected(job, 1);
+  const note = 'pdfium: the page is damaged';
+  await recordPage(fixture.db, job, { ...completedPage(1), note } as never);
+  await end(job, COMPLETED);
+  expect(await fixture.db.select({ note: pages.note }).from(pages).where(eq(pages.uploadId, id))).toEqual([{ note }]);
+});
+
+test('pages that are made again are made by the same engine', () => {
+  const job = { payload: { engine: 'pdfium', page_selection: '1-3' }, cpuUnits: 1, memoryMb: 256 };
+  expect(partsFor([1, 2], [job as never])).toMatchObject([{ payload: { engine: 'pdfium', pages: [[1, 2]] } }]);
 });
 
 test('the page total is unknown until every original was inspected', async () => {

@@ -14,7 +14,10 @@ export interface RawImage {
   channels: 4;
 }
 
-/** A page as an engine drew it, and what it could not draw: empty when the page is complete. */
+/**
+ * A page as an engine drew it, and what it could not draw: empty when the page is complete. The pixels hold until the
+ * next call of the same document.
+ */
 export interface DrawnPage extends RawImage {
   complaints: string[];
 }

@@ -3,7 +3,7 @@ import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
-import { convertImage, encodePng, inspectImage } from '../../../converter/render/image.ts';
+import { convertImage, inspectImage } from '../../../converter/render/image.ts';
 import { pngChunk } from '../../support/bombs.ts';
 import { BLUE, type Color, GREEN, makeImage, pixelAt, RED, YELLOW } from '../../support/files.ts';
 
@@ -227,17 +227,6 @@ describe('refused as corrupt', () => {
 test('harmless stray bytes behind a JPEG do not matter', async () => {
   const { png } = await convert(Buffer.concat([await makeImage({ format: 'jpeg' }), Buffer.from('trailing')]));
   expectNear(await pixelAt(png, 5, 5), RED, 3);
-});
-
-test('a drawn page becomes RGB in the same colours, and grey if it has none', async () => {
-  const encode = (...pixels: number[]) => encodePng({ data: Buffer.from(pixels), width: 2, height: 1, channels: 4 });
-  const coloured = await encode(128, 128, 128, 255, 250, 128, 7, 255);
-  expect(await sharp(coloured).metadata()).toMatchObject({ space: 'srgb', channels: 3, depth: 'uchar' });
-  expect(await pixelAt(coloured, 0, 0)).toEqual([128, 128, 128]);
-  expect(await pixelAt(coloured, 1, 0)).toEqual([250, 128, 7]);
-  const grey = await encode(7, 7, 7, 255, 200, 200, 200, 255);
-  expect(await sharp(grey).metadata()).toMatchObject({ space: 'b-w', channels: 1, depth: 'uchar' });
-  expect(await sharp(grey).toColourspace('b-w').raw().toBuffer()).toEqual(Buffer.from([7, 200]));
 });
 
 inCorpus('every image of the corpus but the corrupt one converts', async () => {

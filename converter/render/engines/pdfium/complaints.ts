@@ -1,4 +1,3 @@
-import type { RawImage } from '../engine.ts';
 import { imageObjects, pixelSize } from './images.ts';
 import { withMemory } from './instance.ts';
 import type { OpenFile } from './open-file.ts';
@@ -13,6 +12,13 @@ const JPEG_TAIL_BYTES = 1024;
 const JPEG_END = Buffer.from([0xff, 0xd9]);
 const WHITE = -1;
 
+/** A drawn page. Its pixels are asked for anew after each call of PDFium, which may move them. */
+interface Page {
+  width: number;
+  height: number;
+  pixels(): Int32Array;
+}
+
 interface Area {
   left: number;
   top: number;
@@ -21,29 +27,22 @@ interface Area {
 }
 
 /** Gives a sentence for each thing that is missing; an empty list for a page that is complete. */
-export function findComplaints(handles: OpenFile, loaded: number, pageObject: number, page: RawImage): string[] {
+export function findComplaints(handles: OpenFile, loaded: number, pageObject: number, page: Page): string[] {
   const { call } = handles.pdfium;
-  const pixels = new Int32Array(page.data.buffer, page.data.byteOffset, page.width * page.height);
-  if (isWhite(pixels, page.width, { left: 0, top: 0, right: page.width, bottom: page.height })) {
+  if (isWhite(page, { left: 0, top: 0, right: page.width, bottom: page.height })) {
     const hasObjects = call.FPDFPage_CountObjects(loaded) > 0 || call.FPDFPage_GetAnnotCount(loaded) > 0;
     return hasObjects || mayPaint(handles.file(), pageObject) ? ['nothing was drawn'] : [];
   }
   const complaints = new Set<string>();
   if (handles.damaged) complaints.add('a stream of the file is damaged');
   for (const image of imageObjects(handles, loaded).slice(0, MAX_IMAGES)) {
-    const complaint = complaintAbout(handles, loaded, image, page, pixels);
+    const complaint = complaintAbout(handles, loaded, image, page);
     if (complaint !== undefined) complaints.add(complaint);
   }
   return [...complaints];
 }
 
-function complaintAbout(
-  handles: OpenFile,
-  loaded: number,
-  image: number,
-  page: RawImage,
-  pixels: Int32Array,
-): string | undefined {
+function complaintAbout(handles: OpenFile, loaded: number, image: number, page: Page): string | undefined {
   const { call } = handles.pdfium;
   const { width, height } = pixelSize(handles, image);
   if (width === 0 || height === 0) return 'an image has no size';
@@ -54,12 +53,12 @@ function complaintAbout(
   }
   const area = areaOf(handles, loaded, image, page);
   if (area === undefined) return undefined;
-  if (isWhite(pixels, page.width, area)) {
+  if (isWhite(page, area)) {
     const bitmap = call.FPDFImageObj_GetBitmap(image);
     if (bitmap === 0) return 'an image cannot be decoded';
     call.FPDFBitmap_Destroy(bitmap);
   }
-  const suspicious = filter === 'FlateDecode' && hasUniformEdge(pixels, page.width, area);
+  const suspicious = filter === 'FlateDecode' && hasUniformEdge(page, area);
   return suspicious && isDamaged(rawData(handles, image)) ? 'an image is damaged' : undefined;
 }
 
@@ -79,7 +78,7 @@ function rawData({ pdfium }: OpenFile, image: number): Buffer {
 }
 
 /** Where on the page an image lies, in whole pixels; undefined for one of which nothing shows. */
-function areaOf({ pdfium }: OpenFile, loaded: number, image: number, page: RawImage): Area | undefined {
+function areaOf({ pdfium }: OpenFile, loaded: number, image: number, page: Page): Area | undefined {
   const { call, memory } = pdfium;
   const corners = withMemory(pdfium, 24, (at) => {
     if (!call.FPDFPageObj_GetBounds(image, at, at + 4, at + 8, at + 12)) return undefined;
@@ -101,11 +100,13 @@ function areaOf({ pdfium }: OpenFile, loaded: number, image: number, page: RawIm
   return area.left < area.right && area.top < area.bottom ? area : undefined;
 }
 
-function isWhite(pixels: Int32Array, width: number, area: Area): boolean {
-  return isUniform(pixels, width, area, WHITE);
+function isWhite(page: Page, area: Area): boolean {
+  return isUniform(page.pixels(), page.width, area, WHITE);
 }
 
-function hasUniformEdge(pixels: Int32Array, width: number, { left, top, right, bottom }: Area): boolean {
+function hasUniformEdge(page: Page, { left, top, right, bottom }: Area): boolean {
+  const { width } = page;
+  const pixels = page.pixels();
   const edges = [
     { left, top, right, bottom: top + 1 },
     { left, top: bottom - 1, right, bottom },

@@ -1,8 +1,8 @@
 import { sidePixels } from '../../fit.ts';
-import { type DrawnPage, oneAfterTheOther, type PageBox, type PdfDocument, type RawImage } from '../engine.ts';
+import { type DrawnPage, oneAfterTheOther, type PageBox, type PdfDocument } from '../engine.ts';
 import { findComplaints } from './complaints.ts';
 import { type ImageSize, imageObjects, pixelSize } from './images.ts';
-import { attempt, withMemory } from './instance.ts';
+import { allocate, attempt, withMemory } from './instance.ts';
 import { closeFile, type OpenFile, openFile } from './open-file.ts';
 import { userUnitOf } from './raw-file.ts';
 
@@ -57,25 +57,35 @@ function sizeOf(handles: OpenFile, page: number): PageBox {
   });
 }
 
+/** The pixels stay in PDFium's memory: a copy would take as much again. */
 function drawPage(handles: OpenFile, page: number, width: number, height: number): DrawnPage {
   const { pdfium, form } = handles;
   const { call } = pdfium;
-  const bytes = width * height * 4;
-  return withPage(handles, page, (loaded) =>
-    withMemory(pdfium, bytes, (pixels) => {
-      const bitmap = call.FPDFBitmap_CreateEx(width, height, BGRX, pixels, width * 4);
-      if (bitmap === 0) throw new Error('no bitmap of this size');
-      call.FPDFBitmap_FillRect(bitmap, 0, 0, width, height, WHITE);
-      call.FORM_OnAfterLoadPage(loaded, form);
-      call.FPDF_RenderPageBitmap(bitmap, loaded, 0, 0, width, height, 0, WITH_ANNOTATIONS | REVERSE_BYTE_ORDER);
-      call.FPDF_FFLDraw(form, bitmap, loaded, 0, 0, width, height, 0, REVERSE_BYTE_ORDER);
-      call.FORM_OnBeforeClosePage(loaded, form);
-      call.FPDFBitmap_Destroy(bitmap);
-      const image: RawImage = { data: pdfium.memory().slice(pixels, pixels + bytes), width, height, channels: 4 };
-      const pageObject = call.EPDFDoc_GetPageObjectNumberByIndex(handles.document, page - 1);
-      return { ...image, complaints: findComplaints(handles, loaded, pageObject, image) };
-    }),
-  );
+  return withPage(handles, page, (loaded) => {
+    const at = bitmapMemory(handles, width * height * 4);
+    const bitmap = call.FPDFBitmap_CreateEx(width, height, BGRX, at, width * 4);
+    if (bitmap === 0) throw new Error('no bitmap of this size');
+    call.FPDFBitmap_FillRect(bitmap, 0, 0, width, height, WHITE);
+    call.FORM_OnAfterLoadPage(loaded, form);
+    call.FPDF_RenderPageBitmap(bitmap, loaded, 0, 0, width, height, 0, WITH_ANNOTATIONS | REVERSE_BYTE_ORDER);
+    call.FPDF_FFLDraw(form, bitmap, loaded, 0, 0, width, height, 0, REVERSE_BYTE_ORDER);
+    call.FORM_OnBeforeClosePage(loaded, form);
+    call.FPDFBitmap_Destroy(bitmap);
+    const pageObject = call.EPDFDoc_GetPageObjectNumberByIndex(handles.document, page - 1);
+    const pixels = () => new Int32Array(pdfium.memory().buffer, at, width * height);
+    const complaints = findComplaints(handles, loaded, pageObject, { width, height, pixels });
+    return { data: pdfium.memory().subarray(at, at + width * height * 4), width, height, channels: 4, complaints };
+  });
+}
+
+/** Memory for the pixels of a page, kept until a page needs more. */
+function bitmapMemory({ pdfium, bitmap }: OpenFile, bytes: number): number {
+  if (bitmap.bytes < bytes) {
+    pdfium.call.free(bitmap.at);
+    Object.assign(bitmap, { at: 0, bytes: 0 });
+    Object.assign(bitmap, { at: allocate(pdfium, bytes), bytes });
+  }
+  return bitmap.at;
 }
 
 function imagesOf(handles: OpenFile, page: number): ImageSize[] {

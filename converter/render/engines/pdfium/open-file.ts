@@ -13,6 +13,8 @@ export interface OpenFile {
   document: number;
   formInfo: number;
   form: number;
+  /** The pixels of the page that was drawn last. */
+  bitmap: { at: number; bytes: number };
   pageCount: number;
   /** Whether a stream of the file, other than an image, is damaged. */
   damaged: boolean;
@@ -33,6 +35,7 @@ export async function openFile(file: string, password: string | null): Promise<O
       return Buffer.from(buffer, byteOffset + handles.bytes, handles.size);
     },
     ...{ bytes: 0, size: 0, document: 0, formInfo: 0, form: 0, pageCount: 0, damaged: false },
+    bitmap: { at: 0, bytes: 0 },
   };
   attempt(pdfium, 'the PDF cannot be read', () => loadFile(handles, file, password));
   if (handles.pageCount < 1) throw new AppError('corrupt_file', 'the PDF has no pages');
