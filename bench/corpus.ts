@@ -48,6 +48,7 @@ await bench(async () => {
     tasksModule: undefined,
     log: createLogger('silent', {}),
   });
+  say(`${names.length} files`);
   let notice: string | null = 'Stopped before the last file: this report is not complete.';
   try {
     await measureAll(names, { options, tools, pool, report });

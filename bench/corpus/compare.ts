@@ -74,7 +74,7 @@ export function distanceOf(one: Grid, other: Grid): Distance {
 export function oddity(page: Grid, one: Grid, other: Grid): Distance {
   const maps = [differences(page, one), differences(page, other), differences(one, other)];
   return worstPlace(page, maps, ([toOne = 0, toOther = 0, between = 0]) => {
-    const nearest = Math.min(toOne, toOther);
+    const nearest = toOne < toOther ? toOne : toOther;
     return between * AGREEMENT_FACTOR <= nearest ? nearest : 0;
   });
 }
@@ -96,7 +96,11 @@ function toRgb(data: Buffer, channels: number): Uint8Array {
 function differences(one: Grid, other: Grid): Float32Array {
   const forth = outside(one, rangesOf(other));
   const back = outside(other, rangesOf(one));
-  return forth.map((value, at) => Math.max(value, back[at] ?? 0));
+  return forth.map((value, at) => larger(value, back[at] ?? 0));
+}
+
+function larger(a: number, b: number): number {
+  return a > b ? a : b;
 }
 
 interface Ranges {
@@ -104,32 +108,33 @@ interface Ranges {
   most: Uint8Array;
 }
 
-/** The range of each cell with its eight neighbours, colour by colour. */
-function rangesOf({ width, height, cells }: Grid): Ranges {
-  const least = new Uint8Array(cells.length);
-  const most = new Uint8Array(cells.length);
-  for (let at = 0; at < cells.length; at++) {
-    const [x, y, colour] = [Math.floor(at / 3) % width, Math.floor(at / 3 / width), at % 3];
-    let [low, high] = [255, 0];
-    for (let row = Math.max(0, y - 1); row <= Math.min(height - 1, y + 1); row++) {
-      for (let column = Math.max(0, x - 1); column <= Math.min(width - 1, x + 1); column++) {
-        const value = cells[(row * width + column) * 3 + colour] ?? 0;
-        low = Math.min(low, value);
-        high = Math.max(high, value);
-      }
-    }
-    least[at] = low;
-    most[at] = high;
-  }
-  return { least, most };
+/** The range of each cell with its eight neighbours, colour by colour: first along rows, then along columns. */
+function rangesOf({ width, cells }: Grid): Ranges {
+  const stride = width * 3;
+  // Neighbours are `step` apart, within runs of `run`.
+  const pick = (of: Uint8Array, step: number, run: number, isBetter: (a: number, b: number) => boolean) =>
+    of.map((value, at) => {
+      const before = at % run < step ? value : (of[at - step] ?? value);
+      const after = at % run >= run - step ? value : (of[at + step] ?? value);
+      const best = isBetter(before, value) ? before : value;
+      return isBetter(after, best) ? after : best;
+    });
+  const pickAround = (isBetter: (a: number, b: number) => boolean) =>
+    pick(pick(cells, 3, stride, isBetter), stride, cells.length, isBetter);
+  return { least: pickAround((a, b) => a < b), most: pickAround((a, b) => a > b) };
 }
 
 function outside({ width, height, cells }: Grid, { least, most }: Ranges): Float32Array {
   const map = new Float32Array(width * height);
-  for (let at = 0; at < cells.length; at++) {
-    const value = cells[at] ?? 0;
-    const beyond = Math.max(0, (least[at] ?? 0) - value, value - (most[at] ?? 0));
-    map[Math.floor(at / 3)] = (map[Math.floor(at / 3)] ?? 0) + beyond / 255 / 3;
+  for (let cell = 0; cell < map.length; cell++) {
+    let sum = 0;
+    for (let at = cell * 3; at < cell * 3 + 3; at++) {
+      const value = cells[at] ?? 0;
+      const [low = 0, high = 0] = [least[at], most[at]];
+      if (value < low) sum += low - value;
+      else if (value > high) sum += value - high;
+    }
+    map[cell] = sum / 255 / 3;
   }
   return map;
 }

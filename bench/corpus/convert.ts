@@ -11,7 +11,7 @@ import type { PdfEngine } from '../../tasks/task.ts';
 export const PAGE_TIMEOUT_SECONDS = 60;
 const MAX_MEMORY_MB = 1024;
 /** `--pages all` stops here. */
-export const MAX_PAGES_A_FILE = 200;
+const MAX_PAGES_A_FILE = 200;
 const JOB_TIMEOUT_MS = 600_000;
 const MAX_PIXELS = 1e9;
 /** Page paths need an upload; files of a corpus have none. */
@@ -32,7 +32,7 @@ export interface DrawnPage {
 }
 
 /** A page that was not drawn; `page` is null when the file as a whole was not. `lost` is a page without any result. */
-export interface MissingPage {
+interface MissingPage {
   result: 'failed' | 'lost';
   page: number | null;
   code: string | null;

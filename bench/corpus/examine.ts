@@ -5,6 +5,8 @@ import { drawWith, type Tool, type ToolName } from './tools.ts';
 
 /** Sizes that differ by less come from rounding. */
 const SIZE_TOLERANCE = { pixels: 2, share: 0.005 };
+/** The darkest value that counts as an empty page. */
+const PAPER = 250;
 const PREVIEW = { width: 380, height: 560 };
 
 export type Drawer = 'sheetmill' | ToolName;
@@ -15,6 +17,8 @@ interface ByTool {
   height: number | null;
   /** From sheetmill's page. */
   distance: number | null;
+  /** Nothing is on the page that the tool made; null without one. */
+  is_blank: boolean | null;
 }
 
 /** What the report says about one page: one row of `pages.json`. */
@@ -62,6 +66,7 @@ interface Readable {
   picture: string;
   width: number;
   height: number;
+  isBlank: boolean;
 }
 
 /** Draws the page with the tools, too, and measures how far the pictures are from each other. */
@@ -74,7 +79,13 @@ export async function examine(result: PageResult, options: ExamineOptions): Prom
     const drawn = await drawWith(tool, { ...options, page: result.page ?? 1, dpi });
     const read = drawn.picture === null ? undefined : await readSize(drawn.picture);
     const error = drawn.error ?? (read ? null : 'its picture cannot be read');
-    row.tools[tool.name] = { error, width: read?.width ?? null, height: read?.height ?? null, distance: null };
+    row.tools[tool.name] = {
+      error,
+      width: read?.width ?? null,
+      height: read?.height ?? null,
+      distance: null,
+      is_blank: read?.isBlank ?? null,
+    };
     if (read === undefined) continue;
     readable.set(tool.name, read);
     examined.pictures[tool.name] = read.picture;
@@ -156,9 +167,9 @@ function emptyRow(file: string, result: PageResult): PageRow {
 async function readSize(picture: string): Promise<Readable | undefined> {
   try {
     const { width, height } = await sharp(picture).metadata();
-    // A file that was cut short has a header all the same.
-    await sharp(picture).stats();
-    return { picture, width, height };
+    // This reads all pixels, too: a file that was cut short has a header all the same.
+    const { channels } = await sharp(picture).flatten({ background: 'white' }).stats();
+    return { picture, width, height, isBlank: channels.every(({ min }) => min >= PAPER) };
   } catch {
     return undefined;
   }

@@ -55,7 +55,7 @@ export class Report {
   readonly #disputed = new Highest<Shown>(MAX_SHOWN.disputed);
   /** Those that come next to being outliers. */
   readonly #near = new Highest<Shown>(MAX_SHOWN.near);
-  /** Failed or lost, though a tool draws something. */
+  /** Failed or lost, though a tool draws something on the page. */
   readonly #undrawn = new Highest<Shown>(MAX_SHOWN.failed);
   readonly #missing = new Highest<PageRow>(MAX_SHOWN.list);
   readonly #slow = new Highest<PageRow>(MAX_SHOWN.list);
@@ -94,8 +94,9 @@ export class Report {
     await writeFile(path.join(this.#folder, 'index.html'), this.#toHtml(title, facts, notice));
   }
 
-  #sectionOf({ row, pictures }: Examined): [Highest<Shown> | undefined, number] {
-    if (row.result !== 'drawn') return [Object.keys(pictures).length > 0 ? this.#undrawn : undefined, 0];
+  #sectionOf({ row }: Examined): [Highest<Shown> | undefined, number] {
+    const isDrawnByTool = Object.values(row.tools).some((tool) => tool.is_blank === false);
+    if (row.result !== 'drawn') return [isDrawnByTool ? this.#undrawn : undefined, 0];
     if (row.is_outlier) return [this.#outliers, row.distance ?? 0];
     const { nearest, furthest } = distancesOf(row);
     // Pages far from every tool come first, then those with which one tool agrees.
