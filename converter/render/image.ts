@@ -29,6 +29,8 @@ export interface ImageHeader {
   orientation: number;
   hasAlpha: boolean;
   cmyk: boolean;
+  /** One channel, and no profile that says what it means. */
+  isGrey: boolean;
   /** Fewer values of colour than of light. */
   subsampled: boolean;
   /** Of the file. */
@@ -49,20 +51,21 @@ export async function inspectImage(file: string): Promise<ImageHeader> {
     orientation: header.orientation ?? 1,
     hasAlpha: header.hasAlpha ?? false,
     cmyk: header.space === 'cmyk',
+    isGrey: header.channels === 1 && !header.hasProfile,
     subsampled: header.chromaSubsampling?.startsWith('4:2') ?? false,
     bytes: size,
   };
 }
 
 /**
- * Converts a PNG or JPEG file to an 8-bit sRGB PNG, in parts, without metadata: turned upright, colours through its profile,
+ * Converts a PNG or JPEG file to an 8-bit PNG in grey or sRGB, in parts, without metadata: turned upright, colours through its profile,
  * alpha kept, shrunk until both sides are 3499 pixels at most. The last rows may be missing. Throws AppError `corrupt_file`
  * or `unsupported_feature`.
  */
 export async function convertImage(file: string): Promise<{ png: Buffer[]; width: number; height: number }> {
   const header = await inspectImage(file);
   try {
-    return await convertSound(file, header.format, INPUT.failOn);
+    return await convertSound(file, header, INPUT.failOn);
   } catch (cause) {
     const error = await imageError(file, cause);
     if (!(error instanceof AppError) || error.code !== 'corrupt_file') throw error;
@@ -70,19 +73,17 @@ export async function convertImage(file: string): Promise<{ png: Buffer[]; width
   }
 }
 
-async function convertSound(input: string | Buffer, format: ImageHeader['format'], failOn: FailOnOptions) {
+async function convertSound(input: string | Buffer, { format, isGrey }: ImageHeader, failOn: FailOnOptions) {
   const image = sharp(input, { ...INPUT, failOn })
     .autoOrient()
     .resize({ width: MAX_SIDE, height: MAX_SIDE, fit: 'inside', withoutEnlargement: true })
-    .toColourspace('srgb');
+    .toColourspace(isGrey ? 'b-w' : 'srgb');
   const isPhotograph = format === 'jpeg';
-  const made = await (isPhotograph ? image.raw() : image.png(DRAWN)).toBuffer({ resolveWithObject: true });
-  const { width, height } = made.info;
-  return {
-    png: isPhotograph ? await encodePng({ data: made.data, width, height, channels: 3 }) : [made.data],
-    width,
-    height,
-  };
+  const encoded = isPhotograph ? image.raw() : image.png(DRAWN);
+  const { data, info } = await encoded.toBuffer({ resolveWithObject: true });
+  const { width, height } = info;
+  const png = isPhotograph ? await encodePng({ data, width, height, channels: isGrey ? 1 : 3 }) : [data];
+  return { png, width, height };
 }
 
 /** Converts what a file has that was cut short, or throws the error that its first conversion ended with. */
@@ -90,7 +91,7 @@ async function convertCut(file: string, header: ImageHeader, error: AppError) {
   try {
     const repaired = await repairImage(file, header);
     if (repaired === null) throw error;
-    return await convertSound(repaired.data, header.format, repaired.failOn);
+    return await convertSound(repaired.data, header, repaired.failOn);
   } catch (cause) {
     throw cause === error ? error : await imageError(file, cause);
   }
