@@ -64,7 +64,8 @@ export function drawPdf(
   return withFile(data, async (file) => {
     const document = await open(file, null);
     try {
-      return await document.render(page, scale);
+      const drawn = await document.render(page, scale);
+      return { ...drawn, data: drawn.data.slice() };
     } finally {
       await document.close();
     }

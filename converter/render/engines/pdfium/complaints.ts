@@ -1,3 +1,4 @@
+import { forVisibleAnnotations, SUBTYPES } from './annotations.ts';
 import { imageObjects, pixelSize } from './images.ts';
 import { withMemory } from './instance.ts';
 import type { OpenFile } from './open-file.ts';
@@ -30,7 +31,7 @@ interface Area {
 export function findComplaints(handles: OpenFile, loaded: number, pageObject: number, page: Page): string[] {
   const { call } = handles.pdfium;
   if (isWhite(page, { left: 0, top: 0, right: page.width, bottom: page.height })) {
-    const hasObjects = call.FPDFPage_CountObjects(loaded) > 0 || call.FPDFPage_GetAnnotCount(loaded) > 0;
+    const hasObjects = call.FPDFPage_CountObjects(loaded) > 0 || hasVisibleAnnotation(handles, loaded);
     return hasObjects || mayPaint(handles.file(), pageObject) ? ['nothing was drawn'] : [];
   }
   const complaints = new Set<string>();
@@ -40,6 +41,15 @@ export function findComplaints(handles: OpenFile, loaded: number, pageObject: nu
     if (complaint !== undefined) complaints.add(complaint);
   }
   return [...complaints];
+}
+
+/** Links and popups show nothing by themselves. */
+function hasVisibleAnnotation(handles: OpenFile, loaded: number): boolean {
+  let isVisible = false;
+  forVisibleAnnotations(handles, loaded, (_, subtype) => {
+    isVisible ||= subtype !== SUBTYPES.LINK && subtype !== SUBTYPES.POPUP;
+  });
+  return isVisible;
 }
 
 function complaintAbout(handles: OpenFile, loaded: number, image: number, page: Page): string | undefined {

@@ -50,7 +50,8 @@ export async function openWithPdfium(file: string, password: string | null): Pro
 /** PDFium gives sizes without UserUnit. */
 function sizeOf(handles: OpenFile, page: number): PageBox {
   const { pdfium, document } = handles;
-  const unit = userUnitOf(handles.file(), pdfium.call.EPDFDoc_GetPageObjectNumberByIndex(document, page - 1));
+  const object = pdfium.call.EPDFDoc_GetPageObjectNumberByIndex(document, page - 1);
+  const unit = handles.hasUserUnit ? userUnitOf(handles.file(), object) : 1;
   return withMemory(pdfium, 8, (at) => {
     if (!pdfium.call.FPDF_GetPageSizeByIndexF(document, page - 1, at)) throw new Error('no such page');
     const [width = 0, height = 0] = new Float32Array(pdfium.memory().buffer, at, 2);

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { forVisibleAnnotations, SUBTYPES } from './annotations.ts';
 import { type Pdfium, withMemory, withText, withWideText } from './instance.ts';
 import type { OpenFile } from './open-file.ts';
 import { addPaperClip, addStamp } from './stamps.ts';
@@ -8,12 +9,6 @@ import { addPaperClip, addStamp } from './stamps.ts';
  * out, to the document in memory only: stamps, paper clips, ticks, and free text beyond Windows-1252.
  */
 
-const FREE_TEXT = 3;
-const STAMP = 13;
-const FILE_ATTACHMENT = 17;
-const WIDGET = 20;
-const HIDDEN = 0x02;
-const NO_VIEW = 0x20;
 const NORMAL_APPEARANCE = 0;
 const CHECK_BOX = 2;
 const RADIO_BUTTON = 3;
@@ -29,33 +24,19 @@ const DEFAULT_STAMP = 'Draft';
 const BEYOND_WINDOWS_1252 = /[^\0-\xff€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]/;
 
 export function addMissingAppearances(handles: OpenFile, loaded: number): void {
-  const { call } = handles.pdfium;
-  const count = call.FPDFPage_GetAnnotCount(loaded);
-  for (let index = 0; index < count; index++) {
-    const annotation = call.FPDFPage_GetAnnot(loaded, index);
-    if (annotation === 0) continue;
-    const isHidden = (call.FPDFAnnot_GetFlags(annotation) & (HIDDEN | NO_VIEW)) !== 0;
-    const isDrawn = call.EPDFAnnot_HasAppearanceStream(annotation, NORMAL_APPEARANCE) !== 0;
-    if (!isHidden && !isDrawn) addAppearance(handles, loaded, annotation);
-    call.FPDFPage_CloseAnnot(annotation);
-  }
-}
-
-function addAppearance(handles: OpenFile, loaded: number, annotation: number): void {
-  switch (handles.pdfium.call.FPDFAnnot_GetSubtype(annotation)) {
-    case STAMP:
-      addStamp(handles, loaded, annotation, stringOf(handles.pdfium, annotation, 'Name') || DEFAULT_STAMP);
-      break;
-    case FILE_ATTACHMENT:
+  const { pdfium } = handles;
+  forVisibleAnnotations(handles, loaded, (annotation, subtype) => {
+    if (pdfium.call.EPDFAnnot_HasAppearanceStream(annotation, NORMAL_APPEARANCE)) return;
+    if (subtype === SUBTYPES.STAMP) {
+      addStamp(handles, loaded, annotation, stringOf(pdfium, annotation, 'Name') || DEFAULT_STAMP);
+    } else if (subtype === SUBTYPES.FILE_ATTACHMENT) {
       addPaperClip(handles, loaded, annotation);
-      break;
-    case FREE_TEXT:
+    } else if (subtype === SUBTYPES.FREE_TEXT) {
       replaceText(handles, loaded, annotation);
-      break;
-    case WIDGET:
+    } else if (subtype === SUBTYPES.WIDGET) {
       tick(handles, annotation);
-      break;
-  }
+    }
+  });
 }
 
 /** PDFium draws text fields in fonts for any letters but free text in one font, so a text field shows the text. */

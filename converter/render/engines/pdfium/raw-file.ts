@@ -1,4 +1,4 @@
-import { inflateRawSync } from 'node:zlib';
+import { inflateRawSync, inflateSync } from 'node:zlib';
 
 /** Facts about a PDF that PDFium does not tell, read from the bytes of the file without a full parser. */
 
@@ -14,6 +14,14 @@ interface RawStream {
   data: Buffer;
 }
 
+/** Whether any page may have a UserUnit: true where that cannot be seen. */
+export function mayHaveUserUnit(file: Buffer): boolean {
+  if (file.includes('/UserUnit')) return true;
+  for (const { objects } of objectStreams(file))
+    if (objects === undefined || objects.includes('/UserUnit')) return true;
+  return false;
+}
+
 /** The scale of a page's units (ISO 32000, UserUnit), by the page's object number; 1 where the page names none. */
 export function userUnitOf(file: Buffer, pageObject: number): number {
   const unit = Number(/\/UserUnit\s+(\d*\.?\d+)/.exec(dictionaryOf(file, pageObject) ?? '')?.[1]);
@@ -24,6 +32,7 @@ export function userUnitOf(file: Buffer, pageObject: number): number {
 export function mayPaint(file: Buffer, pageObject: number): boolean {
   const dictionary = dictionaryOf(file, pageObject);
   if (dictionary === undefined) return true;
+  if (!/\/Type\s*\/Page\b/.test(dictionary)) return true;
   const contents = /\/Contents\s*(\[[^\]]*\]|\d+\s+\d+\s+R)/.exec(dictionary)?.[1];
   if (contents === undefined) return /\/Contents\b/.test(dictionary);
   const numbers = [...contents.matchAll(/(\d+)\s+\d+\s+R/g)].map(([, number]) => Number(number));
@@ -64,12 +73,8 @@ function dictionaryOf(file: Buffer, number: number): string | undefined {
 }
 
 function dictionaryInObjectStream(file: Buffer, number: number): string | undefined {
-  for (let at = file.indexOf('/ObjStm'); at !== -1; at = file.indexOf('/ObjStm', at + 7)) {
-    const stream = streamAt(file, file.lastIndexOf('obj', at));
-    const objects = stream && decoded(stream);
-    const [first, count] = ['First', 'N'].map((key) =>
-      Number(new RegExp(`/${key}\\s+(\\d+)`).exec(stream?.dictionary ?? '')?.[1]),
-    );
+  for (const { dictionary, objects } of objectStreams(file)) {
+    const [first, count] = ['First', 'N'].map((key) => Number(new RegExp(`/${key}\\s+(\\d+)`).exec(dictionary)?.[1]));
     if (!objects || !first || !count) continue;
     const index = objects.toString('latin1', 0, first).trim().split(/\s+/).map(Number);
     const entry = index.findIndex((value, position) => position % 2 === 0 && value === number);
@@ -79,6 +84,14 @@ function dictionaryInObjectStream(file: Buffer, number: number): string | undefi
     return objects.toString('latin1', start, end);
   }
   return undefined;
+}
+
+/** The object streams of a file, and what is in them as far as it can be decoded. */
+function* objectStreams(file: Buffer): Generator<{ dictionary: string; objects: Buffer | undefined }> {
+  for (let at = file.indexOf('/ObjStm'); at !== -1; at = file.indexOf('/ObjStm', at + 7)) {
+    const stream = streamAt(file, file.lastIndexOf('obj', at));
+    if (stream !== undefined) yield { dictionary: stream.dictionary, objects: decoded(stream) };
+  }
 }
 
 /** Where the newest version of an object begins, after `obj`; undefined for one that is not in the clear. */
@@ -124,17 +137,24 @@ function decoded({ dictionary, data }: RawStream): Buffer | undefined {
   }
 }
 
-/**
- * Whether Flate data breaks off or is garbled. The checksum at the end does not count: many writers leave it out. Some
- * end with a flush instead of a last block.
- */
+/** Whether Flate data breaks off or is garbled. Some writers leave out the checksum, or end with a flush. */
 export function isDamaged(data: Buffer): boolean {
-  if (data.length <= ZLIB_HEADER_BYTES) return false;
-  if (data.subarray(-6).includes(FLUSHED)) return false;
+  if (data.length <= ZLIB_HEADER_BYTES || data.subarray(-6).includes(FLUSHED)) return false;
+  const failure = failureOf(() => inflateSync(data, { maxOutputLength: MAX_INFLATED }));
+  if (failure === undefined) return false;
+  if (failure.message === 'incorrect data check') return true;
+  const withoutChecksum = data.subarray(ZLIB_HEADER_BYTES);
+  return failureOf(() => inflateRawSync(withoutChecksum, { maxOutputLength: MAX_INFLATED })) !== undefined;
+}
+
+/** The error with which zlib refuses data; undefined when it does not, or for other reasons. */
+function failureOf(inflate: () => unknown): Error | undefined {
   try {
-    inflateRawSync(data.subarray(ZLIB_HEADER_BYTES), { maxOutputLength: MAX_INFLATED });
-    return false;
+    inflate();
+    return undefined;
   } catch (error) {
-    return error instanceof Error && 'code' in error && (error.code === 'Z_DATA_ERROR' || error.code === 'Z_BUF_ERROR');
+    const isRefusal =
+      error instanceof Error && 'code' in error && (error.code === 'Z_DATA_ERROR' || error.code === 'Z_BUF_ERROR');
+    return isRefusal ? error : undefined;
   }
 }
