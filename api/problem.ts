@@ -2,7 +2,7 @@ import type { ErrorRequestHandler, Request, RequestHandler } from 'express';
 import { MulterError } from 'multer';
 import { z } from 'zod';
 import { isOutage } from '../db/client.ts';
-import { isStorable } from '../db/storable.ts';
+import { findUnstorable } from '../db/storable.ts';
 import { AppError, type ErrorCode } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
@@ -29,6 +29,8 @@ export function notFound(what: string): AppError {
 const SECRETS = ['password'];
 /** Characters of a wrong value that an error repeats. */
 const MAX_SHOWN_LENGTH = 50;
+/** Of the place in a nested value that an error names. */
+const MAX_SHOWN_LEVELS = 5;
 
 /**
  * Parses with a schema. The error names each field (below `at`), what is valid, and the value. What Postgres cannot store
@@ -77,11 +79,10 @@ function shown(value: unknown, path: PropertyKey[]): string {
 }
 
 function refuseUnstorable(parsed: unknown, at: string): void {
-  const members = typeof parsed === 'object' && parsed !== null ? Object.entries(parsed) : [['', parsed]];
-  const wrong = members.find(([, member]) => !isStorable(member));
-  if (wrong === undefined) return;
-  const place = `${at}${wrong[0]}`.replace(/\.$/, '');
-  throw invalid(`${place}: must not contain NUL or half a surrogate pair, or be nested more than 100 levels deep`);
+  const found = findUnstorable(parsed);
+  if (found === undefined) return;
+  const place = `${at}${found.path.slice(0, MAX_SHOWN_LEVELS).join('.')}`.replace(/\.$/, '');
+  throw invalid([place, found.reason].filter(Boolean).join(': '));
 }
 
 export const noSuchRoute: RequestHandler = (request) => {

@@ -58,20 +58,24 @@ async function countTotal(tx: Transaction, uploadId: string): Promise<void> {
   await tx.update(uploads).set({ pagesTotal }).where(eq(uploads.id, uploadId));
 }
 
-/** Records a page before its job ends. A page done again by a later attempt counts once. False: no longer ours. */
-export async function recordPage(db: Database, attempt: AttemptKey, outcome: PageOutcome): Promise<boolean> {
+/**
+ * Records pages before their job ends, in one transaction. A page that a later attempt made again counts once. Gives
+ * false when the attempt no longer owns its job.
+ */
+export async function recordPages(db: Database, attempt: AttemptKey, outcomes: PageOutcome[]): Promise<boolean> {
   return transition(db, async (tx) => {
     const job = await lockRunning(tx, attempt);
     if (job === undefined) return false;
-    const [newlyDone] = await tx
+    const recorded = await tx
       .insert(pages)
-      .values({ uploadId: job.uploadId, original: job.original, ...outcome })
+      .values(outcomes.map((outcome) => ({ uploadId: job.uploadId, original: job.original, ...outcome })))
       .onConflictDoNothing()
       .returning({ status: pages.status });
-    if (newlyDone?.status === 'completed') {
+    const completed = recorded.filter(({ status }) => status === 'completed').length;
+    if (completed > 0) {
       await tx
         .update(uploads)
-        .set({ pagesDone: sql`${uploads.pagesDone} + 1` })
+        .set({ pagesDone: sql`${uploads.pagesDone} + ${completed}` })
         .where(eq(uploads.id, job.uploadId));
     }
     return true;

@@ -49,7 +49,7 @@ export interface ConversionContext<Payload> extends TaskContext<Payload> {
   input: string;
   password: string | null;
   /** Pages that were settled already, in an earlier attempt or before the sandbox died. */
-  settledPages: number[];
+  settledPages: readonly number[];
   /** What this attempt did not survive: these steps are not taken again with the same engine. */
   avoid: (Step & { error: PublicError })[];
   /** What is reserved for it. */

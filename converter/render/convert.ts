@@ -13,7 +13,8 @@ import { encodePng } from './encode-png.ts';
 import { openPdf, type TwoEngines } from './engines/fallback.ts';
 import { estimateImage } from './estimate-image.ts';
 import { estimatePages } from './estimate-pdf.ts';
-import { convertImage, inspectImage, useThreads } from './image.ts';
+import { convertImage, inspectImage } from './image.ts';
+import { useThreads } from './libvips.ts';
 import { planRanges } from './plan.ts';
 
 type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;

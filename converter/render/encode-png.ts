@@ -1,6 +1,6 @@
 import { pipeline } from 'node:stream/promises';
 import { constants, crc32, createDeflate, deflateSync } from 'node:zlib';
-import sharp from 'sharp';
+import { sharp } from './libvips.ts';
 import { type PackedPixels, packPage } from './pack-pixels.ts';
 
 /** Pixels row by row from the top: grey, RGB, or RGBX, whose fourth byte is ignored. */
@@ -42,10 +42,10 @@ export async function encodePng({ data, width, height, channels }: RawPixels): P
   header.writeUInt32BE(width, 0);
   header.writeUInt32BE(height, 4);
   header.set([packed.bitDepth, packed.colorType], 8);
-  const parts = [SIGNATURE, ...chunk('IHDR', header)];
-  if (packed.palette) parts.push(...chunk('PLTE', packed.palette));
+  const parts = [SIGNATURE, ...pngChunk('IHDR', header)];
+  if (packed.palette) parts.push(...pngChunk('PLTE', packed.palette));
   const encodeRows = shouldFilter(packed, height) ? encodeFiltered : encodeUnfiltered;
-  return [...parts, ...(await encodeRows(packed, height)), ...chunk('IEND', Buffer.alloc(0))];
+  return [...parts, ...(await encodeRows(packed, height)), ...pngChunk('IEND', Buffer.alloc(0))];
 }
 
 /** Photographs become much smaller with the filter. Drawings and noisy scans do not. */
@@ -82,7 +82,7 @@ function imageDataOf(png: Buffer): Buffer[] {
 async function encodeFiltered(packed: PackedPixels, height: number): Promise<Buffer[]> {
   const chunks: Buffer[] = [];
   await pipeline(filteredBands(packed, height), createDeflate(FILTERED), async (compressed: AsyncIterable<Buffer>) => {
-    for await (const data of compressed) chunks.push(...chunk('IDAT', data));
+    for await (const data of compressed) chunks.push(...pngChunk('IDAT', data));
   });
   return chunks;
 }
@@ -122,7 +122,8 @@ function packBytes(data: Uint8Array, width: number, channels: 1 | 3): PackedPixe
   return { colorType, bitDepth: 8, palette: null, data, rowBytes: width * channels };
 }
 
-function chunk(name: string, data: Uint8Array): Buffer[] {
+/** A chunk of a PNG file: length, name, data and checksum. */
+export function pngChunk(name: string, data: Uint8Array): Buffer[] {
   const head = Buffer.alloc(8);
   head.writeUInt32BE(data.length);
   head.write(name, 4, 'latin1');

@@ -44,4 +44,7 @@ collect();
 send({ kind: 'ready' });
 // A sandbox that has nothing to do yet compiles the code that the first page will run.
 await drawSamples(warming.signal);
-if (!warming.signal.aborted) collect();
+if (!warming.signal.aborted) {
+  collect();
+  send({ kind: 'warm' });
+}

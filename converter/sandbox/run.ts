@@ -106,7 +106,7 @@ export async function runIn(
     else if (message.kind === 'step') {
       step = message.step;
       stepTimeout.begin(message.step);
-    } else if (message.kind !== 'ready') onEvent(message);
+    } else if (message.kind !== 'ready' && message.kind !== 'warm') onEvent(message);
   };
   const onGone = (code: number | null, by: NodeJS.Signals | null) => {
     ended.resolve(killedFor ?? whatKilled(code, by));

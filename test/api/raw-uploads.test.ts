@@ -260,6 +260,7 @@ test.each([
   ['pages', '1,x', 'pages: "x" is neither a page nor a range; write for example 1-3,7'],
   ['engine', 'mupdf', 'engine: must be one of pdfium, pdf-to-img (got mupdf)'],
   ['priority', 'urgent', 'priority: must be one of critical, high, normal, low (got urgent)'],
+  ['password', 'a\0b', 'password: must not contain NUL'],
   ['password', 'x'.repeat(128), 'password: must have 127 characters at most'],
 ])('%s=%j is refused in words', async (name, value, detail) => {
   const { status, body } = await send([field(name, value), filePart('a.pdf', pdf), CLOSING]);

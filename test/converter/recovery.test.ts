@@ -69,7 +69,7 @@ describe('what the end of a run means for its job', () => {
     outcomeOf(ran, job, task, left);
   const part = (pages: [number, number][], memoryMb: number, spent = 0) => ({
     type: 'convert_range',
-    payload: { ...payload, pages, spent_seconds: spent },
+    payload: { ...payload, engine: null, pages, spent_seconds: spent },
     shape: { cpuUnits: 1, memoryMb },
   });
 

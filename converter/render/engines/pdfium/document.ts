@@ -3,6 +3,7 @@ import { type DrawnPage, oneAfterTheOther, type PageBox, type PdfDocument } from
 import { findComplaints } from './complaints.ts';
 import { type ImageSize, imageObjects, pixelSize } from './images.ts';
 import { allocate, attempt, withMemory } from './instance.ts';
+import { addMissingAppearances } from './missing-appearances.ts';
 import { closeFile, type OpenFile, openFile } from './open-file.ts';
 import { userUnitOf } from './raw-file.ts';
 
@@ -66,6 +67,7 @@ function drawPage(handles: OpenFile, page: number, width: number, height: number
     const bitmap = call.FPDFBitmap_CreateEx(width, height, BGRX, at, width * 4);
     if (bitmap === 0) throw new Error('no bitmap of this size');
     call.FPDFBitmap_FillRect(bitmap, 0, 0, width, height, WHITE);
+    addMissingAppearances(handles, loaded);
     call.FORM_OnAfterLoadPage(loaded, form);
     call.FPDF_RenderPageBitmap(bitmap, loaded, 0, 0, width, height, 0, WITH_ANNOTATIONS | REVERSE_BYTE_ORDER);
     call.FPDF_FFLDraw(form, bitmap, loaded, 0, 0, width, height, 0, REVERSE_BYTE_ORDER);

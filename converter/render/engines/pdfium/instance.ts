@@ -32,6 +32,34 @@ type FunctionName =
   | 'FORM_OnBeforeClosePage'
   | 'FPDFPage_CountObjects'
   | 'FPDFPage_GetAnnotCount'
+  | 'FPDFPage_GetAnnot'
+  | 'FPDFPage_CloseAnnot'
+  | 'FPDFPage_InsertObject'
+  | 'FPDFAnnot_GetSubtype'
+  | 'FPDFAnnot_GetFlags'
+  | 'FPDFAnnot_GetRect'
+  | 'FPDFAnnot_SetRect'
+  | 'FPDFAnnot_GetStringValue'
+  | 'FPDFAnnot_SetStringValue'
+  | 'FPDFAnnot_GetFormFieldType'
+  | 'FPDFAnnot_SetFormFieldFlags'
+  | 'EPDFAnnot_GetTextAlignment'
+  | 'EPDFAnnot_SetTextAlignment'
+  | 'EPDFAnnot_SetFormFieldValue'
+  | 'EPDFAnnot_SetDefaultAppearance'
+  | 'EPDFPage_CreateFormField'
+  | 'EPDFAnnot_HasAppearanceStream'
+  | 'EPDFAnnot_GetColor'
+  | 'EPDFAnnot_GetOpacity'
+  | 'FPDFPageObj_CreateNewPath'
+  | 'FPDFPageObj_NewTextObj'
+  | 'FPDFPageObj_Transform'
+  | 'FPDFPageObj_SetStrokeColor'
+  | 'FPDFPageObj_SetStrokeWidth'
+  | 'FPDFPageObj_SetFillColor'
+  | 'FPDFPath_LineTo'
+  | 'FPDFPath_SetDrawMode'
+  | 'FPDFText_SetText'
   | 'FPDFPage_GetObject'
   | 'FPDFFormObj_CountObjects'
   | 'FPDFFormObj_GetObject'
@@ -192,6 +220,14 @@ function outcomeOf<T>(work: () => T): [result: T | undefined, cause: unknown] {
 
 export function withText<T>(pdfium: Pdfium, text: string, use: (at: number) => T): T {
   const data = Buffer.from(`${text}\0`);
+  return withMemory(pdfium, data.length, (at) => {
+    pdfium.memory().set(data, at);
+    return use(at);
+  });
+}
+
+export function withWideText<T>(pdfium: Pdfium, text: string, use: (at: number) => T): T {
+  const data = Buffer.from(`${text}\0`, 'utf16le');
   return withMemory(pdfium, data.length, (at) => {
     pdfium.memory().set(data, at);
     return use(at);
