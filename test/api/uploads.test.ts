@@ -117,8 +117,8 @@ test('the document of a finished upload has everything, in order', async () => {
       },
     ],
     pages: [
-      { original: 1, page: 1, dpi: 200, engine: 'pdf-to-img', width: 556, height: 834 },
-      { original: 1, page: 2, dpi: 200, engine: 'pdf-to-img', width: 556, height: 834 },
+      { original: 1, page: 1, dpi: 200, engine: 'pdfium', width: 556, height: 834 },
+      { original: 1, page: 2, dpi: 200, engine: 'pdfium', width: 556, height: 834 },
       { original: 2, page: 1, dpi: null, engine: 'sharp', width: 60, height: 50 },
     ].map(({ original, page, ...facts }) => ({
       original,
