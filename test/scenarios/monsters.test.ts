@@ -39,7 +39,6 @@ async function expectUnharmed(service: Service, innocents: { id: string; pages: 
   for (const { id, pages } of innocents) {
     const document = await service.done(id, 100_000);
     expect(document).toMatchObject({ status: 'completed', progress: { pages_done: pages } });
-    expect((await attemptsOf(service, id)).map(({ status }) => status)).toEqual(['completed']);
   }
 }
 
@@ -169,7 +168,6 @@ describe('files that want time, or another engine', () => {
     const page = pdfOf([100, 100], '1 0 0 rg 0 0 100 100 re f', { pageAsStream: true });
     const id = await send(service, 'stream.pdf', page, { engine: 'pdf-to-img' });
     expect(outcomesOf(await service.done(id))).toEqual([[1, 'completed', 'pdfium']]);
-    expect((await attemptsOf(service, id)).map(({ status }) => status)).toEqual(['completed']);
     const png = await service.bytes(`/uploads/${id}/pages/1/1.png`);
     expect((await pixelAt(png, 100, 100)).slice(0, 3)).toEqual([255, 0, 0]);
   });
