@@ -11,7 +11,6 @@ const CHARSET_FAMILIES: Readonly<Record<number, FamilyName>> = {
   136: 'Noto Sans TC',
   178: 'Noto Naskh Arabic',
 };
-const SYMBOL_CHARSET = 2;
 
 /** Parts of font names in lower case without blanks and dashes; the first match counts. */
 const NAME_FAMILIES: readonly [RegExp, FamilyName][] = [
@@ -103,7 +102,6 @@ function familyFor(name: string, { charset, pitchFamily }: FontRequest): FamilyN
   if (byCharset !== undefined) return byCharset;
   const byName = NAME_FAMILIES.find(([pattern]) => pattern.test(name))?.[1];
   if (byName !== undefined) return byName;
-  if (charset === SYMBOL_CHARSET) return 'Noto Sans Symbols 2';
   if (pitchFamily & FIXED_PITCH) return 'Cousine';
   return (pitchFamily & FAMILY_BITS) === ROMAN ? 'Tinos' : 'Arimo';
 }
