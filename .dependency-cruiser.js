@@ -102,7 +102,7 @@ export default {
       comment:
         'its global settings (blocked loaders, caches) must be made before any use; `sheetmill verify` is another process',
       severity: 'error',
-      from: { pathNot: '^(converter/render/image\\.ts|cli/verify/samples\\.ts|test/|bench/)' },
+      from: { pathNot: '^(converter/render/libvips\\.ts|cli/verify/samples\\.ts|test/|bench/)' },
       to: { path: 'node_modules/sharp/' },
     },
     {
@@ -117,7 +117,7 @@ export default {
       comment: 'renderers stand behind a small interface',
       severity: 'error',
       from: { pathNot: '^(converter/render/engines/pdfium/instance\\.ts|test/|bench/)' },
-      to: { path: 'node_modules/@hyzyla/pdfium/' },
+      to: { path: 'node_modules/@embedpdf/pdfium/' },
     },
     {
       name: 'no-cycles',
@@ -132,6 +132,10 @@ export default {
     exclude: { path: '^(coverage|scratch)/' },
     tsPreCompilationDeps: true,
     tsConfig: { fileName: 'tsconfig.json' },
-    enhancedResolveOptions: { extensions: ['.ts', '.js', '.mjs', '.json'] },
+    enhancedResolveOptions: {
+      exportsFields: ['exports'],
+      conditionNames: ['import', 'node', 'default', 'types'],
+      extensions: ['.ts', '.js', '.mjs', '.json'],
+    },
   },
 };

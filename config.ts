@@ -16,7 +16,7 @@ function listOf(value: z.ZodString) {
     .pipe(z.array(value).min(1));
 }
 
-const PDF_ENGINES = ['pdf-to-img', 'pdfium'] as const;
+const PDF_ENGINES = ['pdfium', 'pdf-to-img'] as const;
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 
 /** What a key or a token may allow; `jobs:*` is both of jobs, `admin` is all of it, whoever it belongs to. */
@@ -103,7 +103,7 @@ const settings = z.object({
   /** How long opening a file, or making one page of it, may take; beyond that it fails for good. */
   PAGE_TIMEOUT_SECONDS: wholeNumber(1, 3600).default(30),
   /** Which renderer goes first; the other one is asked where it fails. */
-  PDF_ENGINE: z.enum(PDF_ENGINES, { error: `must be one of ${PDF_ENGINES.join(', ')}` }).default('pdf-to-img'),
+  PDF_ENGINE: z.enum(PDF_ENGINES, { error: `must be one of ${PDF_ENGINES.join(', ')}` }).default('pdfium'),
   CAPACITY_CPU: wholeNumber(1, 1024).default(availableParallelism()),
   CAPACITY_MEMORY_MB: wholeNumber(SMALLEST_CAPACITY_MB, 16_777_216).optional(),
   /** Uploads are refused for a while when more jobs than this wait, or the store has less room. */

@@ -16,6 +16,7 @@ export type ErrorCode =
   | 'forbidden_url'
   | 'idempotency_mismatch'
   | 'corrupt_file'
+  | 'unsupported_feature'
   | 'encrypted_pdf'
   | 'wrong_password'
   | 'too_many_pages'

@@ -54,6 +54,7 @@ export const page = z.strictObject({
   dpi: z.number().nullable().describe('Used for it; null for an image'),
   reduced: z.string().nullable().describe('Why it has less than the dpi asked for'),
   engine: z.string().nullable().describe('What drew it'),
+  note: z.string().nullable().describe('Why another engine than the first drew the page'),
   error: failure.nullable(),
   url: url.nullable(),
 });

@@ -40,6 +40,7 @@ export async function createUpload<Answer>(
         priority: fields.priority,
         dpi: fields.dpi,
         pageSelection: fields.pages ?? null,
+        engine: fields.engine ?? null,
         password: fields.password ?? null,
         expiresAt: fields.expires_at ?? null,
         notifyUrl: fields.notify_url ?? null,
@@ -63,6 +64,8 @@ export async function createUpload<Answer>(
             media_type: mediaType,
             dpi: fields.dpi,
             page_selection: fields.pages ?? null,
+            spent_seconds: 0,
+            engine: fields.engine ?? null,
           } satisfies ConvertPayload,
         })),
       );

@@ -77,6 +77,7 @@ export function pageDocument(page: Page): Answer<typeof answers.page> {
     dpi: page.dpi,
     reduced: page.reduced,
     engine: page.engine,
+    note: page.note,
     error: page.error,
     url: page.path === null ? null : `/uploads/${page.uploadId}/pages/${page.original}/${page.page}.png`,
   };

@@ -1,7 +1,8 @@
 import type { ErrorRequestHandler, Request, RequestHandler } from 'express';
 import { MulterError } from 'multer';
-import type { z } from 'zod';
+import { z } from 'zod';
 import { isOutage } from '../db/client.ts';
+import { findUnstorable } from '../db/storable.ts';
 import { AppError, type ErrorCode } from '../errors.ts';
 import type { Logger } from '../log.ts';
 
@@ -9,7 +10,7 @@ import type { Logger } from '../log.ts';
 const MULTIPART_CODES: Record<string, (field?: string) => AppError> = {
   LIMIT_FILE_COUNT: () => invalid('more than 20 files in one upload'),
   LIMIT_UNEXPECTED_FILE: (field) => invalid(`files are expected in the field "file", not in "${field}"`),
-  LIMIT_FIELD_VALUE: (field) => invalid(`the field "${field}" is too long`),
+  LIMIT_FIELD_VALUE: (field) => invalid(`${field}: must have 2048 bytes at most; send files in the field "file"`),
 };
 
 /** Codes of what Express refuses by itself, but for `invalid_request`. */
@@ -24,15 +25,64 @@ export function notFound(what: string): AppError {
   return new AppError('not_found', `${what} was not found`, { status: 404 });
 }
 
-/** Parses with a schema; the error names the field (below `at`), what is wrong with it, and nothing else. */
+/** Members whose values no answer repeats. */
+const SECRETS = ['password'];
+/** Characters of a wrong value that an error repeats. */
+const MAX_SHOWN_LENGTH = 50;
+/** Of the place in a nested value that an error names. */
+const MAX_SHOWN_LEVELS = 5;
+
+/**
+ * Parses with a schema. The error names each field (below `at`), what is valid, and the value. What Postgres cannot store
+ * is invalid in every field.
+ */
 export function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, at = ''): z.output<Schema> {
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
+  const parsed = schema.safeParse(value, { error: inWords });
+  if (parsed.success) {
+    refuseUnstorable(parsed.data, at);
+    return parsed.data;
+  }
   throw invalid(
     parsed.error.issues
-      .map(({ path, message }) => [`${at}${path.join('.')}`.replace(/\.$/, ''), message].filter(Boolean).join(': '))
+      .map(({ path, code, message }) => {
+        const got = code === 'custom' || code === 'unrecognized_keys' ? '' : shown(value, path);
+        return [`${at}${path.join('.')}`.replace(/\.$/, ''), `${message}${got}`].filter(Boolean).join(': ');
+      })
       .join('; '),
   );
+}
+
+/** Words for what schemas have no words of their own for. */
+function inWords(issue: z.core.$ZodRawIssue): string | undefined {
+  if (issue.code === 'invalid_value') {
+    const values = issue.values.map(String);
+    return values.length === 1 ? `must be ${values[0]}` : `must be one of ${values.join(', ')}`;
+  }
+  if (issue.code !== 'unrecognized_keys') return undefined;
+  return unknownFields(issue.keys, issue.inst instanceof z.ZodObject ? Object.keys(issue.inst.shape) : []);
+}
+
+/** What is wrong with fields or query parameters that do not exist. */
+export function unknownFields(keys: string[], valid: string[]): string {
+  const unknown = `unknown field ${keys.map((key) => JSON.stringify(key)).join(', ')}`;
+  return valid.length === 0 ? unknown : `${unknown}; valid fields: ${valid.join(', ')}`;
+}
+
+/** The short text or number at a path, as an error shows it; else nothing. */
+function shown(value: unknown, path: PropertyKey[]): string {
+  if (path.some((key) => SECRETS.includes(String(key)))) return '';
+  const wrong = path.reduce<unknown>((within, key) => {
+    return typeof within === 'object' && within !== null ? Reflect.get(within, key) : undefined;
+  }, value);
+  const text = typeof wrong === 'string' || typeof wrong === 'number' ? String(wrong) : undefined;
+  return text === undefined || text.length > MAX_SHOWN_LENGTH ? '' : ` (got ${text === '' ? '""' : text})`;
+}
+
+function refuseUnstorable(parsed: unknown, at: string): void {
+  const found = findUnstorable(parsed);
+  if (found === undefined) return;
+  const place = `${at}${found.path.slice(0, MAX_SHOWN_LEVELS).join('.')}`.replace(/\.$/, '');
+  throw invalid([place, found.reason].filter(Boolean).join(': '));
 }
 
 export const noSuchRoute: RequestHandler = (request) => {

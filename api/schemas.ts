@@ -1,6 +1,8 @@
 import { z } from 'zod';
 import { JOB_STATUSES, PRIORITIES, UPLOAD_STATUSES } from '../db/schema.ts';
 import { LONGEST_SELECTION, parsePages } from '../jobs/pages.ts';
+import { PDF_ENGINES } from '../tasks/task.ts';
+import { unknownFields } from './problem.ts';
 
 /** The requests of the contract, as zod reads them. */
 
@@ -15,9 +17,14 @@ export const notifyUrl = z
   .regex(/^[\x21-\x7e]*$/, 'must be ASCII without blanks')
   .refine((url) => !hasCredentials(url), 'must have no user name or password');
 
-/** The text fields of an upload. A field that is not known is refused, so that a typing error does not go unnoticed. */
-export const uploadFields = z.strictObject({
-  dpi: z.coerce.number().int().min(36).max(600).default(200).describe('At which PDF pages are drawn'),
+/** A whole number, also as text. */
+function wholeNumber(min: number, max: number) {
+  const error = `must be a whole number from ${min} to ${max}`;
+  return z.coerce.number({ error }).int({ error }).min(min, { error }).max(max, { error });
+}
+
+const uploadShape = {
+  dpi: wholeNumber(36, 600).default(200).describe('At which PDF pages are drawn'),
   pages: z
     .string()
     .refine(isPageSelection, { error: ({ input }) => pageSelectionError(String(input)) })
@@ -28,7 +35,11 @@ export const uploadFields = z.strictObject({
       maxLength: LONGEST_SELECTION,
       examples: ['1'],
     }),
-  password: z.string().min(1).max(127).optional().describe('For encrypted PDFs. Never shown, and forgotten at the end'),
+  password: z
+    .string()
+    .max(127, 'must have 127 characters at most')
+    .optional()
+    .describe('For encrypted PDFs. Never shown, and forgotten at the end'),
   priority: z.enum(PRIORITIES).default('normal'),
   expires_at: z.iso
     .datetime({ offset: true })
@@ -38,10 +49,26 @@ export const uploadFields = z.strictObject({
     .optional()
     .meta({ description: 'A moment in the future', examples: ['2099-12-31T23:59:59Z'] }),
   notify_url: notifyUrl.optional(),
+  engine: z
+    .enum(PDF_ENGINES)
+    .optional()
+    .describe('Draws PDF pages first; the other engine draws what it cannot. The service chooses unless it is given'),
+};
+
+/** The text fields of an upload. A field that is not known is refused, so that a typing error does not go unnoticed. */
+export const uploadFields = z.strictObject(uploadShape, {
+  error: (issue) =>
+    issue.code === 'unrecognized_keys' ? unknownFields(issue.keys, ['file', ...Object.keys(uploadShape)]) : undefined,
 });
 
+/** The text fields of a form as `uploadFields` reads them: HTML forms send an optional field empty that nobody filled. */
+export function withoutEmptyFields(fields: Record<string, unknown>): Record<string, unknown> {
+  const isEmpty = ([name, value]: [string, unknown]) => value === '' && Object.hasOwn(uploadShape, name);
+  return Object.fromEntries(Object.entries(fields).filter((field) => !isEmpty(field)));
+}
+
 /** Originals and pages count from 1 and fit an int4. */
-export const ordinal = z.coerce.number().int().min(1).max(2_147_483_647);
+export const ordinal = wholeNumber(1, 2_147_483_647);
 
 export const scheduleName = z
   .string()
@@ -56,7 +83,7 @@ export const prefer = z
   .string()
   .describe('`wait=30` (RFC 7240) holds the answer until it has ended, or so many seconds, 60 at most');
 
-const limit = z.coerce.number().int().min(1).max(200).default(50).describe('How many at most');
+const limit = wholeNumber(1, 200).default(50).describe('How many at most');
 
 export const uploadList = z.strictObject({
   status: z.enum(UPLOAD_STATUSES).optional(),
@@ -95,7 +122,7 @@ export const jobList = z.strictObject({
 
 export const jobsToRetry = z.strictObject({ status: z.enum(['failed', 'cancelled']), ...jobFilter });
 
-const after = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
+const after = wholeNumber(0, Number.MAX_SAFE_INTEGER);
 
 export const logList = z
   .strictObject({

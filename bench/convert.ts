@@ -2,9 +2,10 @@ import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import sharp from 'sharp';
 import { bench, folder, say, signal } from './bench.ts';
-import { writeLargeJpeg, writeTextPdf } from './inputs.ts';
+import { writeLargeJpeg, writeScan, writeTextPdf } from './inputs.ts';
 import { convertBy, find, IMAGE_MAGICK, type Installed, MAGICK_POLICY, PDF_RIVALS } from './rivals.ts';
 import { type Service, startService } from './service.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
@@ -18,6 +19,10 @@ const RUNS = 3;
 /** A run as long as this is not repeated. */
 const LONG_RUN_SECONDS = 60;
 const IMAGES = 8;
+const LATENCY_RUNS = 20;
+/** Before the first of these runs, and before each other. */
+const FIRST_IDLE_MS = 60_000;
+const IDLE_MS = 3_000;
 
 const cores = availableParallelism();
 const rivalOptions = { outputs: path.join(folder, 'outputs'), signal };
@@ -36,8 +41,9 @@ async function compareAll(): Promise<Row[]> {
     const article = path.join(CORPUS, 'tracemonkey.pdf');
     if (!existsSync(article)) say(`${article} is not there: no comparison with text and graphics`);
     return [
-      ...(existsSync(article) ? await comparePdf(service, 'Text and graphics', article) : []),
-      ...(await comparePdf(service, 'Text', await findBook())),
+      ...(existsSync(article) ? await comparePdf(service, 'Article', article) : []),
+      ...(await comparePdf(service, 'Book', await findBook())),
+      ...(await measureLatency(service)),
       ...(await compareImages(service)),
     ];
   } finally {
@@ -70,7 +76,7 @@ async function comparePdf(service: Service, title: string, file: string): Promis
         ours: `${ours.toFixed(1)} pages/s`,
         other: speed ? `${rival.name} ${speed.toFixed(1)} pages/s` : `${rival.name} is not installed`,
         ratio: speed && ours / speed,
-        least: rival.target,
+        least: rival.targets[`${title}, ${state}`],
       });
     }
   }
@@ -113,7 +119,7 @@ async function compareImages(service: Service): Promise<Row[]> {
       other: `${rival.name}, ${atOnce} at a time, ${perSecond(theirs)}`,
       ratio: theirs.seconds / ours.seconds,
       // The target stands against one process at a time.
-      ...(atOnce === 1 && { least: rival.target }),
+      ...(atOnce === 1 && { least: rival.targets.images }),
     });
   }
   rows.push({
@@ -121,9 +127,39 @@ async function compareImages(service: Service): Promise<Row[]> {
     ours: `${ours.peakMb} MB`,
     other: `${rival.name} ${warmUp.peakMb} MB`,
     ratio: warmUp.peakMb ? ours.peakMb / warmUp.peakMb : undefined,
-    most: 0.25,
+    most: 0.2,
   });
   return rows;
+}
+
+/** From the start of a POST to the end of the upload, by a service that had nothing to do before. */
+async function measureLatency(service: Service): Promise<Row[]> {
+  const page = path.join(folder, 'page.pdf');
+  await writeTextPdf(page, 1);
+  const scan = path.join(folder, 'scan.jpg');
+  await writeScan(scan);
+  await service.restartConverter();
+  const rows: Row[] = [];
+  for (const [what, file, medianMs, p95Ms] of [
+    ['A page of A4, service idle', page, 150, 250],
+    ['A scan of A4 at 300 dpi (JPEG), service idle', scan, 120, undefined],
+  ] as const) {
+    say(what);
+    const times: number[] = [];
+    for (let run = 0; run < LATENCY_RUNS; run++) {
+      await delay(run === 0 ? FIRST_IDLE_MS : IDLE_MS, undefined, { signal });
+      times.push((await service.convert(file)).seconds * 1000);
+    }
+    times.sort((a, b) => a - b);
+    const quantile = (share: number) => times[Math.ceil(share * LATENCY_RUNS) - 1] ?? Number.NaN;
+    rows.push({ what: `${what}, median`, ...againstLimit(quantile(0.5), medianMs) });
+    if (p95Ms !== undefined) rows.push({ what: `${what}, p95`, ...againstLimit(quantile(0.95), p95Ms) });
+  }
+  return rows;
+}
+
+function againstLimit(ms: number, limitMs: number): Omit<Row, 'what'> {
+  return { ours: `${ms.toFixed(0)} ms`, other: `${limitMs} ms`, ratio: ms / limitMs, most: 1 };
 }
 
 function perSecond({ seconds }: { seconds: number }): string {

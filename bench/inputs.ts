@@ -31,6 +31,22 @@ export async function writeLargeJpeg(file: string): Promise<void> {
     .toFile(file);
 }
 
+/** A JPEG as a scanner makes it of a page of A4 at 300 dpi: 2480 x 3508, grey paper with some noise, lines of text. */
+export async function writeScan(file: string): Promise<void> {
+  const [width, height] = [2480, 3508];
+  const lines = Array.from({ length: 45 }, (_, line) => {
+    const text = Array.from({ length: 14 }, (_, word) => WORDS[(line * 7 + word) % WORDS.length]).join(' ');
+    return `<text x="250" y="${400 + line * 62}" font-size="42" font-family="serif">${text}</text>`;
+  });
+  const text = Buffer.from(`<svg width="${width}" height="${height}">${lines.join('')}</svg>`);
+  const noise = { type: 'gaussian', mean: 235, sigma: 6 } as const;
+  await sharp({ create: { width, height, channels: 3, background: 'white', noise } })
+    .composite([{ input: text }])
+    .removeAlpha()
+    .jpeg({ quality: 80 })
+    .toFile(file);
+}
+
 /** As a PNG of the scene's size. */
 async function blurredNoise(width: number, height: number, sigma: number, blur: number): Promise<Buffer> {
   const noise = { type: 'gaussian', mean: 128, sigma } as const;

@@ -8,8 +8,8 @@ export interface Row {
   other: string;
   /** Undefined when the other is not installed. */
   ratio?: number | undefined;
-  least?: number;
-  most?: number;
+  least?: number | undefined;
+  most?: number | undefined;
 }
 
 function round(limit: number): number {

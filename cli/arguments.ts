@@ -40,3 +40,15 @@ export function readNumber(name: string, text: string | undefined, least: number
   if (number >= least && number <= most) return number;
   throw new UsageError(`--${name} ${text}: must be a whole number from ${least} to ${most}`);
 }
+
+/** One of the choices, or undefined where the option was not given. */
+export function readChoice<Choice extends string>(
+  name: string,
+  text: string | undefined,
+  choices: readonly Choice[],
+): Choice | undefined {
+  if (text === undefined) return undefined;
+  const choice = choices.find((one) => one === text);
+  if (choice !== undefined) return choice;
+  throw new UsageError(`--${name} ${text}: must be ${choices.join(' or ')}`);
+}

@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
-import { readArguments, readKey, readNumber, readUrl, SERVICE_OPTIONS, UsageError } from './arguments.ts';
+import { readArguments, readChoice, readKey, readNumber, readUrl, SERVICE_OPTIONS, UsageError } from './arguments.ts';
 import { convertFiles, NOT_CONVERTED, type Outcome } from './convert-files.ts';
 import { withEmbeddedService } from './embedded-service.ts';
 import { failureOf } from './failures.ts';
@@ -19,6 +19,7 @@ the same name, the second becomes book-2-0001.png and so on. A file that cannot 
   --dpi N           36 to 600; 200 by default
   --pages 1-3,7     these pages alone
   --password P      for encrypted PDFs
+  --engine E        pdfium or pdf-to-img: draws PDF pages first; the service chooses by default
   --concurrency N   how many files are under way at a time; 4 by default
   --data DIR        where the service of its own keeps its database, so that the next one starts faster
   --json            one JSON document on standard output, and nothing else there
@@ -32,6 +33,7 @@ const OPTIONS = {
   dpi: { type: 'string' },
   pages: { type: 'string' },
   password: { type: 'string' },
+  engine: { type: 'string' },
   concurrency: { type: 'string' },
   data: { type: 'string' },
 } as const;
@@ -41,7 +43,12 @@ export async function run(args: string[], signal: AbortSignal): Promise<number> 
   const { values, positionals: files } = readArguments(args, OPTIONS);
   const { out, data } = values;
   const url = readUrl(values.url);
-  const fields = { dpi: readNumber('dpi', values.dpi, 36, 600), pages: values.pages, password: values.password };
+  const fields = {
+    dpi: readNumber('dpi', values.dpi, 36, 600),
+    pages: values.pages,
+    password: values.password,
+    engine: readChoice('engine', values.engine, ['pdfium', 'pdf-to-img'] as const),
+  };
   const concurrency = readNumber('concurrency', values.concurrency, 1, 64) ?? DEFAULT_CONCURRENCY;
   if (files.length === 0) throw new UsageError('name the files to convert');
   if (out === undefined) throw new UsageError('--out DIR is missing: where do the pages go?');

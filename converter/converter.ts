@@ -154,6 +154,8 @@ export async function startConverter({
   return {
     id: converter.id,
     lost: lost.promise,
+    /** Resolves when the first upload would be converted as fast as later ones. */
+    warm: pool.warm(),
     async stop(graceMs: number): Promise<void> {
       stopping = true;
       closing.abort();

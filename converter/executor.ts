@@ -4,17 +4,17 @@ import { type Database, isOutage } from '../db/client.ts';
 import { type PageRange, uploads } from '../db/schema.ts';
 import { findUpload, listOriginals, listPages } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
-import { recordInspection, recordPage, settledPages } from '../jobs/conversion.ts';
-import { pagesIn } from '../jobs/pages.ts';
+import { settledPages } from '../jobs/conversion.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../log.ts';
-import { pagePath, uploadFolder } from '../store/paths.ts';
+import { uploadFolder } from '../store/paths.ts';
 import { isAway, type Store, type Workspace } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import type { UploadFiles } from '../tasks/task.ts';
 import { failSpan, inSpan, type Span, SpanKind } from '../tracing.ts';
 import { createJournal } from './journal.ts';
-import { jobRun, pages, peakMemory } from './metrics.ts';
+import { jobRun, peakMemory } from './metrics.ts';
+import { PageRecorder } from './page-recorder.ts';
 import { persist } from './persist.ts';
 import { outcomeOf, runOn } from './recovery.ts';
 import type { TaskEvent, TaskRequest } from './run-task.ts';
@@ -93,36 +93,20 @@ async function execute(
   let workspace: Workspace | undefined;
   // The upload whose files it reads or makes.
   let uploadId = job.uploadId;
-  // The pages of a conversion, and which of them have an outcome.
-  let selected = ((job.payload as { pages?: PageRange[] }).pages ?? []) as PageRange[];
-  const settledNow: number[] = [];
-  // What the task tells of its pages is written in order, and all of it before the job is settled.
-  let written: Promise<void> = Promise.resolve();
+  const recorder = new PageRecorder(
+    {
+      ...{ db, job, log, stop },
+      publish: (path) => persist(log, giveUp, async () => workspace?.publish(path)),
+      onLost: () => lost.abort(),
+      onBroken: () => broken.abort(),
+    },
+    (job.payload as { pages?: PageRange[] }).pages ?? [],
+  );
   const onEvent = (event: TaskEvent) => {
-    if (event.kind === 'log' || event.kind === 'progress') return journal.tell(event);
-    if (event.kind === 'step') return;
-    if (event.kind === 'page') settledNow.push(event.outcome.page);
-    else selected = event.found.selected;
-    written = written.then(async () => {
-      if (event.kind === 'page' && event.outcome.status === 'completed') await publishPage(event.outcome);
-      const ours = await persist(log, stop, () =>
-        event.kind === 'page' ? recordPage(db, job, event.outcome) : recordInspection(db, job, event.found),
-      );
-      if (!ours) return lost.abort();
-      if (event.kind !== 'page') return;
-      const { outcome } = event;
-      pages.inc({ status: outcome.status, engine: outcome.status === 'completed' ? outcome.engine : 'none' });
-    });
-    written.catch(() => broken.abort());
+    if (event.kind === 'log' || event.kind === 'progress') journal.tell(event);
+    else if (event.kind === 'page') recorder.page(event.outcome);
+    else if (event.kind === 'inspected') recorder.inspected(event.found);
   };
-
-  /** What a sandbox says is not believed: rows name nothing but pages of their own. */
-  async function publishPage({ page, path }: { page: number; path: string }): Promise<void> {
-    if (path !== pagePath(job.uploadId ?? '', job.original ?? 0, page, String(job.attempt))) {
-      throw new Error(`not the path of page ${page}: ${path}`);
-    }
-    await persist(log, giveUp, async () => workspace?.publish(path));
-  }
 
   async function run(): Promise<{ settled: Outcome; peakMemoryMb: number | null }> {
     const files = await parts.store.workspace();
@@ -133,14 +117,14 @@ async function execute(
     };
     uploadId ??= task?.reads?.(job.payload) ?? null;
     const inputs = await persist(log, giveUp, () => readInputs(db, job, uploadId, task?.readsOnly, input));
-    settledNow.push(...inputs.settledPages);
+    recorder.addSettled(inputs.settledPages);
     const request: TaskRequest = {
       type: job.type,
       payload: job.payload,
       attempt: job.attempt,
       ...inputs,
-      // Kept up to date: what runs on in another sandbox begins where the last one ended.
-      settledPages: settledNow,
+      // Kept up to date: a run in another sandbox begins where the last one ended.
+      settledPages: recorder.settled,
       avoid: [],
       reservation: { cpuUnits: job.cpuUnits, memoryMb: job.memoryMb },
       limits: {
@@ -153,6 +137,7 @@ async function execute(
     };
     const options = {
       deadlineMs: job.timeoutSeconds * 1000,
+      spentOnPage: () => Number(job.payload.spent_seconds ?? 0),
       signal: AbortSignal.any([stop, lost.signal, broken.signal]),
       onEvent,
     };
@@ -162,10 +147,9 @@ async function execute(
         : await runOn(traced(sandbox as Lease, span), request, options, config.CAPACITY_MEMORY_MB);
     // Of what fails in a sandbox, each run has a line of its own.
     if (sandbox === undefined && ran.outcome.kind === 'failed') log.info(ran.outcome, 'task failed');
-    await written;
+    await recorder.flush();
     if (ran.outcome.kind === 'completed') await persist(log, giveUp, () => files.publishAll());
-    const left = pagesIn(selected).filter((page) => !settledNow.includes(page));
-    return { settled: outcomeOf(ran, job, task, left), peakMemoryMb: ran.peakMemoryMb };
+    return { settled: outcomeOf(ran, job, task, recorder.left), peakMemoryMb: ran.peakMemoryMb };
   }
 
   const { settled, peakMemoryMb } = await run()

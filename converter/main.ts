@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { configOrExit, exitWithReason, requireDatabaseUrl } from '../config.ts';
 import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
@@ -10,6 +11,9 @@ import { startTracing } from '../tracing.ts';
 import { startConverter } from './converter.ts';
 import { serveMetrics } from './metrics.ts';
 import { persist } from './persist.ts';
+
+/** A converter that is not warm after this time is ready all the same. */
+const WARM_MS = 5_000;
 
 /** One converter process. */
 const config = configOrExit(process.env);
@@ -31,6 +35,7 @@ const metrics =
     : await serveMetrics(config.METRICS_PORT, database.pool, log).catch(exitWithReason);
 let converter = await whenReachable(start);
 const closing = new AbortController();
+await Promise.race([converter.warm, delay(WARM_MS)]);
 process.send?.({ kind: 'ready', metricsPort: metrics?.port });
 
 const graceMs = config.SHUTDOWN_GRACE_SECONDS * 1000;

@@ -19,9 +19,12 @@ export async function runOn(
   mostMb: number,
 ): Promise<Ran> {
   const began = performance.now();
+  const spent = new Map<number | null, number>();
+  const spentOnPage = (page: number | null) => spent.get(page) ?? options.spentOnPage?.(page) ?? 0;
   let peakMemoryMb: number | null = null;
   for (;;) {
-    const ran = await sandbox.run(request, { ...options, spentMs: performance.now() - began });
+    const ran = await sandbox.run(request, { ...options, spentOnPage, spentMs: performance.now() - began });
+    if (ran.step !== null) spent.set(ran.step.page, ran.spentSeconds);
     if (ran.peakMemoryMb !== null) peakMemoryMb = Math.max(peakMemoryMb ?? 0, ran.peakMemoryMb);
     const { outcome, step } = ran;
     const known = request.avoid.some(({ page, engine }) => page === step?.page && engine === step.engine);
@@ -40,7 +43,12 @@ export async function runOn(
  * What the end of a run means for its job. A page that killed the sandbox goes on as a part of its own, so that no other
  * page of its range waits for it or is done again. `left` are the pages that have no outcome yet.
  */
-export function outcomeOf({ outcome, step }: Ran, job: ClaimedJob, task: Task | undefined, left: number[]): Outcome {
+export function outcomeOf(
+  { outcome, step, spentSeconds }: Ran,
+  job: ClaimedJob,
+  task: Task | undefined,
+  left: number[],
+): Outcome {
   if (outcome.kind === 'aborted') return { kind: 'returned' };
   if (outcome.kind !== 'died') return outcome;
   const { how, error } = outcome;
@@ -48,15 +56,18 @@ export function outcomeOf({ outcome, step }: Ran, job: ClaimedJob, task: Task | 
   const others = left.filter((page) => page !== culprit);
   if ((how === 'outgrown' || how === 'killed') && culprit !== null && others.length > 0) {
     const payload = job.payload as ConvertRangePayload;
-    const part = (pages: number[], memoryMb: number) => ({
+    const part = (pages: number[], memoryMb: number, spent: number) => ({
       type: convertRange.type,
-      payload: rangeOf(payload, pages),
+      payload: { ...rangeOf(payload, pages), spent_seconds: spent },
       shape: conversionShape(memoryMb),
     });
     const grownMb = how === 'outgrown' ? (nextMemoryClass(job.memoryMb) ?? job.memoryMb) : job.memoryMb;
-    return { kind: 'split', children: [part(others, job.memoryMb), part([culprit], grownMb)], error };
+    return { kind: 'split', children: [part(others, job.memoryMb, 0), part([culprit], grownMb, spentSeconds)], error };
   }
   // A conversion ends in the largest class at the latest; how often a client's task may run is for the client to say.
-  if (how === 'outgrown') return { kind: 'outgrown', error, spent: !task?.internal };
+  if (how === 'outgrown') {
+    const payload = task?.internal ? { ...job.payload, spent_seconds: spentSeconds } : job.payload;
+    return { kind: 'outgrown', error, spent: !task?.internal, payload };
+  }
   return { kind: 'failed', error, retryable: how !== 'overdue' };
 }

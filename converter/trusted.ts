@@ -36,6 +36,7 @@ export async function runTrusted(
   return {
     outcome: judge(outcome, { timedOut: timer.signal.aborted, signal, deadlineMs }),
     step: null,
+    spentSeconds: 0,
     peakMemoryMb: null,
   };
 }

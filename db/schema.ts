@@ -66,6 +66,8 @@ export const uploads = pgTable(
     dpi: integer('dpi').notNull(),
     /** The selection as the client wrote it, such as `1-3,7`; null means every page. */
     pageSelection: text('page_selection'),
+    /** The engine that the client wants to draw PDF pages first; null leaves the choice to the converter. */
+    engine: text('engine').$type<'pdfium' | 'pdf-to-img'>(),
     /** For encrypted PDFs; reaches the sandbox alone and is cleared when the upload ends. */
     password: text('password'),
     pagesDone: integer('pages_done').notNull().default(0),
@@ -140,6 +142,8 @@ export const pages = pgTable(
     /** Why the page has less than the dpi asked for. */
     reduced: text('reduced'),
     engine: text('engine'),
+    /** Why another engine than the first drew the page. */
+    note: text('note'),
     error: jsonb('error').$type<PublicError>(),
   },
   (table) => [

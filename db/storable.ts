@@ -1,11 +1,36 @@
-const DEEPEST = 100;
+const MAX_DEPTH = 100;
+
+/** What Postgres cannot keep of a JSON value: where it is, and what is wrong with it. */
+interface Unstorable {
+  path: string[];
+  reason: string;
+}
 
 /** Whether Postgres can keep a JSON value: no NUL and no half of a surrogate pair in its strings, and not nested too deep. */
-export function isStorable(value: unknown, depth = 0): boolean {
-  if (depth > DEEPEST) return false;
-  if (typeof value === 'string') return value.isWellFormed() && !value.includes('\0');
-  if (typeof value !== 'object' || value === null) return true;
-  return Object.entries(value).every(([key, member]) => isStorable(key, depth) && isStorable(member, depth + 1));
+export function isStorable(value: unknown): boolean {
+  return findUnstorable(value) === undefined;
+}
+
+/** The first member of a JSON value that Postgres cannot keep. */
+export function findUnstorable(value: unknown, levelsLeft = MAX_DEPTH): Unstorable | undefined {
+  if (levelsLeft < 0) return { path: [], reason: `must not be nested more than ${MAX_DEPTH} levels deep` };
+  if (typeof value === 'string') {
+    const reason = whyUnstorable(value);
+    return reason === undefined ? undefined : { path: [], reason };
+  }
+  if (typeof value !== 'object' || value === null) return undefined;
+  for (const [name, member] of Object.entries(value)) {
+    const reason = whyUnstorable(name);
+    if (reason !== undefined) return { path: [], reason: `names of members ${reason}` };
+    const found = findUnstorable(member, levelsLeft - 1);
+    if (found !== undefined) return { path: [name, ...found.path], reason: found.reason };
+  }
+  return undefined;
+}
+
+function whyUnstorable(text: string): string | undefined {
+  if (text.includes('\0')) return 'must not contain NUL';
+  return text.isWellFormed() ? undefined : 'must not contain half a surrogate pair';
 }
 
 /** The same text, with U+FFFD for what Postgres cannot keep. */

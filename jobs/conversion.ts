@@ -29,6 +29,8 @@ export type PageOutcome =
       dpi: number | null;
       reduced: string | null;
       engine: string;
+      /** Why another engine than the first drew the page. */
+      note: string | null;
     }
   | { page: number; status: 'failed'; error: PublicError };
 
@@ -56,20 +58,24 @@ async function countTotal(tx: Transaction, uploadId: string): Promise<void> {
   await tx.update(uploads).set({ pagesTotal }).where(eq(uploads.id, uploadId));
 }
 
-/** Records a page before its job ends. A page done again by a later attempt counts once. False: no longer ours. */
-export async function recordPage(db: Database, attempt: AttemptKey, outcome: PageOutcome): Promise<boolean> {
+/**
+ * Records pages before their job ends, in one transaction. A page that a later attempt made again counts once. Gives
+ * false when the attempt no longer owns its job.
+ */
+export async function recordPages(db: Database, attempt: AttemptKey, outcomes: PageOutcome[]): Promise<boolean> {
   return transition(db, async (tx) => {
     const job = await lockRunning(tx, attempt);
     if (job === undefined) return false;
-    const [newlyDone] = await tx
+    const recorded = await tx
       .insert(pages)
-      .values({ uploadId: job.uploadId, original: job.original, ...outcome })
+      .values(outcomes.map((outcome) => ({ uploadId: job.uploadId, original: job.original, ...outcome })))
       .onConflictDoNothing()
       .returning({ status: pages.status });
-    if (newlyDone?.status === 'completed') {
+    const completed = recorded.filter(({ status }) => status === 'completed').length;
+    if (completed > 0) {
       await tx
         .update(uploads)
-        .set({ pagesDone: sql`${uploads.pagesDone} + 1` })
+        .set({ pagesDone: sql`${uploads.pagesDone} + ${completed}` })
         .where(eq(uploads.id, job.uploadId));
     }
     return true;
@@ -135,11 +141,18 @@ export async function finishUpload(tx: Transaction, queues: Queues, uploadId: st
   );
 }
 
-/** What failed of a job's original is forgotten, as the job is to run again. Gives the pages that had failed, ascending. */
+/**
+ * Forgets the failures of a job's original, and the time that its pages have used, before the job runs again. Gives the
+ * pages that had failed, ascending.
+ */
 export async function forgetFailures(tx: Transaction, { uploadId, original }: Job): Promise<number[]> {
   if (uploadId === null || original === null) return [];
   const forgotten = await tx.delete(pages).where(failedOf({ uploadId, original })).returning({ page: pages.page });
   await tx.update(originals).set({ error: null }).where(originalOf({ uploadId, original }));
+  await tx
+    .update(jobs)
+    .set({ payload: sql`${jobs.payload} - 'spent_seconds'` })
+    .where(and(eq(jobs.uploadId, uploadId), eq(jobs.original, original), sql`${jobs.payload} ? 'spent_seconds'`));
   return forgotten.map(({ page }) => page).sort((a, b) => a - b);
 }
 
@@ -158,7 +171,7 @@ export function partsFor(numbers: number[], makers: [Job, ...Job[]]): (Child & {
   const [job] = makers;
   const byMaker = Map.groupBy(numbers, (page) => makers.findLast((maker) => has(maker, page)) ?? job);
   return [...byMaker].map(([maker, made]) => {
-    const { page_selection: _, ...payload } = maker.payload;
+    const { page_selection: _, spent_seconds: __, ...payload } = maker.payload;
     return {
       maker,
       type: 'convert_range',

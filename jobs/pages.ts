@@ -47,7 +47,7 @@ function parseRange(part: string): PageRange {
 }
 
 function invalid(reason: string): AppError {
-  return new AppError('invalid_request', `pages: ${reason}; write for example 1-3,7`, { status: 400 });
+  return new AppError('invalid_request', `${reason}; write for example 1-3,7`, { status: 400 });
 }
 
 /** How many pages a list of ranges covers. */

@@ -20,8 +20,8 @@ export type Outcome =
    * its own children, as further parts of that job. `error` says why an attempt that failed was split.
    */
   | { kind: 'split'; children: Child[]; error?: PublicError }
-  /** Its reservation was too small: it runs again with the next class of memory, `spent` with a try less. */
-  | { kind: 'outgrown'; error: PublicError; spent: boolean }
+  /** Its reservation was too small: it runs again with `payload` and the next class of memory, `spent` with a try less. */
+  | { kind: 'outgrown'; error: PublicError; spent: boolean; payload?: Record<string, unknown> }
   | { kind: 'failed'; error: PublicError; retryable: boolean }
   /** Handed back by a converter that stops: the attempt is not spent. */
   | { kind: 'returned' };
@@ -90,7 +90,9 @@ export async function settleAttempts(db: Database, queues: Queues, settlements: 
           else ends.push({ job, status: 'failed', error: outcome.error });
           break;
         case 'outgrown':
-          if (grownMb !== undefined) await tx.update(jobs).set({ memoryMb: grownMb }).where(eq(jobs.id, job.id));
+          if (grownMb !== undefined) {
+            await tx.update(jobs).set({ memoryMb: grownMb, payload: outcome.payload }).where(eq(jobs.id, job.id));
+          }
           if (outcome.spent && mayRetry(job)) await retryLater(tx, job, outcome.error);
           else if (!outcome.spent && grownMb !== undefined) returned.push(job.id);
           else ends.push({ job, status: 'failed', error: outcome.error });

@@ -7,13 +7,13 @@ export interface Shape {
 }
 
 /** Resident memory of a sandbox that has loaded its libraries, in MB: part of every reservation. */
-export const BASELINE_MB = 135;
+export const BASELINE_MB = 115;
 
 /** What may still be reserved, and the largest job that may join those in the background: any, unless it says. */
 export type Room = Shape & { backgroundMb?: number };
 
-/** What an ordinary conversion reserves: a sandbox that has worked before, and holds 200 MB still, has room in it. */
-export const ORDINARY_MB = 384;
+/** What an ordinary conversion reserves. */
+export const ORDINARY_MB = 256;
 
 /** A conversion that takes more than this works in the background: at a low priority, on the CPU that others leave. */
 export const LARGE_MB = 512;

@@ -22,9 +22,6 @@ export const convertRange = defineTask({
 });
 
 /** The payload for some pages, in ascending order, of what this conversion converts. */
-export function rangeOf(
-  { upload_id, original, path, media_type, dpi }: Omit<ConvertRangePayload, 'pages'>,
-  pages: number[],
-): ConvertRangePayload {
-  return { upload_id, original, path, media_type, dpi, pages: toRanges(pages) };
+export function rangeOf(payload: Omit<ConvertRangePayload, 'pages'>, pages: number[]): ConvertRangePayload {
+  return { ...convertRangePayload.omit({ pages: true }).parse(payload), spent_seconds: 0, pages: toRanges(pages) };
 }

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { BASELINE_MB, conversionShape, LARGEST_CLASS_MB, memoryClass, ORDINARY_MB, type Shape } from '../jobs/shape.ts';
-import { type ConversionContext, defineTask } from './task.ts';
+import { type ConversionContext, defineTask, PDF_ENGINES } from './task.ts';
 
 export const convertPayload = z.object({
   upload_id: z.string(),
@@ -10,13 +10,17 @@ export const convertPayload = z.object({
   dpi: z.int(),
   /** The selection as the client wrote it; null means every page. */
   page_selection: z.string().nullable(),
+  /** Processor time that earlier attempts, which had too little memory, spent on the page that they did not finish. */
+  spent_seconds: z.number().min(0).default(0),
+  /** Draws PDF pages first; null leaves that to the converter. Jobs of older versions do not have it. */
+  engine: z.enum(PDF_ENGINES).nullable().default(null),
 });
 
 export type ConvertPayload = z.output<typeof convertPayload>;
 
-/** Beyond the baseline: a renderer with an ordinary document, and how often a PDF is held while it is inspected. */
-const DOCUMENT_MB = 200;
-const COPIES = 3;
+/** Beyond the baseline: PDFium with an ordinary page, and how often a PDF is held while it is inspected. */
+const DOCUMENT_MB = 120;
+const COPIES = 2;
 
 /** What inspecting an original reserves. Images are read by their header, PDFs as a whole. */
 export function inspectionShape(mediaType: ConvertPayload['media_type'], bytes: number): Shape {

@@ -31,7 +31,8 @@ export interface UploadFiles {
 }
 
 /** Renderers of PDF pages, and what decodes images. */
-export type PdfEngine = 'pdf-to-img' | 'pdfium';
+export const PDF_ENGINES = ['pdfium', 'pdf-to-img'] as const;
+export type PdfEngine = (typeof PDF_ENGINES)[number];
 export type Engine = PdfEngine | 'sharp';
 
 /** What a conversion is about to do with an engine that may never come back: draw a page, or open the file (`page` null). */
@@ -48,7 +49,7 @@ export interface ConversionContext<Payload> extends TaskContext<Payload> {
   input: string;
   password: string | null;
   /** Pages that were settled already, in an earlier attempt or before the sandbox died. */
-  settledPages: number[];
+  settledPages: readonly number[];
   /** What this attempt did not survive: these steps are not taken again with the same engine. */
   avoid: (Step & { error: PublicError })[];
   /** What is reserved for it. */

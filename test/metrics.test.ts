@@ -155,7 +155,7 @@ test('the numbers are what has happened', async () => {
       .map(({ labels, value }) => [labels.engine, labels.status, value])
       .sort(),
   ).toEqual([
-    ['pdf-to-img', 'completed', 2],
+    ['pdfium', 'completed', 2],
     ['sharp', 'completed', 1],
   ]);
   expect(converter.sum('sheetmill_sandbox_starts_total')).toBeGreaterThanOrEqual(4);

@@ -100,7 +100,7 @@ test('one trace leads from a request to the sandboxes that did its work, and to 
   expect(events).toEqual(
     events.map(() => ({
       name: 'page',
-      attributes: { page: expect.any(Number), status: 'completed', engine: 'pdf-to-img' },
+      attributes: { page: expect.any(Number), status: 'completed', engine: 'pdfium' },
     })),
   );
 

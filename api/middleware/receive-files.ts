@@ -8,6 +8,7 @@ import type { Received, Store } from '../../store/store.ts';
 import { stopReading } from '../admission.ts';
 import { invalid } from '../problem.ts';
 import { sniff } from '../sniff.ts';
+import { boundaryOf, decodeText, PartHeads } from './part-heads.ts';
 
 /** An upload whose files are complete in the store, though no row tells of it yet. */
 export interface ReceivedUpload {
@@ -22,22 +23,15 @@ interface ReceivedFile {
   received: Received;
 }
 
-const MOST_FILES = 20;
+const FILE_FIELD = 'file';
+const MAX_FILES = 20;
+const MAX_PARTS = 40;
+const MAX_FIELD_BYTES = 2048;
+const MAX_FILENAME_LENGTH = 1000;
 /** What boundaries, part headers and text fields may add to the files. */
 const MULTIPART_OVERHEAD = 1024 * 1024;
-/** busboy drops a file part without a name, so one is lent to it. Not a name that a client can send. */
-const NAMELESS = `nameless-${randomUUIDv7()}`;
-const LONGEST_FILENAME = 1000;
 
-/** Of a request: the id of its upload, its files and their bytes so far, and how to end it before all of it was sent. */
-interface UnderWay {
-  id: string;
-  files: number;
-  bytes: number;
-  refuse: (error: unknown) => void;
-}
-
-const underWay = new WeakMap<Request, UnderWay>();
+const uploadIds = new WeakMap<Request, string>();
 
 /**
  * Streams the files of the field `file` into the store, in order, each to its path in the folder of an upload of a new id,
@@ -45,102 +39,147 @@ const underWay = new WeakMap<Request, UnderWay>();
  * received is removed when the body as a whole is refused; later that is up to the handler (`discardFiles`).
  */
 export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandler {
-  const tooLarge = () =>
-    new AppError('file_too_large', `an upload may have ${maxUploadBytes / 2 ** 20} MB in all`, { status: 413 });
-
-  async function* counted(request: Request, stream: Readable) {
-    const state = underWay.get(request) as UnderWay;
-    for await (const chunk of stream as AsyncIterable<Buffer>) {
-      state.bytes += chunk.length;
-      if (state.bytes > maxUploadBytes) {
-        const error = tooLarge();
-        // Otherwise multer hears of a stream that broke off before it hears of this.
-        stream.destroy(error);
-        state.refuse(error);
-        throw error;
-      }
-      yield chunk;
-    }
-  }
-
-  const storage: multer.StorageEngine = {
-    _handleFile(request, file, done) {
-      const state = underWay.get(request) as UnderWay;
-      const original = ++state.files;
-      const filename = file.originalname === NAMELESS ? null : displayName(file.originalname);
-      let mediaType: MediaType | null;
-      const place = (head: Buffer) => {
-        mediaType = sniff(head);
-        if (mediaType !== null) return originalPath(state.id, original, mediaType);
-        const what = head.length === 0 ? 'is empty' : 'is neither PDF, PNG nor JPEG by its content';
-        const name = `file ${original}${filename ? ` (${filename})` : ''}`;
-        const error = new AppError('unsupported_media_type', `${name} ${what}`, { status: 415 });
-        state.refuse(error);
-        throw error;
-      };
-      // A client that goes away in the middle ends no stream by itself.
-      const abort = () => request.readableEnded || file.stream.destroy(invalid('the client went away'));
-      request.once('close', abort);
-      store
-        .receive(counted(request, file.stream), place)
-        .finally(() => request.off('close', abort))
-        .then(
-          (received) => done(null, { original, filename, mediaType, received } as object),
-          (error) => {
-            state.refuse(error);
-            done(error);
-          },
-        );
-    },
-    _removeFile(_request, file, done) {
-      (file as unknown as { received: Received }).received.discard().then(() => done(null), done);
-    },
-  };
-  const parseBody = multer({
-    storage,
-    limits: { files: MOST_FILES, fields: 20, fieldSize: 2048, parts: 40, fieldNestingDepth: 0 },
-    preservePath: true,
-    defParamCharset: 'utf8',
-    streamHandler(request: NodeJS.ReadableStream, busboy: NodeJS.WritableStream) {
-      busboy.prependListener('file', (_name: string, _stream: unknown, info: { filename?: string }) => {
-        info.filename ||= NAMELESS;
-      });
-      request.pipe(busboy);
-    },
-  } as multer.Options).array('file');
-
   return function receiveFilesInto(request, response, next) {
     if (!request.is('multipart/form-data')) {
       throw new AppError('unsupported_media_type', 'send multipart/form-data with the files in the field "file"', {
         status: 415,
       });
     }
+    const boundary = boundaryOf(request.headers['content-type'] ?? '');
+    if (boundary === undefined) throw invalid('Content-Type: has no boundary');
     if (Number(request.headers['content-length'] ?? 0) > maxUploadBytes + MULTIPART_OVERHEAD) {
       stopReading(request, response);
-      throw tooLarge();
+      throw tooLarge(maxUploadBytes);
     }
     // Files may end together, and each listens for a client that goes away.
-    request.setMaxListeners(MOST_FILES + request.getMaxListeners());
+    request.setMaxListeners(MAX_FILES + request.getMaxListeners());
     let isPassedOn = false;
     const passOn = (error?: unknown) => {
       if (!isPassedOn) next(error);
       isPassedOn = true;
     };
-    // multer waits until the client has sent everything, which may be never.
-    const refuse = (error: unknown) => {
-      stopReading(request, response);
+    const form = openForm(request, boundary);
+    const storage = new UploadStorage({
+      store,
+      maxUploadBytes,
+      request,
+      filenames: form.filenames,
+      // multer waits until the client has sent everything, which may be never.
+      refuse(error) {
+        stopReading(request, response);
+        passOn(error);
+      },
+    });
+    uploadIds.set(request, storage.id);
+    const parseForm = multer({
+      storage,
+      limits: {
+        files: MAX_FILES,
+        fields: 20,
+        fieldSize: MAX_FIELD_BYTES,
+        parts: MAX_PARTS,
+        fieldNestingDepth: 0,
+      },
+      defParamCharset: 'utf8',
+      // Every byte of a text field becomes one character, for `decodeFields`.
+      defCharset: 'latin1',
+    } as multer.Options).array(FILE_FIELD);
+    parseForm(form, response, (error?: unknown) => {
+      request.body = decodeFields(form.body);
+      if (form.files !== undefined) request.files = form.files;
       passOn(error);
-    };
-    underWay.set(request, { id: randomUUIDv7(), files: 0, bytes: 0, refuse });
-    parseBody(request, response, passOn);
+    });
   };
+}
+
+/** The body of a request with its heads rewritten, in the shape of a request that multer reads. */
+function openForm(request: Request, boundary: string): PartHeads & Request {
+  // One part more than the limit, so that busboy sees that there are too many.
+  const heads = new PartHeads({ boundary, fileField: FILE_FIELD, maxParts: MAX_PARTS + 2 });
+  const quoted = boundary.replace(/["\\]/g, '\\$&');
+  const headers = { ...request.headers, 'content-type': `multipart/form-data; boundary="${quoted}"` };
+  request.once('close', () => request.readableEnded || heads.destroy(wentAway()));
+  return request.pipe(Object.assign(heads, { headers }) as unknown as PartHeads & Request);
+}
+
+interface StorageOptions {
+  store: Store;
+  maxUploadBytes: number;
+  request: Request;
+  /** The name of each file, by the index that multer knows as its name. */
+  filenames: (string | null)[];
+  /** Answers the request before all of it was sent. */
+  refuse: (error: unknown) => void;
+}
+
+/** Stores the files of one request for multer. */
+class UploadStorage implements multer.StorageEngine {
+  readonly id = randomUUIDv7();
+  readonly #options: StorageOptions;
+  #files = 0;
+  /** Of all files so far. */
+  #bytes = 0;
+
+  constructor(options: StorageOptions) {
+    this.#options = options;
+  }
+
+  _handleFile(_request: unknown, file: Express.Multer.File, done: (error?: unknown, info?: object) => void): void {
+    const { store, request, refuse } = this.#options;
+    const original = ++this.#files;
+    let mediaType: MediaType | undefined;
+    let filename: string | null = null;
+    const place = (head: Buffer) => {
+      try {
+        filename = displayName(this.#options.filenames[Number(file.originalname)] ?? null, original);
+        mediaType = typeOf(head, original, filename);
+        return originalPath(this.id, original, mediaType);
+      } catch (error) {
+        // The stream breaks off next, and multer must not report that first.
+        refuse(error);
+        throw error;
+      }
+    };
+    // A client that goes away in the middle ends no stream by itself.
+    const abort = () => request.readableEnded || file.stream.destroy(wentAway());
+    request.once('close', abort);
+    store
+      .receive(this.#counted(file.stream), place)
+      .finally(() => request.off('close', abort))
+      .then(
+        (received) => done(null, { original, filename, mediaType, received }),
+        (error) => {
+          refuse(error);
+          done(error);
+        },
+      );
+  }
+
+  _removeFile(_request: unknown, file: object, done: (error: Error | null) => void): void {
+    (file as { received: Received }).received.discard().then(() => done(null), done);
+  }
+
+  async *#counted(stream: Readable): AsyncGenerator<Buffer> {
+    const { maxUploadBytes, refuse } = this.#options;
+    for await (const chunk of stream as AsyncIterable<Buffer>) {
+      this.#bytes += chunk.length;
+      if (this.#bytes > maxUploadBytes) {
+        const error = tooLarge(maxUploadBytes);
+        // Otherwise multer hears of a stream that broke off before it hears of this.
+        stream.destroy(error);
+        refuse(error);
+        throw error;
+      }
+      yield chunk;
+    }
+  }
 }
 
 /** What `receiveFiles` has received. Throws 400 if there is no file. */
 export function receivedUpload(request: Request): ReceivedUpload {
   const files = filesOf(request);
-  if (files.length === 0) throw invalid('no file: send at least one in the field "file", with a filename');
-  return { id: (underWay.get(request) as UnderWay).id, files };
+  if (files.length === 0) throw invalid('file: missing; send at least one file in the field "file"');
+  return { id: uploadIds.get(request) as string, files };
 }
 
 /** Removes what was received. */
@@ -152,7 +191,38 @@ function filesOf(request: Request): ReceivedFile[] {
   return (request.files ?? []) as unknown as ReceivedFile[];
 }
 
-/** As sent, but for what Postgres cannot store, and bounded. For display only: no path is ever made of it. */
-function displayName(filename: string): string {
-  return filename.replaceAll('\0', '\uFFFD').slice(0, LONGEST_FILENAME);
+/** As sent, and bounded. For display only: no path is ever made of it. Throws 400 for what Postgres cannot store. */
+function displayName(filename: string | null, original: number): string | null {
+  if (filename?.includes('\0')) throw invalid(`file: the filename of file ${original} must not contain NUL`);
+  const name = filename?.slice(0, MAX_FILENAME_LENGTH) ?? null;
+  // The cut may go through a pair of surrogates.
+  return name?.isWellFormed() === false ? name.slice(0, -1) : name;
+}
+
+/** The type of a file by its first bytes. Throws 415 for one that cannot be converted. */
+function typeOf(head: Buffer, original: number, filename: string | null): MediaType {
+  const mediaType = sniff(head);
+  if (mediaType !== null) return mediaType;
+  const what = head.length === 0 ? 'is empty' : 'is neither PDF, PNG nor JPEG by its content';
+  const name = `file ${original}${filename ? ` (${filename})` : ''}`;
+  throw new AppError('unsupported_media_type', `${name} ${what}`, { status: 415 });
+}
+
+/** Text fields as busboy gives them, with a character for each byte, as text. A field that was sent twice is a list. */
+function decodeFields(fields: Record<string, string | string[]> | undefined): Record<string, string | string[]> {
+  const decode = (text: string) => decodeText(Buffer.from(text, 'latin1'));
+  return Object.fromEntries(
+    Object.entries(fields ?? {}).map(([name, value]) => [
+      name,
+      typeof value === 'string' ? decode(value) : value.map(decode),
+    ]),
+  );
+}
+
+function tooLarge(maxUploadBytes: number): AppError {
+  return new AppError('file_too_large', `an upload may have ${maxUploadBytes / 2 ** 20} MB in all`, { status: 413 });
+}
+
+function wentAway(): AppError {
+  return invalid('the client went away');
 }

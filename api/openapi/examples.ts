@@ -28,6 +28,7 @@ const pages = [
     dpi: 200,
     reduced: null,
     engine: 'pdf-to-img',
+    note: null,
     error: null,
     url: `/uploads/${id}/pages/1/1.png`,
   },

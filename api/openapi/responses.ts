@@ -62,7 +62,7 @@ export function json(
 const CODES: Partial<Record<ErrorCode, { means: string; detail: string; members?: Record<string, unknown> }>> = {
   invalid_request: {
     means: 'the request does not keep to this document; `detail` says where',
-    detail: 'limit: Too big: expected number to be <=200',
+    detail: 'limit: must be a whole number from 1 to 200 (got 500)',
   },
   not_found: { means: 'nothing is there', detail: `upload ${id} was not found` },
   conflict: {

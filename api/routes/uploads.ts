@@ -28,7 +28,7 @@ import { refuseOverload } from '../middleware/back-pressure.ts';
 import { limitConcurrentUploads } from '../middleware/concurrent-uploads.ts';
 import { discardFiles, receivedUpload, receiveFiles } from '../middleware/receive-files.ts';
 import { notFound, parse } from '../problem.ts';
-import { ordinal, uploadFields, uploadList } from '../schemas.ts';
+import { ordinal, uploadFields, uploadList, withoutEmptyFields } from '../schemas.ts';
 import { sendArchive } from '../send-archive.ts';
 import { sendStored } from '../send-stored.ts';
 import { type Statuses, uploadKey } from '../statuses/statuses.ts';
@@ -104,7 +104,7 @@ export function uploadRoutes(parts: {
 
   /** Reads what was sent, and its first answer if it was sent before. Throws what refuses it. */
   async function accept(request: Request) {
-    const fields = parse(uploadFields, { ...request.body });
+    const fields = parse(uploadFields, withoutEmptyFields(request.body));
     refuseForbidden(parts.guard, fields.notify_url);
     const received = receivedUpload(request);
     const sent = received.files.map(({ filename, received: { sha256 } }) => ({ filename, sha256 }));

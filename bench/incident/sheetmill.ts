@@ -10,6 +10,7 @@ const POLL_MS = 200;
 const CLEAR_CODES = [
   'unsupported_media_type',
   'corrupt_file',
+  'unsupported_feature',
   'encrypted_pdf',
   'wrong_password',
   'too_many_pages',

@@ -9,29 +9,26 @@ import { pagePath } from '../../store/paths.ts';
 import type { ConvertPayload } from '../../tasks/convert.ts';
 import { type ConvertRangePayload, convertRange, rangeOf } from '../../tasks/convert-range.ts';
 import type { ConversionContext } from '../../tasks/task.ts';
-import { openPdf, type TwoEngines } from './engines/engine.ts';
+import { encodePng } from './encode-png.ts';
+import { openPdf, type TwoEngines } from './engines/fallback.ts';
 import { estimateImage } from './estimate-image.ts';
 import { estimatePages } from './estimate-pdf.ts';
-import { convertImage, encodePng, inspectImage, useThreads } from './image.ts';
+import { convertImage, inspectImage } from './image.ts';
+import { useThreads } from './libvips.ts';
 import { planRanges } from './plan.ts';
 
 type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;
 type MadePage = { png: Buffer[] } & Pick<
   PageOutcome & { status: 'completed' },
-  'width' | 'height' | 'dpi' | 'reduced' | 'engine'
+  'width' | 'height' | 'dpi' | 'reduced' | 'engine' | 'note'
 >;
-
-/** Loads what is slow to load and starts all threads: what they map is then no growth, and no task pays for it. */
-export async function warmUp(): Promise<void> {
-  await (await import('./engines/pdf-to-img/document.ts')).loadPdfJs();
-  await encodePng({ data: new Uint8Array(4 * 8 * 8), width: 8, height: 8, channels: 4 });
-}
 
 /**
  * The job `convert`: inspects the original, then converts it here if its reservation holds that, or splits the job
  * into ranges that reserve what they need.
  */
-export async function convertOriginal(context: ConversionContext<ConvertPayload>): Promise<Record<string, unknown>> {
+export async function convertOriginal(given: ConversionContext<ConvertPayload>): Promise<Record<string, unknown>> {
+  const context = withChosenEngine(given);
   const { media_type, page_selection } = context.payload;
   const selection = page_selection === null ? null : parsePages(page_selection);
   return media_type === 'application/pdf'
@@ -40,11 +37,18 @@ export async function convertOriginal(context: ConversionContext<ConvertPayload>
 }
 
 /** The job `convert_range`: converts the pages of its range. */
-export async function convertPages(context: ConversionContext<ConvertRangePayload>): Promise<Record<string, unknown>> {
+export async function convertPages(given: ConversionContext<ConvertRangePayload>): Promise<Record<string, unknown>> {
+  const context = withChosenEngine(given);
   const { media_type, pages } = context.payload;
   return media_type === 'application/pdf'
     ? withPdf(context, (document) => drawPages(context, document, pagesIn(pages)))
     : convertPicture(context);
+}
+
+/** The engine that the client chose comes first, before the one that the converter prefers. */
+function withChosenEngine<C extends Context>(context: C): C {
+  const { payload, limits } = context;
+  return payload.engine === null ? context : { ...context, limits: { ...limits, firstEngine: payload.engine } };
 }
 
 async function inspectPicture(
@@ -71,7 +75,7 @@ async function convertPicture(context: Context): Promise<Record<string, unknown>
     const fatal = context.avoid.find(({ engine }) => engine === 'sharp');
     if (fatal) throw new AppError(fatal.error.code, fatal.error.message);
     context.step({ page: 1, engine: 'sharp', last: true });
-    return { ...(await convertImage(context.input)), dpi: null, reduced: null, engine: 'sharp' };
+    return { ...(await convertImage(context.input)), dpi: null, reduced: null, engine: 'sharp', note: null };
   });
   return { pages: 1 };
 }
@@ -115,9 +119,9 @@ async function drawPages(context: Context, document: TwoEngines, pages: number[]
   useThreads(context.reservation.cpuUnits);
   for (const page of pages) {
     await settlePage(context, page, async () => {
-      const { raw, fit, engine } = await document.draw(page, context.payload.dpi);
-      const png = [await encodePng(raw)];
-      return { png, width: raw.width, height: raw.height, dpi: fit.dpi, reduced: fit.reduced, engine };
+      const { image, fit, engine, note } = await document.draw(page, context.payload.dpi);
+      const png = await encodePng(image);
+      return { png, width: image.width, height: image.height, dpi: fit.dpi, reduced: fit.reduced, engine, note };
     });
     // V8 does not see how large the pixels are that wait to be collected: left to it, up to three pages of them.
     globalThis.gc?.({ type: 'minor' });

@@ -25,14 +25,14 @@ const SINK_LINES = 256;
 const PNG_COPIES = { png: 1.75, jpeg: 2 };
 
 export function estimateImage(image: ImageHeader): number {
-  const { format, width, height, channels, deep, progressive, orientation, hasAlpha, cmyk, bytes } = image;
+  const { format, width, height, channels, deep, progressive, orientation, hasAlpha, cmyk, isGrey, bytes } = image;
   const pixel = channels * (deep ? 2 : 1);
   const factor = Math.max(1, Math.max(width, height) / MAX_SIDE);
   const onLoad = format === 'jpeg' ? shrinkOnLoad(factor) : 1;
   const lines = Math.min(factor > 1 ? LINES_RESIZED : LINES, COPIES * Math.ceil(height / onLoad));
   const output = fitImage(width, height);
   const outputPixels = output.width * output.height;
-  const outputPixel = hasAlpha ? 4 : 3;
+  const outputPixel = isGrey ? 1 : hasAlpha ? 4 : 3;
 
   let total = Math.ceil(width / onLoad) * pixel * lines;
   if (format === 'png') total += output.width * Math.min(output.height, SINK_LINES) * Math.max(pixel, outputPixel);

@@ -1,27 +1,10 @@
 import { stat } from 'node:fs/promises';
-import sharp, { type Metadata } from 'sharp';
 import { AppError, isOutOfMemory } from '../../errors.ts';
-import { encodePhotograph } from './encode-png.ts';
-import type { RawImage } from './engines/engine.ts';
+import { encodePng } from './encode-png.ts';
+import { findUnsupportedFeature } from './find-unsupported-feature.ts';
 import { MAX_SIDE } from './fit.ts';
-
-// Nothing is decoded twice.
-sharp.cache(false);
-// libvips goes by a file's content, not by its name: an SVG or a TIFF named .png must not reach its loader.
-sharp.block({ operation: ['VipsForeignLoad'] });
-sharp.unblock({
-  operation: [
-    'VipsForeignLoadPngFile',
-    'VipsForeignLoadPngBuffer',
-    'VipsForeignLoadJpegFile',
-    'VipsForeignLoadJpegBuffer',
-  ],
-});
-
-/** How many threads a conversion may use: as many units of CPU as its sandbox has reserved, one at least. */
-export function useThreads(count: number): void {
-  sharp.concurrency(Math.max(1, count));
-}
+import { type FailOnOptions, type Metadata, sharp } from './libvips.ts';
+import { repairImage } from './repair-image.ts';
 
 /**
  * 'error' refuses truncated and damaged files; one step further, 'warning' refuses files that everybody else shows (stray
@@ -46,13 +29,15 @@ export interface ImageHeader {
   orientation: number;
   hasAlpha: boolean;
   cmyk: boolean;
+  /** One channel, and no profile that says what it means. */
+  isGrey: boolean;
   /** Fewer values of colour than of light. */
   subsampled: boolean;
   /** Of the file. */
   bytes: number;
 }
 
-/** Reads the header of a PNG or JPEG file. Throws AppError `corrupt_file`. */
+/** Reads the header of a PNG or JPEG file. Throws AppError `corrupt_file` or `unsupported_feature`. */
 export async function inspectImage(file: string): Promise<ImageHeader> {
   const header = await readHeader(file);
   const { size } = await stat(file);
@@ -66,65 +51,67 @@ export async function inspectImage(file: string): Promise<ImageHeader> {
     orientation: header.orientation ?? 1,
     hasAlpha: header.hasAlpha ?? false,
     cmyk: header.space === 'cmyk',
+    isGrey: header.channels === 1 && !header.hasProfile,
     subsampled: header.chromaSubsampling?.startsWith('4:2') ?? false,
     bytes: size,
   };
 }
 
 /**
- * Converts a PNG or JPEG file to an 8-bit sRGB PNG, in parts, without metadata: turned upright, colours through its profile,
- * alpha kept, shrunk until both sides are 3499 pixels at most. Throws AppError `corrupt_file`.
+ * Converts a PNG or JPEG file to an 8-bit PNG in grey or sRGB, in parts, without metadata: turned upright, colours through its profile,
+ * alpha kept, shrunk until both sides are 3499 pixels at most. The last rows may be missing. Throws AppError `corrupt_file`
+ * or `unsupported_feature`.
  */
 export async function convertImage(file: string): Promise<{ png: Buffer[]; width: number; height: number }> {
-  const { format } = await readHeader(file);
-  const isPhotograph = format === 'jpeg';
+  const header = await inspectImage(file);
   try {
-    const image = sharp(file, INPUT)
-      .autoOrient()
-      .resize({ width: MAX_SIDE, height: MAX_SIDE, fit: 'inside', withoutEnlargement: true })
-      .toColourspace('srgb');
-    const made = await (isPhotograph ? image.raw() : image.png(DRAWN)).toBuffer({ resolveWithObject: true });
-    const { width, height } = made.info;
-    return { png: isPhotograph ? await encodePhotograph(made.data, width, height) : [made.data], width, height };
+    return await convertSound(file, header, INPUT.failOn);
   } catch (cause) {
-    throw imageError(cause);
+    const error = await imageError(file, cause);
+    if (!(error instanceof AppError) || error.code !== 'corrupt_file') throw error;
+    return convertCut(file, header, error);
   }
 }
 
-/** Encodes a drawn page as a PNG, grey if it has no colour, else RGB; its alpha, opaque throughout, is dropped. */
-export function encodePng(page: RawImage): Promise<Buffer> {
-  const { width, height, channels } = page;
-  const grey = greyOf(page);
-  const image = grey
-    ? sharp(grey, { raw: { width, height, channels: 1 } }).toColourspace('b-w')
-    : sharp(page.data, { raw: { width, height, channels } }).removeAlpha();
-  return image.png(DRAWN).toBuffer();
+async function convertSound(input: string | Buffer, { format, isGrey }: ImageHeader, failOn: FailOnOptions) {
+  const image = sharp(input, { ...INPUT, failOn })
+    .autoOrient()
+    .resize({ width: MAX_SIDE, height: MAX_SIDE, fit: 'inside', withoutEnlargement: true })
+    .toColourspace(isGrey ? 'b-w' : 'srgb');
+  const isPhotograph = format === 'jpeg';
+  const encoded = isPhotograph ? image.raw() : image.png(DRAWN);
+  const { data, info } = await encoded.toBuffer({ resolveWithObject: true });
+  const { width, height } = info;
+  const png = isPhotograph ? await encodePng({ data, width, height, channels: isGrey ? 1 : 3 }) : [data];
+  return { png, width, height };
 }
 
-/** One byte for each pixel; undefined at the first that has a colour. A page is encoded in half the time from that. */
-function greyOf({ data }: RawImage): Uint8Array | undefined {
-  // Signed: V8 takes many times longer with numbers beyond 31 bits.
-  const pixels = new Int32Array(data.buffer, data.byteOffset, data.length / 4);
-  const grey = new Uint8Array(pixels.length);
-  for (let at = 0; at < pixels.length; at++) {
-    const pixel = pixels[at] as number;
-    if (((pixel ^ (pixel >>> 8)) & 0xffff) !== 0) return undefined;
-    grey[at] = pixel;
+/** Converts what a file has that was cut short, or throws the error that its first conversion ended with. */
+async function convertCut(file: string, header: ImageHeader, error: AppError) {
+  try {
+    const repaired = await repairImage(file, header);
+    if (repaired === null) throw error;
+    return await convertSound(repaired.data, header, repaired.failOn);
+  } catch (cause) {
+    throw cause === error ? error : await imageError(file, cause);
   }
-  return grey;
 }
 
 async function readHeader(file: string): Promise<Metadata> {
   try {
     return await sharp(file, INPUT).metadata();
   } catch (cause) {
-    throw imageError(cause);
+    throw await imageError(file, cause);
   }
 }
 
-function imageError(cause: unknown): unknown {
+async function imageError(file: string, cause: unknown): Promise<unknown> {
   if (/file is missing/.test(String((cause as Error)?.message))) return cause;
-  return isOutOfMemory(cause)
-    ? new AppError('out_of_memory', 'the image needs more memory than was reserved', { retryable: true, cause })
-    : new AppError('corrupt_file', 'the image cannot be read', { cause });
+  if (isOutOfMemory(cause)) {
+    return new AppError('out_of_memory', 'the image needs more memory than was reserved', { retryable: true, cause });
+  }
+  const feature = await findUnsupportedFeature(file);
+  return feature === null
+    ? new AppError('corrupt_file', 'the image cannot be read', { cause })
+    : new AppError('unsupported_feature', `${feature} is not supported`, { cause });
 }

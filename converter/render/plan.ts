@@ -2,10 +2,10 @@ import { conversionShape, memoryClass, type Shape } from '../../jobs/shape.ts';
 
 /** Ranges shrink towards the end, each this part of what is left, so that all cores finish together. */
 const SHARE = 1 / 4;
-/** Opening a document anew costs as much as a page. As many pages of ordinary size are converted where they were inspected. */
-const SMALLEST_RANGE = 5;
-/** A range that fails is done again as a whole, and a page that waits in one waits for those before it. */
-const LARGEST_RANGE = 24;
+/** A range of its own costs as much as two pages. As many ordinary pages are converted where they were inspected. */
+const MIN_RANGE = 7;
+/** A page in a range waits for those before it. */
+const MAX_RANGE = 48;
 
 /** A page and what converting it takes in all, in MB. */
 export interface PlannedPage {
@@ -38,7 +38,7 @@ export function planRanges(planned: PlannedPage[], own: Shape): PlannedRange[] {
 
 /** Of so many pages that are left. */
 function sizeOfNext(left: number): number {
-  if (left <= SMALLEST_RANGE) return left;
-  if (left < 2 * SMALLEST_RANGE) return Math.ceil(left / 2);
-  return Math.min(LARGEST_RANGE, Math.max(SMALLEST_RANGE, Math.ceil(left * SHARE)));
+  if (left <= MIN_RANGE) return left;
+  if (left < 2 * MIN_RANGE) return Math.ceil(left / 2);
+  return Math.min(MAX_RANGE, Math.max(MIN_RANGE, Math.ceil(left * SHARE)));
 }

@@ -10,14 +10,16 @@ process.on('disconnect', () => process.exit());
 process.on('SIGINT', () => undefined);
 process.on('SIGTERM', () => undefined);
 
-/** Somewhat below what is not used again for an ordinary conversion. */
-const COLLECT_ABOVE_MB = BASELINE_MB + 85;
+/** Above this, the memory of closed PDFs is collected at once: V8 does not see how large it is. */
+const COLLECT_ABOVE_MB = BASELINE_MB + 10;
 
 const loading = loadTasks(process.env.TASKS);
+const warming = new AbortController();
 let underWay = new AbortController();
 
 process.on('message', async (order: SandboxOrder) => {
   if (order.kind === 'abort') return underWay.abort(new Error(order.reason));
+  warming.abort();
   underWay = new AbortController();
   const tasks = await loading;
   const outcome = await runTask(tasks.get(order.request.type), order.request, underWay.signal, send);
@@ -25,14 +27,10 @@ process.on('message', async (order: SandboxOrder) => {
   send({ kind: 'ended', outcome });
 });
 
-/**
- * V8 does not see how large the pixel buffers are that wait to be collected: 20 MB were left of each image. It gives
- * back the memory of its young generation, 80 MB after some pages, only at its last resort, which also throws away
- * compiled code: the next pages are 10% slower, though less so than in a fresh process.
- */
+/** A full collection takes 15 ms; one of the last resort would throw away compiled code as well. */
 function collect(): void {
   globalThis.gc?.({ type: 'minor' });
-  if (process.memoryUsage.rss() > COLLECT_ABOVE_MB * 2 ** 20) globalThis.gc?.({ type: 'major', flavor: 'last-resort' });
+  if (process.memoryUsage.rss() > COLLECT_ABOVE_MB * 2 ** 20) globalThis.gc?.({ type: 'major' });
 }
 
 function send(message: SandboxMessage): void {
@@ -40,6 +38,13 @@ function send(message: SandboxMessage): void {
 }
 
 // Slow to load: better now than while the first file waits.
-await Promise.all([import('../render/convert.ts').then(({ warmUp }) => warmUp()), loading]);
+const { drawSamples, warmUp } = await import('../render/warm-up.ts');
+await Promise.all([import('../render/convert.ts'), warmUp(), loading]);
 collect();
 send({ kind: 'ready' });
+// A sandbox that has nothing to do yet compiles the code that the first page will run.
+await drawSamples(warming.signal);
+if (!warming.signal.aborted) {
+  collect();
+  send({ kind: 'warm' });
+}

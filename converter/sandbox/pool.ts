@@ -149,6 +149,15 @@ export function createSandboxPool({
     },
     makeRoom,
     refill,
+    /** Resolves when the sandboxes that are there have compiled what an ordinary page runs, have work, or are gone. */
+    async warm(): Promise<void> {
+      const messages = async ({ child, ready }: Sandbox) => {
+        await ready;
+        if (child.exitCode === null) await once(child, 'message');
+      };
+      const isWarm = (sandbox: Sandbox) => Promise.race([messages(sandbox), sandbox.gone]).catch(() => undefined);
+      await Promise.all([...all].map(isWarm));
+    },
     /** Kills every sandbox and waits until all are gone. */
     async close(): Promise<void> {
       closed = true;

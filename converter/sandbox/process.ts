@@ -27,6 +27,10 @@ export function startSandboxProcess(cacheFolder: string, tasksModule: string | u
     MALLOC_TRIM_THRESHOLD_: '131072',
     // Memory that is given back is taken anew: by huge pages a drawn page has a third of the page faults.
     GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1',
+    // Pages must not depend on the fonts of the machine.
+    DISABLE_SYSTEM_FONTS_LOAD: '1',
+    // The canvas library would map a gigabyte that it never uses, and the cap counts what is mapped.
+    MIMALLOC_ARENA_EAGER_COMMIT: '0',
     NODE_COMPILE_CACHE: cacheFolder,
     ...(tasksModule !== undefined && { TASKS: tasksModule }),
   };

@@ -3,5 +3,8 @@ import type { TaskEvent, TaskOutcome, TaskRequest } from '../run-task.ts';
 /** What the converter sends to its sandbox: one task at a time, and that the task under way is to end. */
 export type SandboxOrder = { kind: 'run'; request: TaskRequest } | { kind: 'abort'; reason: string };
 
-/** What comes back over the channel. `ready` comes once, when the libraries are loaded. */
-export type SandboxMessage = { kind: 'ready' } | TaskEvent | { kind: 'ended'; outcome: TaskOutcome };
+/**
+ * What comes back over the channel. `ready` comes once, when the libraries are loaded; `warm` once after it, unless a
+ * task comes first.
+ */
+export type SandboxMessage = { kind: 'ready' } | { kind: 'warm' } | TaskEvent | { kind: 'ended'; outcome: TaskOutcome };

@@ -5,8 +5,9 @@ import type { Logger } from '../../log.ts';
 import type { Step } from '../../tasks/task.ts';
 import { sandboxDeaths } from '../metrics.ts';
 import type { TaskEvent, TaskOutcome, TaskRequest } from '../run-task.ts';
-import { capMemory, cpuSeconds, lowerPriority, watchMemory } from './limits.ts';
+import { capMemory, lowerPriority, watchMemory } from './limits.ts';
 import type { SandboxMessage, SandboxOrder } from './protocol.ts';
+import { type SpentOnPage, StepTimeout } from './step-timeout.ts';
 
 /** How a run ended. `aborted` only after the converter aborted it; `died` with its sandbox, which took nothing along. */
 export type RunOutcome = TaskOutcome | { kind: 'aborted' } | Death;
@@ -22,6 +23,8 @@ export interface Ran {
   outcome: RunOutcome;
   /** What it was about when it ended, if it said so. */
   step: Step | null;
+  /** Processor time that the page of that step has used, in this run and before. */
+  spentSeconds: number;
   peakMemoryMb: number | null;
 }
 
@@ -30,6 +33,8 @@ export interface RunOptions {
   deadlineMs: number;
   /** How much of that is gone already. */
   spentMs?: number;
+  /** Counts against the limits of pages; without it, no page was begun before. */
+  spentOnPage?: SpentOnPage;
   /** Aborted, the task is told to end; if it does not within `YIELD_MS`, it is killed. */
   signal: AbortSignal;
   /** Gets what the task tells, in order, all of it before the run resolves. */
@@ -39,8 +44,6 @@ export interface RunOptions {
 /** How long a task that was told to end may take to do so. */
 export const YIELD_MS = 500;
 
-/** How many times its processor time a step may take by the clock. */
-const MOST_WAIT = 5;
 /** V8's and glibc's ends when an allocation is refused. */
 const OUTGROWN_SIGNALS: readonly (NodeJS.Signals | null)[] = ['SIGABRT', 'SIGTRAP'];
 const OUTGROWN_CODES: readonly (number | null)[] = [133, 134];
@@ -66,7 +69,7 @@ export async function runIn(
   sandbox: Sandbox,
   memoryMb: number,
   request: TaskRequest,
-  { deadlineMs, spentMs = 0, signal, onEvent }: RunOptions,
+  { deadlineMs, spentMs = 0, spentOnPage = () => 0, signal, onEvent }: RunOptions,
   { end, onUncapped }: { end: () => void; onUncapped: () => void },
 ): Promise<Ran> {
   const { child, log } = sandbox;
@@ -77,12 +80,14 @@ export async function runIn(
   let killedFor: Death | undefined;
   let timedOut = false;
   let over = false;
-  let stepTimer: NodeJS.Timeout | undefined;
   let killer: NodeJS.Timeout | undefined;
   const killFor = (how: Death['how'], code: PublicError['code'], message: string) => {
     killedFor ??= { kind: 'died', how, error: { code, message } };
     end();
   };
+  const stepTimeout = new StepTimeout(pid, stepSeconds, spentOnPage, (late) =>
+    killFor('overdue', 'timeout', `${nameOf(late)} took longer than ${stepSeconds} s`),
+  );
   const order = (message: SandboxOrder) => child.send(message, (error) => error && end());
   const abort = (reason: string) => {
     order({ kind: 'abort', reason });
@@ -96,23 +101,12 @@ export async function runIn(
 
   const ended = Promise.withResolvers<RunOutcome>();
   const onMessage = (message: SandboxMessage) => {
-    clearTimeout(stepTimer);
+    stepTimeout.stop();
     if (message.kind === 'ended') ended.resolve(whatEnded(message.outcome));
     else if (message.kind === 'step') {
       step = message.step;
-      followStep(stepSeconds, cpuSeconds(pid));
-    } else if (message.kind !== 'ready') onEvent(message);
-  };
-  /** A step has so much processor time; one that got little of it, on a busy machine, may take some times as long. */
-  const followStep = (left: number, cpuBefore: number | null, waited = 0) => {
-    stepTimer = setTimeout(() => {
-      const used = cpuBefore === null ? stepSeconds : (cpuSeconds(pid) ?? 0) - cpuBefore;
-      const wall = waited + left;
-      if (used < stepSeconds && wall < stepSeconds * MOST_WAIT) {
-        return followStep(Math.max(stepSeconds - used, stepSeconds / 10), cpuBefore, wall);
-      }
-      killFor('overdue', 'timeout', `${nameOf(step)} took longer than ${stepSeconds} s`);
-    }, left * 1000);
+      stepTimeout.begin(message.step);
+    } else if (message.kind !== 'ready' && message.kind !== 'warm') onEvent(message);
   };
   const onGone = (code: number | null, by: NodeJS.Signals | null) => {
     ended.resolve(killedFor ?? whatKilled(code, by));
@@ -161,11 +155,11 @@ export async function runIn(
     if (outcome.kind === 'failed' || outcome.kind === 'died') {
       log.info({ ...outcome, step }, 'task failed');
     }
-    return { outcome, step, peakMemoryMb: watch?.stop() ?? null };
+    return { outcome, step, spentSeconds: stepTimeout.spentSeconds(), peakMemoryMb: watch?.stop() ?? null };
   } finally {
     over = true;
     clearTimeout(deadline);
-    clearTimeout(stepTimer);
+    stepTimeout.stop();
     clearTimeout(killer);
     signal.removeEventListener('abort', onAbort);
     child.off('message', onMessage);

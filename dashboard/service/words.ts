@@ -6,6 +6,7 @@ const WORDS: Record<string, string> = {
   file_too_large: 'The file is larger than this service takes.',
   unsupported_media_type: 'This is neither a PDF nor a PNG nor a JPEG, whatever its name says.',
   corrupt_file: 'The file is damaged and cannot be read.',
+  unsupported_feature: 'The file is sound, but needs something that this service does not support.',
   encrypted_pdf: 'The PDF is protected: send it again with its password.',
   wrong_password: 'That is not the password of this PDF.',
   too_many_pages: 'The PDF has more pages than this service takes.',

@@ -84,7 +84,7 @@ test(
     const failed = await service.done(body.id, LONG_MS);
     expect(failed).toMatchObject({ status: 'failed', error: { code: 'timeout' }, progress: { pages_done: 4 } });
     const before = await attemptsOf(body.id);
-    await service.post(`/uploads/${body.id}/retry`);
+    expect(await service.post(`/uploads/${body.id}/retry`)).toMatchObject({ status: 200 });
     const again = await service.done(body.id, LONG_MS);
     const good = (document: Json) => document.pages.filter(({ status }: Json) => status === 'completed');
     expect(again).toMatchObject({ status: 'failed', error: { code: 'timeout' }, progress: { pages_done: 4 } });

@@ -117,8 +117,8 @@ test('the document of a finished upload has everything, in order', async () => {
       },
     ],
     pages: [
-      { original: 1, page: 1, dpi: 200, engine: 'pdf-to-img', width: 556, height: 834 },
-      { original: 1, page: 2, dpi: 200, engine: 'pdf-to-img', width: 556, height: 834 },
+      { original: 1, page: 1, dpi: 200, engine: 'pdfium', width: 556, height: 834 },
+      { original: 1, page: 2, dpi: 200, engine: 'pdfium', width: 556, height: 834 },
       { original: 2, page: 1, dpi: null, engine: 'sharp', width: 60, height: 50 },
     ].map(({ original, page, ...facts }) => ({
       original,
@@ -128,6 +128,7 @@ test('the document of a finished upload has everything, in order', async () => {
       path: `uploads/${id}/pages/${original}-000${page}.1.png`,
       bytes: expect.any(Number),
       reduced: null,
+      note: null,
       error: null,
       url: `/uploads/${id}/pages/${original}/${page}.png`,
     })),
@@ -319,7 +320,7 @@ test('expires_at is kept and given back in UTC', async () => {
   expect((await service.done(body.id)).expires_at).toBe('2099-01-01T10:00:00.000Z');
 });
 
-test.each(['2020-01-01T00:00:00Z', 'tomorrow', '', '2099-01-01', '2099-13-01T00:00:00Z', '9999-01-01T00:00:00Z'])(
+test.each(['2020-01-01T00:00:00Z', 'tomorrow', '2099-01-01', '2099-13-01T00:00:00Z', '9999-01-01T00:00:00Z'])(
   'expires_at %j is refused',
   async (expires_at) => {
     const { status, body } = await service.upload([['a.png', png]], { expires_at });

@@ -55,6 +55,13 @@ test('two PDFs of the same name and an image become PNGs that do not collide', a
   expect(await colorOf('same', 'a-2-0001.png')).toEqual(GREEN);
 });
 
+test('--engine says which engine draws the pages', async () => {
+  const { code } = await convert(['sub/a.pdf', '--out', 'engine', '--dpi', '36', '--engine', 'pdfium']).ended;
+  expect(code).toBe(0);
+  const { id } = (await service.get('/uploads?limit=1')).items[0];
+  expect((await service.get(`/uploads/${id}`)).pages).toMatchObject([{ engine: 'pdfium' }]);
+});
+
 test('what cannot be converted is told in one line each, and the others go on', async () => {
   const bad = ['broken.pdf', 'text.pdf', 'dangling.pdf', 'missing.pdf', '*.jpg', 'sub', 'secret.pdf'];
   const { code, stdout, stderr } = await convert([...bad, 'b.png', '--out', 'mixed']).ended;
@@ -147,6 +154,12 @@ test.each<[string, number, string[], RegExp]>([
   ['no folder', 2, ['convert', 'b.png'], /^sheetmill: --out DIR is missing.*\n$/],
   ['a wrong option', 2, ['convert', 'b.png', '--size', '1'], /^sheetmill: Unknown option '--size'; see .*\n$/],
   ['a wrong number', 2, ['convert', 'b.png', '--out', 'x', '--dpi', '1e3'], /^sheetmill: --dpi 1e3: must be .*\n$/],
+  [
+    'a wrong engine',
+    2,
+    ['convert', 'b.png', '--out', 'x', '--engine', 'X'],
+    /--engine X: must be pdfium or pdf-to-img/,
+  ],
   ['a wrong URL', 2, ['status', 'x', '--url', 'localhost:3000'], /^sheetmill: "localhost:3000" is no URL.*\n$/],
   ['nobody there', 3, ['convert', 'b.png', '--out', 'x', '--url', 'http://127.0.0.1:9'], /cannot be reached: .*\n$/],
   ['nobody to verify', 3, ['verify', 'http://127.0.0.1:9'], /cannot be reached: .*\n$/],

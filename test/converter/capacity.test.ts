@@ -39,14 +39,14 @@ test('so many jobs work in the background as there are CPU units, without taking
   ledger.reserve({ cpuUnits: 0, memoryMb: 256 });
   expect(ledger.free()).toEqual({ cpuUnits: 2, memoryMb: 2304, backgroundMb: 0 });
   release();
-  expect(ledger.free()).toEqual({ cpuUnits: 2, memoryMb: 3072, backgroundMb: 2560 });
+  expect(ledger.free()).toEqual({ cpuUnits: 2, memoryMb: 3072, backgroundMb: 2816 });
 });
 
 test('the first job in the background may take everything, and the others leave an ordinary one to each unit', () => {
   const ledger = createLedger({ cpuUnits: 2, memoryMb: 2048 });
   expect(ledger.free().backgroundMb).toBe(2048);
   const release = ledger.reserve({ cpuUnits: 0, memoryMb: 768 });
-  expect(ledger.free().backgroundMb).toBe(2048 - 2 * 384 - 768);
+  expect(ledger.free().backgroundMb).toBe(2048 - 2 * 256 - 768);
   release();
   ledger.reserve({ cpuUnits: 0, memoryMb: 1536 });
   expect(ledger.free()).toEqual({ cpuUnits: 2, memoryMb: 512, backgroundMb: 0 });

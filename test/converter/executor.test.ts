@@ -60,6 +60,7 @@ async function execute(
   const run: Lease['run'] = async (_request, options) => ({
     outcome: await sandbox(options),
     step: null,
+    spentSeconds: 0,
     peakMemoryMb: 7,
   });
   const parts: ExecutorParts = {

@@ -13,10 +13,13 @@ const death = (how: Death['how']): Death => ({
   error: { code: how === 'overdue' ? 'timeout' : 'out_of_memory', message: how },
 });
 const step = (page: number | null, engine: Engine, last = false): Step => ({ page, engine, last });
-const done: Ran = { outcome: { kind: 'completed', result: {} }, step: null, peakMemoryMb: 200 };
+/** Processor time of the page at which a run died. */
+const SPENT = 4;
+const done: Ran = { outcome: { kind: 'completed', result: {} }, step: null, spentSeconds: 0, peakMemoryMb: 200 };
 const died = (how: Death['how'], at: Step | null, peakMemoryMb = 300): Ran => ({
   outcome: death(how),
   step: at,
+  spentSeconds: SPENT,
   peakMemoryMb,
 });
 
@@ -64,9 +67,9 @@ describe('what the end of a run means for its job', () => {
   const job = { payload, cpuUnits: 1, memoryMb: 256 } as unknown as ClaimedJob;
   const meaning = (ran: Ran, left: number[], task: Task | undefined = conversion): Outcome =>
     outcomeOf(ran, job, task, left);
-  const part = (pages: [number, number][], memoryMb: number) => ({
+  const part = (pages: [number, number][], memoryMb: number, spent = 0) => ({
     type: 'convert_range',
-    payload: { ...payload, pages },
+    payload: { ...payload, engine: null, pages, spent_seconds: spent },
     shape: { cpuUnits: 1, memoryMb },
   });
 
@@ -82,7 +85,7 @@ describe('what the end of a run means for its job', () => {
           ],
           256,
         ),
-        part([[2, 2]], 384),
+        part([[2, 2]], 384, SPENT),
       ],
     });
   });
@@ -90,18 +93,15 @@ describe('what the end of a run means for its job', () => {
   test('a page whose sandbox somebody killed goes on alone with what it had', () => {
     expect(meaning(died('killed', step(2, 'pdf-to-img')), [2, 3])).toMatchObject({
       kind: 'split',
-      children: [part([[3, 3]], 256), part([[2, 2]], 256)],
+      children: [part([[3, 3]], 256), part([[2, 2]], 256, SPENT)],
     });
   });
 
   test('alone already, it outgrows its reservation without spending a try, or has failed', () => {
     const { error } = death('outgrown');
-    expect(meaning(died('outgrown', step(2, 'pdfium', true)), [2])).toEqual({ kind: 'outgrown', error, spent: false });
-    expect(meaning(died('outgrown', step(null, 'pdfium', true)), [])).toEqual({
-      kind: 'outgrown',
-      error,
-      spent: false,
-    });
+    const outgrown = { kind: 'outgrown', error, spent: false, payload: { ...payload, spent_seconds: SPENT } };
+    expect(meaning(died('outgrown', step(2, 'pdfium', true)), [2])).toEqual(outgrown);
+    expect(meaning(died('outgrown', step(null, 'pdfium', true)), [])).toEqual(outgrown);
     expect(meaning(died('killed', step(2, 'pdf-to-img')), [2])).toMatchObject({ kind: 'failed', retryable: true });
   });
 

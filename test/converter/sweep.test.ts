@@ -4,7 +4,7 @@ import path from 'node:path';
 import { eq, sql } from 'drizzle-orm';
 import { ORPHAN_AGE_MS, type SweepParts, sweepHistory, sweepStore } from '../../converter/sweep.ts';
 import { events, jobs, uploads } from '../../db/schema.ts';
-import { recordPage } from '../../jobs/conversion.ts';
+import { recordPages } from '../../jobs/conversion.ts';
 import { openDiskStore } from '../../store/disk.ts';
 import { archivePath, pagePath } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
@@ -57,7 +57,7 @@ async function ended(daysAgo = 0, outcome?: typeof FAILED_FOR_GOOD): Promise<{ i
   const id = await fixture.upload();
   const attempt = await fixture.claimOne();
   const page = pagePath(id, 1, 1, '1');
-  await recordPage(fixture.db, attempt, { ...completedPage(1), path: page } as Parameters<typeof recordPage>[2]);
+  await recordPages(fixture.db, attempt, [{ ...completedPage(1), path: page } as never]);
   await fixture.settle(attempt, outcome ?? { kind: 'completed', result: {} });
   const files = [`uploads/${id}/originals/1.pdf`, page];
   await put(OLD, ...files);

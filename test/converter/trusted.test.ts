@@ -63,6 +63,7 @@ test('a task that completes gives its result, and leaves nothing behind', async 
     outcome: { kind: 'completed', result: { done: true } },
     peakMemoryMb: null,
     step: null,
+    spentSeconds: 0,
   });
   expect(events).toEqual([{ kind: 'progress', progress: { done: 1, total: 1 } }]);
   aborter.abort();

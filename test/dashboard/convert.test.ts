@@ -69,6 +69,8 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
     const pdf = await makePdf([{ color: RED }, { color: GREEN, width: 1_000, height: 2_000 }]);
     const { id } = (await service.upload([['sheets.pdf', pdf]])).body;
     const { originals, pages } = await service.done(id);
+    const note = 'pdfium: the page is damaged';
+    await service.pool.query('update pages set note = $1 where upload_id = $2 and page = 1', [note, id]);
     const { page, faults } = await openDashboard(browser, service.url, { hash: `#/uploads/${id}` });
     await page.getByText('2 of 2 pages').waitFor();
     await page.getByText(originals[0].sha256).waitFor();
@@ -81,6 +83,8 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
     const viewer = page.getByRole('dialog', { name: 'Page 1 of sheets.pdf' });
     await viewer.getByText('556 × 834 pixels').waitFor();
     await viewer.getByText(pages[0].path).waitFor();
+    await viewer.getByText(`Drawn by${pages[0].engine}`).waitFor();
+    await viewer.getByText(note).waitFor();
     await viewer.getByRole('img', { name: 'Page 1 of sheets.pdf' }).waitFor();
     await expectAccessible(page);
 

@@ -1,7 +1,7 @@
 import { type SQL, sql } from 'drizzle-orm';
 import { audit, sampleQueues } from '../../jobs/audit.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPage } from '../../jobs/conversion.ts';
+import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
 
 let fixture: JobsFixture;
@@ -29,7 +29,7 @@ async function busy(): Promise<void> {
   await fixture.upload();
   const convert = (await fixture.claim()).find(({ type }) => type === 'convert') as ClaimedJob;
   await recordInspection(fixture.db, convert, { pageCount: 2, selected: [[1, 2]] });
-  await recordPage(fixture.db, convert, completedPage(1));
+  await recordPages(fixture.db, convert, [completedPage(1)]);
   await fixture.submit({ id: 'cancelled' });
   await fixture.cancel('cancelled');
   await fixture.submit(

@@ -1,5 +1,5 @@
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPage } from '../../jobs/conversion.ts';
+import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import {
   COMPLETED,
@@ -105,13 +105,13 @@ test('a late attempt of a cancelled job changes nothing', async () => {
   const upload = await fixture.upload();
   const late = await fixture.claimOne();
   await recordInspection(fixture.db, late, { pageCount: 2, selected: [[1, 2]] });
-  await recordPage(fixture.db, late, completedPage(1));
+  await recordPages(fixture.db, late, [completedPage(1)]);
   await fixture.cancel(late.id);
   const before = [await fixture.job(late.id), await fixture.attempts(late.id), await fixture.findUpload(upload)];
   const outcomes: Outcome[] = [COMPLETED, FAILED, FAILED_FOR_GOOD, { kind: 'returned' }];
   for (const outcome of outcomes) expect(await fixture.settle(late, outcome)).toBe(false);
   expect(await fixture.settle(late, { kind: 'split', children: [range([1, 1])] })).toBe(false);
-  expect(await recordPage(fixture.db, late, completedPage(2))).toBe(false);
+  expect(await recordPages(fixture.db, late, [completedPage(2)])).toBe(false);
   expect(await recordInspection(fixture.db, late, { pageCount: 9, selected: [] })).toBe(false);
   expect([await fixture.job(late.id), await fixture.attempts(late.id), await fixture.findUpload(upload)]).toEqual(
     before,

@@ -1,6 +1,6 @@
 import { eq, sql } from 'drizzle-orm';
-import { originals, uploads } from '../../db/schema.ts';
-import { recordInspection, recordPage, settledPages } from '../../jobs/conversion.ts';
+import { originals, pages, uploads } from '../../db/schema.ts';
+import { partsFor, recordInspection, recordPages, settledPages } from '../../jobs/conversion.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import {
   COMPLETED,
@@ -45,9 +45,9 @@ test('an upload completes with its last page, and its password is gone', async (
   const job = await fixture.claimOne();
   await inspected(job, 2);
   expect(await fixture.findUpload(id)).toMatchObject({ pagesDone: 0, pagesTotal: 2, password: 'a secret' });
-  await recordPage(fixture.db, job, completedPage(1));
+  await recordPages(fixture.db, job, [completedPage(1)]);
   expect(await fixture.findUpload(id)).toMatchObject({ status: 'processing', pagesDone: 1, finishedAt: null });
-  await recordPage(fixture.db, job, completedPage(2));
+  await recordPages(fixture.db, job, [completedPage(2)]);
   await end(job, COMPLETED);
   expect(await fixture.findUpload(id)).toMatchObject({
     status: 'completed',
@@ -57,6 +57,21 @@ test('an upload completes with its last page, and its password is gone', async (
     error: null,
     finishedAt: expect.any(Date),
   });
+});
+
+test('a page is recorded with its note', async () => {
+  const id = await fixture.upload();
+  const job = await fixture.claimOne();
+  await inspected(job, 1);
+  const note = 'pdfium: the page is damaged';
+  await recordPages(fixture.db, job, [{ ...completedPage(1), note } as never]);
+  await end(job, COMPLETED);
+  expect(await fixture.db.select({ note: pages.note }).from(pages).where(eq(pages.uploadId, id))).toEqual([{ note }]);
+});
+
+test('pages that are made again are made by the same engine', () => {
+  const job = { payload: { engine: 'pdfium', page_selection: '1-3' }, cpuUnits: 1, memoryMb: 256 };
+  expect(partsFor([1, 2], [job as never])).toMatchObject([{ payload: { engine: 'pdfium', pages: [[1, 2]] } }]);
 });
 
 test('the page total is unknown until every original was inspected', async () => {
@@ -96,13 +111,13 @@ test('a page that is recorded twice counts once, and stays as it was', async () 
   const id = await fixture.upload();
   const first = await fixture.claimOne();
   await inspected(first, 2);
-  expect(await recordPage(fixture.db, first, completedPage(1))).toBe(true);
+  expect(await recordPages(fixture.db, first, [completedPage(1)])).toBe(true);
   await end(first, FAILED);
   await fixture.passBackoff();
   const second = await fixture.claimOne();
   expect(await settledPages(fixture.db, id, 1)).toEqual([1]);
-  expect(await recordPage(fixture.db, second, { ...completedPage(1), path: 'another.png' } as never)).toBe(true);
-  await recordPage(fixture.db, second, completedPage(2));
+  expect(await recordPages(fixture.db, second, [{ ...completedPage(1), path: 'another.png' } as never])).toBe(true);
+  await recordPages(fixture.db, second, [completedPage(2)]);
   await end(second, COMPLETED);
   expect(await fixture.findUpload(id)).toMatchObject({ status: 'completed', pagesDone: 2 });
   expect((await fixture.pages(id)).map(({ path }) => path)).toEqual(['a/1.png', 'a/2.png']);
@@ -116,7 +131,7 @@ test('pages of one upload that are ready at the same time are all counted', asyn
   const children = await fixture.claimApart();
   await Promise.all(
     children.map(async (child, index) => {
-      for (let page = 1; page <= 10; page++) await recordPage(fixture.db, child, completedPage(index * 10 + page));
+      for (let page = 1; page <= 10; page++) await recordPages(fixture.db, child, [completedPage(index * 10 + page)]);
       await end(child, COMPLETED);
     }),
   );
@@ -130,7 +145,7 @@ test('what a late attempt records changes nothing', async () => {
   await end(late, { kind: 'failed', error: { code: 'converter_lost', message: 'gone' }, retryable: true });
   async function expectNoEffect() {
     expect(await inspected(late, 5)).toBe(false);
-    expect(await recordPage(fixture.db, late, completedPage(1))).toBe(false);
+    expect(await recordPages(fixture.db, late, [completedPage(1)])).toBe(false);
     expect(await fixture.pages(id)).toEqual([]);
     expect(await fixture.findUpload(id)).toMatchObject({ pagesDone: 0, pagesTotal: null });
   }
@@ -140,7 +155,7 @@ test('what a late attempt records changes nothing', async () => {
   await expectNoEffect();
   await inspected(second, 0);
   await end(second, COMPLETED);
-  expect(await recordPage(fixture.db, late, completedPage(1))).toBe(false);
+  expect(await recordPages(fixture.db, late, [completedPage(1)])).toBe(false);
 });
 
 test('a failed range fails exactly its remaining pages', async () => {
@@ -152,7 +167,7 @@ test('a failed range fails exactly its remaining pages', async () => {
     children: [range([1, 3]), range([4, 5], [7, 8])],
   });
   const [good, bad] = (await fixture.claim()) as [Attempt, Attempt];
-  await recordPage(fixture.db, bad, completedPage(5));
+  await recordPages(fixture.db, bad, [completedPage(5)]);
   await end(bad, FAILED_FOR_GOOD);
   expect((await fixture.pages(id)).map(({ page, status }) => [page, status])).toEqual([
     [4, 'failed'],
@@ -160,7 +175,7 @@ test('a failed range fails exactly its remaining pages', async () => {
     [7, 'failed'],
     [8, 'failed'],
   ]);
-  for (const page of [1, 2, 3]) await recordPage(fixture.db, good, completedPage(page));
+  for (const page of [1, 2, 3]) await recordPages(fixture.db, good, [completedPage(page)]);
   await end(good, COMPLETED);
   expect(await fixture.findUpload(id)).toMatchObject({
     status: 'failed',
@@ -177,7 +192,7 @@ test('an original that fails after its inspection fails its pages that are not t
     [2, 3],
     [7, 7],
   ]);
-  await recordPage(fixture.db, job, completedPage(2));
+  await recordPages(fixture.db, job, [completedPage(2)]);
   await end(job, FAILED_FOR_GOOD);
   expect((await fixture.pages(id)).map(({ page, status, error }) => [page, status, error?.code])).toEqual([
     [2, 'completed', undefined],
@@ -198,7 +213,7 @@ test('an original that fails leaves the others at work, and the upload fails wit
   expect(await fixture.findUpload(id)).toMatchObject({ status: 'processing', password: 'a secret' });
   for (const job of [first, third]) {
     await inspected(job, 1);
-    await recordPage(fixture.db, job, completedPage(1));
+    await recordPages(fixture.db, job, [completedPage(1)]);
     await end(job, COMPLETED);
   }
   expect(await fixture.findUpload(id)).toMatchObject({
@@ -250,6 +265,6 @@ test('an upload that was deleted in the meantime stops nobody', async () => {
   const job = await fixture.claimOne();
   await end(job, COMPLETED);
   await fixture.db.delete(uploads).where(eq(uploads.id, id));
-  expect(await recordPage(fixture.db, job, completedPage(1))).toBe(false);
+  expect(await recordPages(fixture.db, job, [completedPage(1)])).toBe(false);
   expect(await end(job, COMPLETED)).toBe(false);
 });

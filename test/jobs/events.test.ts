@@ -13,7 +13,7 @@ import {
 import { positionInQueue } from '../../db/jobs.ts';
 import { recentThroughput } from '../../db/system.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPage } from '../../jobs/conversion.ts';
+import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import { recordProgress } from '../../jobs/progress.ts';
 import { until } from '../support/service.ts';
 import {
@@ -85,7 +85,7 @@ test('what hangs on a job is told as well: dependants, children, pages and the u
   await recordInspection(fixture.db, parent, { pageCount: 1, selected: [[1, 1]] });
   await fixture.settle(parent, { kind: 'split', children: [range([1, 1])] });
   const child = await fixture.claimOne();
-  await recordPage(fixture.db, child, completedPage(1));
+  await recordPages(fixture.db, child, [completedPage(1)]);
   await fixture.settle(child, COMPLETED);
   expect(statusesOf(await read({ jobId: 'after' }))).toEqual(['blocked', 'ready']);
   expect(statusesOf(await read({ jobId: parent.id }))).toEqual(['ready', 'running', 'completed']);

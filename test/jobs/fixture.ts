@@ -195,6 +195,7 @@ export function completedPage(page: number): PageOutcome {
     dpi: 200,
     reduced: null,
     engine: 'test',
+    note: null,
   };
 }
 

@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPage, settledPages } from '../../jobs/conversion.ts';
+import { recordInspection, recordPages, settledPages } from '../../jobs/conversion.ts';
 import { keepHouse } from '../../jobs/housekeeping.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
@@ -33,7 +33,7 @@ async function play(job: ClaimedJob, chance: () => number): Promise<void> {
   for (const [from, to] of pages) {
     for (let page = from; page <= to; page++) {
       if (settled.includes(page)) continue;
-      await recordPage(db, job, completedPage(page));
+      await recordPages(db, job, [completedPage(page)]);
       if (mishap(0.1)) await end(FAILED);
     }
   }

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { eq } from 'drizzle-orm';
 import { converters, jobs } from '../../db/schema.ts';
-import { recordInspection, recordPage } from '../../jobs/conversion.ts';
+import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
 
@@ -71,7 +71,7 @@ describe('a page that kills the sandbox of its range', () => {
     await recordInspection(fixture.db, parent, { pageCount: 4, selected: [[1, 4]] });
     await fixture.settle(parent, { kind: 'split', children: [range([1, 4])] });
     const attempt = await fixture.claimOne(converter);
-    await recordPage(fixture.db, attempt, completedPage(1));
+    await recordPages(fixture.db, attempt, [completedPage(1)]);
     await fixture.settle(attempt, { kind: 'split', children: [range([3, 4]), alone], error });
     return { uploadId, parentId: parent.id, rangeId: attempt.id };
   }
@@ -92,7 +92,7 @@ describe('a page that kills the sandbox of its range', () => {
     const { uploadId, parentId } = await splitAgain();
     for (const attempt of await fixture.claim(converter)) {
       const numbers = attempt.memoryMb === 384 ? [] : [3, 4];
-      for (const page of numbers) await recordPage(fixture.db, attempt, completedPage(page));
+      for (const page of numbers) await recordPages(fixture.db, attempt, [completedPage(page)]);
       await fixture.settle(
         attempt,
         numbers.length > 0 ? COMPLETED : { ...FAILED, kind: 'failed', error, retryable: false },
@@ -109,7 +109,7 @@ describe('a page that kills the sandbox of its range', () => {
     await fixture.retry(parentId);
     const again = await fixture.claimOne(converter);
     expect(again.payload).toEqual(alone.payload);
-    await recordPage(fixture.db, again, completedPage(2));
+    await recordPages(fixture.db, again, [completedPage(2)]);
     await fixture.settle(again, COMPLETED);
     expect(await fixture.findUpload(uploadId)).toMatchObject({ status: 'completed', pagesDone: 4 });
   });

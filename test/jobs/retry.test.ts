@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPage } from '../../jobs/conversion.ts';
+import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import {
   COMPLETED,
   completedPage,
@@ -183,8 +183,8 @@ test('of a split job only the children that failed run again, and it completes w
   await recordInspection(fixture.db, parent, { pageCount: 6, selected: [[1, 6]] });
   await fixture.settle(parent, { kind: 'split', children: [range([1, 2]), range([3, 4]), range([5, 6])] });
   const [good, bad, worse] = (await fixture.claim()) as [ClaimedJob, ClaimedJob, ClaimedJob];
-  for (const page of [1, 2]) await recordPage(fixture.db, good, completedPage(page));
-  await recordPage(fixture.db, bad, completedPage(3));
+  for (const page of [1, 2]) await recordPages(fixture.db, good, [completedPage(page)]);
+  await recordPages(fixture.db, bad, [completedPage(3)]);
   await fixture.settle(good, COMPLETED);
   for (const attempt of [bad, worse]) await fixture.settle(attempt, FAILED_FOR_GOOD);
   expect(await fixture.findUpload(upload)).toMatchObject({ status: 'failed', pagesDone: 3 });
@@ -205,7 +205,7 @@ test('of a split job only the children that failed run again, and it completes w
     [worse.id, 2],
   ]);
   for (const page of [4, 5, 6])
-    await recordPage(fixture.db, again[page > 4 ? 1 : 0] as ClaimedJob, completedPage(page));
+    await recordPages(fixture.db, again[page > 4 ? 1 : 0] as ClaimedJob, [completedPage(page)]);
   for (const attempt of again) await fixture.settle(attempt, COMPLETED);
   expect(await fixture.job(parent.id)).toMatchObject({ status: 'completed', error: null, attempt: 1 });
   expect(await fixture.findUpload(upload)).toMatchObject({

@@ -1,7 +1,7 @@
 import { asc, eq, sql } from 'drizzle-orm';
 import { events, jobs } from '../../db/schema.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPage } from '../../jobs/conversion.ts';
+import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import { toRanges } from '../../jobs/pages.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import {
@@ -57,8 +57,8 @@ describe('a cancelled upload', () => {
   test('ends with all of its jobs, whatever they are about, and keeps its good pages', async () => {
     const { upload, root, ranges } = await splitUpload(8);
     const [done, running, retrying, returned] = ranges as [ClaimedJob, ClaimedJob, ClaimedJob, ClaimedJob];
-    for (const page of [1, 2]) await recordPage(fixture.db, done, completedPage(page));
-    await recordPage(fixture.db, running, completedPage(3));
+    for (const page of [1, 2]) await recordPages(fixture.db, done, [completedPage(page)]);
+    await recordPages(fixture.db, running, [completedPage(3)]);
     await fixture.settle(done, COMPLETED);
     await fixture.settle(retrying, FAILED);
     await fixture.settle(returned, { kind: 'returned' });
@@ -82,7 +82,7 @@ describe('a cancelled upload', () => {
     expect((await fixture.pages(upload)).map(({ page }) => page)).toEqual([1, 2, 3]);
     expect(await fixture.claim()).toEqual([]);
     // Late: nothing changes.
-    expect(await recordPage(fixture.db, running, completedPage(4))).toBe(false);
+    expect(await recordPages(fixture.db, running, [completedPage(4)])).toBe(false);
     expect(await fixture.settle(running, COMPLETED)).toBe(false);
     expect(await fixture.pages(upload)).toHaveLength(3);
   });
@@ -170,7 +170,7 @@ describe('an upload that is retried', () => {
     for (const attempt of claimed) {
       const { pages } = attempt.payload as { pages: [number, number][] };
       for (const [from, to] of pages) {
-        for (let page = from; page <= to; page++) await recordPage(fixture.db, attempt, completedPage(page));
+        for (let page = from; page <= to; page++) await recordPages(fixture.db, attempt, [completedPage(page)]);
       }
       await fixture.settle(attempt, COMPLETED);
     }
@@ -180,10 +180,10 @@ describe('an upload that is retried', () => {
     const { upload, root, ranges } = await splitUpload(8);
     const [good, flawed, bad, half] = ranges as [ClaimedJob, ClaimedJob, ClaimedJob, ClaimedJob];
     await work([good]);
-    for (const outcome of [completedPage(3), failedPage(4)]) await recordPage(fixture.db, flawed, outcome);
+    for (const outcome of [completedPage(3), failedPage(4)]) await recordPages(fixture.db, flawed, [outcome]);
     await fixture.settle(flawed, COMPLETED);
     await fixture.settle(bad, FAILED_FOR_GOOD);
-    await recordPage(fixture.db, half, completedPage(7));
+    await recordPages(fixture.db, half, [completedPage(7)]);
     await fixture.settle(half, FAILED_FOR_GOOD);
     expect(await fixture.findUpload(upload)).toMatchObject({ status: 'failed', pagesDone: 4, pagesTotal: 8 });
 
@@ -214,13 +214,13 @@ describe('an upload that is retried', () => {
     const root = await fixture.claimOne();
     await recordInspection(fixture.db, root, { pageCount: 4, selected: [[1, 4]] });
     for (const outcome of [completedPage(1), failedPage(2), failedPage(3), completedPage(4)])
-      await recordPage(fixture.db, root, outcome);
+      await recordPages(fixture.db, root, [outcome]);
     await fixture.settle(root, COMPLETED);
     for (const attempt of [2, 3]) {
       await fixture.retryUpload(upload);
       const part = await fixture.claimOne();
       expect(part).toMatchObject({ parentId: root.id, attempt, payload: { pages: toRanges([2, 3]) } });
-      for (const page of [2, 3]) await recordPage(fixture.db, part, failedPage(page));
+      for (const page of [2, 3]) await recordPages(fixture.db, part, [failedPage(page)]);
       await fixture.settle(part, COMPLETED);
       expect(await fixture.findUpload(upload)).toMatchObject({ status: 'failed', pagesDone: 2 });
     }
@@ -278,7 +278,7 @@ describe('a deleted upload', () => {
   test('leaves no row, whatever it was about, and one event; late attempts change nothing', async () => {
     const { upload, root, ranges } = await splitUpload(8);
     const [done, running, retrying, returned] = ranges as [ClaimedJob, ClaimedJob, ClaimedJob, ClaimedJob];
-    await recordPage(fixture.db, done, completedPage(1));
+    await recordPages(fixture.db, done, [completedPage(1)]);
     await fixture.settle(done, COMPLETED);
     await fixture.settle(retrying, FAILED);
     await fixture.settle(returned, { kind: 'returned' });
@@ -288,7 +288,7 @@ describe('a deleted upload', () => {
     expect(await fixture.job('after')).toMatchObject({ status: 'failed', error: { code: 'dependency_failed' } });
     const outcomes: Outcome[] = [COMPLETED, FAILED, { kind: 'split', children: [range([1, 1])] }];
     for (const outcome of outcomes) expect(await fixture.settle(running, outcome)).toBe(false);
-    expect(await recordPage(fixture.db, running, completedPage(3))).toBe(false);
+    expect(await recordPages(fixture.db, running, [completedPage(3)])).toBe(false);
     expect(await recordInspection(fixture.db, running, { pageCount: 1, selected: [] })).toBe(false);
     expect(await rowsOf(upload)).toEqual(NO_ROWS);
     const told = await fixture.db.select().from(events).where(eq(events.uploadId, upload));
@@ -326,7 +326,7 @@ describe('a deleted upload', () => {
         fixture.settle(splits, { kind: 'split', children: [range([1, 1]), range([2, 2])] }),
         fixture.deleteUpload(upload),
         fixture.settle(ends, round % 2 ? FAILED_FOR_GOOD : FAILED),
-        recordPage(fixture.db, works, completedPage(5)),
+        recordPages(fixture.db, works, [completedPage(5)]),
       ]);
       expect(await rowsOf(upload)).toEqual(NO_ROWS);
     }

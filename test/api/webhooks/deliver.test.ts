@@ -179,7 +179,6 @@ describe('a notify_url', () => {
     ['no URL', 'example.com'],
     ['another protocol', 'ftp://example.com/'],
     ['a script', 'javascript:alert(1)'],
-    ['nothing', ''],
     ['a user name', 'http://me@example.com/'],
     ['a password', 'https://me:secret@example.com/'],
     ['more than 2000 characters', `http://example.com/${'x'.repeat(1_990)}`],
@@ -197,6 +196,16 @@ describe('a notify_url', () => {
     expectProblem(inBatch, 400, 'invalid_request', /^1\.notify_url: /);
     const schedule = { cron: '0 0 1 1 *', job: { type: 'noop', notify_url } };
     expectProblem(await service.put('/schedules/a', schedule), 400, 'invalid_request', /^job\.notify_url: /);
+  });
+
+  test('that is empty is refused in JSON, where null says that there is none', async () => {
+    expectProblem(
+      await service.post('/jobs', { type: 'noop', notify_url: '' }),
+      400,
+      'invalid_request',
+      /^notify_url: /,
+    );
+    expect((await service.post('/jobs', { type: 'noop', notify_url: null })).status).toBe(201);
   });
 
   test('to an address that is never sent to is refused at once', async () => {

@@ -157,6 +157,7 @@ describe('an image', () => {
     orientation: 1,
     hasAlpha: false,
     cmyk: false,
+    isGrey: false,
     subsampled: true,
     bytes: 5_000_000,
   };

@@ -3,7 +3,7 @@ import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
-import { convertImage, encodePng, inspectImage } from '../../../converter/render/image.ts';
+import { convertImage, inspectImage } from '../../../converter/render/image.ts';
 import { pngChunk } from '../../support/bombs.ts';
 import { BLUE, type Color, GREEN, makeImage, pixelAt, RED, YELLOW } from '../../support/files.ts';
 
@@ -69,10 +69,35 @@ describe('colours', () => {
     expectNear(await pixelAt((await convert(jpeg)).png, 10, 10), [r, g, b], 12);
   });
 
-  test('grey becomes sRGB', async () => {
-    const { png } = await convert(await makeImage({ color: [99, 99, 99], space: 'grey', format: 'jpeg' }));
+  test.each(['jpeg', 'png'] as const)('a grey %s stays grey, shrunk or not', async (format) => {
+    for (const width of [40, 4000]) {
+      const image = sharp({ create: { width, height: 30, channels: 3, background: { r: 99, g: 99, b: 99 } } });
+      const { png } = await convert(await image.toColourspace('b-w').toFormat(format).toBuffer());
+      expect(await sharp(png).metadata()).toMatchObject({ space: 'b-w', channels: 1, depth: 'uchar' });
+      expectNear(await pixelAt(png, 5, 5), [99, 99, 99], 1);
+    }
+  });
+
+  test('a grey PNG with alpha keeps both', async () => {
+    const image = sharp({
+      create: { width: 9, height: 9, channels: 4, background: { r: 99, g: 99, b: 99, alpha: 0.5 } },
+    });
+    const { png } = await convert(await image.toColourspace('b-w').png().toBuffer());
+    expectNear(await pixelAt(png, 5, 5), [99, 99, 99, 128], 1);
+  });
+
+  test('grey with a profile becomes sRGB', async () => {
+    const image = sharp({ create: { width: 9, height: 9, channels: 3, background: { r: 99, g: 99, b: 99 } } });
+    const grey = await image.clone().toColourspace('b-w').jpeg({ quality: 100 }).toBuffer();
+    const { icc = Buffer.alloc(0) } = await sharp(await image.withIccProfile('srgb').jpeg().toBuffer()).metadata();
+    const profile = Buffer.concat([Buffer.from('ICC_PROFILE\0\x01\x01', 'latin1'), icc]);
+    const segment = Buffer.from([0xff, 0xe2, 0, 0]);
+    segment.writeUInt16BE(profile.length + 2, 2);
+    const profiled = Buffer.concat([grey.subarray(0, 2), segment, profile, grey.subarray(2)]);
+    expect(await sharp(profiled).metadata()).toMatchObject({ channels: 1, hasProfile: true });
+    const { png } = await convert(profiled);
     expect(await sharp(png).metadata()).toMatchObject({ space: 'srgb', channels: 3 });
-    expectNear(await pixelAt(png, 5, 5), [99, 99, 99], 1);
+    expectNear(await pixelAt(png, 5, 5), [99, 99, 99], 2);
   });
 
   test('16 bits become 8', async () => {
@@ -165,6 +190,7 @@ describe('size', () => {
       orientation: 1,
       hasAlpha: false,
       cmyk: false,
+      isGrey: false,
       subsampled: false,
       bytes: (await stat(jpeg)).size,
     });
@@ -227,17 +253,6 @@ describe('refused as corrupt', () => {
 test('harmless stray bytes behind a JPEG do not matter', async () => {
   const { png } = await convert(Buffer.concat([await makeImage({ format: 'jpeg' }), Buffer.from('trailing')]));
   expectNear(await pixelAt(png, 5, 5), RED, 3);
-});
-
-test('a drawn page becomes RGB in the same colours, and grey if it has none', async () => {
-  const encode = (...pixels: number[]) => encodePng({ data: Buffer.from(pixels), width: 2, height: 1, channels: 4 });
-  const coloured = await encode(128, 128, 128, 255, 250, 128, 7, 255);
-  expect(await sharp(coloured).metadata()).toMatchObject({ space: 'srgb', channels: 3, depth: 'uchar' });
-  expect(await pixelAt(coloured, 0, 0)).toEqual([128, 128, 128]);
-  expect(await pixelAt(coloured, 1, 0)).toEqual([250, 128, 7]);
-  const grey = await encode(7, 7, 7, 255, 200, 200, 200, 255);
-  expect(await sharp(grey).metadata()).toMatchObject({ space: 'b-w', channels: 1, depth: 'uchar' });
-  expect(await sharp(grey).toColourspace('b-w').raw().toBuffer()).toEqual(Buffer.from([7, 200]));
 });
 
 inCorpus('every image of the corpus but the corrupt one converts', async () => {

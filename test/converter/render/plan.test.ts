@@ -12,19 +12,19 @@ function sizes(count: number): number[] {
 
 test.each([
   [1, [1]],
-  [5, [5]],
-  [6, [3, 3]],
-  [9, [5, 4]],
-  [10, [5, 5]],
-  [20, [5, 5, 5, 5]],
-  [31, [8, 6, 5, 5, 4, 3]],
+  [7, [7]],
+  [8, [4, 4]],
+  [13, [7, 6]],
+  [14, [7, 7]],
+  [21, [7, 7, 7]],
+  [43, [11, 8, 7, 7, 5, 5]],
 ])('%i pages become ranges of %j', (count, expected) => {
   expect(sizes(count)).toEqual(expected);
 });
 
-test('no range is so long that much is done again when it fails', () => {
+test('no range is so long that a page in it waits long', () => {
   const found = sizes(353);
-  expect(found.slice(0, 3)).toEqual([24, 24, 24]);
-  expect(Math.max(...found)).toBe(24);
+  expect(found.slice(0, 3)).toEqual([48, 48, 48]);
+  expect(Math.max(...found)).toBe(48);
   expect(Math.min(...found)).toBeGreaterThan(2);
 });

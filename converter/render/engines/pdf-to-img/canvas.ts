@@ -1,14 +1,24 @@
-import { MAX_SIDE, sidePixels } from '../../fit.ts';
-import { saveLate } from './late-saves.ts';
-import { type Canvas, type Context, type CreateCanvas, drawSheets, Sheet } from './sheet.ts';
+import { sidePixels } from '../../fit.ts';
+import { substituteFonts } from './substitute-fonts.ts';
 
-/** A canvas and its context as pdf.js passes them around; null once destroyed. */
-interface Entry {
-  canvas: Canvas | Sheet | null;
-  context: Context | null;
+/** The parts of a canvas of @napi-rs/canvas that this engine uses. */
+interface Canvas {
+  width: number;
+  height: number;
+  getContext(type: '2d'): { font: string };
+  data(): Buffer;
+  toBuffer(): Buffer;
 }
 
-/** Thrown into pdf-to-img in place of a canvas, when only the size of the page was asked for. */
+export type CreateCanvas = (width: number, height: number) => Canvas;
+
+/** A canvas and its context, as pdf.js passes them around; null once destroyed. */
+interface Entry {
+  canvas: Canvas | null;
+  context: unknown;
+}
+
+/** Thrown through pdf-to-img in place of a canvas: ends the drawing of a page whose size alone is wanted. */
 export class Measured extends Error {
   readonly width: number;
   readonly height: number;
@@ -20,19 +30,11 @@ export class Measured extends Error {
   }
 }
 
-/** No canvas of a page, a group or a pattern is larger: what is, holds an image. */
-const LARGE = (MAX_SIDE + 1) ** 2;
-
 /**
- * The canvas factory of one document, in the form that pdf.js wants, and the canvas of the page that is being drawn.
- * `next` says what the first canvas is asked for: for a page to draw, or only to learn its size. Later ones are temporaries.
+ * The canvas factory of one document, in the form that pdf.js wants. `next` is the use of the next canvas: the page to
+ * draw (kept in `page`), or only its size. All other canvases are temporary.
  */
 export function createCanvases(createCanvas: CreateCanvas) {
-  function create(width: number, height: number): Canvas {
-    const canvas = createCanvas(width, height);
-    saveLate(canvas.getContext('2d'));
-    return drawSheets(canvas, createCanvas);
-  }
   const canvases = {
     next: null as 'draw' | 'measure' | null,
     page: null as Canvas | null,
@@ -41,32 +43,37 @@ export function createCanvases(createCanvas: CreateCanvas) {
       const use = canvases.next;
       canvases.next = null;
       if (use === 'measure') throw new Measured(width, height);
-      const w = sidePixels(width);
-      const h = sidePixels(height);
-      const canvas = !use && w * h > LARGE ? new Sheet(w, h, create) : create(w, h);
-      if (use && !(canvas instanceof Sheet)) canvases.page = rawOutput(canvas);
-      return { canvas, context: canvas.getContext('2d') };
+      // A side of the page may be a fraction of a pixel too long, which @napi-rs/canvas would cut off.
+      const canvas = createCanvas(sidePixels(width), sidePixels(height));
+      const context = canvas.getContext('2d');
+      substituteFonts(context);
+      if (use === 'draw') {
+        canvases.page = canvas;
+        // pdf-to-img returns a PNG; the sandbox encodes the pixels faster, and in grey where they are.
+        canvas.toBuffer = canvas.data;
+      }
+      return { canvas, context };
     },
 
-    reset(entry: Entry, width: number, height: number): void {
-      canvases.destroy(entry);
-      // pdf.js resets a canvas only to shrink an image into it, step by step.
-      const sheet = new Sheet(width, height, create);
-      Object.assign(entry, { canvas: sheet, context: sheet.getContext('2d') });
+    reset({ canvas }: Entry, width: number, height: number): void {
+      if (canvas) Object.assign(canvas, { width, height });
     },
 
     destroy(entry: Entry): void {
-      if (entry.canvas instanceof Sheet) entry.canvas.free();
-      // Waiting for the garbage collector would keep megabytes that it does not see.
-      else if (entry.canvas) entry.canvas.width = entry.canvas.height = 0;
+      free(entry.canvas);
       entry.canvas = entry.context = null;
+    },
+
+    /** Frees the canvas of the page. */
+    release(): void {
+      free(canvases.page);
+      canvases.page = null;
     },
   };
   return canvases;
 }
 
-/** Makes a canvas answer with its pixels when pdf-to-img asks it for a PNG: encoding is done elsewhere, and faster. */
-function rawOutput(canvas: Canvas): Canvas {
-  canvas.toBuffer = canvas.data;
-  return canvas;
+/** The garbage collector does not see the pixels, and would keep them for long. */
+function free(canvas: Canvas | null): void {
+  if (canvas) canvas.width = canvas.height = 0;
 }

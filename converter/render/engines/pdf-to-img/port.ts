@@ -1,6 +1,8 @@
-/** A message between the two halves of pdf.js. */
+/** The parts of a message between the two halves of pdf.js that matter here. */
 interface Message {
-  action?: string;
+  stream?: number;
+  reason?: unknown;
+  /** `[id, page, 'Image', image]`, or `[id, 'Image', image]` for an image of several pages. */
   data?: unknown;
 }
 
@@ -8,65 +10,71 @@ interface Image {
   width: number;
   height: number;
   kind: number;
-  data: Uint8Array<ArrayBuffer>;
-  dataLen?: number;
+  data: Uint8Array;
+  dataLen: number;
 }
 
 type Listener = (event: { data: unknown }) => void;
+
+interface Problems {
+  /** A half of pdf.js failed on a message, so the work that waits for it may never end. */
+  onFailure(cause: unknown): void;
+  /** The content of a page ended with an error. pdf.js draws what came before, as if that were all. */
+  onOmission(cause: unknown): void;
+}
 
 const RGB = 2;
 const RGBA = 3;
 const OPAQUE = 0xff000000;
 
+/** The kind of a message that ends a stream with an error. */
+const STREAM_ERROR = 5;
+
 /**
- * A port through which the parsing half of pdf.js talks to its drawing half, both in this thread. On the way it makes RGBA of
- * RGB images: drawing RGB, pdf.js starts each band of 16 rows over from the first, 2 s for a page of A4 at 300 dpi.
+ * A port through which the half of pdf.js that parses talks to the half that draws, both in this thread, as through the
+ * one that pdf.js makes itself. This one reports the errors that pdf.js would keep to itself, and gives it RGBA images.
  */
-export function createPort() {
+export function createPort({ onFailure, onOmission }: Problems) {
   const listeners = new Set<Listener>();
-  const delivered: Image[] = [];
+  function deliver(data: Message): void {
+    if (data.stream === STREAM_ERROR) onOmission(data.reason);
+    for (const listener of listeners) {
+      try {
+        listener({ data });
+      } catch (cause) {
+        onFailure(cause);
+      }
+    }
+  }
   return {
-    /** `transfer` is null where an image could not be decoded. */
     postMessage(message: Message, transfer: ArrayBuffer[] | null = null): void {
-      const image = imageOf(message);
-      const data = structuredClone(message, { transfer: image?.kind === RGB ? widen(image) : (transfer ?? []) });
-      const copy = data.action === 'obj' && imageOf(data);
-      if (copy) delivered.push(copy);
-      queueMicrotask(() => {
-        for (const listener of listeners) listener({ data });
-      });
+      const data = structuredClone(message, { transfer: transfer ?? [] });
+      const image = Array.isArray(data.data) && data.data.at(-2) === 'Image' ? data.data.at(-1) : null;
+      if (image?.kind === RGB) Object.assign(image, widen(image));
+      queueMicrotask(() => deliver(data));
     },
-    addEventListener(_: string, listener: Listener, options?: { signal?: AbortSignal }): void {
+    addEventListener(_type: string, listener: Listener, options?: { signal?: AbortSignal }): void {
       listeners.add(listener);
       options?.signal?.addEventListener('abort', () => listeners.delete(listener));
     },
-    removeEventListener(_: string, listener: Listener): void {
+    removeEventListener(_type: string, listener: Listener): void {
       listeners.delete(listener);
     },
     terminate(): void {
       listeners.clear();
     },
-    /** Takes the pixels out of the images of pages drawn so far, which pdf.js would keep; those pages cannot be drawn again. */
-    dropImages(): void {
-      // Without a length pdf.js decodes the image anew for another page, rather than copy it from this one.
-      for (const image of delivered.splice(0)) Object.assign(image, { data: new Uint8Array(), dataLen: 0 });
-    },
   };
 }
 
-/** The image in a message: `[id, page, 'Image', image]` for one page, `[id, 'Image', image]` for several. */
-function imageOf({ action, data }: Message): Image | null {
-  if ((action !== 'obj' && action !== 'commonobj') || !Array.isArray(data) || data.at(-2) !== 'Image') return null;
-  return data.at(-1)?.data ? data.at(-1) : null;
-}
-
-/** Makes RGBA of an RGB image, and gives what is to be transferred of it. */
-function widen(image: Image): ArrayBuffer[] {
-  const { width, height, data } = image;
+/**
+ * Makes RGBA of an RGB image. pdf.js 6.2 draws RGB in bands of 16 rows and starts each band over from the first row, which
+ * takes 1 s for a page of A4 at 300 dpi and four times as long at twice the resolution.
+ */
+function widen({ width, height, data }: Image): Pick<Image, 'kind' | 'data' | 'dataLen'> {
   const pixels = new Uint32Array(width * height);
-  for (let pixel = 0, at = 0; pixel < pixels.length; pixel++, at += 3) {
-    pixels[pixel] = (data[at] as number) | ((data[at + 1] as number) << 8) | ((data[at + 2] as number) << 16) | OPAQUE;
+  let at = 0;
+  for (let pixel = 0; pixel < pixels.length; pixel++) {
+    pixels[pixel] = (data[at++] ?? 0) | ((data[at++] ?? 0) << 8) | ((data[at++] ?? 0) << 16) | OPAQUE;
   }
-  Object.assign(image, { kind: RGBA, data: new Uint8Array(pixels.buffer) });
-  return [pixels.buffer];
+  return { kind: RGBA, data: new Uint8Array(pixels.buffer), dataLen: pixels.byteLength };
 }

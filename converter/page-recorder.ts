@@ -1,0 +1,115 @@
+import type { Database } from '../db/client.ts';
+import type { PageRange } from '../db/schema.ts';
+import type { ClaimedJob } from '../jobs/claim.ts';
+import { type Inspection, type PageOutcome, recordInspection, recordPages } from '../jobs/conversion.ts';
+import { pagesIn } from '../jobs/pages.ts';
+import type { Logger } from '../log.ts';
+import { createSignal } from '../signal.ts';
+import { pagePath } from '../store/paths.ts';
+import { pages as pagesMetric } from './metrics.ts';
+import { persist } from './persist.ts';
+
+/** Pages that are ready within this time are recorded in one transaction. */
+const BATCH_MS = 200;
+
+interface Parts {
+  db: Database;
+  job: ClaimedJob;
+  log: Logger;
+  /** Ends attempts to reach the database. */
+  stop: AbortSignal;
+  /** Makes a page visible in the store. */
+  publish: (storePath: string) => Promise<unknown>;
+  /** The job no longer belongs to this attempt. */
+  onLost: () => void;
+  /** Writing failed for a reason that no further attempt mends. */
+  onBroken: () => void;
+}
+
+/**
+ * Records what a running conversion reports of its pages, in order. The first page is recorded at once, later ones in
+ * batches. `flush` resolves when all is recorded, and rejects with the error that broke the recording.
+ */
+export class PageRecorder {
+  readonly #parts: Parts;
+  readonly #settled: number[];
+  #selected: PageRange[];
+  #waiting: PageOutcome[] = [];
+  #written: Promise<void> = Promise.resolve();
+  #isWriting = false;
+  #isEnding = false;
+  readonly #hurry = createSignal();
+
+  constructor(parts: Parts, selected: PageRange[]) {
+    this.#parts = parts;
+    this.#settled = [];
+    this.#selected = selected;
+  }
+
+  /** Pages that have an outcome, in this attempt or before. */
+  get settled(): readonly number[] {
+    return this.#settled;
+  }
+
+  /** Pages of the conversion that have no outcome yet. */
+  get left(): number[] {
+    const settled = new Set(this.#settled);
+    return pagesIn(this.#selected).filter((page) => !settled.has(page));
+  }
+
+  /** Adds pages that an earlier attempt settled. */
+  addSettled(pages: readonly number[]): void {
+    this.#settled.push(...pages);
+  }
+
+  inspected(found: Inspection): void {
+    this.#selected = found.selected;
+    this.#then(async () => this.#ownedOrLost((db, job) => recordInspection(db, job, found)));
+  }
+
+  page(outcome: PageOutcome): void {
+    this.#settled.push(outcome.page);
+    this.#waiting.push(outcome);
+    if (this.#isWriting) return;
+    this.#isWriting = true;
+    this.#then(() => this.#writeBatches());
+  }
+
+  flush(): Promise<void> {
+    this.#isEnding = true;
+    this.#hurry.set();
+    return this.#written;
+  }
+
+  #then(write: () => Promise<void>): void {
+    this.#written = this.#written.then(write);
+    this.#written.catch(() => this.#parts.onBroken());
+  }
+
+  async #writeBatches(): Promise<void> {
+    while (this.#waiting.length > 0) {
+      const batch = this.#waiting.splice(0);
+      for (const outcome of batch) if (outcome.status === 'completed') await this.#publish(outcome);
+      await this.#ownedOrLost((db, job) => recordPages(db, job, batch));
+      for (const { status, ...outcome } of batch) {
+        pagesMetric.inc({ status, engine: 'engine' in outcome ? outcome.engine : 'none' });
+      }
+      if (!this.#isEnding) await this.#hurry.wait(BATCH_MS);
+    }
+    this.#isWriting = false;
+  }
+
+  /** A sandbox is not trusted: rows name nothing but pages of their own. */
+  async #publish({ page, path }: PageOutcome & { status: 'completed' }): Promise<void> {
+    const { job, publish } = this.#parts;
+    if (path !== pagePath(job.uploadId ?? '', job.original ?? 0, page, String(job.attempt))) {
+      throw new Error(`not the path of page ${page}: ${path}`);
+    }
+    await publish(path);
+  }
+
+  async #ownedOrLost(record: (db: Database, job: ClaimedJob) => Promise<boolean>): Promise<void> {
+    const { db, job, log, stop, onLost } = this.#parts;
+    if (!(await persist(log, stop, () => record(db, job)))) onLost();
+  }
+}

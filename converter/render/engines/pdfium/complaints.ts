@@ -1,0 +1,136 @@
+import { forVisibleAnnotations, SUBTYPES } from './annotations.ts';
+import { imageObjects, pixelSize } from './images.ts';
+import { withMemory } from './instance.ts';
+import type { OpenFile } from './open-file.ts';
+import { isDamaged, mayPaint } from './raw-file.ts';
+
+/** What PDFium did not draw of a page. PDFium reports nothing itself, so the page and its pixels are examined. */
+
+/** Pages with more images than this are not examined further. */
+const MAX_IMAGES = 64;
+/** Some files have other bytes behind the end marker of a JPEG. */
+const JPEG_TAIL_BYTES = 1024;
+const JPEG_END = Buffer.from([0xff, 0xd9]);
+const WHITE = -1;
+
+/** A drawn page. Its pixels are asked for anew after each call of PDFium, which may move them. */
+interface Page {
+  width: number;
+  height: number;
+  pixels(): Int32Array;
+}
+
+interface Area {
+  left: number;
+  top: number;
+  right: number;
+  bottom: number;
+}
+
+/** Gives a sentence for each thing that is missing; an empty list for a page that is complete. */
+export function findComplaints(handles: OpenFile, loaded: number, pageObject: number, page: Page): string[] {
+  const { call } = handles.pdfium;
+  if (isWhite(page, { left: 0, top: 0, right: page.width, bottom: page.height })) {
+    const hasObjects = call.FPDFPage_CountObjects(loaded) > 0 || hasVisibleAnnotation(handles, loaded);
+    return hasObjects || mayPaint(handles.file(), pageObject) ? ['nothing was drawn'] : [];
+  }
+  const complaints = new Set<string>();
+  if (handles.damaged) complaints.add('a stream of the file is damaged');
+  for (const image of imageObjects(handles, loaded).slice(0, MAX_IMAGES)) {
+    const complaint = complaintAbout(handles, loaded, image, page);
+    if (complaint !== undefined) complaints.add(complaint);
+  }
+  return [...complaints];
+}
+
+/** Links and popups show nothing by themselves. */
+function hasVisibleAnnotation(handles: OpenFile, loaded: number): boolean {
+  let isVisible = false;
+  forVisibleAnnotations(handles, loaded, (_, subtype) => {
+    isVisible ||= subtype !== SUBTYPES.LINK && subtype !== SUBTYPES.POPUP;
+  });
+  return isVisible;
+}
+
+function complaintAbout(handles: OpenFile, loaded: number, image: number, page: Page): string | undefined {
+  const { call } = handles.pdfium;
+  const { width, height } = pixelSize(handles, image);
+  if (width === 0 || height === 0) return 'an image has no size';
+  const filters = call.FPDFImageObj_GetImageFilterCount(image);
+  const filter = filters === 1 ? filterOf(handles, image) : '';
+  if (filter === 'DCTDecode' && !rawData(handles, image).subarray(-JPEG_TAIL_BYTES).includes(JPEG_END)) {
+    return 'an image is damaged';
+  }
+  const area = areaOf(handles, loaded, image, page);
+  if (area === undefined) return undefined;
+  if (isWhite(page, area)) {
+    const bitmap = call.FPDFImageObj_GetBitmap(image);
+    if (bitmap === 0) return 'an image cannot be decoded';
+    call.FPDFBitmap_Destroy(bitmap);
+  }
+  const suspicious = filter === 'FlateDecode' && hasUniformEdge(page, area);
+  return suspicious && isDamaged(rawData(handles, image)) ? 'an image is damaged' : undefined;
+}
+
+function filterOf({ pdfium }: OpenFile, image: number): string {
+  return withMemory(pdfium, 64, (at) => {
+    const length = pdfium.call.FPDFImageObj_GetImageFilter(image, 0, at, 64);
+    return Buffer.from(pdfium.memory().subarray(at, at + Math.max(0, length - 1))).toString('latin1');
+  });
+}
+
+function rawData({ pdfium }: OpenFile, image: number): Buffer {
+  const bytes = pdfium.call.FPDFImageObj_GetImageDataRaw(image, 0, 0);
+  return withMemory(pdfium, Math.max(1, bytes), (at) => {
+    pdfium.call.FPDFImageObj_GetImageDataRaw(image, at, bytes);
+    return Buffer.from(pdfium.memory().subarray(at, at + bytes));
+  });
+}
+
+/** Where on the page an image lies, in whole pixels; undefined for one of which nothing shows. */
+function areaOf({ pdfium }: OpenFile, loaded: number, image: number, page: Page): Area | undefined {
+  const { call, memory } = pdfium;
+  const corners = withMemory(pdfium, 24, (at) => {
+    if (!call.FPDFPageObj_GetBounds(image, at, at + 4, at + 8, at + 12)) return undefined;
+    const [left = 0, bottom = 0, right = 0, top = 0] = new Float32Array(memory().buffer.slice(at, at + 16));
+    const toPixels = (x: number, y: number) => {
+      call.FPDF_PageToDevice(loaded, 0, 0, page.width, page.height, 0, x, y, at + 16, at + 20);
+      return [...new Int32Array(memory().buffer.slice(at + 16, at + 24))];
+    };
+    return [toPixels(left, bottom), toPixels(right, top)];
+  });
+  if (corners === undefined) return undefined;
+  const [[x1 = 0, y1 = 0] = [], [x2 = 0, y2 = 0] = []] = corners;
+  const area = {
+    left: Math.max(0, Math.min(x1, x2) + 1),
+    top: Math.max(0, Math.min(y1, y2) + 1),
+    right: Math.min(page.width, Math.max(x1, x2) - 1),
+    bottom: Math.min(page.height, Math.max(y1, y2) - 1),
+  };
+  return area.left < area.right && area.top < area.bottom ? area : undefined;
+}
+
+function isWhite(page: Page, area: Area): boolean {
+  return isUniform(page.pixels(), page.width, area, WHITE);
+}
+
+function hasUniformEdge(page: Page, { left, top, right, bottom }: Area): boolean {
+  const { width } = page;
+  const pixels = page.pixels();
+  const edges = [
+    { left, top, right, bottom: top + 1 },
+    { left, top: bottom - 1, right, bottom },
+    { left, top, right: left + 1, bottom },
+    { left: right - 1, top, right, bottom },
+  ];
+  return edges.some((edge) => isUniform(pixels, width, edge, pixels[edge.top * width + edge.left] ?? WHITE));
+}
+
+function isUniform(pixels: Int32Array, width: number, { left, top, right, bottom }: Area, value: number): boolean {
+  for (let row = top; row < bottom; row++) {
+    for (let at = row * width + left, end = row * width + right; at < end; at++) {
+      if (pixels[at] !== value) return false;
+    }
+  }
+  return true;
+}

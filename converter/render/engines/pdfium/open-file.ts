@@ -1,0 +1,93 @@
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { AppError } from '../../../../errors.ts';
+import { allocate, attempt, type Pdfium, startPdfium, withText } from './instance.ts';
+import { hasDamagedStream, mayHaveUserUnit } from './raw-file.ts';
+
+/** An open file: addresses in PDFium's memory, 0 for what is not there. */
+export interface OpenFile {
+  pdfium: Pdfium;
+  /** The file in PDFium's memory; the view holds until the next call. */
+  file(): Buffer;
+  bytes: number;
+  size: number;
+  document: number;
+  formInfo: number;
+  form: number;
+  /** The pixels of the page that was drawn last. */
+  bitmap: { at: number; bytes: number };
+  pageCount: number;
+  /** Whether a stream of the file, other than an image, is damaged. */
+  damaged: boolean;
+  /** Whether a page may have a UserUnit. To look for it takes long in large files. */
+  hasUserUnit: boolean;
+}
+
+const WRONG_PASSWORD = 4;
+const UNSUPPORTED_SECURITY = 5;
+/** FPDF_FORMFILLINFO has 140 bytes; callbacks that are null are not called. */
+const FORM_INFO_BYTES = 256;
+const FORM_INFO_VERSION = 2;
+
+export async function openFile(file: string, password: string | null): Promise<OpenFile> {
+  const pdfium = await startPdfium();
+  const handles: OpenFile = {
+    pdfium,
+    file: () => {
+      const { buffer, byteOffset } = pdfium.memory();
+      return Buffer.from(buffer, byteOffset + handles.bytes, handles.size);
+    },
+    ...{ bytes: 0, size: 0, document: 0, formInfo: 0, form: 0, pageCount: 0, damaged: false, hasUserUnit: false },
+    bitmap: { at: 0, bytes: 0 },
+  };
+  attempt(pdfium, 'the PDF cannot be read', () => loadFile(handles, file, password));
+  if (handles.pageCount < 1) throw new AppError('corrupt_file', 'the PDF has no pages');
+  return handles;
+}
+
+function loadFile(handles: OpenFile, file: string, password: string | null): void {
+  const { pdfium } = handles;
+  const { call } = pdfium;
+  readIntoMemory(handles, file);
+  handles.document = withText(pdfium, password ?? '', (text) =>
+    call.FPDF_LoadMemDocument(handles.bytes, handles.size, text),
+  );
+  if (handles.document === 0) throw openingError(call.FPDF_GetLastError(), password);
+  handles.pageCount = call.FPDF_GetPageCount(handles.document);
+  handles.damaged = hasDamagedStream(handles.file());
+  handles.hasUserUnit = mayHaveUserUnit(handles.file());
+  handles.formInfo = allocate(pdfium, FORM_INFO_BYTES);
+  pdfium.memory().fill(0, handles.formInfo, handles.formInfo + FORM_INFO_BYTES);
+  pdfium.memory()[handles.formInfo] = FORM_INFO_VERSION;
+  handles.form = call.FPDFDOC_InitFormFillEnvironment(handles.document, handles.formInfo);
+}
+
+/** Reads the file straight into PDFium's memory: a second copy may be large. */
+function readIntoMemory(handles: OpenFile, file: string): void {
+  const descriptor = openSync(file, 'r');
+  try {
+    const { size } = fstatSync(descriptor);
+    handles.bytes = allocate(handles.pdfium, size + 1);
+    const target = handles.pdfium.memory().subarray(handles.bytes, handles.bytes + size);
+    for (let read = 1; handles.size < size && read > 0; handles.size += read) {
+      read = readSync(descriptor, target, handles.size, size - handles.size, null);
+    }
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+/** The memory of the instance goes with the instance. */
+export function closeFile({ pdfium: { call }, form, document }: OpenFile): void {
+  if (form) call.FPDFDOC_ExitFormFillEnvironment(form);
+  if (document) call.FPDF_CloseDocument(document);
+}
+
+function openingError(code: number, password: string | null): Error {
+  if (code === UNSUPPORTED_SECURITY) {
+    return new AppError('unsupported_feature', 'the PDF is encrypted for certificates, which is not supported');
+  }
+  if (code !== WRONG_PASSWORD) return new Error(`PDFium's error ${code}`);
+  return password
+    ? new AppError('wrong_password', 'the password does not open the PDF')
+    : new AppError('encrypted_pdf', 'the PDF is encrypted and needs a password');
+}

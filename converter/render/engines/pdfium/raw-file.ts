@@ -1,0 +1,160 @@
+import { inflateRawSync, inflateSync } from 'node:zlib';
+
+/** Facts about a PDF that PDFium does not tell, read from the bytes of the file without a full parser. */
+
+/** At most so much is inflated of one stream; content beyond it is taken for sound. */
+const MAX_INFLATED = 16 * 2 ** 20;
+const ZLIB_HEADER_BYTES = 2;
+const FLUSHED = Buffer.from([0, 0, 0xff, 0xff]);
+/** Operators that paint: fill, stroke, shading, XObjects and inline images, text. */
+const PAINTING = /(^|[\s\])>])(f\*?|F|B\*?|b\*?|S|s|sh|Do|EI|Tj|TJ|'|")(?=\s|$)/;
+
+interface RawStream {
+  dictionary: string;
+  data: Buffer;
+}
+
+/** Whether any page may have a UserUnit: true where that cannot be seen. */
+export function mayHaveUserUnit(file: Buffer): boolean {
+  if (file.includes('/UserUnit')) return true;
+  for (const { objects } of objectStreams(file))
+    if (objects === undefined || objects.includes('/UserUnit')) return true;
+  return false;
+}
+
+/** The scale of a page's units (ISO 32000, UserUnit), by the page's object number; 1 where the page names none. */
+export function userUnitOf(file: Buffer, pageObject: number): number {
+  const unit = Number(/\/UserUnit\s+(\d*\.?\d+)/.exec(dictionaryOf(file, pageObject) ?? '')?.[1]);
+  return unit > 0 ? unit : 1;
+}
+
+/** Whether the content streams of a page hold operators that paint; true also where the streams cannot be read. */
+export function mayPaint(file: Buffer, pageObject: number): boolean {
+  const dictionary = dictionaryOf(file, pageObject);
+  if (dictionary === undefined) return true;
+  if (!/\/Type\s*\/Page\b/.test(dictionary)) return true;
+  const contents = /\/Contents\s*(\[[^\]]*\]|\d+\s+\d+\s+R)/.exec(dictionary)?.[1];
+  if (contents === undefined) return /\/Contents\b/.test(dictionary);
+  const numbers = [...contents.matchAll(/(\d+)\s+\d+\s+R/g)].map(([, number]) => Number(number));
+  return numbers.some((number) => {
+    const stream = streamAt(file, startOf(file, number));
+    if (stream === undefined) return true;
+    const content = decoded(stream);
+    return content === undefined || PAINTING.test(content.toString('latin1'));
+  });
+}
+
+/**
+ * Whether a compressed stream other than an image breaks off or is garbled, so that a part of a page may be missing.
+ * Streams of encrypted files and object numbers are not looked at.
+ */
+export function hasDamagedStream(file: Buffer): boolean {
+  if (file.includes('/Encrypt')) return false;
+  for (let at = file.indexOf('stream'); at !== -1; at = file.indexOf('stream', at + 6)) {
+    if (file.toString('latin1', at - 3, at) === 'end') continue;
+    const from = Math.max(file.lastIndexOf('obj', at), at - 4096, 0);
+    const dictionary = file.toString('latin1', from, at);
+    if (!/\/Filter\s*\[?\s*\/FlateDecode\b/.test(dictionary) || /\/Subtype\s*\/Image\b/.test(dictionary)) continue;
+    const data = dataAt(file, at, dictionary);
+    if (isDamaged(data)) return true;
+    at += data.length;
+  }
+  return false;
+}
+
+/** The text of an object's dictionary, in the clear or in an object stream. */
+function dictionaryOf(file: Buffer, number: number): string | undefined {
+  const start = startOf(file, number);
+  if (start !== undefined) {
+    const end = file.indexOf('endobj', start);
+    return file.toString('latin1', start, end === -1 ? start + 4096 : Math.min(end, start + 65_536));
+  }
+  return file.includes('/Encrypt') ? undefined : dictionaryInObjectStream(file, number);
+}
+
+function dictionaryInObjectStream(file: Buffer, number: number): string | undefined {
+  for (const { dictionary, objects } of objectStreams(file)) {
+    const [first, count] = ['First', 'N'].map((key) => Number(new RegExp(`/${key}\\s+(\\d+)`).exec(dictionary)?.[1]));
+    if (!objects || !first || !count) continue;
+    const index = objects.toString('latin1', 0, first).trim().split(/\s+/).map(Number);
+    const entry = index.findIndex((value, position) => position % 2 === 0 && value === number);
+    if (entry === -1) continue;
+    const start = first + (index[entry + 1] ?? 0);
+    const end = first + (index[entry + 3] ?? objects.length - first);
+    return objects.toString('latin1', start, end);
+  }
+  return undefined;
+}
+
+/** The object streams of a file, and what is in them as far as it can be decoded. */
+function* objectStreams(file: Buffer): Generator<{ dictionary: string; objects: Buffer | undefined }> {
+  for (let at = file.indexOf('/ObjStm'); at !== -1; at = file.indexOf('/ObjStm', at + 7)) {
+    const stream = streamAt(file, file.lastIndexOf('obj', at));
+    if (stream !== undefined) yield { dictionary: stream.dictionary, objects: decoded(stream) };
+  }
+}
+
+/** Where the newest version of an object begins, after `obj`; undefined for one that is not in the clear. */
+function startOf(file: Buffer, number: number): number | undefined {
+  const head = `${number} 0 obj`;
+  for (let at = file.lastIndexOf(head); at !== -1; at = at === 0 ? -1 : file.lastIndexOf(head, at - 1)) {
+    const before = at === 0 ? 0x0a : (file[at - 1] ?? 0);
+    if (before < 0x30 || before > 0x39) return at + head.length;
+  }
+  return undefined;
+}
+
+function streamAt(file: Buffer, start: number | undefined): RawStream | undefined {
+  if (start === undefined || start < 0) return undefined;
+  const at = file.indexOf('stream', start);
+  const end = file.indexOf('endobj', start);
+  if (at === -1 || (end !== -1 && end < at)) return undefined;
+  const dictionary = file.toString('latin1', start, at);
+  return { dictionary, data: dataAt(file, at, dictionary) };
+}
+
+/** The data behind the keyword `stream` at `at`: as long as its dictionary says if that holds, else up to `endstream`. */
+function dataAt(file: Buffer, at: number, dictionary: string): Buffer {
+  const start = at + 'stream'.length + (file[at + 6] === 0x0d ? 2 : 1);
+  const length = Number(/\/Length\s+(\d+)(?!\s+\d+\s+R)/.exec(dictionary)?.[1]);
+  if (length >= 0 && file.toString('latin1', start + length, start + length + 12).includes('endstream')) {
+    return file.subarray(start, start + length);
+  }
+  const end = file.indexOf('endstream', start);
+  return file.subarray(start, end === -1 ? file.length : end);
+}
+
+/** The bytes of a stream without a filter or with Flate alone, as far as they can be inflated; undefined for others. */
+function decoded({ dictionary, data }: RawStream): Buffer | undefined {
+  if (!/\/Filter\b/.test(dictionary)) return data;
+  if (!/\/Filter\s*\[?\s*\/FlateDecode\s*[\]/>]/.test(dictionary) || /\/DecodeParms\b/.test(dictionary))
+    return undefined;
+  try {
+    return inflateRawSync(data.subarray(ZLIB_HEADER_BYTES), { maxOutputLength: MAX_INFLATED });
+  } catch {
+    // Damaged or too large: unknown.
+    return undefined;
+  }
+}
+
+/** Whether Flate data breaks off or is garbled. Some writers leave out the checksum, or end with a flush. */
+export function isDamaged(data: Buffer): boolean {
+  if (data.length <= ZLIB_HEADER_BYTES || data.subarray(-6).includes(FLUSHED)) return false;
+  const failure = failureOf(() => inflateSync(data, { maxOutputLength: MAX_INFLATED }));
+  if (failure === undefined) return false;
+  if (failure.message === 'incorrect data check') return true;
+  const withoutChecksum = data.subarray(ZLIB_HEADER_BYTES);
+  return failureOf(() => inflateRawSync(withoutChecksum, { maxOutputLength: MAX_INFLATED })) !== undefined;
+}
+
+/** The error with which zlib refuses data; undefined when it does not, or for other reasons. */
+function failureOf(inflate: () => unknown): Error | undefined {
+  try {
+    inflate();
+    return undefined;
+  } catch (error) {
+    const isRefusal =
+      error instanceof Error && 'code' in error && (error.code === 'Z_DATA_ERROR' || error.code === 'Z_BUF_ERROR');
+    return isRefusal ? error : undefined;
+  }
+}

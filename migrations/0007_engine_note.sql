@@ -1,0 +1,2 @@
+ALTER TABLE "pages" ADD COLUMN "note" text;--> statement-breakpoint
+ALTER TABLE "uploads" ADD COLUMN "engine" text;

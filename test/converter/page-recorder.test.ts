@@ -1,0 +1,83 @@
+import { eq, sql } from 'drizzle-orm';
+import { PageRecorder } from '../../converter/page-recorder.ts';
+import { pages, uploads } from '../../db/schema.ts';
+import type { ClaimedJob } from '../../jobs/claim.ts';
+import { createLogger } from '../../log.ts';
+import { pagePath } from '../../store/paths.ts';
+import { COMPLETED, completedPage, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
+
+let fixture: JobsFixture;
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+});
+afterEach(() => fixture.expectSound());
+afterAll(() => fixture.close());
+
+function record(job: ClaimedJob) {
+  const calls = { published: [] as string[], lost: 0, broken: 0 };
+  const recorder = new PageRecorder(
+    {
+      ...{ db: fixture.db, job, log: createLogger('silent', {}), stop: new AbortController().signal },
+      publish: async (path) => calls.published.push(path),
+      onLost: () => calls.lost++,
+      onBroken: () => calls.broken++,
+    },
+    [],
+  );
+  const page = (number: number, path = pagePath(job.uploadId ?? '', 1, number, String(job.attempt))) =>
+    recorder.page({ ...completedPage(number), path } as never);
+  return { recorder, page, calls };
+}
+
+async function start(pageCount: number) {
+  const id = await fixture.upload();
+  const job = await fixture.claimOne();
+  const all = record(job);
+  all.recorder.inspected({ pageCount, selected: [[1, pageCount]] });
+  return { id, job, ...all };
+}
+
+test('pages that are ready together are recorded in few transactions, each page once and in order', async () => {
+  const { id, job, recorder, page, calls } = await start(40);
+  for (let number = 1; number <= 40; number++) page(number);
+  expect(recorder.left).toEqual([]);
+  await recorder.flush();
+  const rows = await fixture.db.select({ page: pages.page }).from(pages).where(eq(pages.uploadId, id));
+  expect(rows).toHaveLength(40);
+  expect(calls.published).toHaveLength(40);
+  const [upload] = await fixture.db.select().from(uploads).where(eq(uploads.id, id));
+  expect(upload).toMatchObject({ pagesDone: 40, pagesTotal: 40 });
+  const { rows: transactions } = await fixture.db.execute(
+    sql`select count(distinct xact)::int as count from events where kind = 'page' and upload_id = ${id}`,
+  );
+  expect(transactions).toEqual([{ count: 1 }]);
+  await fixture.settle(job, COMPLETED, null);
+});
+
+test('the first page is recorded before the rest is ready', async () => {
+  const { id, job, recorder, page } = await start(2);
+  page(1);
+  while ((await fixture.db.$count(pages, eq(pages.uploadId, id))) === 0);
+  page(2);
+  await recorder.flush();
+  expect(await fixture.db.$count(pages, eq(pages.uploadId, id))).toBe(2);
+  await fixture.settle(job, COMPLETED, null);
+});
+
+test('a page whose path is not its own breaks the recording and is not published', async () => {
+  const { id, job, recorder, page, calls } = await start(1);
+  page(1, '../../etc/passwd');
+  await expect(recorder.flush()).rejects.toThrow('not the path of page 1');
+  expect(calls).toEqual({ published: [], lost: 0, broken: 1 });
+  expect(await fixture.db.$count(pages, eq(pages.uploadId, id))).toBe(0);
+  await fixture.settle(job, COMPLETED, null);
+});
+
+test('an attempt that no longer owns its job learns that it is lost', async () => {
+  const { job, recorder, page, calls } = await start(1);
+  await recorder.flush();
+  await fixture.settle(job, COMPLETED, null);
+  page(1);
+  await recorder.flush();
+  expect(calls.lost).toBe(1);
+});

@@ -1,0 +1,40 @@
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { openWithPdfToImg } from '../../../../../converter/render/engines/pdf-to-img/document.ts';
+import { readMemory } from '../../../../../converter/sandbox/limits.ts';
+
+/**
+ * Draws the PDF files that are named as arguments in a process of its own, as a sandbox is, and prints for each page a line
+ * of JSON: what it shows, or how it failed. `CAP_MB` lets it grow by that much after the first file and no further.
+ */
+
+function failure(file: string, page: number | null, error: unknown): object {
+  return error instanceof Error && 'code' in error && 'retryable' in error
+    ? { file, page, code: error.code, retryable: error.retryable }
+    : { file, page, crash: String(error) };
+}
+
+function print(line: object): void {
+  process.stdout.write(`${JSON.stringify(line)}\n`);
+}
+
+async function draw(file: string): Promise<void> {
+  const document = await openWithPdfToImg(file, null);
+  for (let page = 1; page <= document.pageCount; page++) {
+    const line = await document.render(page, 1).then(
+      ({ data, complaints }) => ({ file, page, hash: createHash('md5').update(data).digest('hex'), complaints }),
+      (error) => failure(file, page, error),
+    );
+    print(line);
+  }
+  await document.close();
+}
+
+let capMb = Number(process.env.CAP_MB ?? 0);
+for (const file of process.argv.slice(2)) {
+  await draw(file).catch((error) => print(failure(file, null, error)));
+  if (capMb === 0) continue;
+  const cap = Math.floor((readMemory(process.pid)?.dataMb ?? 0) + capMb) * 2 ** 20;
+  execFileSync('prlimit', ['--pid', String(process.pid), `--data=${cap}:`]);
+  capMb = 0;
+}
