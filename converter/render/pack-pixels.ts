@@ -98,10 +98,13 @@ function greyOf(pixels: Int32Array): { values: Uint8Array; isBilevel: boolean } 
 function packBilevel(values: Uint8Array, width: number, height: number): PackedPixels {
   const rowBytes = Math.ceil(width / 8);
   const data = new Uint8Array(rowBytes * height);
-  for (let row = 0, from = 0; row < data.length; row += rowBytes, from += width) {
-    for (let x = 0; x < width; x++) {
-      const to = row + (x >>> 3);
-      data[to] = (data[to] ?? 0) | ((values[from + x] ?? 0) & (0x80 >>> (x & 7)));
+  let to = 0;
+  for (let row = 0; row < values.length; row += width) {
+    const end = row + width;
+    for (let at = row; at < end; at += 8) {
+      let bits = 0;
+      for (let bit = 0; bit < 8 && at + bit < end; bit++) bits |= (values[at + bit] ?? 0) & (0x80 >>> bit);
+      data[to++] = bits;
     }
   }
   return { colorType: GREY, bitDepth: 1, palette: null, data, rowBytes };
