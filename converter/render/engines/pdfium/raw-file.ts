@@ -30,6 +30,7 @@ export function userUnitOf(file: Buffer, pageObject: number): number {
 
 /** Whether the content streams of a page hold operators that paint; true also where the streams cannot be read. */
 export function mayPaint(file: Buffer, pageObject: number): boolean {
+  if (file.includes('/Encrypt')) return true;
   const dictionary = dictionaryOf(file, pageObject);
   if (dictionary === undefined) return true;
   if (!/\/Type\s*\/Page\b/.test(dictionary)) return true;
