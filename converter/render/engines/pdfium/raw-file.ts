@@ -30,6 +30,7 @@ export function userUnitOf(file: Buffer, pageObject: number): number {
 
 /** Whether the content streams of a page hold operators that paint; true also where the streams cannot be read. */
 export function mayPaint(file: Buffer, pageObject: number): boolean {
+  if (file.includes('/Encrypt')) return true;
   const dictionary = dictionaryOf(file, pageObject);
   if (dictionary === undefined) return true;
   if (!/\/Type\s*\/Page\b/.test(dictionary)) return true;
@@ -140,21 +141,20 @@ function decoded({ dictionary, data }: RawStream): Buffer | undefined {
 /** Whether Flate data breaks off or is garbled. Some writers leave out the checksum, or end with a flush. */
 export function isDamaged(data: Buffer): boolean {
   if (data.length <= ZLIB_HEADER_BYTES || data.subarray(-6).includes(FLUSHED)) return false;
-  const failure = failureOf(() => inflateSync(data, { maxOutputLength: MAX_INFLATED }));
-  if (failure === undefined) return false;
-  if (failure.message === 'incorrect data check') return true;
+  const refusal = refusalOf(() => inflateSync(data, { maxOutputLength: MAX_INFLATED }));
+  if (refusal === undefined) return false;
+  if (refusal === 'incorrect data check') return true;
   const withoutChecksum = data.subarray(ZLIB_HEADER_BYTES);
-  return failureOf(() => inflateRawSync(withoutChecksum, { maxOutputLength: MAX_INFLATED })) !== undefined;
+  return refusalOf(() => inflateRawSync(withoutChecksum, { maxOutputLength: MAX_INFLATED })) !== undefined;
 }
 
-/** The error with which zlib refuses data; undefined when it does not, or for other reasons. */
-function failureOf(inflate: () => unknown): Error | undefined {
+/** The message with which zlib refuses data; undefined when it does not, or for other reasons. */
+function refusalOf(inflate: () => unknown): unknown {
   try {
     inflate();
     return undefined;
   } catch (error) {
-    const isRefusal =
-      error instanceof Error && 'code' in error && (error.code === 'Z_DATA_ERROR' || error.code === 'Z_BUF_ERROR');
-    return isRefusal ? error : undefined;
+    const { code, message } = Object(error);
+    return code === 'Z_DATA_ERROR' || code === 'Z_BUF_ERROR' ? message : undefined;
   }
 }

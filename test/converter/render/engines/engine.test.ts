@@ -209,14 +209,6 @@ describeBoth('large images of two colours', () => {
     const [raw] = (await draw(await save(imagePdf('/ColorSpace /DeviceRGB', pixels, 8)))) as [DrawnPage];
     expect([colorAt(raw, 0.5, 0.5), colorAt(raw, 0.5, 0.9)]).toEqual([WHITE, BLUE]);
   });
-
-  inCorpus('a stencil of 93 megapixels is drawn with little memory', async () => {
-    if (openPdf === openWithPdfToImg) return;
-    const before = process.memoryUsage().rss;
-    const [raw] = (await draw(path.join(CORPUS, 'freeculture.pdf'), 200, [171])) as [DrawnPage];
-    expect(inkShare(raw)).toBeGreaterThan(0.01);
-    expect(process.memoryUsage().rss - before).toBeLessThan(400 * 2 ** 20);
-  });
 });
 
 describeBoth('passwords', () => {

@@ -1,0 +1,168 @@
+import { deflateRawSync, deflateSync, constants as zlib } from 'node:zlib';
+import {
+  hasDamagedStream,
+  isDamaged,
+  mayHaveUserUnit,
+  mayPaint,
+  userUnitOf,
+} from '../../../../../converter/render/engines/pdfium/raw-file.ts';
+import { encryptedPdf, makePdf, RED, writePdf } from '../../../../support/files.ts';
+import { onePagePdf, streamObject } from '../../../../support/pdf.ts';
+
+/** In PDFs of onePagePdf. */
+const PAGE = 3;
+/** Does not compress away. */
+const NUMBERS = Buffer.from(Array.from({ length: 3000 }, (_, index) => (index * 7919) % 1009).join(' '));
+
+describe('the UserUnit of a page', () => {
+  test.each([
+    ['2.5', 2.5],
+    ['.5', 0.5],
+    ['3', 3],
+    ['0', 1],
+    ['-2', 1],
+    ['(x)', 1],
+  ])('%s counts as %d', (entry, unit) => {
+    expect(userUnitOf(onePagePdf({ page: `/UserUnit ${entry}` }), PAGE)).toBe(unit);
+  });
+
+  test('is that of the page, not of another object', () => {
+    const pdf = writePdf(['<< /UserUnit 7 >>', ...Array(11).fill('<< >>'), '<< /UserUnit 2 >>'], '');
+    expect([1, 2, 3, 13, 14].map((number) => userUnitOf(pdf, number))).toEqual([7, 1, 1, 2, 1]);
+  });
+
+  test('may be in an object stream', async () => {
+    const pdf = await makePdf([{ color: RED, userUnit: 4 }]);
+    const units = Array.from({ length: 12 }, (_, number) => userUnitOf(pdf, number));
+    expect(units.filter((unit) => unit === 4)).toHaveLength(1);
+    expect(mayHaveUserUnit(pdf)).toBe(true);
+  });
+
+  test('is none where the name does not occur', async () => {
+    expect(mayHaveUserUnit(onePagePdf({}))).toBe(false);
+    expect(mayHaveUserUnit(await makePdf([{ color: RED }]))).toBe(false);
+    expect(mayHaveUserUnit(onePagePdf({ page: '/UserUnit 1' }))).toBe(true);
+  });
+});
+
+describe('content may paint', () => {
+  test.each([
+    '0 0 9 9 re f',
+    '0 0 m 9 9 l S',
+    'BT (x) Tj ET',
+    'BT [(x) 5 (y)]TJ ET',
+    "BT (x) ' ET",
+    '/Im Do',
+    '/Sh sh',
+    'BI /W 1 /H 1 /BPC 8 /CS /G ID x EI',
+    '0 0 9 9 re B*',
+    '0 0 9 9 re\nb',
+  ])('%j', (content) => {
+    expect(mayPaint(onePagePdf({ content }), PAGE)).toBe(true);
+  });
+
+  test.each(['', ' ', 'q Q', '0 0 9 9 re W n', '1 0 0 rg /GS gs 2 w', 'BT /F 12 Tf 10 10 Td ET', '/Span BMC EMC'])(
+    'not %j',
+    (content) => {
+      expect(mayPaint(onePagePdf({ content }), PAGE)).toBe(false);
+    },
+  );
+
+  const page = (entries: string, ...objects: string[]) =>
+    writePdf(['<< /Type /Catalog >>', '<< /Type /Pages >>', `<< /Type /Page ${entries} >>`, ...objects], '');
+  const nothing = streamObject('', 'q Q');
+
+  test('in any of several streams, compressed or not', () => {
+    const painting = streamObject('/Filter /FlateDecode', deflateSync('0 0 9 9 re f'));
+    expect(mayPaint(page('/Contents [4 0 R 5 0 R]', nothing, painting), PAGE)).toBe(true);
+    expect(mayPaint(page('/Contents [4 0 R 5 0 R]', nothing, nothing), PAGE)).toBe(false);
+  });
+
+  test.each([
+    ['in an unknown filter', page('/Contents 4 0 R', streamObject('/Filter /LZWDecode', 'xxx'))],
+    [
+      'in a damaged stream',
+      page('/Contents 4 0 R', streamObject('/Filter /FlateDecode', deflateSync(NUMBERS).subarray(0, 99))),
+    ],
+    ['in an object that is missing', page('/Contents 4 0 R')],
+    ['in an encrypted file', encryptedPdf('secret')],
+    ['in a page that is none', writePdf(['<< >>', '<< >>', '<< /Type /Pages /Kids [] >>'], '')],
+    ['in a page that is missing', writePdf(['<< >>'], '')],
+  ])('as far as we know %s', (_, pdf) => {
+    expect(mayPaint(pdf, PAGE)).toBe(true);
+  });
+
+  test('not in a page without content', () => {
+    expect(mayPaint(page(''), PAGE)).toBe(false);
+  });
+});
+
+describe('Flate data', () => {
+  const whole = deflateSync(NUMBERS);
+
+  test.each([
+    ['whole', whole],
+    ['without its checksum', whole.subarray(0, -4)],
+    ['with a part of its checksum', whole.subarray(0, -2)],
+    ['with a line end in place of its checksum', Buffer.concat([whole.subarray(0, -4), Buffer.from('\r\n')])],
+    ['with bytes behind it', Buffer.concat([whole, Buffer.from('\nmore')])],
+    ['that ends with a flush', deflateSync(NUMBERS, { finishFlush: zlib.Z_SYNC_FLUSH })],
+    ['with another header', Buffer.concat([Buffer.from([0x08, 0x1d]), deflateRawSync(NUMBERS)])],
+    ['of nothing', Buffer.alloc(0)],
+    ['larger than we look', deflateSync(Buffer.alloc(2 ** 25))],
+  ])('%s is sound', (_, data) => {
+    expect(isDamaged(data)).toBe(false);
+  });
+
+  test.each([
+    ['cut at 90%', whole.subarray(0, whole.length * 0.9)],
+    ['cut at 50%', whole.subarray(0, whole.length * 0.5)],
+    ['cut in its first block', whole.subarray(0, 20)],
+    ['garbled', Buffer.from(whole).fill(0xaa, 1000, 1020)],
+    ['with one wrong bit', Buffer.from(whole).fill((whole[1000] ?? 0) ^ 1, 1000, 1001)],
+    ['that is text', Buffer.from('this is no Flate data')],
+  ])('%s is damaged', (_, data) => {
+    expect(isDamaged(data)).toBe(true);
+  });
+});
+
+describe('a file has a damaged stream', () => {
+  const whole = deflateSync(NUMBERS);
+  const cut = whole.subarray(0, whole.length / 2);
+  const withStream = (dictionary: string, data: Buffer) => onePagePdf({ objects: [streamObject(dictionary, data)] });
+
+  test('when one of its Flate streams breaks off', () => {
+    expect(hasDamagedStream(withStream('/Filter /FlateDecode', cut))).toBe(true);
+    expect(hasDamagedStream(withStream('/Filter [/FlateDecode]', cut))).toBe(true);
+    const inside = withStream('/Filter /FlateDecode', whole);
+    expect(
+      hasDamagedStream(inside.subarray(0, inside.indexOf('endstream', inside.indexOf('/FlateDecode')) - 1000)),
+    ).toBe(true);
+  });
+
+  test.each([
+    ['they are whole', withStream('/Filter /FlateDecode', whole)],
+    ['it is an image, which is looked at where it is drawn', withStream('/Subtype /Image /Filter /FlateDecode', cut)],
+    ['another filter comes first', withStream('/Filter [/ASCII85Decode /FlateDecode]', cut)],
+    [
+      'the file is encrypted',
+      onePagePdf({ objects: [streamObject('/Filter /FlateDecode', cut)], trailer: '/Encrypt 9 0 R' }),
+    ],
+    ['there is none', onePagePdf({})],
+  ])('not when %s', (_, pdf) => {
+    expect(hasDamagedStream(pdf)).toBe(false);
+  });
+
+  test('not in files of many writers', async () => {
+    expect(hasDamagedStream(await makePdf(Array(5).fill({ color: RED, text: 'sheet' })))).toBe(false);
+  });
+
+  test('not when the length of a stream is wrong or in another object', () => {
+    const stream = streamObject('/Filter /FlateDecode', whole);
+    for (const length of ['/Length 5', '/Length 999999', '/Length 6 0 R', '']) {
+      expect(
+        hasDamagedStream(onePagePdf({ objects: [stream.replace(/\/Length \d+/, length), `${whole.length}`] })),
+      ).toBe(false);
+    }
+  });
+});
