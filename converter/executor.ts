@@ -97,6 +97,7 @@ async function execute(
     {
       ...{ db, job, log, stop },
       publish: (path) => persist(log, giveUp, async () => workspace?.publish(path)),
+      discard: (path) => parts.store.removeFile(path),
       onLost: () => lost.abort(),
       onBroken: () => broken.abort(),
     },

@@ -20,6 +20,8 @@ interface Parts {
   stop: AbortSignal;
   /** Makes a page visible in the store. */
   publish: (storePath: string) => Promise<unknown>;
+  /** Removes a page that no row will name. */
+  discard: (storePath: string) => Promise<unknown>;
   /** The job no longer belongs to this attempt. */
   onLost: () => void;
   /** Writing failed for a reason that no further attempt mends. */
@@ -64,7 +66,9 @@ export class PageRecorder {
 
   inspected(found: Inspection): void {
     this.#selected = found.selected;
-    this.#then(async () => this.#ownedOrLost((db, job) => recordInspection(db, job, found)));
+    this.#then(async () => {
+      await this.#isOwned((db, job) => recordInspection(db, job, found));
+    });
   }
 
   page(outcome: PageOutcome): void {
@@ -90,10 +94,8 @@ export class PageRecorder {
     while (this.#waiting.length > 0) {
       const batch = this.#waiting.splice(0);
       for (const outcome of batch) if (outcome.status === 'completed') await this.#publish(outcome);
-      await this.#ownedOrLost((db, job) => recordPages(db, job, batch));
-      for (const { status, ...outcome } of batch) {
-        pagesMetric.inc({ status, engine: 'engine' in outcome ? outcome.engine : 'none' });
-      }
+      if (await this.#isOwned((db, job) => recordPages(db, job, batch))) countPages(batch);
+      else for (const outcome of batch) if (outcome.status === 'completed') await this.#parts.discard(outcome.path);
       if (!this.#isEnding) await this.#hurry.wait(BATCH_MS);
     }
     this.#isWriting = false;
@@ -108,8 +110,17 @@ export class PageRecorder {
     await publish(path);
   }
 
-  async #ownedOrLost(record: (db: Database, job: ClaimedJob) => Promise<boolean>): Promise<void> {
+  /** Records something; false, and the attempt is lost, when the job belongs to another attempt or to none. */
+  async #isOwned(record: (db: Database, job: ClaimedJob) => Promise<boolean>): Promise<boolean> {
     const { db, job, log, stop, onLost } = this.#parts;
-    if (!(await persist(log, stop, () => record(db, job)))) onLost();
+    const isOwned = await persist(log, stop, () => record(db, job));
+    if (!isOwned) onLost();
+    return isOwned;
+  }
+}
+
+function countPages(outcomes: PageOutcome[]): void {
+  for (const { status, ...outcome } of outcomes) {
+    pagesMetric.inc({ status, engine: 'engine' in outcome ? outcome.engine : 'none' });
   }
 }

@@ -7,7 +7,7 @@ export interface Shape {
 }
 
 /** Resident memory of a sandbox that has loaded its libraries, in MB: part of every reservation. */
-export const BASELINE_MB = 115;
+export const BASELINE_MB = 120;
 
 /** What may still be reserved, and the largest job that may join those in the background: any, unless it says. */
 export type Room = Shape & { backgroundMb?: number };

@@ -41,7 +41,7 @@ test('one trace leads from a request to the sandboxes that did its work, and to 
   });
   const client = newTrace();
   // As many pages as make it a job with children.
-  const pdf = await makePdf(Array.from({ length: 6 }, () => ({ color: RED })));
+  const pdf = await makePdf(Array.from({ length: 10 }, () => ({ color: RED })));
   const { body: upload } = await service.upload([['a.pdf', pdf]], {}, client.headers);
   const locked = newTrace();
   const { body: refused } = await service.upload(
@@ -96,7 +96,7 @@ test('one trace leads from a request to the sandboxes that did its work, and to 
     expect(run.attributes['sheetmill.peak_memory_mb']).toBeGreaterThan(50);
   }
   const events = inTrace(client).flatMap((span) => span.events);
-  expect(events.map(({ attributes }) => attributes.page).sort()).toEqual([1, 2, 3, 4, 5, 6]);
+  expect(events.map(({ attributes }) => attributes.page).sort()).toEqual([1, 10, 2, 3, 4, 5, 6, 7, 8, 9]);
   expect(events).toEqual(
     events.map(() => ({
       name: 'page',

@@ -14,11 +14,12 @@ afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 function record(job: ClaimedJob) {
-  const calls = { published: [] as string[], lost: 0, broken: 0 };
+  const calls = { published: [] as string[], discarded: [] as string[], lost: 0, broken: 0 };
   const recorder = new PageRecorder(
     {
       ...{ db: fixture.db, job, log: createLogger('silent', {}), stop: new AbortController().signal },
       publish: async (path) => calls.published.push(path),
+      discard: async (path) => calls.discarded.push(path),
       onLost: () => calls.lost++,
       onBroken: () => calls.broken++,
     },
@@ -68,16 +69,17 @@ test('a page whose path is not its own breaks the recording and is not published
   const { id, job, recorder, page, calls } = await start(1);
   page(1, '../../etc/passwd');
   await expect(recorder.flush()).rejects.toThrow('not the path of page 1');
-  expect(calls).toEqual({ published: [], lost: 0, broken: 1 });
+  expect(calls).toEqual({ published: [], discarded: [], lost: 0, broken: 1 });
   expect(await fixture.db.$count(pages, eq(pages.uploadId, id))).toBe(0);
   await fixture.settle(job, COMPLETED, null);
 });
 
-test('an attempt that no longer owns its job learns that it is lost', async () => {
+test('an attempt that no longer owns its job learns that it is lost, and its page is removed', async () => {
   const { job, recorder, page, calls } = await start(1);
   await recorder.flush();
   await fixture.settle(job, COMPLETED, null);
   page(1);
   await recorder.flush();
   expect(calls.lost).toBe(1);
+  expect(calls.discarded).toEqual([pagePath(job.uploadId ?? '', 1, 1, '1')]);
 });

@@ -83,7 +83,7 @@ describeInBrowser('the page of a job', () => {
     await ties(page).getByText('The same as a list').click();
     expect(await ties(page).getByRole('listitem').filter({ hasText: 'part of convert …' }).count()).toBe(parts);
     await page.getByRole('link', { name: body.id }).waitFor();
-    await page.getByText(/\d of 384 MB reserved \(\d+%\)/).waitFor();
+    await page.getByText(/\d of 256 MB reserved \(\d+%\)/).waitFor();
     await expectAccessible(page);
     expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(390);
 

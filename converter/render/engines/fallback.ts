@@ -161,6 +161,8 @@ class DocumentOfTwo implements TwoEngines {
     if (known !== undefined) return known;
     const { input, password, step } = this.#opening;
     step({ page: null, engine, last: this.#opened.size === 0 && !this.#hasSubstitute(null, engine) });
+    // The second engine takes as much as an ordinary page: what the first one left has to go.
+    if (this.#opened.size > 0) globalThis.gc?.({ type: 'major' });
     const opening = OPEN[engine](input, password);
     this.#opened.set(engine, opening);
     return opening;
