@@ -1,7 +1,7 @@
 import { pipeline } from 'node:stream/promises';
-import { constants, crc32, createDeflate, deflateSync } from 'node:zlib';
+import { constants, crc32, createDeflate, deflateSync, type ZlibOptions } from 'node:zlib';
 import { sharp } from './libvips.ts';
-import { type PackedPixels, packPage } from './pack-pixels.ts';
+import { type PackedPixels, packPage, recycle } from './pack-pixels.ts';
 
 /** Pixels row by row from the top: grey, RGB, or RGBX, whose fourth byte is ignored. */
 export interface RawPixels {
@@ -10,6 +10,8 @@ export interface RawPixels {
   height: number;
   channels: 1 | 3 | 4;
 }
+
+type Filter = typeof NONE | typeof UP;
 
 const SIGNATURE = Buffer.from('\x89PNG\r\n\x1a\n', 'latin1');
 const GREY = 0;
@@ -20,15 +22,18 @@ const UP = 2;
 
 /** Level 2 is a few per cent larger than level 6 at half the time. */
 const UNFILTERED = { compressionLevel: 2, adaptiveFiltering: false } as const;
-/** Level 2 saves 3% of a photograph. The largest hash table of zlib is the fastest. */
-const FILTERED = { level: 1, memLevel: constants.Z_MAX_MEMLEVEL, chunkSize: 256 * 1024 } as const;
+/** What repeats in a filtered scan is worth a search, in a filtered photograph it is not. The largest hash table is the fastest. */
+const FILTERED_SCAN = { level: 1, memLevel: constants.Z_MAX_MEMLEVEL, chunkSize: 256 * 1024 } as const;
+const FILTERED_PHOTOGRAPH = { ...FILTERED_SCAN, strategy: constants.Z_RLE } as const;
 /** Each band costs a round trip to a thread. */
 const BAND_BYTES = 1024 * 1024;
-/** Rows in so many places are compressed with each filter to choose one. */
+/** Rows in so many places are compressed in every way to choose one. */
 const SAMPLES = 3;
 const SAMPLE_ROWS = 4;
-/** Filtering takes half as long again, so it must save at least this share. */
-const MIN_SAVING = 0.15;
+/** Rows that compress to less than this share are of a drawing or a scan of text, which a filter hardly helps. */
+const MIN_FILTERED_SHARE = 0.25;
+/** A faster way is taken if it costs no more than this share of bytes. */
+const MAX_EXTRA = { photograph: 0.1, unfiltered: 0.2 };
 /** Pixels that compress less than this are encoded in parts, because sharp keeps the whole file in a buffer that doubles. */
 const MAX_BUFFERED_SHARE = 0.5;
 
@@ -36,29 +41,37 @@ const MAX_BUFFERED_SHARE = 0.5;
  * Encodes pixels as a PNG file (https://www.w3.org/TR/png-3/), in parts. A drawn page (RGBX) gets the fewest bits per pixel
  * that hold its colours. All rows have one filter: libpng tries five for each row, and that takes longer than all else.
  */
-export async function encodePng({ data, width, height, channels }: RawPixels): Promise<Buffer[]> {
-  const packed = channels === 4 ? packPage(data, width, height) : packBytes(data, width, channels);
+export async function encodePng(raw: RawPixels): Promise<Buffer[]> {
+  const { width, height, channels } = raw;
+  const packed = channels === 4 ? packPage(raw.data, width, height) : packBytes(raw.data, width, channels);
   const header = Buffer.alloc(13);
   header.writeUInt32BE(width, 0);
   header.writeUInt32BE(height, 4);
   header.set([packed.bitDepth, packed.colorType], 8);
   const parts = [SIGNATURE, ...pngChunk('IHDR', header)];
   if (packed.palette) parts.push(...pngChunk('PLTE', packed.palette));
-  const encodeRows = shouldFilter(packed, height) ? encodeFiltered : encodeUnfiltered;
-  return [...parts, ...(await encodeRows(packed, height)), ...pngChunk('IEND', Buffer.alloc(0))];
+  const options = chooseFiltered(packed, height);
+  const data = options ? await encodeFiltered(packed, height, options) : await encodeUnfiltered(packed, height);
+  if (channels === 4) recycle(packed);
+  return [...parts, ...data, ...pngChunk('IEND', Buffer.alloc(0))];
 }
 
-/** Photographs become much smaller with the filter. Drawings and noisy scans do not. */
-function shouldFilter(packed: PackedPixels, height: number): boolean {
+/** How to compress filtered rows, or null if the pixels are better left unfiltered. */
+function chooseFiltered(packed: PackedPixels, height: number): ZlibOptions | null {
   // Indexes into a palette and bits in a byte are no numbers to subtract.
-  if (packed.palette || packed.bitDepth === 1) return false;
-  const samples = Array.from({ length: SAMPLES }, (_, index) => Math.floor((height * (index + 1)) / (SAMPLES + 1)));
-  const sampleWith = (filter: typeof NONE | typeof UP) =>
-    Buffer.concat(samples.map((top) => filterRows(packed, top, Math.min(height, top + SAMPLE_ROWS), filter)));
+  if (packed.palette || packed.bitDepth === 1) return null;
+  const tops = Array.from({ length: SAMPLES }, (_, index) => Math.floor((height * (index + 1)) / (SAMPLES + 1)));
+  const sampleWith = (filter: Filter) =>
+    Buffer.concat(tops.map((top) => filterRows(packed, top, Math.min(height, top + SAMPLE_ROWS), filter)));
   const unfiltered = sampleWith(NONE);
   const plain = deflateSync(unfiltered, { level: 1 }).length;
-  const filtered = deflateSync(sampleWith(UP), { level: 1 }).length;
-  return filtered < plain * (1 - MIN_SAVING) || plain > unfiltered.length * MAX_BUFFERED_SHARE;
+  if (plain < unfiltered.length * MIN_FILTERED_SHARE) return null;
+  const filtered = sampleWith(UP);
+  const scan = deflateSync(filtered, { level: 1 }).length;
+  const photograph = deflateSync(filtered, { level: 1, strategy: constants.Z_RLE }).length;
+  if (photograph <= Math.min(scan, plain) * (1 + MAX_EXTRA.photograph)) return FILTERED_PHOTOGRAPH;
+  const isBuffered = plain <= unfiltered.length * MAX_BUFFERED_SHARE;
+  return isBuffered && plain <= scan * (1 + MAX_EXTRA.unfiltered) ? null : FILTERED_SCAN;
 }
 
 /** libvips compresses 20% faster than Node's zlib. It sees an image of bytes, and its header is left behind. */
@@ -79,9 +92,9 @@ function imageDataOf(png: Buffer): Buffer[] {
   return chunks;
 }
 
-async function encodeFiltered(packed: PackedPixels, height: number): Promise<Buffer[]> {
+async function encodeFiltered(packed: PackedPixels, height: number, options: ZlibOptions): Promise<Buffer[]> {
   const chunks: Buffer[] = [];
-  await pipeline(filteredBands(packed, height), createDeflate(FILTERED), async (compressed: AsyncIterable<Buffer>) => {
+  await pipeline(filteredBands(packed, height), createDeflate(options), async (compressed: AsyncIterable<Buffer>) => {
     for await (const data of compressed) chunks.push(...pngChunk('IDAT', data));
   });
   return chunks;
@@ -95,25 +108,42 @@ function* filteredBands(packed: PackedPixels, height: number): Generator<Buffer>
 }
 
 /** The rows from `top` to before `end`, each behind the number of its filter. */
-function filterRows(
-  { data, rowBytes }: PackedPixels,
-  top: number,
-  end: number,
-  filter: typeof NONE | typeof UP,
-): Buffer {
+function filterRows({ data, rowBytes }: PackedPixels, top: number, end: number, filter: Filter): Buffer {
   const band = Buffer.allocUnsafe((end - top) * (rowBytes + 1));
+  const rowOf = (row: number) => data.subarray(row * rowBytes, (row + 1) * rowBytes);
+  const words = Math.ceil(rowBytes / 4);
+  let [above, current] = [new Int32Array(words), new Int32Array(words)];
+  if (top > 0) bytesOf(above).set(rowOf(top - 1));
   let to = 0;
   for (let row = top; row < end; row++) {
-    const from = row * rowBytes;
     // The first row has none above it.
     const isFiltered = filter === UP && row > 0;
     band[to++] = isFiltered ? UP : NONE;
-    if (!isFiltered) band.set(data.subarray(from, from + rowBytes), to);
-    else
-      for (let at = 0; at < rowBytes; at++) band[to + at] = (data[from + at] ?? 0) - (data[from + at - rowBytes] ?? 0);
+    if (isFiltered) {
+      bytesOf(current).set(rowOf(row));
+      subtractBytes(current, above);
+      band.set(bytesOf(above).subarray(0, rowBytes), to);
+      [above, current] = [current, above];
+    } else {
+      band.set(rowOf(row), to);
+      bytesOf(above).set(rowOf(row));
+    }
     to += rowBytes;
   }
   return band;
+}
+
+function bytesOf(words: Int32Array): Uint8Array {
+  return new Uint8Array(words.buffer);
+}
+
+/** Leaves in `above` what each byte of `current` has more, four bytes at a time: no byte borrows from the next. */
+function subtractBytes(current: Int32Array, above: Int32Array): void {
+  for (let at = 0; at < current.length; at++) {
+    const x = current[at] ?? 0;
+    const y = above[at] ?? 0;
+    above[at] = (((x | 0x80808080) - (y & 0x7f7f7f7f)) | 0) ^ ((x ^ ~y) & 0x80808080);
+  }
 }
 
 /** Pixels that are in the form of a PNG file already. */

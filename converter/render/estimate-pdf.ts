@@ -13,20 +13,30 @@ import type { PlannedPage } from './plan.ts';
 
 const MB = 2 ** 20;
 
-/** Beyond the baseline: PDFium's code and data, fonts, content. */
-const DOCUMENT_MB = 65;
-/** PDFium keeps the whole file, in memory that grows in steps. */
-const FILE_COPIES = 1.2;
-/** The bitmap, what is packed of it, and the PNG. */
-const RASTER_BYTES = 4 + 3 + 1;
+/** What an engine takes beyond the baseline. */
+interface EngineCost {
+  /** Code and data, fonts, content; pdf.js is loaded only when it is used. */
+  documentMb: number;
+  /** How often the whole file is in memory. PDFium's memory grows in steps. */
+  fileCopies: number;
+  /** For each pixel of the page: its bitmap, what is packed of it, and the PNG; pdf.js makes a copy. */
+  rasterBytes: number;
+  /** For each pixel of an image on the page. pdf.js decodes all of them to RGBA, and shrinks them from a canvas. */
+  imageBytes: Record<EmbeddedImage['kind'], number>;
+}
+
+const COSTS: Record<PdfEngine, EngineCost> = {
+  pdfium: { documentMb: 65, fileCopies: 1.2, rasterBytes: 8, imageBytes: { other: 5, wide: 5, jpx: 6, bilevel: 0.5 } },
+  'pdf-to-img': {
+    documentMb: 150,
+    fileCopies: 2,
+    rasterBytes: 12,
+    imageBytes: { other: 25, wide: 34, jpx: 6, bilevel: 10 },
+  },
+};
 /** Images this small altogether are charged to every page; else it is worth to look which page draws which. */
 const FEW_MB = 16;
 
-/** Bytes for each pixel of an image on the page. pdf.js decodes all of them to RGBA, and shrinks them from a canvas. */
-const PIXEL_BYTES: Record<PdfEngine, Record<EmbeddedImage['kind'], number>> = {
-  pdfium: { other: 5, wide: 5, jpx: 6, bilevel: 0.5 },
-  'pdf-to-img': { other: 25, wide: 34, jpx: 6, bilevel: 5 },
-};
 /** pdf.js decodes JPEG 2000 at a lower resolution above this. */
 const LARGEST_JPX = 2 ** 30 / 12;
 
@@ -39,21 +49,22 @@ export async function estimatePages(
   dpi: number,
 ): Promise<PlannedPage[]> {
   const { size } = await stat(inspection.input);
+  const { documentMb, fileCopies, rasterBytes } = COSTS[inspection.limits.firstEngine];
   const images = await imagesByPage(
     inspection,
     pages.map(({ page }) => page),
   );
   return pages.map(({ page, ...box }) => {
     const { width, height } = fitScale(box.width, box.height, dpi);
-    const pixels = (FILE_COPIES * size + RASTER_BYTES * width * height) / MB;
-    return { page, memoryMb: withinClasses(BASELINE_MB + DOCUMENT_MB + pixels + images(page)) };
+    const pixels = (fileCopies * size + rasterBytes * width * height) / MB;
+    return { page, memoryMb: withinClasses(BASELINE_MB + documentMb + pixels + images(page)) };
   });
 }
 
 /** What the images of a page take, in MB. Where it cannot be told which page draws which, all are charged the largest. */
 async function imagesByPage(inspection: Inspection, pages: number[]): Promise<(page: number) => number> {
   const { input, avoid, limits, password, step } = inspection;
-  const bytesFor = PIXEL_BYTES[limits.firstEngine];
+  const bytesFor = COSTS[limits.firstEngine].imageBytes;
   const costOf = ({ width, height, kind }: EmbeddedImage) =>
     (bytesFor[kind] * (kind === 'jpx' ? Math.min(width * height, LARGEST_JPX) : width * height)) / MB;
   const found = await findImages(input);

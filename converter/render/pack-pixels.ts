@@ -15,13 +15,29 @@ const GREY = 0;
 const RGB = 2;
 const PALETTE = 3;
 const MAX_COLORS = 256;
+/** An A4 page of 200 dpi in RGB. */
+const MAX_SPARE_BYTES = 12e6;
 /** Every so many rows are looked at to spare a page with many colours the work for one with few. */
-const GLANCE_ROWS = 16;
+const GLANCE_ROWS = 32;
 /** The hash table of colours has 2 ** SLOT_BITS slots, so that two colours seldom want the same. */
 const SLOT_BITS = 12;
 const EMPTY_SLOT = -1;
 const WHITE = 0xffffff;
 const FOUR_OPAQUE_WHITE = -1;
+
+/** The bytes of the last page that was encoded. The system takes as long to provide new ones as packing takes. */
+let spare: ArrayBuffer | null = null;
+
+function takeBytes(length: number): ArrayBuffer {
+  const taken = spare;
+  spare = null;
+  return taken !== null && taken.byteLength >= length ? taken : new ArrayBuffer(length);
+}
+
+/** Lets the next page use the bytes of a packed page that is encoded. */
+export function recycle({ data: { buffer } }: PackedPixels): void {
+  if (buffer instanceof ArrayBuffer && buffer.byteLength <= MAX_SPARE_BYTES) spare = buffer;
+}
 
 /** Packs RGBX pixels, whose fourth byte is ignored: bilevel, else grey, else a palette of at most 256 colours, else RGB. */
 export function packPage(page: Uint8Array, width: number, height: number): PackedPixels {
@@ -60,7 +76,7 @@ function int32Of({ buffer, byteOffset, length }: Uint8Array): Int32Array {
 
 /** One byte per pixel, or null at the first pixels that have a colour. Reading four pixels at a time takes 25% less. */
 function greyOf(pixels: Int32Array): { values: Uint8Array; isBilevel: boolean } | null {
-  const values = new Uint8Array(pixels.length).fill(0xff);
+  const values = new Uint8Array(takeBytes(pixels.length), 0, pixels.length).fill(0xff);
   let middle = 0;
   for (let at = 0; at < pixels.length; at += 4) {
     const a = pixels[at] ?? WHITE;
@@ -96,7 +112,7 @@ function indexColors(pixels: Int32Array): { data: Uint8Array; palette: Uint8Arra
   const colors: number[] = [];
   const slots = new Int32Array(1 << SLOT_BITS).fill(EMPTY_SLOT);
   const indexOfSlot = new Uint8Array(1 << SLOT_BITS);
-  const data = new Uint8Array(pixels.length);
+  const data = new Uint8Array(takeBytes(pixels.length), 0, pixels.length);
   let last = EMPTY_SLOT;
   let index = 0;
   for (let at = 0; at < pixels.length; at++) {
@@ -119,7 +135,8 @@ function indexColors(pixels: Int32Array): { data: Uint8Array; palette: Uint8Arra
 
 /** Four pixels fill three words. */
 function rgbOf(pixels: Int32Array): Uint8Array {
-  const words = new Int32Array(Math.ceil(pixels.length / 4) * 3);
+  const length = Math.ceil(pixels.length / 4) * 3;
+  const words = new Int32Array(takeBytes(length * 4), 0, length);
   for (let at = 0, to = 0; at < pixels.length; at += 4, to += 3) {
     const b = pixels[at + 1] ?? 0;
     const c = pixels[at + 2] ?? 0;

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { constants, crc32, createInflate } from 'node:zlib';
@@ -28,6 +28,10 @@ const MAX_PROBE = { width: 512, height: 3499 };
 /** Each run of made-up bytes is longer than a block of any JPEG. */
 const FILLER_RUNS = 24;
 const FILLER_RUN_BYTES = 500;
+/** Made-up data and an end marker need the most. */
+const ROOM_BYTES = FILLER_RUNS * FILLER_RUN_BYTES + 64;
+
+const END = Buffer.from([0xff, END_OF_IMAGE]);
 
 const PNG_SIGNATURE_BYTES = 8;
 /** Around the data of a PNG chunk stand its length and name, and its checksum. */
@@ -37,21 +41,35 @@ const PNG_CHANNELS: Record<number, number> = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 };
 
 /** Gives null for a file that lacks more than its end. */
 export async function repairImage(file: string, header: StoredImage): Promise<RepairedImage | null> {
-  const data = await readFile(file);
-  return header.format === 'jpeg' ? repairJpeg(data, header) : repairPng(data);
+  const { data, size } = await readWithRoom(file);
+  return header.format === 'jpeg' ? repairJpeg(data, size, header) : repairPng(data, size);
+}
+
+/** Room behind the file for what is appended: a file is too large to be copied. */
+async function readWithRoom(file: string): Promise<{ data: Buffer; size: number }> {
+  const handle = await open(file);
+  try {
+    const { size } = await handle.stat();
+    const data = Buffer.alloc(size + ROOM_BYTES);
+    const { bytesRead } = await handle.read(data, 0, size, 0);
+    return { data, size: bytesRead };
+  } finally {
+    await handle.close();
+  }
 }
 
 /**
  * libjpeg does not say where it ran out of data. The picture is decoded with nothing behind the data and with made-up
  * data behind it: rows that come out the same do not depend on what is missing.
  */
-async function repairJpeg(data: Buffer, header: StoredImage): Promise<RepairedImage | null> {
-  const whole = withoutMarkerStart(data);
-  if (!hasAllScans(whole)) return null;
-  const end = Buffer.from([0xff, END_OF_IMAGE]);
-  const repaired = Buffer.concat([whole, end]);
+async function repairJpeg(data: Buffer, size: number, header: StoredImage): Promise<RepairedImage | null> {
+  let end = size;
+  // The first byte of a marker whose second byte is missing would join with what is put behind it.
+  while (end > 0 && data[end - 1] === 0xff) end--;
+  if (!hasAllScans(data.subarray(0, end))) return null;
+  const second = await probe(append(data, end, Buffer.concat([madeUpData(), END])), header);
+  const repaired = append(data, end, END);
   const first = await probe(repaired, header);
-  const second = await probe(Buffer.concat([whole, madeUpData(), end]), header);
   const rowBytes = first.data.length / first.height;
   let same = 0;
   while (same < first.height && rowOf(first.data, same).equals(rowOf(second.data, same))) same++;
@@ -62,6 +80,12 @@ async function repairJpeg(data: Buffer, header: StoredImage): Promise<RepairedIm
   }
 }
 
+/** Puts bytes into the room behind the data, and gives both. */
+function append(data: Buffer, end: number, bytes: Buffer): Buffer {
+  bytes.copy(data, end);
+  return data.subarray(0, end + bytes.length);
+}
+
 async function probe(jpeg: Buffer, { width, height }: StoredImage): Promise<{ data: Buffer; height: number }> {
   const size = { width: Math.min(width, MAX_PROBE.width), height: Math.min(height, MAX_PROBE.height) };
   const image = sharp(jpeg, { failOn: 'none', limitInputPixels: false, sequentialRead: true });
@@ -70,13 +94,6 @@ async function probe(jpeg: Buffer, { width, height }: StoredImage): Promise<{ da
     .raw()
     .toBuffer();
   return { data, height: size.height };
-}
-
-/** The first byte of a marker whose second byte is missing would join with what is put behind it. */
-function withoutMarkerStart(data: Buffer): Buffer {
-  let end = data.length;
-  while (end > 0 && data[end - 1] === 0xff) end--;
-  return data.subarray(0, end);
 }
 
 /** Data that fits anywhere: whatever restart marker the decoder waits for comes up soon. */
@@ -117,11 +134,12 @@ function hasAllScans(jpeg: Buffer): boolean {
   return isFrameSeen && missing.size === 0;
 }
 
-/** Keeps the image data that is there, and says how long it is. libpng discards a chunk whose end is missing. */
-async function repairPng(data: Buffer): Promise<RepairedImage | null> {
-  const chunks = [...soundChunks(data)];
+/** Keeps the image data that is there, and says how long it is: libpng discards a chunk whose end is missing. */
+async function repairPng(data: Buffer, size: number): Promise<RepairedImage | null> {
+  const chunks = [...soundChunks(data.subarray(0, size))];
   const header = chunks.find(({ name }) => name === 'IHDR')?.content;
-  if (header?.length !== 13) return null;
+  const last = chunks.at(-1);
+  if (header?.length !== 13 || last === undefined) return null;
   const height = header.readUInt32BE(4);
   const rowBytes = Math.ceil(
     (header.readUInt32BE(0) * header.readUInt8(8) * (PNG_CHANNELS[header.readUInt8(9)] ?? 0)) / 8,
@@ -131,22 +149,21 @@ async function repairPng(data: Buffer): Promise<RepairedImage | null> {
   const rows = Math.floor(inflated / (rowBytes + 1));
   // An interlaced picture lacks pixels all over, and libvips refuses it.
   if (isInterlaced || rowBytes === 0 || rows <= height * MIN_SHARE) return null;
-  const parts = [...chunks, { name: 'IEND', content: Buffer.alloc(0) }].flatMap(({ name, content }) =>
-    pngChunk(name, content),
-  );
-  return { data: Buffer.concat([data.subarray(0, PNG_SIGNATURE_BYTES), ...parts]), failOn: 'none' };
+  const tail = Buffer.concat([...pngChunk(last.name, last.content).slice(-1), ...pngChunk('IEND', Buffer.alloc(0))]);
+  data.writeUInt32BE(last.content.length, last.at);
+  return { data: append(data, last.at + CHUNK_HEAD_BYTES + last.content.length, tail), failOn: 'none' };
 }
 
 /** The chunks before the first that is damaged. The last one may be cut, and has no checksum then. */
-function* soundChunks(png: Buffer): Generator<{ name: string; content: Buffer }> {
+function* soundChunks(png: Buffer): Generator<{ name: string; at: number; content: Buffer }> {
   for (let at = PNG_SIGNATURE_BYTES; at + CHUNK_HEAD_BYTES < png.length; ) {
     const start = at + CHUNK_HEAD_BYTES;
     const end = start + png.readUInt32BE(at);
     const name = png.toString('latin1', at + 4, start);
     const isWhole = end + CHUNK_TAIL_BYTES <= png.length;
-    if (name === 'IEND' || (isWhole ? crc32(png.subarray(at + 4, end)) !== png.readUInt32BE(end) : name !== 'IDAT'))
-      return;
-    yield { name, content: png.subarray(start, end) };
+    const isSound = isWhole ? crc32(png.subarray(at + 4, end)) === png.readUInt32BE(end) : name === 'IDAT';
+    if (name === 'IEND' || !isSound) return;
+    yield { name, at, content: png.subarray(start, end) };
     at = end + CHUNK_TAIL_BYTES;
   }
 }

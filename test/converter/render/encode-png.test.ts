@@ -95,6 +95,18 @@ describe('a drawn page as PNG', () => {
     expect((await decode(encoded.png)).equals(rgbOf(page))).toBe(true);
   });
 
+  test('pages that are encoded at the same time do not mix', async () => {
+    const pages = [greys, blues, [...greys, ...blues], [greys[0], greys[255]], greys].map((colors, n) =>
+      pageOf(colors as number[][], 200 - n, 150, (at) => at * (n + 1)),
+    );
+    for (let round = 0; round < 3; round++) {
+      const encoded = await Promise.all(pages.map(encode));
+      for (const [n, page] of pages.entries()) {
+        expect((await decode(encoded[n]?.png ?? Buffer.alloc(0))).equals(rgbOf(page))).toBe(true);
+      }
+    }
+  });
+
   test('pixels that do not start on a multiple of four bytes', async () => {
     const page = pageOf(blues, 9, 9, (at) => at);
     const shifted = new Uint8Array(page.data.length + 1);

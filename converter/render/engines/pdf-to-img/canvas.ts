@@ -2,7 +2,7 @@ import { sidePixels } from '../../fit.ts';
 import { substituteFonts } from './substitute-fonts.ts';
 
 /** The parts of a canvas of @napi-rs/canvas that this engine uses. */
-export interface Canvas {
+interface Canvas {
   width: number;
   height: number;
   getContext(type: '2d'): { font: string };

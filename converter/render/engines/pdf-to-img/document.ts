@@ -78,7 +78,7 @@ class Document {
     this.#options = { scale: 1, docInitParams: docInitParams(password, this.#canvases) };
   }
 
-  /** Gives the number of pages, which is a lie where the tree of pages is broken. */
+  /** Gives the number of pages as the file states it, which may be negative. */
   async open(): Promise<number> {
     return (await this.#pdf()).length;
   }
@@ -143,7 +143,7 @@ class Document {
   }
 }
 
-/** pdf.js without network (every URL is a folder of its package), scripts, XFA forms or embedded fonts as system fonts. */
+/** pdf.js without network (every URL is a folder of its package), scripts and XFA forms. */
 function docInitParams(password: string | null, canvases: object): DocInitParams {
   const folder = (name: string) => new URL(`${name}/`, pdfjs).href;
   return {

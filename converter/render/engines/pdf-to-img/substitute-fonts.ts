@@ -49,7 +49,7 @@ export function substituteFonts(context: { font: string }): void {
  * Replaces the families in a CSS font by all of ours: the one that stands for the missing font first, the others for
  * letters that it lacks. pdf.js names the font of the document first and its kind (`serif`, say) last.
  */
-export function substitute(css: string): string {
+function substitute(css: string): string {
   const [, style = '', families = ''] = /^(.*?\dpx) (.*)$/s.exec(css) ?? [];
   const first = /"([^"]*)"/.exec(families)?.[1] ?? '';
   const known = BY_NAME.find(([pattern]) => pattern.test(first)) ?? BY_KIND.find(([pattern]) => pattern.test(families));
