@@ -22,6 +22,9 @@ export interface DrawnPage extends RawImage {
   complaints: string[];
 }
 
+/** The complaint about a white page of a document that may show something there. */
+export const NOTHING_DRAWN = 'nothing was drawn';
+
 /** An open PDF; pages count from 1. Calls may overlap, but run one after the other. */
 export interface PdfDocument {
   pageCount: number;

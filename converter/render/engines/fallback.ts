@@ -1,7 +1,7 @@
 import { AppError } from '../../../errors.ts';
 import type { ConversionContext, PdfEngine } from '../../../tasks/task.ts';
 import { fitScale } from '../fit.ts';
-import type { DrawnPage, PageBox, PdfDocument } from './engine.ts';
+import { type DrawnPage, NOTHING_DRAWN, type PageBox, type PdfDocument } from './engine.ts';
 
 /** A PDF that two engines can draw, the second where the first does not do it well enough. Pages count from 1. */
 export interface TwoEngines {
@@ -188,8 +188,8 @@ function reasonAgainst({ drawn, error }: Attempt): string | null {
 
 /**
  * Chooses between two pages of which the first one is not complete. The second counts when it is complete and shows
- * something; a page that both engines leave empty is empty. Throws when neither engine shows anything of a page that
- * should show something.
+ * something. A page that both engines leave empty is empty, unless the first complains of damage. Throws when neither
+ * engine shows anything of a page that should show something.
  */
 function choose(
   page: number,
@@ -206,7 +206,8 @@ function choose(
   }
   if (first.drawn === null) throw first.error;
   if (!isBlank(first.drawn.image)) return { ...first.drawn, note: `${name}: ${reason}` };
-  if (secondIsComplete) return { ...first.drawn, note: null };
+  const mayBeEmpty = first.drawn.image.complaints.every((complaint) => complaint === NOTHING_DRAWN);
+  if (secondIsComplete && mayBeEmpty) return { ...first.drawn, note: null };
   if (second.error instanceof AppError && !isAboutFile(second.error)) throw second.error;
   throw new AppError('corrupt_file', `page ${page} cannot be drawn: ${reason}`);
 }

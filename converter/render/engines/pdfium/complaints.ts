@@ -1,8 +1,9 @@
+import { NOTHING_DRAWN } from '../engine.ts';
 import { forVisibleAnnotations, SUBTYPES } from './annotations.ts';
 import { imageObjects, pixelSize } from './images.ts';
 import { withMemory } from './instance.ts';
 import type { OpenFile } from './open-file.ts';
-import { isDamaged, mayPaint } from './raw-file.ts';
+import { hasDamagedContent, isDamaged, mayPaint } from './raw-file.ts';
 
 /** What PDFium did not draw of a page. PDFium reports nothing itself, so the page and its pixels are examined. */
 
@@ -29,13 +30,15 @@ interface Area {
 
 /** Gives a sentence for each thing that is missing; an empty list for a page that is complete. */
 export function findComplaints(handles: OpenFile, loaded: number, pageObject: number, page: Page): string[] {
-  const { call } = handles.pdfium;
-  if (isWhite(page, { left: 0, top: 0, right: page.width, bottom: page.height })) {
-    const hasObjects = call.FPDFPage_CountObjects(loaded) > 0 || hasVisibleAnnotation(handles, loaded);
-    return hasObjects || mayPaint(handles.file(), pageObject) ? ['nothing was drawn'] : [];
-  }
   const complaints = new Set<string>();
-  if (handles.damaged) complaints.add('a stream of the file is damaged');
+  if (isWhite(page, { left: 0, top: 0, right: page.width, bottom: page.height })) {
+    const hasObjects = handles.pdfium.call.FPDFPage_CountObjects(loaded) > 0 || hasVisibleAnnotation(handles, loaded);
+    if (!hasObjects && !mayPaint(handles.file(), pageObject)) return [];
+    complaints.add(NOTHING_DRAWN);
+  }
+  const { shared, content } = handles.damage;
+  if (content && hasDamagedContent(handles.file(), pageObject)) complaints.add('the content of the page is damaged');
+  else if (shared) complaints.add('a stream of the file is damaged');
   for (const image of imageObjects(handles, loaded).slice(0, MAX_IMAGES)) {
     const complaint = complaintAbout(handles, loaded, image, page);
     if (complaint !== undefined) complaints.add(complaint);

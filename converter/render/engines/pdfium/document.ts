@@ -55,6 +55,8 @@ function sizeOf(handles: OpenFile, page: number): PageBox {
   return withMemory(pdfium, 8, (at) => {
     if (!pdfium.call.FPDF_GetPageSizeByIndexF(document, page - 1, at)) throw new Error('no such page');
     const [width = 0, height = 0] = new Float32Array(pdfium.memory().buffer, at, 2);
+    // A CropBox outside of the MediaBox leaves nothing of the page.
+    if (width <= 0 || height <= 0) throw new Error('the page has no area');
     return { width: width * unit, height: height * unit };
   });
 }

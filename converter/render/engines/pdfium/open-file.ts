@@ -1,7 +1,7 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { AppError } from '../../../../errors.ts';
 import { allocate, attempt, type Pdfium, startPdfium, withText } from './instance.ts';
-import { hasDamagedStream, mayHaveUserUnit } from './raw-file.ts';
+import { type Damage, findDamage, mayHaveUserUnit } from './raw-file.ts';
 
 /** An open file: addresses in PDFium's memory, 0 for what is not there. */
 export interface OpenFile {
@@ -16,8 +16,7 @@ export interface OpenFile {
   /** The pixels of the page that was drawn last. */
   bitmap: { at: number; bytes: number };
   pageCount: number;
-  /** Whether a stream of the file, other than an image, is damaged. */
-  damaged: boolean;
+  damage: Damage;
   /** Whether a page may have a UserUnit. To look for it takes long in large files. */
   hasUserUnit: boolean;
 }
@@ -36,8 +35,9 @@ export async function openFile(file: string, password: string | null): Promise<O
       const { buffer, byteOffset } = pdfium.memory();
       return Buffer.from(buffer, byteOffset + handles.bytes, handles.size);
     },
-    ...{ bytes: 0, size: 0, document: 0, formInfo: 0, form: 0, pageCount: 0, damaged: false, hasUserUnit: false },
+    ...{ bytes: 0, size: 0, document: 0, formInfo: 0, form: 0, pageCount: 0, hasUserUnit: false },
     bitmap: { at: 0, bytes: 0 },
+    damage: { shared: false, content: false },
   };
   attempt(pdfium, 'the PDF cannot be read', () => loadFile(handles, file, password));
   if (handles.pageCount < 1) throw new AppError('corrupt_file', 'the PDF has no pages');
@@ -53,7 +53,7 @@ function loadFile(handles: OpenFile, file: string, password: string | null): voi
   );
   if (handles.document === 0) throw openingError(call.FPDF_GetLastError(), password);
   handles.pageCount = call.FPDF_GetPageCount(handles.document);
-  handles.damaged = hasDamagedStream(handles.file());
+  handles.damage = findDamage(handles.file());
   handles.hasUserUnit = mayHaveUserUnit(handles.file());
   handles.formInfo = allocate(pdfium, FORM_INFO_BYTES);
   pdfium.memory().fill(0, handles.formInfo, handles.formInfo + FORM_INFO_BYTES);

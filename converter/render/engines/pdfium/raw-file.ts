@@ -9,6 +9,10 @@ const FLUSHED = Buffer.from([0, 0, 0xff, 0xff]);
 /** Operators that paint: fill, stroke, shading, XObjects and inline images, text. */
 const PAINTING = /(^|[\s\])>])(f\*?|F|B\*?|b\*?|S|s|sh|Do|EI|Tj|TJ|'|")(?=\s|$)/;
 
+const FLATE_FIRST = /\/Filter\s*\[?\s*\/FlateDecode\b/;
+/** Keys of streams other than the content of a page. */
+const WITH_A_KIND = /\/(Type|Subtype|N|Length[123]|FunctionType|ShadingType|PatternType|FormType)\b/;
+
 interface RawStream {
   dictionary: string;
   data: Buffer;
@@ -31,36 +35,51 @@ export function userUnitOf(file: Buffer, pageObject: number): number {
 /** Whether the content streams of a page hold operators that paint; true also where the streams cannot be read. */
 export function mayPaint(file: Buffer, pageObject: number): boolean {
   if (file.includes('/Encrypt')) return true;
-  const dictionary = dictionaryOf(file, pageObject);
-  if (dictionary === undefined) return true;
-  if (!/\/Type\s*\/Page\b/.test(dictionary)) return true;
-  const contents = /\/Contents\s*(\[[^\]]*\]|\d+\s+\d+\s+R)/.exec(dictionary)?.[1];
-  if (contents === undefined) return /\/Contents\b/.test(dictionary);
-  const numbers = [...contents.matchAll(/(\d+)\s+\d+\s+R/g)].map(([, number]) => Number(number));
-  return numbers.some((number) => {
-    const stream = streamAt(file, startOf(file, number));
-    if (stream === undefined) return true;
-    const content = decoded(stream);
+  return contentStreams(file, pageObject).some((stream) => {
+    const content = stream && decoded(stream);
     return content === undefined || PAINTING.test(content.toString('latin1'));
   });
 }
 
-/**
- * Whether a compressed stream other than an image breaks off or is garbled, so that a part of a page may be missing.
- * Streams of encrypted files and object numbers are not looked at.
- */
-export function hasDamagedStream(file: Buffer): boolean {
-  if (file.includes('/Encrypt')) return false;
+/** Whether a content stream of a page is damaged; true also where the streams cannot be found. */
+export function hasDamagedContent(file: Buffer, pageObject: number): boolean {
+  return contentStreams(file, pageObject).some(
+    (stream) => stream === undefined || (FLATE_FIRST.test(stream.dictionary) && isDamaged(stream.data)),
+  );
+}
+
+/** The content streams of a page; undefined stands for what cannot be found. */
+function contentStreams(file: Buffer, pageObject: number): (RawStream | undefined)[] {
+  const dictionary = dictionaryOf(file, pageObject);
+  if (dictionary === undefined || !/\/Type\s*\/Page\b/.test(dictionary)) return [undefined];
+  const contents = /\/Contents\s*(\[[^\]]*\]|\d+\s+\d+\s+R)/.exec(dictionary)?.[1];
+  if (contents === undefined) return /\/Contents\b/.test(dictionary) ? [undefined] : [];
+  const numbers = [...contents.matchAll(/(\d+)\s+\d+\s+R/g)].map(([, number]) => Number(number));
+  return numbers.map((number) => streamAt(file, startOf(file, number)));
+}
+
+/** Which compressed streams of a file break off or are garbled, so that a part of a page may be missing. */
+export interface Damage {
+  /** Streams that any page may use: fonts, forms, object streams. */
+  shared: boolean;
+  /** Streams that look like the content of a page. */
+  content: boolean;
+}
+
+/** Images are left out, and all streams of encrypted files. */
+export function findDamage(file: Buffer): Damage {
+  const damage = { shared: false, content: false };
+  if (file.includes('/Encrypt')) return damage;
   for (let at = file.indexOf('stream'); at !== -1; at = file.indexOf('stream', at + 6)) {
     if (file.toString('latin1', at - 3, at) === 'end') continue;
     const from = Math.max(file.lastIndexOf('obj', at), at - 4096, 0);
     const dictionary = file.toString('latin1', from, at);
-    if (!/\/Filter\s*\[?\s*\/FlateDecode\b/.test(dictionary) || /\/Subtype\s*\/Image\b/.test(dictionary)) continue;
+    if (!FLATE_FIRST.test(dictionary) || /\/Subtype\s*\/Image\b/.test(dictionary)) continue;
     const data = dataAt(file, at, dictionary);
-    if (isDamaged(data)) return true;
+    if (isDamaged(data)) damage[WITH_A_KIND.test(dictionary) ? 'shared' : 'content'] = true;
     at += data.length;
   }
-  return false;
+  return damage;
 }
 
 /** The text of an object's dictionary, in the clear or in an object stream. */

@@ -1,155 +1,277 @@
+import { channel } from 'node:diagnostics_channel';
 import { deflateSync } from 'node:zlib';
-import { openPdf } from '../../../../converter/render/engines/fallback.ts';
-import type { PublicError } from '../../../../errors.ts';
-import type { PdfEngine, Step } from '../../../../tasks/task.ts';
-import { makePdf, RED, writePdf } from '../../../support/files.ts';
-import { inkOf, onePagePdf, streamObject, withFile } from '../../../support/pdf.ts';
+import sharp from 'sharp';
+import { openPdf, type TwoEngines } from '../../../../converter/render/engines/fallback.ts';
+import type { PdfEngine } from '../../../../tasks/task.ts';
+import { emptyPdf, encryptedPdf, GREEN, makePdf, RED, writePdf } from '../../../support/files.ts';
+import { colorAt, inkOf, onePagePdf, pixelsOf, streamObject, withFile } from '../../../support/pdf.ts';
 
-type Avoided = Step & { error: PublicError };
+type Opening = Parameters<typeof openPdf>[0];
+type Step = Parameters<Opening['step']>[0];
 
-interface Result {
-  engine: PdfEngine;
-  note: string | null;
-  ink: number;
-  /** The engines that were loaded. */
-  opened: PdfEngine[];
+// Node publishes the warnings of its own console, by which we notice what pdf.js leaves out. The test runner has another.
+Object.assign(globalThis.console, { warn: (...message: unknown[]) => channel('console.warn').publish(message) });
+
+const SQUARE = '0 0 50 50 re f';
+
+interface Options {
+  firstEngine?: PdfEngine;
+  avoid?: Opening['avoid'];
+  password?: string | null;
 }
 
-/** Draws a page as a conversion does. */
-function convert(pdf: Buffer | Uint8Array, page = 1, firstEngine: PdfEngine = 'pdfium', avoid: Avoided[] = []) {
-  return withFile(pdf, async (input): Promise<Result> => {
-    const opened: PdfEngine[] = [];
-    const limits = { maxPages: 10, maxPixels: 1e9, stepSeconds: 30, firstEngine };
-    const step = (at: Step) => {
-      if (at.page === null && at.engine !== 'sharp') opened.push(at.engine);
-    };
-    const document = await openPdf({ input, password: null, avoid, limits, step });
+/** Opens a PDF, lets `use` work with it, and gives the steps that were announced. */
+function open(pdf: Buffer, options: Options, use: (document: TwoEngines) => Promise<void>): Promise<Step[]> {
+  const { firstEngine = 'pdfium', avoid = [], password = null } = options;
+  return withFile(pdf, async (input) => {
+    const steps: Step[] = [];
+    const limits = { maxPages: 1000, maxPixels: 1e8, stepSeconds: 60, firstEngine };
+    const document = await openPdf({ input, password, avoid, limits, step: (step) => steps.push(step) });
     try {
-      const { image, engine, note } = await document.draw(page, 72);
-      return { engine, note, ink: inkOf(image), opened };
+      await use(document);
     } finally {
       await document.close();
     }
+    return steps;
   });
 }
 
-const timeout = (engine: PdfEngine, page: number | null): Avoided => ({
-  ...{ page, engine, last: false },
-  error: { code: 'timeout', message: `page ${page} took longer than 30 s` },
-});
-
-const SQUARES = Array.from(
-  { length: 400 },
-  (_, at) => `${at % 2} 0 ${at % 3 ? 1 : 0} rg ${(at % 20) * 10} ${Math.floor(at / 20) * 15} 7 9 re f`,
-);
-/** A page of many squares whose content is cut after this share of its compressed bytes. */
-function cutContent(share: number): Buffer {
-  const whole = deflateSync(Buffer.from(SQUARES.join('\n')), { level: 9 });
-  const cut = streamObject('/Filter /FlateDecode', whole.subarray(0, Math.ceil(whole.length * share)));
-  return writePdf(
-    [
-      '<< /Type /Catalog /Pages 2 0 R >>',
-      '<< /Type /Pages /Kids [3 0 R] /Count 1 >>',
-      '<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 300] /Contents 4 0 R >>',
-      cut,
-    ],
-    '',
-  );
+/** How a page came out, and which engines were asked for it. */
+async function draw(pdf: Buffer, options: Options & { page?: number } = {}) {
+  const drawn: { engine: PdfEngine; note: string | null; ink: number; color: number[]; asked: PdfEngine[] }[] = [];
+  const steps = await open(pdf, options, async (document) => {
+    const { image, engine, note } = await document.draw(options.page ?? 1, 72);
+    drawn.push({ engine, note, ink: inkOf(image), color: colorAt(image, 10, image.height - 10), asked: [] });
+  });
+  const [page] = drawn;
+  if (page === undefined) throw new Error('no page was drawn');
+  return { ...page, asked: [...new Set(steps.map(({ engine }) => engine))] };
 }
 
-function imagePage(entries: string, data: Buffer | string): Buffer {
+/** A page with a black square and a damaged image in Flate. */
+function pageWithImage(filter: string, data: Buffer): Buffer {
+  const size = '/Width 100 /Height 100 /BitsPerComponent 8 /ColorSpace /DeviceRGB';
   return onePagePdf({
-    content: '0 1 0 rg 0 280 200 20 re f q 200 0 0 250 0 0 cm /Image Do Q',
+    content: `${SQUARE} q 100 0 0 100 50 50 cm /Image Do Q`,
     resources: '/XObject << /Image 5 0 R >>',
-    objects: [streamObject(`/Type /XObject /Subtype /Image /Width 20 /Height 25 /BitsPerComponent 8 ${entries}`, data)],
+    objects: [streamObject(`/Subtype /Image ${size} ${filter}`, data)],
   });
 }
-const PIXELS = Buffer.from(Array.from({ length: 20 * 25 * 3 }, (_, at) => (at * 37) % 200));
-const RGB = '/ColorSpace /DeviceRGB /Filter /FlateDecode';
 
-test('a complete page is drawn by the first engine alone', async () => {
-  const pdf = await makePdf([{ color: RED }]);
-  expect(await convert(pdf)).toMatchObject({ engine: 'pdfium', note: null, opened: ['pdfium'] });
-  expect(await convert(pdf, 1, 'pdf-to-img')).toMatchObject({
-    ...{ engine: 'pdf-to-img', note: null, opened: ['pdf-to-img'] },
+/** A page whose only content lies in forms within forms, deeper than PDFium looks. */
+function deepPage(color = '0 g'): Buffer {
+  const depth = 50;
+  const forms = Array.from({ length: depth }, (_, level) =>
+    streamObject(
+      `/Subtype /Form /BBox [0 0 200 300] /Resources << /XObject << /Inner ${6 + level} 0 R >> >>`,
+      level === depth - 1 ? `${color} ${SQUARE}` : '/Inner Do',
+    ),
+  );
+  return onePagePdf({ content: '/Outer Do', resources: '/XObject << /Outer 5 0 R >>', objects: forms });
+}
+
+/** PDFium refuses a file without a header, pdf.js does not. */
+function pdfWithoutHeader(): Buffer {
+  return Buffer.from(onePagePdf({ content: SQUARE }).toString('latin1').replace('%PDF-1.7', ''), 'latin1');
+}
+
+const NOISE = Buffer.from(Array.from({ length: 30_000 }, (_, index) => ((index * 7919) >> 3) & 255));
+/** Each bar is a row of pixels. */
+const BARS = Array.from({ length: 300 }, (_, row) => `0 ${row} ${150 + ((row * 7919) % 50)}.${row} 1 re f`).join('\n');
+
+function pageOf(content: Buffer): Buffer {
+  const page = '<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 300] /Contents 4 0 R >>';
+  const pages = '<< /Type /Pages /Kids [3 0 R] /Count 1 >>';
+  const stream = streamObject('/Filter /FlateDecode', content);
+  return writePdf(['<< /Type /Catalog /Pages 2 0 R >>', pages, page, stream], '');
+}
+
+describe('the first engine alone', () => {
+  const alone = { engine: 'pdfium', note: null, asked: ['pdfium'] };
+
+  test.each([
+    ['a page that is complete', onePagePdf({ content: SQUARE }), 2500],
+    ['an image that is complete', pageWithImage('/Filter /FlateDecode', deflateSync(NOISE)), 12_500],
+    ['an empty page', onePagePdf({}), 0],
+    ['a page without content', pageOf(deflateSync('q Q')), 0],
+    [
+      'an empty page with a link',
+      onePagePdf({ page: '/Annots [<< /Subtype /Link /Rect [0 0 9 9] /Border [0 0 0] >>]' }),
+      0,
+    ],
+  ])('draws %s', async (_, pdf, ink) => {
+    expect(await draw(pdf)).toMatchObject({ ...alone, ink });
+  });
+
+  test('draws an encrypted file, and opens it once for all pages', async () => {
+    expect(await draw(encryptedPdf('secret', GREEN), { password: 'secret' })).toMatchObject({ ...alone, color: GREEN });
+    const steps = await open(await makePdf([{ color: RED }, { color: GREEN }]), {}, async (document) => {
+      expect(document.pageCount).toBe(2);
+      for (const page of [1, 2]) {
+        await document.pageBox(page);
+        await document.draw(page, 72);
+      }
+    });
+    expect(steps.map(({ page }) => page)).toEqual([null, 1, 1, 2, 2]);
+    expect(steps.every(({ engine, last }) => engine === 'pdfium' && !last)).toBe(true);
+  });
+
+  test('may be pdf-to-img', async () => {
+    expect(await draw(onePagePdf({ content: SQUARE }), { firstEngine: 'pdf-to-img' })).toMatchObject({
+      engine: 'pdf-to-img',
+      note: null,
+      ink: 2500,
+      asked: ['pdf-to-img'],
+    });
   });
 });
 
-describe('an empty page', () => {
-  test.each([
-    ['without content', '', ''],
-    ['whose content paints nothing', 'q 1 0 0 1 5 5 cm Q', ''],
-    ['of text without glyphs', 'BT ET', ''],
-  ])('%s needs no second engine', async (_, content) => {
-    expect(await convert(onePagePdf({ content }))).toEqual({
-      ...{ engine: 'pdfium', note: null, ink: 0, opened: ['pdfium'] },
+describe('the second engine draws', () => {
+  const second = { engine: 'pdf-to-img', asked: ['pdfium', 'pdf-to-img'] };
+
+  test('a page that the first leaves blank', async () => {
+    expect(await draw(deepPage())).toMatchObject({ ...second, note: 'pdfium: nothing was drawn', ink: 2500 });
+  });
+
+  test('a file that the first cannot open', async () => {
+    expect(await draw(pdfWithoutHeader())).toMatchObject({
+      ...second,
+      note: 'pdfium: the PDF cannot be read',
+      ink: 2500,
     });
   });
 
-  test('that is painted white is asked of both, and stays an empty page', async () => {
-    expect(await convert(onePagePdf({ content: '1 g 0 0 200 300 re f' }))).toMatchObject({
-      ...{ engine: 'pdfium', note: null, ink: 0, opened: ['pdfium', 'pdf-to-img'] },
+  test('a page that the first cannot read', async () => {
+    const outside = onePagePdf({ content: SQUARE, page: '/CropBox [900 900 1000 1000]' });
+    expect(await draw(outside)).toMatchObject({ ...second, note: 'pdfium: page 1 cannot be read', ink: 2500 });
+  });
+
+  test('a JPEG that it shows more of', async () => {
+    const jpeg = await sharp(NOISE, { raw: { width: 100, height: 100, channels: 3 } })
+      .jpeg()
+      .toBuffer();
+    const page = await draw(pageWithImage('/Filter /DCTDecode', jpeg.subarray(0, -2)));
+    expect(page).toMatchObject({ ...second, note: 'pdfium: an image is damaged', ink: 12_500 });
+  });
+
+  test('a page that an earlier attempt did not survive, and says why', async () => {
+    const error = { code: 'timeout', message: 'a page took longer than 60 seconds' } as const;
+    const avoid = [{ page: 1, engine: 'pdfium' as const, last: false, error }];
+    const pdf = await makePdf([{ color: RED }, { color: GREEN }]);
+    expect(await draw(pdf, { avoid })).toMatchObject({
+      ...second,
+      note: 'pdfium: a page took longer than 60 seconds',
+      color: RED,
+    });
+    expect(await draw(pdf, { avoid, page: 2 })).toMatchObject({ engine: 'pdfium', note: null, color: GREEN });
+  });
+
+  test('a whole file that an earlier attempt could not open', async () => {
+    const error = { code: 'out_of_memory', message: 'the PDF needs too much memory' } as const;
+    const avoid = [{ page: null, engine: 'pdfium' as const, last: false, error }];
+    expect(await draw(onePagePdf({ content: SQUARE }), { avoid })).toMatchObject({
+      engine: 'pdf-to-img',
+      note: 'pdfium: the PDF needs too much memory',
+      asked: ['pdf-to-img'],
+    });
+  });
+
+  test('nothing when it was the second that an earlier attempt did not survive', async () => {
+    const error = { code: 'timeout', message: 'a page took longer than 60 seconds' } as const;
+    const avoid = [{ page: 1, engine: 'pdf-to-img' as const, last: true, error }];
+    expect(await draw(onePagePdf({ content: SQUARE }), { avoid })).toMatchObject({ engine: 'pdfium', note: null });
+    await expect(draw(deepPage(), { avoid })).rejects.toMatchObject({ code: 'timeout' });
+  });
+
+  test('pages of the second, when pdf-to-img is the first', async () => {
+    const unclosed = onePagePdf({ content: SQUARE }).toString('latin1').replace('endstream', '');
+    expect(await draw(Buffer.from(unclosed, 'latin1'), { firstEngine: 'pdf-to-img' })).toMatchObject({
+      engine: 'pdfium',
+      note: 'pdf-to-img: page 1 cannot be drawn',
+      ink: 2500,
     });
   });
 });
 
-describe('damaged content', () => {
-  test.each([0.9, 0.5])('of which %f is left shows what can be inflated, and says so', async (share) => {
-    const { ink, note } = await convert(cutContent(share));
-    const whole = await convert(cutContent(1));
-    expect(whole.note).toBeNull();
-    expect(ink).toBeGreaterThan(whole.ink * share * 0.5);
-    expect(ink).toBeLessThan(whole.ink);
-    expect(note).toMatch(/a stream of the file is damaged/);
+describe('the first engine keeps', () => {
+  const asked = ['pdfium', 'pdf-to-img'];
+
+  test.each([
+    ['a white page', onePagePdf({ content: `1 g ${SQUARE}` })],
+    ['a page of white deep within', deepPage('1 g')],
+  ])('%s that both leave blank', async (_, pdf) => {
+    expect(await draw(pdf)).toMatchObject({ engine: 'pdfium', note: null, ink: 0, asked });
   });
 
-  test('of which nothing can be inflated fails', async () => {
-    await expect(convert(cutContent(0.03))).rejects.toMatchObject({ code: 'corrupt_file' });
-  });
-});
-
-describe('an image', () => {
-  test('that is sound needs no second engine', async () => {
-    expect(await convert(imagePage(RGB, deflateSync(PIXELS)))).toMatchObject({ note: null, opened: ['pdfium'] });
-  });
-
-  test('that is cut is asked of both engines, and named', async () => {
-    const cut = deflateSync(PIXELS, { level: 0 }).subarray(0, 700);
-    const { note, opened } = await convert(imagePage(RGB, cut));
-    expect(opened).toEqual(['pdfium', 'pdf-to-img']);
-    expect(note).toMatch(/image/);
+  test.each([0.9, 0.5])('content that breaks off at %d, with a note', async (share) => {
+    const whole = deflateSync(BARS);
+    const page = await draw(pageOf(whole.subarray(0, Math.floor(whole.length * share))));
+    expect(page).toMatchObject({ engine: 'pdfium', note: 'pdfium: the content of the page is damaged', asked });
+    expect(page.ink).toBeGreaterThan(300 * (share - 0.15) * 150);
   });
 
   test.each([
-    ['no JPEG', '/ColorSpace /DeviceRGB /Filter /DCTDecode', 'no JPEG at all'],
-    ['no JPEG 2000', '/Filter /JPXDecode', 'no JPEG 2000 at all'],
-    ['without a size', '/ColorSpace /DeviceRGB /Filter /FlateDecode /Width 0', ''],
-  ])('that is %s is never left out in silence', async (_, entries, data) => {
-    const { note, ink } = await convert(imagePage(entries, data));
-    expect(note).toMatch(/image/);
-    expect(ink).toBeGreaterThan(0);
+    ['damaged', '/Filter /FlateDecode', deflateSync(NOISE).subarray(0, 300), 'an image is damaged'],
+    ['missing', '/Filter /JPXDecode', Buffer.from('no JPX'), 'an image cannot be decoded'],
+  ])('a page whose image is %s for both, with a note', async (_, filter, data, complaint) => {
+    const page = await draw(pageWithImage(filter, data));
+    expect(page).toMatchObject({ engine: 'pdfium', note: `pdfium: ${complaint}`, asked });
+    expect(page.ink).toBeGreaterThanOrEqual(2500);
   });
 });
 
-describe('what an earlier run did not survive', () => {
-  test('is drawn by the other engine, and the note says why', async () => {
-    const pdf = await makePdf([{ color: RED }]);
-    for (const avoided of [timeout('pdfium', 1), timeout('pdfium', null)]) {
-      const { engine, note, ink } = await convert(pdf, 1, 'pdfium', [avoided]);
-      expect({ engine, note }).toEqual({ engine: 'pdf-to-img', note: `pdfium: ${avoided.error.message}` });
-      expect(ink).toBeGreaterThan(0);
-    }
+describe('an error', () => {
+  test('names the page that neither can draw', async () => {
+    const code = 'corrupt_file';
+    await expect(draw(pageOf(deflateSync(BARS).subarray(0, 30)))).rejects.toMatchObject({
+      code,
+      message: 'page 1 cannot be drawn: nothing was drawn; the content of the page is damaged',
+    });
+    await expect(draw(onePagePdf({ content: '/Missing Do' }))).rejects.toMatchObject({
+      code,
+      message: 'page 1 cannot be drawn: nothing was drawn',
+    });
+    await expect(draw(onePagePdf({}), { page: 2 })).rejects.toMatchObject({ code, message: 'page 2 cannot be read' });
   });
 
-  test('by both engines fails as it did before', async () => {
-    const pdf = await makePdf([{ color: RED }]);
-    const both = [timeout('pdfium', 1), timeout('pdf-to-img', 1)];
-    await expect(convert(pdf, 1, 'pdfium', both)).rejects.toMatchObject({ code: 'timeout' });
+  test.each([
+    ['text', Buffer.from('hello'), 'corrupt_file'],
+    ['a PDF without pages', emptyPdf(), 'corrupt_file'],
+    ['a PDF with a password', encryptedPdf('secret'), 'encrypted_pdf'],
+    [
+      'a PDF for certificates',
+      onePagePdf({
+        objects: ['<< /Filter /Adobe.PubSec /SubFilter /adbe.pkcs7.s5 /V 4 /Recipients [] >>'],
+        trailer: '/Encrypt 5 0 R /ID [<00> <00>]',
+      }),
+      'unsupported_feature',
+    ],
+  ] as const)('of %s is that of the first engine', async (_, pdf, code) => {
+    await expect(draw(pdf)).rejects.toMatchObject({ code, retryable: false });
   });
 
-  test('by the second engine leaves the picture of the first', async () => {
-    const result = await convert(cutContent(0.5), 1, 'pdfium', [timeout('pdf-to-img', 1)]);
-    expect(result).toMatchObject({ engine: 'pdfium', note: 'pdfium: a stream of the file is damaged' });
+  test('says that the password is wrong, without a second try', async () => {
+    const pdf = encryptedPdf('secret');
+    await expect(draw(pdf, { password: 'guess' })).rejects.toMatchObject({ code: 'wrong_password' });
+  });
+});
+
+test('pages come with the size and resolution that fit', async () => {
+  await open(onePagePdf({ content: SQUARE, width: 7200, height: 100 }), {}, async (document) => {
+    expect(await document.pageBox(1)).toEqual({ width: 7200, height: 100 });
+    const { image, fit } = await document.draw(1, 200);
+    expect([image.width, fit.dpi, fit.reduced]).toEqual([3499, 34.99, 'fits below 3500']);
+  });
+});
+
+test('a page can be drawn again after the second engine drew another', async () => {
+  const pages = await makePdf([{ color: RED }, { color: GREEN }]);
+  const error = { code: 'timeout', message: 'too slow' } as const;
+  const avoid = [{ page: 2, engine: 'pdfium' as const, last: false, error }];
+  await open(pages, { avoid }, async (document) => {
+    const first = pixelsOf((await document.draw(1, 72)).image);
+    expect((await document.draw(2, 72)).engine).toBe('pdf-to-img');
+    expect(pixelsOf((await document.draw(1, 72)).image)).toEqual(first);
   });
 });
 
@@ -168,9 +290,9 @@ describe('a broken tree of pages', () => {
   );
 
   test('is numbered by the engine that finds its last page, and the page that is missing fails alone', async () => {
-    expect(await convert(broken, 1)).toMatchObject({ engine: 'pdf-to-img', ink: 100 });
-    await expect(convert(broken, 2)).rejects.toMatchObject({ code: 'corrupt_file' });
-    expect(await convert(broken, 3)).toMatchObject({
+    expect(await draw(broken, { page: 1 })).toMatchObject({ engine: 'pdf-to-img', ink: 100 });
+    await expect(draw(broken, { page: 2 })).rejects.toMatchObject({ code: 'corrupt_file' });
+    expect(await draw(broken, { page: 3 })).toMatchObject({
       ...{ engine: 'pdf-to-img', ink: 900, note: 'pdfium: page 3 cannot be read' },
     });
   });
@@ -186,13 +308,7 @@ describe('a broken tree of pages', () => {
         ],
         '',
       );
-    expect(await convert(tree('3 0 R', -1), 1)).toMatchObject({ ink: 100 });
-    expect(await convert(tree('3 0 R 3 0 R', 2), 2)).toMatchObject({ ink: 100 });
-  });
-});
-
-test('a page that no engine finds fails, and names itself', async () => {
-  await expect(convert(await makePdf([{ color: RED }]), 2)).rejects.toMatchObject({
-    ...{ code: 'corrupt_file', message: 'page 2 cannot be read' },
+    expect(await draw(tree('3 0 R', -1))).toMatchObject({ ink: 100 });
+    expect(await draw(tree('3 0 R 3 0 R', 2), { page: 2 })).toMatchObject({ ink: 100 });
   });
 });

@@ -1,5 +1,6 @@
 import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
+import { writePdf } from '../../../../support/files.ts';
 import { drawPdf, inkOf, type OnePage, onePagePdf, streamObject } from '../../../../support/pdf.ts';
 
 const SIDE = 100;
@@ -42,10 +43,6 @@ describe('nothing was drawn', () => {
   test.each<[string, OnePage]>([
     ['of white shapes', { content: '1 g 0 0 200 300 re f' }],
     ['of an XObject that is missing', { content: '/Image Do' }],
-    [
-      'of content that is damaged',
-      { page: '/Contents 5 0 R', objects: [streamObject('/Filter /FlateDecode', 'damaged')] },
-    ],
     ['of content that is missing', { page: '/Contents 9 0 R' }],
     ['of an annotation', { page: '/Annots [<< /Subtype /Movie /Rect [0 0 9 9] >>]' }],
   ])('%s', async (_, page) => {
@@ -111,11 +108,30 @@ describe('images', () => {
   });
 });
 
-test('a stream that is damaged is a complaint about a page that is not white', async () => {
+describe('streams', () => {
   const cut = FLATE.subarray(0, FLATE.length / 2);
-  expect(await complaintsOf({ content: SQUARE, objects: [streamObject('/Filter /FlateDecode', cut)] })).toEqual([
-    'a stream of the file is damaged',
-  ]);
+
+  test('that many pages may use are a complaint about each page', async () => {
+    const form = streamObject('/Subtype /Form /Filter /FlateDecode', cut);
+    expect(await complaintsOf({ content: SQUARE, objects: [form] })).toEqual(['a stream of the file is damaged']);
+    expect(await complaintsOf({ objects: [form] })).toEqual([]);
+  });
+
+  test('of one page are a complaint about that page', async () => {
+    const bars = Array.from({ length: 99 }, (_, row) => `0 ${row} ${(row * 7919) % 199} 1 re f`).join('\n');
+    const damaged = streamObject('/Filter /FlateDecode', deflateSync(bars).subarray(0, 200));
+    const page = (content: number) =>
+      `<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 300] /Contents ${content} 0 R >>`;
+    const pdf = writePdf(
+      [
+        ...['<< /Type /Catalog /Pages 2 0 R >>', '<< /Type /Pages /Kids [3 0 R 4 0 R] /Count 2 >>'],
+        ...[page(5), page(6), damaged, streamObject('', SQUARE)],
+      ],
+      '',
+    );
+    expect((await drawPdf(pdf)).complaints).toEqual(['the content of the page is damaged']);
+    expect((await drawPdf(pdf, { page: 2 })).complaints).toEqual([]);
+  });
 });
 
 test('each complaint comes once', async () => {

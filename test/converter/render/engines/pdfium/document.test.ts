@@ -387,7 +387,7 @@ describe('content that breaks off', () => {
     const rows = Math.floor(300 * (share - 0.15));
     expect(inkOf(page, { left: 0, top: 300 - rows, right: 150, bottom: 300 })).toBe(rows * 150);
     expect(inkOf(page, { left: 0, top: 0, right: 200, bottom: Math.floor(300 * (0.9 - share)) })).toBe(0);
-    expect(page.complaints).toEqual(['a stream of the file is damaged']);
+    expect(page.complaints).toEqual(['the content of the page is damaged']);
   });
 });
 

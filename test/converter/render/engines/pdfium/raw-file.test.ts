@@ -1,6 +1,7 @@
 import { deflateRawSync, deflateSync, constants as zlib } from 'node:zlib';
 import {
-  hasDamagedStream,
+  findDamage,
+  hasDamagedContent,
   isDamaged,
   mayHaveUserUnit,
   mayPaint,
@@ -126,19 +127,27 @@ describe('Flate data', () => {
   });
 });
 
-describe('a file has a damaged stream', () => {
+describe('damage of a file', () => {
   const whole = deflateSync(NUMBERS);
   const cut = whole.subarray(0, whole.length / 2);
   const withStream = (dictionary: string, data: Buffer) => onePagePdf({ objects: [streamObject(dictionary, data)] });
+  const none = { shared: false, content: false };
 
-  test('when one of its Flate streams breaks off', () => {
-    expect(hasDamagedStream(withStream('/Filter /FlateDecode', cut))).toBe(true);
-    expect(hasDamagedStream(withStream('/Filter [/FlateDecode]', cut))).toBe(true);
+  test('is found in its Flate streams', () => {
+    const content = { shared: false, content: true };
+    expect(findDamage(withStream('/Filter /FlateDecode', cut))).toEqual(content);
+    expect(findDamage(withStream('/Filter [/FlateDecode]', cut))).toEqual(content);
     const inside = withStream('/Filter /FlateDecode', whole);
-    expect(
-      hasDamagedStream(inside.subarray(0, inside.indexOf('endstream', inside.indexOf('/FlateDecode')) - 1000)),
-    ).toBe(true);
+    const end = inside.indexOf('endstream', inside.indexOf('/FlateDecode'));
+    expect(findDamage(inside.subarray(0, end - 1000))).toEqual(content);
   });
+
+  test.each(['/Subtype /Form', '/Type /ObjStm /N 3', '/Length1 900', '/Subtype /Type1C'])(
+    'of a stream with %s concerns any page',
+    (entries) => {
+      expect(findDamage(withStream(`${entries} /Filter /FlateDecode`, cut))).toEqual({ shared: true, content: false });
+    },
+  );
 
   test.each([
     ['they are whole', withStream('/Filter /FlateDecode', whole)],
@@ -149,20 +158,35 @@ describe('a file has a damaged stream', () => {
       onePagePdf({ objects: [streamObject('/Filter /FlateDecode', cut)], trailer: '/Encrypt 9 0 R' }),
     ],
     ['there is none', onePagePdf({})],
-  ])('not when %s', (_, pdf) => {
-    expect(hasDamagedStream(pdf)).toBe(false);
+  ])('is none when %s', (_, pdf) => {
+    expect(findDamage(pdf)).toEqual(none);
   });
 
-  test('not in files of many writers', async () => {
-    expect(hasDamagedStream(await makePdf(Array(5).fill({ color: RED, text: 'sheet' })))).toBe(false);
+  test('is none in files of many writers', async () => {
+    expect(findDamage(await makePdf(Array(5).fill({ color: RED, text: 'sheet' })))).toEqual(none);
   });
 
-  test('not when the length of a stream is wrong or in another object', () => {
+  test('is none when the length of a stream is wrong or in another object', () => {
     const stream = streamObject('/Filter /FlateDecode', whole);
     for (const length of ['/Length 5', '/Length 999999', '/Length 6 0 R', '']) {
-      expect(
-        hasDamagedStream(onePagePdf({ objects: [stream.replace(/\/Length \d+/, length), `${whole.length}`] })),
-      ).toBe(false);
+      const pdf = onePagePdf({ objects: [stream.replace(/\/Length \d+/, length), `${whole.length}`] });
+      expect(findDamage(pdf)).toEqual(none);
     }
+  });
+
+  test('is that of a page when its content is damaged', () => {
+    const pages = (...contents: string[]) =>
+      writePdf(
+        contents
+          .map((content) => `<< /Type /Page /Contents ${content} >>`)
+          .concat(
+            streamObject('/Filter /FlateDecode', whole),
+            streamObject('/Filter /FlateDecode', cut),
+            streamObject('', NUMBERS),
+          ),
+        '',
+      );
+    const pdf = pages('4 0 R', '5 0 R', '[6 0 R 5 0 R]');
+    expect([1, 2, 3, 4, 99].map((page) => hasDamagedContent(pdf, page))).toEqual([false, true, true, true, true]);
   });
 });
