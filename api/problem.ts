@@ -62,7 +62,7 @@ function inWords(issue: z.core.$ZodRawIssue): string | undefined {
   return unknownFields(issue.keys, issue.inst instanceof z.ZodObject ? Object.keys(issue.inst.shape) : []);
 }
 
-/** What is wrong with fields or query parameters that do not exist. */
+/** The message about unknown fields or query parameters. */
 export function unknownFields(keys: string[], valid: string[]): string {
   const unknown = `unknown field ${keys.map((key) => JSON.stringify(key)).join(', ')}`;
   return valid.length === 0 ? unknown : `${unknown}; valid fields: ${valid.join(', ')}`;

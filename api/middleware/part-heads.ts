@@ -11,7 +11,7 @@ const SKIPPED_HEAD = Buffer.from('Content-Type: text/plain\r\n\r\n');
 /** A parameter of a header: its name, and its value with or without quotes. */
 const PARAMETER = /;\s*([^\s;=]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|"?([^;]*))/gs;
 
-/** What the head of a part says. */
+/** The facts in the head of a part. */
 interface PartHead {
   name: string | undefined;
   /** Undefined when the head has no filename; '' when it has an empty one. */
@@ -33,7 +33,7 @@ export class PartHeads extends Transform {
   readonly #fileField: string;
   /** Of the parts that may still be rewritten. busboy reads no more than these, so the rest passes unchanged. */
   #partsLeft: number;
-  /** What ends a body when another part follows, and when any boundary follows. */
+  /** The bytes that end a body: before another part, and before any boundary. */
   readonly #delimiter: Buffer;
   readonly #endOfBody: Buffer;
   #isInHead = false;

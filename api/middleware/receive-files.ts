@@ -140,7 +140,7 @@ class UploadStorage implements multer.StorageEngine {
         throw error;
       }
     };
-    // A client that goes away in the middle ends no stream by itself.
+    // A stream does not end when its client disconnects.
     const abort = () => request.readableEnded || file.stream.destroy(wentAway());
     request.once('close', abort);
     store

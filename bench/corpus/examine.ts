@@ -21,7 +21,7 @@ interface ByTool {
   is_blank: boolean | null;
 }
 
-/** What the report says about one page: one row of `pages.json`. */
+/** The facts about one page: one row of `pages.json`. */
 export interface PageRow {
   file: string;
   page: number | null;

@@ -4,7 +4,7 @@ import type { PageRow } from './examine.ts';
 const MAX_NOTES = 100;
 const OTHER_NOTES = 'other notes';
 
-/** What became of all pages, in numbers. */
+/** The results of all pages, as counts. */
 export class Summary {
   files = 0;
   pages = 0;
@@ -61,7 +61,7 @@ export class Summary {
     return [...this.notes].sort(byCount);
   }
 
-  /** Whether this is good enough to pass. */
+  /** True when the run passes. */
   passes(maxOutliers: number): boolean {
     return this.lost === 0 && this.slow === 0 && this.outliers <= maxOutliers;
   }
