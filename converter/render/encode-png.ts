@@ -22,7 +22,7 @@ const UP = 2;
 
 /** Level 2 is a few per cent larger than level 6 at half the time. */
 const UNFILTERED = { compressionLevel: 2, adaptiveFiltering: false } as const;
-/** What repeats in a filtered scan is worth a search, in a filtered photograph it is not. The largest hash table is the fastest. */
+/** Searching for repeats pays in a filtered scan, not in a filtered photograph. The largest hash table is the fastest. */
 const FILTERED_SCAN = { level: 1, memLevel: constants.Z_MAX_MEMLEVEL, chunkSize: 256 * 1024 } as const;
 const FILTERED_PHOTOGRAPH = { ...FILTERED_SCAN, strategy: constants.Z_RLE } as const;
 /** Each band costs a round trip to a thread. */

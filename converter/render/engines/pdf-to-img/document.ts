@@ -67,7 +67,7 @@ class Document {
   readonly #file: string;
   readonly #canvases = createCanvases(createCanvas);
   readonly #watch = new Watch();
-  /** pdf-to-img reads the scale anew for each page. */
+  /** pdf-to-img reads the scale for each page. */
   readonly #options: { scale: number; docInitParams: DocInitParams };
   #opened: { pdf: Pdf; worker: Worker } | undefined;
   /** Resident memory when the file was opened. */

@@ -4,7 +4,7 @@ import { createPort } from './port.ts';
 
 const PART = 'a part of the page cannot be read';
 
-/** What pdf.js leaves out of a page, by the warning that it prints. */
+/** The parts that pdf.js leaves out of a page, by the warning that it prints. */
 const OMISSIONS: [RegExp, string][] = [
   [/Unable to decode (inline )?image/, 'an image cannot be decoded'],
   [/(getOperatorList|getContentStream|parseShading|handleTilingType) - ignoring/, PART],

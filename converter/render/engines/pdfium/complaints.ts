@@ -5,7 +5,7 @@ import { withMemory } from './instance.ts';
 import type { OpenFile } from './open-file.ts';
 import { hasDamagedContent, isDamaged, mayPaint } from './raw-file.ts';
 
-/** What PDFium did not draw of a page. PDFium reports nothing itself, so the page and its pixels are examined. */
+/** The parts of a page that PDFium did not draw. PDFium does not report them, so this file examines the page and its pixels. */
 
 /** Pages with more images than this are not examined further. */
 const MAX_IMAGES = 64;
@@ -14,7 +14,7 @@ const JPEG_TAIL_BYTES = 1024;
 const JPEG_END = Buffer.from([0xff, 0xd9]);
 const WHITE = -1;
 
-/** A drawn page. Its pixels are asked for anew after each call of PDFium, which may move them. */
+/** A drawn page. A call of PDFium may move its pixels, so they are read again after each call. */
 interface Page {
   width: number;
   height: number;

@@ -78,7 +78,7 @@ const FAMILY_BITS = 0xf0;
 const ROMAN = 0x10;
 const BOLD_FROM = 600;
 
-/** What PDFium asks for: weight from 100 to 900, a Windows charset, pitch and family bits, and the name of the font. */
+/** The font that PDFium requests: weight from 100 to 900, a Windows charset, pitch and family bits, and the name of the font. */
 export interface FontRequest {
   face: string;
   weight: number;

@@ -17,7 +17,7 @@ export interface OpenFile {
   bitmap: { at: number; bytes: number };
   pageCount: number;
   damage: Damage;
-  /** Whether a page may have a UserUnit. To look for it takes long in large files. */
+  /** True when a page may have a UserUnit. The search takes long in large files. */
   hasUserUnit: boolean;
 }
 

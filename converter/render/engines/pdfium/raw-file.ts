@@ -18,7 +18,7 @@ interface RawStream {
   data: Buffer;
 }
 
-/** Whether any page may have a UserUnit: true where that cannot be seen. */
+/** True when a page may have a UserUnit, or when that cannot be read. */
 export function mayHaveUserUnit(file: Buffer): boolean {
   if (file.includes('/UserUnit')) return true;
   for (const { objects } of objectStreams(file))
