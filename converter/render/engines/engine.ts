@@ -7,7 +7,7 @@ export interface PageBox {
 }
 
 /** Opaque RGBA pixels, row by row from the top. */
-export interface RawImage {
+interface RawImage {
   data: Uint8Array;
   width: number;
   height: number;
