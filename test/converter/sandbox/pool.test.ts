@@ -6,7 +6,7 @@ import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
 import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
 import { createLogger } from '../../../log.ts';
 import { childrenOf, commandOf, isAlive } from '../../scenarios/processes.ts';
-import { pdfWithSlowPage } from '../../scenarios/slow-files.ts';
+import { pdfThatNeverEnds } from '../../scenarios/slow-files.ts';
 import { makeImage } from '../../support/files.ts';
 import { until } from '../../support/service.ts';
 
@@ -15,7 +15,7 @@ let pool: SandboxPool;
 beforeEach(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-pool-'));
   await writeFile(path.join(folder, 'a.png'), await makeImage());
-  await writeFile(path.join(folder, 'slow.pdf'), pdfWithSlowPage(1, 1));
+  await writeFile(path.join(folder, 'slow.pdf'), pdfThatNeverEnds());
   pool = createSandboxPool({
     keep: 1,
     roomMb: () => 1024,
@@ -47,7 +47,7 @@ function requestOf(input: string, type = 'convert'): TaskRequest {
     settledPages: [],
     avoid: [],
     reservation: { cpuUnits: 1, memoryMb: 256 },
-    limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdf-to-img' },
+    limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdfium' },
     outputRoot: folder,
   };
 }
