@@ -35,8 +35,8 @@ const metrics =
     : await serveMetrics(config.METRICS_PORT, database.pool, log).catch(exitWithReason);
 let converter = await whenReachable(start);
 const closing = new AbortController();
-await Promise.race([converter.warm, delay(WARM_MS)]);
-process.send?.({ kind: 'ready', metricsPort: metrics?.port });
+const isReady = Promise.race([converter.warm, delay(WARM_MS, undefined, { ref: false })]);
+void isReady.then(() => process.send?.({ kind: 'ready', metricsPort: metrics?.port }));
 
 const graceMs = config.SHUTDOWN_GRACE_SECONDS * 1000;
 onShutdown(graceMs + 10_000, async ({ err }) => {
