@@ -13,7 +13,7 @@ import type { PlannedPage } from './plan.ts';
 
 const MB = 2 ** 20;
 
-/** What an engine takes beyond the baseline. */
+/** The memory that an engine takes beyond the baseline. */
 interface EngineCost {
   /** Code and data, fonts, content; pdf.js is loaded only when it is used. */
   documentMb: number;

@@ -7,7 +7,7 @@ const MAX_SEARCHED_BYTES = 8 * 2 ** 20;
 const FIRST_CHUNK_NAME = 12;
 
 const JPEG_SIGNATURE = 0xffd8;
-/** JPEG-LS has a frame marker of its own. */
+/** JPEG-LS has another frame marker. */
 const JPEG_LS = 0xf7;
 const PROCESSES: Record<number, string> = {
   195: 'lossless JPEG',

@@ -15,7 +15,7 @@ const INPUT = { failOn: 'error', limitInputPixels: false, sequentialRead: true }
 /** Level 2 is a few per cent larger than level 6 at half the time. Filters do nothing for drawn pages. */
 const DRAWN = { compressionLevel: 2, adaptiveFiltering: false } as const;
 
-/** What a file's header says of its image: its size in pixels as stored, and what decides how much memory it takes. */
+/** The facts in a file's header: its size in pixels as stored, and what decides how much memory it takes. */
 export interface ImageHeader {
   format: 'jpeg' | 'png';
   width: number;

@@ -2,7 +2,7 @@ import { conversionShape, memoryClass, type Shape } from '../../jobs/shape.ts';
 
 /** Ranges shrink towards the end, each this part of what is left, so that all cores finish together. */
 const SHARE = 1 / 4;
-/** A range of its own costs as much as two pages. As many ordinary pages are converted where they were inspected. */
+/** A separate range costs as much as two pages. As many ordinary pages are converted where they were inspected. */
 const MIN_RANGE = 7;
 /** A page in a range waits for those before it. */
 const MAX_RANGE = 48;

@@ -110,7 +110,7 @@ function madeUpData(): Buffer {
   return filler;
 }
 
-/** Whether scans of every coefficient of every component, down to the last bit, have at least begun. */
+/** True when scans of every coefficient of every component, down to the last bit, have at least begun. */
 function hasAllScans(jpeg: Buffer): boolean {
   const missing = new Set<string>();
   let isFrameSeen = false;

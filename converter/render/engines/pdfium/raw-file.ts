@@ -32,7 +32,7 @@ export function userUnitOf(file: Buffer, pageObject: number): number {
   return unit > 0 ? unit : 1;
 }
 
-/** Whether the content streams of a page hold operators that paint; true also where the streams cannot be read. */
+/** True when the content of a page paints, or when its streams cannot be read. */
 export function mayPaint(file: Buffer, pageObject: number): boolean {
   if (file.includes('/Encrypt')) return true;
   return contentStreams(file, pageObject).some((stream) => {
@@ -41,7 +41,7 @@ export function mayPaint(file: Buffer, pageObject: number): boolean {
   });
 }
 
-/** Whether a content stream of a page is damaged; true also where the streams cannot be found. */
+/** True when a content stream of a page is damaged, or when the streams cannot be found. */
 export function hasDamagedContent(file: Buffer, pageObject: number): boolean {
   return contentStreams(file, pageObject).some(
     (stream) => stream === undefined || (FLATE_FIRST.test(stream.dictionary) && isDamaged(stream.data)),
@@ -157,7 +157,7 @@ function decoded({ dictionary, data }: RawStream): Buffer | undefined {
   }
 }
 
-/** Whether Flate data breaks off or is garbled. Some writers leave out the checksum, or end with a flush. */
+/** True when Flate data breaks off or is garbled. Some writers leave out the checksum, or end with a flush. */
 export function isDamaged(data: Buffer): boolean {
   if (data.length <= ZLIB_HEADER_BYTES || data.subarray(-6).includes(FLUSHED)) return false;
   const refusal = refusalOf(() => inflateSync(data, { maxOutputLength: MAX_INFLATED }));
