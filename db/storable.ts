@@ -1,6 +1,6 @@
 const MAX_DEPTH = 100;
 
-/** What Postgres cannot keep of a JSON value: where it is, and what is wrong with it. */
+/** The place in a JSON value that Postgres cannot keep, and the reason. */
 interface Unstorable {
   path: string[];
   reason: string;

@@ -12,7 +12,7 @@ export const BASELINE_MB = 120;
 /** What may still be reserved, and the largest job that may join those in the background: any, unless it says. */
 export type Room = Shape & { backgroundMb?: number };
 
-/** What an ordinary conversion reserves. */
+/** The memory that an ordinary conversion reserves. */
 export const ORDINARY_MB = 256;
 
 /** A conversion that takes more than this works in the background: at a low priority, on the CPU that others leave. */

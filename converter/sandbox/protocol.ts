@@ -4,7 +4,7 @@ import type { TaskEvent, TaskOutcome, TaskRequest } from '../run-task.ts';
 export type SandboxOrder = { kind: 'run'; request: TaskRequest } | { kind: 'abort'; reason: string };
 
 /**
- * What comes back over the channel. `ready` comes once, when the libraries are loaded; `warm` once after it, unless a
+ * The messages that a sandbox sends. `ready` comes once, when the libraries are loaded; `warm` once after it, unless a
  * task comes first.
  */
 export type SandboxMessage = { kind: 'ready' } | { kind: 'warm' } | TaskEvent | { kind: 'ended'; outcome: TaskOutcome };

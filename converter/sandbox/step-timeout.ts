@@ -18,7 +18,7 @@ export class StepTimeout {
   readonly #spentBefore: SpentOnPage;
   readonly #onTimeout: (step: Step) => void;
   #step: Step | null = null;
-  /** What earlier steps of this run spent on the page of the current one. */
+  /** The time that earlier steps of this run spent on the page of the current one. */
   #spentOnPage = 0;
   #usedByStep = 0;
   #cpuAtStart: number | null = null;
@@ -56,7 +56,7 @@ export class StepTimeout {
     this.#sample();
   }
 
-  /** What the page of the current step has used so far, in this run and before. */
+  /** The time that the page of the current step has used, in this run and before. */
   spentSeconds(): number {
     return this.#spentBefore(this.#step?.page ?? null) + this.#spentOnPage + this.#usedByStep;
   }

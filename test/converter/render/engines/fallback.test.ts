@@ -9,7 +9,7 @@ import { colorAt, inkOf, onePagePdf, pixelsOf, streamObject, withFile } from '..
 type Opening = Parameters<typeof openPdf>[0];
 type Step = Parameters<Opening['step']>[0];
 
-// Node publishes the warnings of its own console, by which we notice what pdf.js leaves out. The test runner has another.
+// The watch over pdf.js reads the warnings that Node publishes of its console. The test runner replaces that console.
 Object.assign(globalThis.console, { warn: (...message: unknown[]) => channel('console.warn').publish(message) });
 
 const SQUARE = '0 0 50 50 re f';

@@ -47,7 +47,7 @@ interface Line {
   crash?: string;
 }
 
-/** Draws files in another process, since a test runner has a console of its own and hides unhandled rejections. */
+/** Draws files in another process, since a test runner replaces the console and hides unhandled rejections. */
 async function drawApart(pdfs: Buffer[], env: Record<string, string> = {}): Promise<Line[]> {
   const saved = await Promise.all(pdfs.map(save));
   const { stdout } = await run(process.execPath, [DRAW, ...saved], { env: { PATH: process.env.PATH, ...env } });
