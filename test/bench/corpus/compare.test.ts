@@ -1,6 +1,9 @@
 import sharp from 'sharp';
 import { distanceOf, FAR, type Grid, gridFor, oddity, toGrid } from '../../../bench/corpus/compare.ts';
 
+// The service blocks all loaders but two in its process, and test files share one.
+sharp.unblock({ operation: ['VipsForeignLoadSvgBuffer'] });
+
 const PAGE = { width: 850, height: 1100 };
 const LINE_HEIGHT = 20;
 const LINES = 20;
