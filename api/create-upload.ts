@@ -5,7 +5,7 @@ import { originals } from '../db/schema.ts';
 import { findUpload, insertUpload, type Original, type Upload } from '../db/uploads.ts';
 import { largestClass } from '../jobs/capacity.ts';
 import type { Shape } from '../jobs/shape.ts';
-import { ensureQueues, submitJobs } from '../jobs/submit.ts';
+import { submitJobs } from '../jobs/submit.ts';
 import { transition } from '../jobs/transition.ts';
 import { uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
@@ -32,7 +32,6 @@ export async function createUpload<Answer>(
       const shape = inspectionShape(mediaType, bytes);
       return { ...shape, memoryMb: Math.min(shape.memoryMb, most) };
     });
-    await ensureQueues(queues, shapes);
     return await transition(db, async (tx) => {
       const upload = await insertUpload(tx, {
         id,

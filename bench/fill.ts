@@ -17,10 +17,10 @@ export async function fillTables(
     await client.query(`set session_replication_role = replica`);
     await client.query(`set statement_timeout = 0`);
     await client.query(
-      `insert into jobs (id, type, priority, rank, payload, cpu_units, memory_mb, status, attempt, max_attempts, initial_delay_seconds,
+      `insert into jobs (id, type, priority, arrived_at, payload, cpu_units, memory_mb, status, attempt, max_attempts, initial_delay_seconds,
          backoff_multiplier, timeout_seconds, result, error, created_at, started_at, finished_at)
        select 'past_' || n, (array['noop', 'data_fetch', 'report_generation', 'email'])[1 + n % 4],
-         (array['normal', 'normal', 'high', 'low'])[1 + n % 4], 0, '{}', 1, 256, case when n % 10 = 0 then 'failed' else 'completed' end,
+         (array['normal', 'normal', 'high', 'low'])[1 + n % 4], at, '{}', 1, 256, case when n % 10 = 0 then 'failed' else 'completed' end,
          1, 3, 1, 2, 300, '{"output": 1}', case when n % 10 = 0 then '{"code": "task_failed", "message": "no"}'::jsonb end, at, at, at
        from generate_series(1, $1::int) n, lateral (select now() - n * interval '2 seconds' as at) times`,
       [finished],
@@ -34,20 +34,15 @@ export async function fillTables(
        select 'job', id, type, step, 1, created_at from jobs, unnest(array['ready', 'running', 'completed']) step where id like 'past\\_%'`,
     );
     await client.query(
-      `insert into jobs (id, queue_id, type, priority, rank, payload, cpu_units, memory_mb, status, max_attempts, initial_delay_seconds,
+      `insert into jobs (id, queue_id, type, priority, arrived_at, payload, cpu_units, memory_mb, status, max_attempts, initial_delay_seconds,
          backoff_multiplier, timeout_seconds, ready_at)
-       select 'waiting_' || n, gen_random_uuid(), 'noop', 'normal', -n, '{}', $2 + n % $3, 256, 'ready', 3, 1, 2, 300, now()
+       select 'waiting_' || n, gen_random_uuid(), 'noop', 'normal', now() + n * interval '1 millisecond', '{}', $2 + n % $3, 256, 'ready', 3, 1, 2, 300, now()
        from generate_series(1, $1::int) n`,
       [waiting, HUGE_CPU_UNITS, SHAPES],
     );
-    for (let shape = 0; shape < SHAPES; shape++) {
-      await client.query(`select pgboss.create_queue($1, '{"policy": "standard"}'::jsonb)`, [
-        `jobs.c${HUGE_CPU_UNITS + shape}m256`,
-      ]);
-    }
     await client.query(
-      `insert into pgboss.job (id, name, priority, retry_limit, expire_seconds, keep_until, policy)
-       select queue_id, format('jobs.c%sm%s', cpu_units, memory_mb), rank, 0, 86399, now() + interval '1 year', 'standard'
+      `insert into pgboss.job (id, name, retry_limit, expire_seconds, keep_until, policy)
+       select queue_id, 'jobs', 0, 86399, now() + interval '1 year', 'standard'
        from jobs where id like 'waiting\\_%'`,
     );
     await client.query('set session_replication_role = origin');

@@ -133,14 +133,15 @@ async function timeEngine(service: Service): Promise<{ claims: number[]; settles
   const settles: number[] = [];
   try {
     const converter = { id: randomUUID(), name: 'bench' };
-    const room = { cpuUnits: 1, memoryMb: 256 };
-    await database.db.insert(converters).values({ ...converter, ...room });
+    const capacity = { cpuUnits: 1, memoryMb: 256 };
+    const claimant = { ...converter, capacity, types: [NOOP.type], running: [] };
+    await database.db.insert(converters).values({ ...converter, ...capacity });
     await submit(service.url, Array(PROBES).fill(NOOP));
     for (let probe = 0; probe < PROBES; probe++) {
       let claimed: Awaited<ReturnType<typeof claimJobs>> = [];
       claims.push(
         await timed(async () => {
-          claimed = await claimJobs(database.db, queues, converter, { free: room, capacity: room });
+          claimed = await claimJobs(database.db, queues, claimant);
         }),
       );
       const settlements = claimed.map((attempt) => ({

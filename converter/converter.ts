@@ -9,7 +9,7 @@ import type { Queues } from '../db/queues.ts';
 import { converters } from '../db/schema.ts';
 import { ConverterLost, claimJobs } from '../jobs/claim.ts';
 import { keepHouse, tidyUp } from '../jobs/housekeeping.ts';
-import { CANCELLED_CHANNEL, ownedQueueIds, READY_CHANNEL } from '../jobs/running.ts';
+import { CANCELLED_CHANNEL, keyOf, ownedAttempts, READY_CHANNEL } from '../jobs/running.ts';
 import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
 import type { Store } from '../store/store.ts';
@@ -68,12 +68,13 @@ export async function startConverter({
   const closing = new AbortController();
   const lost = Promise.withResolvers<void>();
   const running = new Map<string, { execution: Promise<void>; lost: AbortController }>();
+  const types = [...tasks.keys()];
   const parts = { db, store, tasks, settle: createSettler(db, queues), config };
   const sweepParts = { db, queues, store, log };
   let stopping = false;
 
   async function claimWhatFits(): Promise<boolean> {
-    const claimed = await claimJobs(db, queues, converter, { free: ledger.free(), capacity });
+    const claimed = await claimJobs(db, queues, { ...converter, capacity, types, running: ledger.running() });
     for (const job of claimed) {
       jobWait.observe({ type: job.type }, job.waitedSeconds);
       const jobLog = log.child({
@@ -82,7 +83,7 @@ export async function startConverter({
         upload: job.uploadId ?? undefined,
         trace: traceIdIn(job.traceparent),
       });
-      const release = ledger.reserve(job);
+      const release = ledger.reserve(job, job.timeoutSeconds);
       const sandbox = tasks.get(job.type)?.trusted ? undefined : pool.lease(job.memoryMb, jobLog);
       const lostJob = new AbortController();
       const execution = executeJob({ ...parts, log: jobLog }, job, { sandbox, stop: handBack.signal, lost: lostJob })
@@ -95,10 +96,10 @@ export async function startConverter({
           sandbox?.release();
           release();
           pool.refill();
-          running.delete(job.queueId);
+          running.delete(keyOf(job));
           wake.set();
         });
-      running.set(job.queueId, { execution, lost: lostJob });
+      running.set(keyOf(job), { execution, lost: lostJob });
     }
     if (claimed.length > 0) void pool.makeRoom();
     return claimed.length > 0;
@@ -108,8 +109,8 @@ export async function startConverter({
   async function abortLost(): Promise<void> {
     const before = [...running];
     if (before.length === 0) return;
-    const owned = await ownedQueueIds(db, converter.id);
-    for (const [queueId, { lost: lostJob }] of before) if (!owned.has(queueId)) lostJob.abort();
+    const owned = await ownedAttempts(db, converter.id);
+    for (const [key, { lost: lostJob }] of before) if (!owned.has(key)) lostJob.abort();
   }
 
   async function heartbeat(): Promise<void> {

@@ -4,7 +4,8 @@ import type { AddressInfo } from 'node:net';
 import type { Pool } from 'pg';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, register } from 'prom-client';
 import { watchPool } from '../db/metrics.ts';
-import type { Room, Shape } from '../jobs/shape.ts';
+import type { Room } from '../jobs/room.ts';
+import type { Shape } from '../jobs/shape.ts';
 import type { Logger } from '../log.ts';
 
 /** What a converter tells Prometheus, and where. Labels are job types, classes of memory and other words of ours: so there are few series. */

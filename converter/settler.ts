@@ -29,7 +29,7 @@ export function createSettler(db: Database, queues: Queues) {
         queues,
         batch.map(({ settlement }) => settlement),
       );
-      for (const { settlement, resolve } of batch) resolve(owned.has(settlement.attempt.queueId));
+      for (const { settlement, resolve } of batch) resolve(owned.has(settlement));
     } catch (error) {
       // One that cannot be written must not take the others with it.
       const [first, ...others] = batch;

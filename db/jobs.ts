@@ -1,5 +1,6 @@
 import { and, asc, eq, gte, inArray, lt, type SQL, sql } from 'drizzle-orm';
 import type { Database, Queryable } from './client.ts';
+import { inGroup, readyGroups } from './ready-jobs.ts';
 import {
   JOB_STATUSES,
   type JobStatus,
@@ -176,20 +177,31 @@ export async function listRelatives(db: Queryable, id: string, limit: number): P
 }
 
 /**
- * How many ready jobs would start before this one, whatever their shape, plus one; for a blocked job as if it were ready
- * now. Beyond `DEEPEST_POSITION` it is that. Null for jobs that do not wait for their turn.
+ * How many ready jobs start before this one if all take equally long, plus one; for a blocked job as if it became ready now.
+ * Ahead of it are all jobs of a higher priority, its owner's older ones, and of each other owner one more than those.
+ * Beyond `DEEPEST_POSITION` it is that. Null for jobs that do not wait for their turn.
  */
 export async function positionInQueue(db: Queryable, job: JobRow): Promise<number | null> {
   if (job.status !== 'ready' && job.status !== 'blocked') return null;
-  const { rows } = await db.execute<{ ahead: number }>(sql`
-    ${readyShapes}
-    select count(*)::int as ahead from (
-      select 1 from shapes, lateral (
-        select 1 from jobs where status = 'ready' and cpu_units = shapes.cpu_units and memory_mb = shapes.memory_mb
-          and rank >= ${job.rank} and (rank > ${job.rank} or ready_at < ${job.readyAt === null || job.status === 'blocked' ? sql`now()` : sql`(select ready_at from jobs where id = ${job.id})`})
-        order by rank desc, ready_at limit ${DEEPEST_POSITION - 1}) better
-      limit ${DEEPEST_POSITION - 1}) first`);
-  return (rows[0]?.ahead ?? 0) + 1;
+  const order = sql`array_position(array['critical', 'high', 'normal', 'low'], groups.priority)`;
+  const isOwn = sql`groups.priority = ${job.priority} and groups.owner = ${job.owner ?? ''}`;
+  const isOlder =
+    job.status === 'blocked'
+      ? sql`true`
+      : sql`(jobs.arrived_at, jobs.id) < (select arrived_at, id from jobs where id = ${job.id})`;
+  const { rows } = await db.execute<{ position: number }>(sql`
+    ${readyGroups},
+    counted as (
+      select groups.priority, groups.owner, (${isOwn}) as own, (
+        select count(*) from (
+          select 1 from jobs where ${inGroup} and (not (${isOwn}) or ${isOlder}) limit ${DEEPEST_POSITION}) ahead) as count
+      from groups where ${order} <= array_position(array['critical', 'high', 'normal', 'low'], ${job.priority})),
+    own as (select coalesce(sum(count), 0) as ahead from counted where own),
+    others as (select priority, sum(count) as count from counted where not own group by priority, owner)
+    select least(${DEEPEST_POSITION}, 1 + own.ahead + coalesce(sum(
+      case others.priority when ${job.priority} then least(others.count, own.ahead + 1) else others.count end), 0))::int as position
+    from own left join others on true group by own.ahead`);
+  return rows[0]?.position ?? 1;
 }
 
 /** The files that completed jobs of a type have made of these uploads. */
@@ -208,14 +220,3 @@ export async function deleteOldJobs(db: Queryable, days: number, limit: number):
       order by finished_at limit ${limit} for update skip locked)`);
   return rowCount ?? 0;
 }
-
-/** The shapes that have ready jobs, by one probe of the index for each (Postgres has no skip scan over partial indexes). */
-export const readyShapes = sql`
-  with recursive shapes as (
-    (select cpu_units, memory_mb from jobs where status = 'ready' order by cpu_units, memory_mb limit 1)
-    union all
-    select next.cpu_units, next.memory_mb from shapes, lateral (
-      select cpu_units, memory_mb from jobs
-      where status = 'ready' and (jobs.cpu_units, jobs.memory_mb) > (shapes.cpu_units, shapes.memory_mb)
-      order by cpu_units, memory_mb limit 1) next
-  )`;

@@ -4,6 +4,8 @@ import type { Logger } from '../log.ts';
 import type { Database, Queryable } from './client.ts';
 import { connectionTo } from './connection.ts';
 
+/** The queue of ready jobs. */
+const JOB_QUEUE = 'jobs';
 /** pg-boss never retries, expires or drops a job by itself: all of that is decided in jobs/. */
 const QUEUE_OPTIONS = {
   retryLimit: 0,
@@ -11,6 +13,8 @@ const QUEUE_OPTIONS = {
   expireInSeconds: 86_399,
   deleteAfterSeconds: 3_600,
 };
+
+const REQUEUE_BATCH = 5_000;
 
 /** The queue into which pg-boss's scheduler sends; a delivery that fails is tried again. */
 const CRON_QUEUE = 'cron';
@@ -50,9 +54,22 @@ export async function installQueues(url: string): Promise<void> {
   boss.on('error', () => undefined);
   try {
     await boss.start();
+    await boss.createQueue(JOB_QUEUE, QUEUE_OPTIONS);
     await boss.createQueue(WEBHOOK_QUEUE, WEBHOOK_OPTIONS);
+    // Earlier versions had a queue for each shape.
+    const old = (await boss.getQueues()).filter(({ name }) => name.startsWith('jobs.c'));
+    for (const { name } of old) await boss.deleteQueue(name);
+    if (old.length > 0) await requeue(boss);
   } finally {
     await boss.stop({ graceful: false });
+  }
+}
+
+/** Queues the pg-boss jobs of all ready jobs. One that is queued already stays as it is. */
+async function requeue(boss: PgBoss): Promise<void> {
+  const { rows } = await boss.getDb().executeSql("select queue_id as id from jobs where status = 'ready'");
+  for (let at = 0; at < rows.length; at += REQUEUE_BATCH) {
+    await boss.insert(JOB_QUEUE, rows.slice(at, at + REQUEUE_BATCH));
   }
 }
 
@@ -77,39 +94,21 @@ export async function openQueues(
   });
   boss.on('error', (error) => log.warn({ err: error }, 'pg-boss'));
   await boss.start();
-  const known = new Set<string>();
 
   return {
-    /** Makes a queue that is not there yet. Takes no transaction: call it before the one that sends. */
-    async ensure(name: string): Promise<void> {
-      if (known.has(name)) return;
-      await boss.createQueue(name, QUEUE_OPTIONS);
-      known.add(name);
-    },
-    /** Sends jobs that may start now; `rank` orders them, higher first. */
-    async send(tx: Queryable, name: string, jobs: { queueId: string; rank: number }[]): Promise<void> {
+    /** Queues the pg-boss jobs that stand for ready jobs. */
+    async send(tx: Queryable, queueIds: string[]): Promise<void> {
+      if (queueIds.length === 0) return;
       await boss.insert(
-        name,
-        jobs.map(({ queueId, rank }) => ({ id: queueId, priority: rank })),
+        JOB_QUEUE,
+        queueIds.map((id) => ({ id })),
         { db: fromDrizzle(tx, sql) },
       );
     },
-    /** Takes up to `count` jobs of at least this rank, best first, and locks them for this transaction. Gives their queue ids. */
-    async fetch(
-      tx: Queryable,
-      name: string,
-      { count, minRank }: { count: number; minRank?: number | undefined },
-    ): Promise<string[]> {
-      const fetched = await boss.fetch(name, {
-        batchSize: count,
-        ...(minRank !== undefined && { minPriority: minRank }),
-        db: fromDrizzle(tx, sql),
-      });
-      return fetched.map(({ id }) => id);
-    },
-    /** Removes jobs, claimed or not: each id stands for one attempt at most, so that nobody else's can be hit. */
-    async remove(tx: Queryable, name: string, queueIds: string[]): Promise<void> {
-      await boss.deleteJob(name, queueIds, { db: fromDrizzle(tx, sql) });
+    /** Takes pg-boss jobs out of the queue: those of jobs that start, or are no longer ready. */
+    async remove(tx: Queryable, queueIds: string[]): Promise<void> {
+      if (queueIds.length === 0) return;
+      await boss.deleteJob(JOB_QUEUE, queueIds, { db: fromDrizzle(tx, sql) });
     },
     /**
      * Sends webhooks that are to be delivered `afterSeconds` from now; `host` is the receiver's. Those that were tried less

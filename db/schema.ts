@@ -160,12 +160,12 @@ export const jobs = pgTable(
   'jobs',
   {
     id: text('id').primaryKey(),
-    /** The pg-boss job that stands for this one now; there is one if and only if the job is ready, or running itself. */
+    /** The pg-boss job that stands for this one; there is one if and only if the job is ready. */
     queueId: uuid('queue_id'),
     type: text('type').notNull(),
     priority: text('priority').$type<Priority>().notNull(),
-    /** Order among ready jobs, higher first: see jobs/order.ts. */
-    rank: integer('rank').notNull(),
+    /** When it came into the queue, for its turn: a part of a job counts as later than its parent. See jobs/plan-claim.ts. */
+    arrivedAt: time('arrived_at').notNull(),
     payload: jsonb('payload').$type<Record<string, unknown>>().notNull(),
     cpuUnits: integer('cpu_units').notNull(),
     memoryMb: integer('memory_mb').notNull(),
@@ -182,7 +182,7 @@ export const jobs = pgTable(
     runAt: time('run_at'),
     /** When a job that is scheduled or waits out its backoff becomes ready. */
     dueAt: time('due_at'),
-    /** When it last became ready; among equal ranks the earlier goes first. */
+    /** When it last became ready. */
     readyAt: time('ready_at'),
     converterId: uuid('converter_id'),
     uploadId: uuid('upload_id').references(() => uploads.id, { onDelete: 'cascade' }),
@@ -192,7 +192,7 @@ export const jobs = pgTable(
     pendingDependencies: integer('pending_dependencies').notNull().default(0),
     /** Children that have not ended. */
     pendingChildren: integer('pending_children').notNull().default(0),
-    /** Name of the client's key; null where none are configured. Shares turns fairly: see jobs/order.ts. */
+    /** Name of the client's key; null where none are configured. Owners take turns: see jobs/fairness.ts. */
     owner: text('owner'),
     /** Of what the client sent, for jobs whose id it chose: the same again is the same job. */
     fingerprint: text('fingerprint'),
@@ -211,12 +211,16 @@ export const jobs = pgTable(
   },
   (table) => [
     index('jobs_ready')
-      .on(table.cpuUnits, table.memoryMb, table.rank.desc().nullsFirst(), table.readyAt)
+      .on(
+        table.priority,
+        sql`coalesce(owner, '')`,
+        table.type,
+        table.cpuUnits,
+        table.memoryMb,
+        table.arrivedAt,
+        table.id,
+      )
       .where(sql`status = 'ready'`),
-    index('jobs_turns').on(table.priority, table.rank).where(sql`status = 'ready' and owner is not null`),
-    index('jobs_owner')
-      .on(table.owner, table.priority, table.createdAt.desc().nullsFirst(), table.rank)
-      .where(sql`owner is not null`),
     index('jobs_due').on(table.dueAt).where(sql`status in ('scheduled', 'retrying')`),
     index('jobs_running').on(table.converterId).where(sql`status = 'running'`),
     uniqueIndex('jobs_queue').on(table.queueId).where(sql`queue_id is not null`),
@@ -229,10 +233,8 @@ export const jobs = pgTable(
     index('jobs_upload').on(table.uploadId).where(sql`upload_id is not null`),
     index('jobs_parent').on(table.parentId).where(sql`parent_id is not null`),
     check('jobs_status_known', oneOf('status', JOB_STATUSES)),
-    check(
-      'jobs_queue_id',
-      sql`(queue_id is not null) = (status = 'ready' or (status = 'running' and pending_children = 0))`,
-    ),
+    check('jobs_queue_id', sql`(queue_id is not null) = (status = 'ready')`),
+    check('jobs_converter', sql`(converter_id is not null) = (status = 'running' and pending_children = 0)`),
     check('jobs_ready_at', sql`status <> 'ready' or ready_at is not null`),
     check('jobs_end', sql`(status in ('completed', 'failed', 'cancelled')) = (finished_at is not null)`),
     check('jobs_due_time', sql`(status in ('scheduled', 'retrying')) = (due_at is not null)`),
@@ -387,6 +389,18 @@ export const idempotencyKeys = pgTable(
   (table) => [primaryKey({ columns: [table.owner, table.key] }), index('idempotency_keys_age').on(table.createdAt)],
 );
 
+/** How many turns each owner has taken; see jobs/fairness.ts. */
+export const fairShares = pgTable(
+  'fair_shares',
+  {
+    /** Empty for jobs without an owner. */
+    owner: text('owner').primaryKey(),
+    turns: bigint('turns', { mode: 'number' }).notNull(),
+    usedAt: time('used_at').notNull().defaultNow(),
+  },
+  (table) => [index('fair_shares_turns').on(table.turns)],
+);
+
 export const converters = pgTable('converters', {
   id: uuid('id').primaryKey(),
   /** Host and process id, for people. */
@@ -394,8 +408,10 @@ export const converters = pgTable('converters', {
   cpuUnits: integer('cpu_units').notNull(),
   memoryMb: integer('memory_mb').notNull(),
   status: text('status').$type<'live' | 'stopped' | 'lost'>().notNull().default('live'),
-  /** While it lies ahead, this converter takes nothing but the large job that has waited too long. */
+  /** Until when it holds the lease to make room for a large job that has waited too long. */
   drainsUntil: time('drains_until'),
+  /** By when it has that room at the latest. */
+  drainedAt: time('drained_at'),
   startedAt: time('started_at').notNull().defaultNow(),
   heartbeatAt: time('heartbeat_at').notNull().defaultNow(),
 });

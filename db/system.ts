@@ -1,6 +1,6 @@
 import { and, desc, eq, gt, sql } from 'drizzle-orm';
 import type { Queryable } from './client.ts';
-import { readyShapes } from './jobs.ts';
+import { inGroup, readyGroups } from './ready-jobs.ts';
 import { converters, hasDied, jobAttempts, jobs } from './schema.ts';
 
 /** Depths are counted up to here. */
@@ -38,12 +38,13 @@ export async function listConverters(db: Queryable) {
 /** For each shape that has ready jobs: how many (up to `DEEPEST_QUEUE`), and since when the oldest of these has been ready. */
 export async function queueDepths(db: Queryable) {
   const { rows } = await db.execute<{ cpu_units: number; memory_mb: number; depth: number; age: number }>(sql`
-    ${readyShapes}
-    select cpu_units, memory_mb, depth::int, extract(epoch from now() - oldest)::float as age from shapes, lateral (
+    ${readyGroups}
+    select cpu_units, memory_mb, least(${DEEPEST_QUEUE}, sum(depth))::int as depth,
+      extract(epoch from now() - min(oldest))::float as age
+    from groups, lateral (
       select count(*) as depth, min(ready_at) as oldest from (
-        select ready_at from jobs where status = 'ready' and cpu_units = shapes.cpu_units and memory_mb = shapes.memory_mb
-        order by rank desc, ready_at limit ${DEEPEST_QUEUE}) first) counted
-    order by cpu_units, memory_mb`);
+        select ready_at from jobs where ${inGroup} order by arrived_at limit ${DEEPEST_QUEUE}) first) counted
+    group by cpu_units, memory_mb order by cpu_units, memory_mb`);
   return rows.map((row) => ({
     cpuUnits: row.cpu_units,
     memoryMb: row.memory_mb,

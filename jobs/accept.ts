@@ -4,7 +4,7 @@ import type { Queues } from '../db/queues.ts';
 import { AppError } from '../errors.ts';
 import { refuseUnholdable } from './capacity.ts';
 import type { Job } from './claim.ts';
-import { ensureQueues, type NewJob, submitJobs } from './submit.ts';
+import { type NewJob, submitJobs } from './submit.ts';
 import { Moved, postgresCode, transition } from './transition.ts';
 
 const UNIQUE_VIOLATION = '23505';
@@ -20,9 +20,10 @@ export async function acceptJobs(
   newJobs: NewJob[],
   record: (tx: Transaction, jobs: Job[]) => Promise<void> = async () => undefined,
 ): Promise<Job[]> {
-  const shapes = newJobs.map(({ shape }) => shape);
-  await refuseUnholdable(db, shapes);
-  await ensureQueues(queues, shapes);
+  await refuseUnholdable(
+    db,
+    newJobs.map(({ shape }) => shape),
+  );
   return transition(db, async (tx) => {
     const existing = new Map(
       (

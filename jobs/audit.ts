@@ -4,17 +4,14 @@ import type { Database } from '../db/client.ts';
 /** Examples shown of each kind of finding. */
 const MOST_EXAMPLES = 5;
 
-const live = sql`status in ('ready', 'running') and pending_children = 0`;
-
 /** What must never be: each query gives the ids of what breaks a promise. Read in one snapshot, so work may go on. */
 const PROMISES: Record<string, SQL> = {
-  'a ready or running job has its pg-boss job': sql`
-    select id from jobs where ${live} and not exists (
-      select 1 from pgboss.job queued where queued.id = jobs.queue_id and queued.name = format('jobs.c%sm%s', cpu_units, memory_mb)
-        and queued.state::text = case jobs.status when 'ready' then 'created' else 'active' end)`,
-  'a pg-boss job stands for one live job': sql`
-    select queued.id::text from pgboss.job queued where name like 'jobs.c%' and not exists (
-      select 1 from jobs where jobs.queue_id = queued.id and ${live})`,
+  'a ready job has its pg-boss job': sql`
+    select id from jobs where status = 'ready' and not exists (
+      select 1 from pgboss.job queued where queued.id = jobs.queue_id and queued.name = 'jobs' and queued.state = 'created')`,
+  'a pg-boss job stands for one ready job': sql`
+    select queued.id::text from pgboss.job queued where name = 'jobs' and not exists (
+      select 1 from jobs where jobs.queue_id = queued.id and status = 'ready')`,
   'a blocked job counts the prerequisites that have not completed': sql`
     select id from jobs where status = 'blocked' and pending_dependencies <> (
       select count(*) from job_dependencies edge join jobs prerequisite on prerequisite.id = edge.depends_on
@@ -79,13 +76,13 @@ export async function audit(db: Database): Promise<Finding[]> {
   );
 }
 
-/** Of the jobs that wait or run, up to a thousand: those without the pg-boss job that ought to stand for them. */
+/** Of up to a thousand ready jobs, those without the pg-boss job that ought to stand for them. */
 export async function sampleQueues(db: Database): Promise<string[]> {
   const { rows } = await db.execute<{ id: string }>(sql`
     select id from (
-      select * from jobs where ${live} and queue_id > (select gen_random_uuid()) order by queue_id limit 1000) sample
+      select * from jobs where status = 'ready' and queue_id > (select gen_random_uuid()) order by queue_id limit 1000) sample
     where not exists (
       select 1 from pgboss.job queued
-      where name = format('jobs.c%sm%s', cpu_units, memory_mb) and queued.id = sample.queue_id and state < 'completed')`);
+      where name = 'jobs' and queued.id = sample.queue_id and state < 'completed')`);
   return rows.map(({ id }) => id);
 }

@@ -6,8 +6,7 @@ import { AppError } from '../errors.ts';
 import type { Job } from './claim.ts';
 import { failDependants } from './dependencies.ts';
 import { endJobs, markEnded } from './end.ts';
-import { queueName } from './shape.ts';
-import { Moved, transition } from './transition.ts';
+import { transition } from './transition.ts';
 
 /**
  * Ends a job that has not ended, with its children; its dependants fail. A converter that runs it is told by NOTIFY, and
@@ -28,35 +27,22 @@ export async function cancelJob(db: Database, queues: Queues, id: string): Promi
 }
 
 /**
- * Takes jobs out of their queues and locks their rows, in the order in which settling does: no attempt of theirs starts,
- * ends or has children from here on, and none of them is retried. Gives those of the jobs `which` that have not ended or
- * have no parent: children first, each in the order of their ids.
+ * Locks jobs, in the order in which settling does, and takes them out of the queue: no attempt of theirs starts, ends or
+ * has children from here on, and none of them is retried. Gives those of the jobs `which` that have not ended or have no
+ * parent: children first, each in the order of their ids.
  */
 export async function lockFamilies(tx: Transaction, queues: Queues, which: SQL | undefined): Promise<Job[]> {
   const wanted = and(which, or(notInArray(jobs.status, [...ENDED]), isNull(jobs.parentId)));
-  const taken = new Set<string>();
-  // What was queued anew, or born, while others were taken, is taken in the next round.
-  for (;;) {
-    const queued = await tx
-      .select()
-      .from(jobs)
-      .where(and(wanted, sql`${jobs.queueId} is not null`));
-    const left = queued.filter(({ queueId }) => !taken.has(queueId as string));
-    if (left.length === 0) break;
-    for (const [name, group] of Map.groupBy(left, queueName)) {
-      const queueIds = group.map(({ queueId }) => queueId as string);
-      await queues.remove(tx, name, queueIds);
-      for (const queueId of queueIds) taken.add(queueId);
-    }
-  }
   const locked = await tx
     .select()
     .from(jobs)
     .where(wanted)
     .orderBy(sql`${jobs.parentId} is null`, asc(jobs.id))
     .for('update');
-  // One that waited out its backoff may have become ready in between: it is looked at again.
-  if (locked.some(({ queueId }) => queueId !== null && !taken.has(queueId))) throw new Moved();
+  await queues.remove(
+    tx,
+    locked.flatMap(({ queueId }) => queueId ?? []),
+  );
   return locked;
 }
 

@@ -32,7 +32,7 @@ export async function submitChildren(
       maxAttempts: job.maxAttempts,
       initialDelaySeconds: job.initialDelaySeconds,
       backoffMultiplier: job.backoffMultiplier,
-      rank: job.rank - index,
+      arrivedAt: new Date(job.arrivedAt.getTime() + index * 1_000),
       attempt,
     })),
   );

@@ -1,163 +1,141 @@
-import { and, eq, getTableColumns, inArray, sql } from 'drizzle-orm';
+import { sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
-import { type JobRow, readyShapes } from '../db/jobs.ts';
+import { findJobs, type JobRow } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
-import { converters, jobAttempts, jobs, uploads } from '../db/schema.ts';
-import { inBackground, queueName, type Room, type Shape } from './shape.ts';
+import { inGroup, readyGroups } from '../db/ready-jobs.ts';
+import type { Priority } from '../db/schema.ts';
+import { takeDrainLease } from './drain-lease.ts';
+import type { Shares } from './fairness.ts';
+import { findHeld, planClaim, type Waiting } from './plan-claim.ts';
+import type { Reservation } from './room.ts';
+import type { Shape } from './shape.ts';
 import { transition } from './transition.ts';
 
 export type Job = JobRow;
 
+/** A job that a converter runs now. `waitedSeconds` passed since it became ready, by Postgres's clock. */
+export type ClaimedJob = Job & { waitedSeconds: number };
+
+/** Fences everything that an attempt writes: it owns its job while the job runs under this number. */
+export type AttemptKey = Pick<Job, 'id' | 'attempt' | 'cpuUnits' | 'memoryMb'>;
+
+/** The converter that claims. */
+export interface Claimant {
+  id: string;
+  name: string;
+  capacity: Shape;
+  /** The job types that it knows; jobs of others are left to converters that know them. */
+  types: readonly string[];
+  running: Reservation[];
+}
+
+/** The ready jobs that are looked at, of all groups together; the oldest of each group is among them. */
+const MAX_LOOK = 1_024;
+const MAX_LOOK_PER_GROUP = 32;
+
 /**
- * A job that this converter runs now. `queueId` and `attempt` together fence everything that the attempt writes.
- * `waitedSeconds` passed since it became ready, by Postgres's clock.
+ * Claims the ready jobs whose turn it is and that fit what the converter has free, at most `MAX_CLAIM`, in the order in
+ * which they are to start. Gives none when nothing fits, other converters were faster, or this one makes room for a large
+ * job. Throws `ConverterLost` when this converter was declared lost.
  */
-export type ClaimedJob = Job & { queueId: string; waitedSeconds: number };
+export async function claimJobs(db: Database, queues: Queues, claimant: Claimant): Promise<ClaimedJob[]> {
+  const { waiting, shares } = await look(db, claimant);
+  if (waiting.length === 0) return [];
+  const converter = { capacity: claimant.capacity, running: claimant.running, now: Date.now() };
+  const wanted = findHeld(waiting, converter);
+  const held = wanted && (await takeDrainLease(db, claimant.id, wanted.startsAt)) ? wanted : undefined;
+  const ids = planClaim(waiting, shares, converter, held);
+  if (ids.length === 0) return [];
+  const compete = new Set(waiting.map(({ owner }) => owner)).size > 1;
+  return take(db, queues, claimant, ids, compete ? shares.clock : null);
+}
 
-/** What of a claimed job fences its settlement; a row of `jobs` will do. */
-export type AttemptKey = Pick<ClaimedJob, 'id' | 'queueId' | 'attempt' | 'cpuUnits' | 'memoryMb'>;
-
-/** Most jobs of one shape that one claim takes. */
-const LARGEST_CLAIM = 32;
-/** When the best job has waited this long for a converter with room, one converter makes room. */
-const PATIENCE_SECONDS = 30;
-/** A converter that makes room says so anew in every round of its claim loop, one a second at least. */
-const DRAIN_SECONDS = 5;
-/** Any constant will do, as long as all converters agree on it. */
-const DRAIN_LOCK = 7_311_003;
-
-/** The first job of a queue. */
-interface Head {
-  shape: Shape;
-  rank: number;
-  waited: number;
+/** The oldest ready jobs of each group that could ever fit this converter, and the turns of their owners. */
+async function look(db: Database, { capacity, types }: Claimant): Promise<{ waiting: Waiting[]; shares: Shares }> {
+  const { rows } = await db.execute<{
+    id: string;
+    priority: Priority;
+    owner: string;
+    cpu_units: number;
+    memory_mb: number;
+    timeout_seconds: number;
+    waited: number;
+    turns: string | null;
+    clock: string | null;
+  }>(sql`
+    ${readyGroups}
+    select first.id, groups.priority, groups.owner, groups.cpu_units, groups.memory_mb, first.timeout_seconds, first.waited,
+      (select turns from fair_shares where fair_shares.owner = groups.owner) as turns,
+      (select max(turns) - 1 from fair_shares) as clock
+    from groups, lateral (
+      select id, timeout_seconds, extract(epoch from now() - arrived_at)::float as waited from jobs where ${inGroup}
+      order by arrived_at, id
+      limit (select greatest(1, least(${MAX_LOOK_PER_GROUP}, ${MAX_LOOK} / count(*))) from groups)) first
+    where cpu_units <= ${capacity.cpuUnits} and memory_mb <= ${capacity.memoryMb} and type = any(${sql.param(types)})
+    limit ${MAX_LOOK}`);
+  const turns = new Map(rows.map(({ owner, turns }) => [owner, Number(turns ?? 0)]));
+  return {
+    shares: { clock: Math.max(0, Number(rows[0]?.clock ?? 0)), turns },
+    waiting: rows.map((row) => ({
+      id: row.id,
+      priority: row.priority,
+      owner: row.owner,
+      shape: { cpuUnits: row.cpu_units, memoryMb: row.memory_mb },
+      timeoutSeconds: row.timeout_seconds,
+      waitedSeconds: row.waited,
+    })),
+  };
 }
 
 /**
- * Claims the best waiting jobs of one shape that fit `free`, as many as fit and come before the head of any other queue
- * that fits. Gives none when nothing fits, others were faster, or this one makes room for a large job that has
- * waited too long; throws `ConverterLost` when this converter was declared lost.
+ * Starts those of the jobs that are still ready, in one transaction: their rows, attempts and uploads, the turns of their
+ * owners (unless `clock` is null), and their pg-boss jobs.
  */
-export async function claimJobs(
+async function take(
   db: Database,
   queues: Queues,
-  converter: { id: string; name: string },
-  { free, capacity }: { free: Room; capacity: Shape },
+  { id, name }: Claimant,
+  ids: string[],
+  clock: number | null,
 ): Promise<ClaimedJob[]> {
-  // What could never fit here is another converter's business.
-  const [best, ...others] = await headsWithin(db, capacity);
-  if (best === undefined) return [];
-  // What waits for others in the background to end would gain nothing by more room.
-  const lacksRoom = !fits(best.shape, free) && mayJoin(best.shape, free);
-  if (lacksRoom && best.waited > PATIENCE_SECONDS && (await drains(db, converter.id))) return [];
-  const fitting = [best, ...others].filter(({ shape }) => fits(shape, free));
-  for (const [index, { shape }] of fitting.entries()) {
-    const claimed = await claimFrom(db, queues, converter, { shape, free, minRank: fitting[index + 1]?.rank });
-    // None: another converter was faster; the next queue may have some left.
-    if (claimed.length > 0) return claimed;
-  }
-  return [];
-}
-
-async function claimFrom(
-  db: Database,
-  queues: Queues,
-  converter: { id: string; name: string },
-  { shape, free, minRank }: { shape: Shape; free: Room; minRank: number | undefined },
-): Promise<ClaimedJob[]> {
-  const count = Math.min(
-    LARGEST_CLAIM,
-    // One in the background changes how much others may take there.
-    inBackground(shape) ? 1 : timesIn(free.cpuUnits, shape.cpuUnits),
-    timesIn(free.memoryMb, shape.memoryMb),
-  );
   return transition(db, async (tx) => {
-    const queueIds = await queues.fetch(tx, queueName(shape), { count, minRank });
-    if (queueIds.length === 0) return [];
-    const [live] = await tx
-      .select({ id: converters.id })
-      .from(converters)
-      .where(and(eq(converters.id, converter.id), eq(converters.status, 'live')))
-      .for('share');
-    if (live === undefined) throw new ConverterLost();
-    const claimed = await tx
-      .update(jobs)
-      .set({
-        status: 'running',
-        attempt: sql`${jobs.attempt} + 1`,
-        converterId: converter.id,
-        progress: null,
-        startedAt: sql`coalesce(${jobs.startedAt}, now())`,
-      })
-      .where(and(inArray(jobs.queueId, queueIds), eq(jobs.status, 'ready')))
-      .returning({
-        ...getTableColumns(jobs),
-        // Not now(): a job may have become ready since this transaction began.
-        waitedSeconds: sql<number>`extract(epoch from clock_timestamp() - ${jobs.readyAt})::float`,
-      });
-    if (claimed.length === 0) return [];
-    await tx.insert(jobAttempts).values(
-      claimed.map((job) => ({
-        jobId: job.id,
-        attempt: job.attempt,
-        converterId: converter.id,
-        converter: converter.name,
-        cpuUnits: job.cpuUnits,
-        memoryMb: job.memoryMb,
-      })),
+    const { rows } = await tx.execute<{ id: string; queue_id: string | null; waited: number }>(sql`
+      with live as (select id, name from converters where id = ${id} and status = 'live' for share),
+      free as (
+        select jobs.id, jobs.queue_id from jobs, live where jobs.id = any(${sql.param(ids)}) and jobs.status = 'ready'
+        for update of jobs skip locked),
+      claimed as (
+        update jobs set status = 'running', attempt = attempt + 1, converter_id = ${id}, queue_id = null, progress = null,
+          started_at = coalesce(started_at, now())
+        from free where jobs.id = free.id
+        returning jobs.id, free.queue_id, attempt, jobs.cpu_units, jobs.memory_mb, upload_id, coalesce(owner, '') as owner, ready_at),
+      attempts as (
+        insert into job_attempts (job_id, attempt, converter_id, converter, cpu_units, memory_mb)
+        select id, attempt, ${id}, ${name}, cpu_units, memory_mb from claimed),
+      begun as (
+        update uploads set status = 'processing'
+        where id in (select upload_id from claimed) and status = 'queued'),
+      shares as (
+        insert into fair_shares (owner, turns) select owner, ${clock}::bigint + count(*) from claimed
+        where ${clock}::bigint is not null group by owner order by owner
+        on conflict (owner) do update
+          set turns = greatest(fair_shares.turns, ${clock}::bigint) + excluded.turns - ${clock}::bigint, used_at = now())
+      select live.id::text, null::uuid as queue_id, null::float as waited from live
+      union all
+      select id, queue_id, extract(epoch from clock_timestamp() - ready_at)::float from claimed`);
+    if (rows.length === 0) throw new ConverterLost();
+    const waited = new Map(rows.flatMap((row) => (row.queue_id === null ? [] : [[row.id, row.waited]])));
+    await queues.remove(
+      tx,
+      rows.flatMap(({ queue_id }) => queue_id ?? []),
     );
-    const uploadIds = [...new Set(claimed.flatMap(({ uploadId }) => uploadId ?? []))].sort();
-    if (uploadIds.length > 0) {
-      await tx
-        .update(uploads)
-        .set({ status: 'processing' })
-        .where(and(inArray(uploads.id, uploadIds), eq(uploads.status, 'queued')));
-    }
-    return (claimed as ClaimedJob[]).sort((a, b) => b.rank - a.rank || Number(a.readyAt) - Number(b.readyAt));
+    const started = await findJobs(
+      tx,
+      ids.filter((one) => waited.has(one)),
+    );
+    return started.map((job) => ({ ...job, waitedSeconds: waited.get(job.id) ?? 0 }));
   });
 }
 
 /** This converter's row no longer says `live`: others have taken over its jobs. */
 export class ConverterLost extends Error {}
-
-function fits(shape: Shape, room: Room): boolean {
-  return shape.cpuUnits <= room.cpuUnits && shape.memoryMb <= room.memoryMb && mayJoin(shape, room);
-}
-
-function mayJoin(shape: Shape, { backgroundMb = Number.POSITIVE_INFINITY }: Room): boolean {
-  return !inBackground(shape) || shape.memoryMb <= backgroundMb;
-}
-
-/** A task that waits more than it computes may ask for no CPU at all: any number fits. */
-function timesIn(room: number, each: number): number {
-  return each === 0 ? Number.POSITIVE_INFINITY : Math.floor(room / each);
-}
-
-/** The head of each queue whose shape fits `capacity`, best first: one probe of the index of ready jobs for each. */
-async function headsWithin(db: Database, capacity: Shape): Promise<Head[]> {
-  const { rows } = await db.execute<{ cpu_units: number; memory_mb: number; rank: number; waited: number }>(sql`
-    ${readyShapes}
-    select cpu_units, memory_mb, rank, extract(epoch from now() - ready_at)::float as waited from shapes, lateral (
-      select rank, ready_at from jobs
-      where status = 'ready' and cpu_units = shapes.cpu_units and memory_mb = shapes.memory_mb
-      order by rank desc, ready_at limit 1) head
-    where cpu_units <= ${capacity.cpuUnits} and memory_mb <= ${capacity.memoryMb}
-    order by rank desc, ready_at`);
-  return rows.map(({ cpu_units, memory_mb, rank, waited }) => ({
-    shape: { cpuUnits: cpu_units, memoryMb: memory_mb },
-    rank,
-    waited,
-  }));
-}
-
-/** Whether this converter is the one that makes room now: one at a time, by a lease that ends with it. */
-async function drains(db: Database, converterId: string): Promise<boolean> {
-  return db.transaction(async (tx) => {
-    await tx.execute(sql`select pg_advisory_xact_lock(${DRAIN_LOCK})`);
-    const { rowCount } = await tx.execute(sql`
-      update converters set drains_until = now() + make_interval(secs => ${DRAIN_SECONDS})
-      where id = ${converterId} and status = 'live' and not exists (
-        select 1 from converters other where other.id <> ${converterId} and other.status = 'live' and other.drains_until > now())`);
-    return rowCount === 1;
-  });
-}

@@ -6,6 +6,7 @@ import type { PublicError } from '../errors.ts';
 import type { Child } from './children.ts';
 import type { AttemptKey, Job } from './claim.ts';
 import { countPages, toRanges } from './pages.ts';
+import { ownedBy } from './running.ts';
 import { transition } from './transition.ts';
 import { notifyEnded } from './webhooks.ts';
 
@@ -211,7 +212,7 @@ async function lockRunning(tx: Transaction, attempt: AttemptKey) {
   const [job] = await tx
     .select({ uploadId: jobs.uploadId, original: jobs.original })
     .from(jobs)
-    .where(and(eq(jobs.queueId, attempt.queueId), eq(jobs.attempt, attempt.attempt), eq(jobs.status, 'running')))
+    .where(ownedBy(attempt))
     .for('update');
   if (job === undefined || job.uploadId === null || job.original === null) return undefined;
   return { uploadId: job.uploadId, original: job.original };

@@ -46,7 +46,7 @@ export async function markEnded(tx: Transaction, ends: End[]): Promise<void> {
   await tx.execute(sql`
     update jobs set status = ended.status, result = ended.result, error = ended.error, queue_id = null, converter_id = null,
       due_at = null, pending_children = 0, finished_at = now(),
-      failures = failures + case when ended.status = 'failed' and jobs.queue_id is not null then 1 else 0 end
+      failures = failures + case when ended.status = 'failed' and jobs.converter_id is not null then 1 else 0 end
     from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) as ended(id text, status text, result jsonb, error jsonb)
     where jobs.id = ended.id`);
 }

@@ -1,8 +1,8 @@
-import { and, eq, inArray, isNotNull, lt, lte, ne, notExists, sql } from 'drizzle-orm';
+import { and, eq, inArray, lt, lte, ne, notExists, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import { forgetAnswers } from '../db/idempotency.ts';
 import type { Queues } from '../db/queues.ts';
-import { converters, jobs, throughput } from '../db/schema.ts';
+import { converters, fairShares, jobs, throughput } from '../db/schema.ts';
 import type { Logger } from '../log.ts';
 import { sampleQueues } from './audit.ts';
 import type { AttemptKey } from './claim.ts';
@@ -38,6 +38,7 @@ export async function keepHouse(db: Database, queues: Queues, log: Logger): Prom
 /** Once in a while: history that nobody asks for is forgotten, and a sample of the queues is checked. */
 export async function tidyUp(db: Database, log: Logger): Promise<void> {
   await forgetAnswers(db);
+  await db.delete(fairShares).where(lt(fairShares.usedAt, sql`now() - interval '1 day'`));
   await db.delete(throughput).where(lt(throughput.minute, sql`now() - interval '1 day'`));
   await db.delete(converters).where(
     and(
@@ -102,17 +103,15 @@ async function declareLost(db: Database) {
 
 /** Running jobs whose converter is lost, or stopped without giving them back. */
 async function orphanedAttempts(db: Database): Promise<AttemptKey[]> {
-  const rows = await db
+  return db
     .select({
       id: jobs.id,
-      queueId: jobs.queueId,
       attempt: jobs.attempt,
       cpuUnits: jobs.cpuUnits,
       memoryMb: jobs.memoryMb,
     })
     .from(jobs)
     .innerJoin(converters, eq(jobs.converterId, converters.id))
-    .where(and(eq(jobs.status, 'running'), isNotNull(jobs.queueId), inArray(converters.status, ['lost', 'stopped'])))
+    .where(and(eq(jobs.status, 'running'), inArray(converters.status, ['lost', 'stopped'])))
     .limit(BATCH);
-  return rows as AttemptKey[];
 }

@@ -1,16 +1,9 @@
-import { and, eq } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
 import { jobs, type Progress } from '../db/schema.ts';
 import type { AttemptKey } from './claim.ts';
+import { ownedBy } from './running.ts';
 
 /** Records how far a running attempt has come; nothing, when it no longer owns its job. */
-export async function recordProgress(
-  db: Database,
-  { queueId, attempt }: AttemptKey,
-  progress: Progress,
-): Promise<void> {
-  await db
-    .update(jobs)
-    .set({ progress })
-    .where(and(eq(jobs.queueId, queueId), eq(jobs.attempt, attempt), eq(jobs.status, 'running')));
+export async function recordProgress(db: Database, attempt: AttemptKey, progress: Progress): Promise<void> {
+  await db.update(jobs).set({ progress }).where(ownedBy(attempt));
 }

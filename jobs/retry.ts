@@ -114,7 +114,7 @@ export async function reopen(tx: Transaction, queues: Queues, id: string): Promi
       tx,
       queues,
       undone.map((child) => child.id),
-      { anew: true },
+      { forget: true },
     );
     const attempt = Math.max(...[job, ...children].map((maker) => maker.attempt));
     await submitChildren(tx, queues, job, parts, attempt);
@@ -124,7 +124,7 @@ export async function reopen(tx: Transaction, queues: Queues, id: string): Promi
       .set({ ...fresh, status: 'blocked', pendingDependencies: pending })
       .where(eq(jobs.id, id));
   } else {
-    await release(tx, queues, [id], { anew: true });
+    await release(tx, queues, [id], { forget: true });
   }
   if (job.uploadId !== null) await reopenUpload(tx, job.uploadId);
   return undefined;

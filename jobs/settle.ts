@@ -1,4 +1,4 @@
-import { and, asc, eq, inArray, sql } from 'drizzle-orm';
+import { and, asc, eq, isNotNull, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs } from '../db/schema.ts';
@@ -8,8 +8,7 @@ import { type Child, submitChildren } from './children.ts';
 import type { AttemptKey, Job } from './claim.ts';
 import { type End, endJobs } from './end.ts';
 import { release } from './ready.ts';
-import { nextMemoryClass, queueName } from './shape.ts';
-import { ensureQueues } from './submit.ts';
+import { nextMemoryClass } from './shape.ts';
 import { transition } from './transition.ts';
 
 /** How an attempt ended. */
@@ -35,43 +34,30 @@ export interface Settlement {
 const LONGEST_DELAY_SECONDS = 3_600;
 
 /**
- * Ends attempts in one transaction, which many may share: their pg-boss jobs, jobs, attempts, and what hangs on the jobs.
- * Gives the queue ids of those that it settled; an attempt that no longer owns its job (somebody else has settled or
- * cancelled it) is not among them, and nothing of it is written.
+ * Ends attempts in one transaction, which many may share: their jobs, attempts, and what hangs on the jobs. Gives those
+ * that it settled; an attempt that no longer owns its job (somebody else has settled or cancelled it) is not among them,
+ * and nothing of it is written.
  */
-export async function settleAttempts(db: Database, queues: Queues, settlements: Settlement[]): Promise<Set<string>> {
+export async function settleAttempts(
+  db: Database,
+  queues: Queues,
+  settlements: Settlement[],
+): Promise<Set<Settlement>> {
   const fitting = await withinCapacity(db, settlements);
-  const byQueueId = new Map(fitting.map((settlement) => [settlement.attempt.queueId, settlement]));
-  await ensureQueues(
-    queues,
-    fitting.flatMap(({ attempt, outcome, grownMb }) =>
-      outcome.kind === 'split'
-        ? outcome.children.map(({ shape }) => shape)
-        : grownMb === undefined
-          ? []
-          : [{ ...attempt, memoryMb: grownMb }],
-    ),
-  );
   return transition(db, async (tx) => {
-    const attempts = settlements.map(({ attempt }) => attempt);
-    for (const [name, group] of Map.groupBy(attempts, queueName)) {
-      await queues.remove(
-        tx,
-        name,
-        group.map(({ queueId }) => queueId),
-      );
-    }
-    const locked = await tx
-      .select()
-      .from(jobs)
-      .where(and(inArray(jobs.queueId, [...byQueueId.keys()]), eq(jobs.status, 'running')))
-      .orderBy(asc(jobs.id))
-      .for('update');
-    const owned = locked.flatMap((job) => {
-      const settlement = byQueueId.get(job.queueId as string);
-      return settlement?.attempt.attempt === job.attempt ? [{ job, ...settlement }] : [];
+    const locked = await lockRunning(
+      tx,
+      settlements.map(({ attempt }) => attempt.id),
+    );
+    const owned = fitting.flatMap((settlement, index) => {
+      const job = locked.get(settlement.attempt.id);
+      const original = settlements[index];
+      if (job?.attempt !== settlement.attempt.attempt || original === undefined) return [];
+      // A second settlement of the same attempt finds it settled.
+      locked.delete(job.id);
+      return [{ job, original, ...settlement }];
     });
-    if (owned.length === 0) return new Set<string>();
+    if (owned.length === 0) return new Set<Settlement>();
     await recordAttempts(tx, owned);
     const returned: string[] = [];
     const ends: End[] = [];
@@ -105,9 +91,20 @@ export async function settleAttempts(db: Database, queues: Queues, settlements: 
       }
     }
     await endJobs(tx, queues, ends);
-    await release(tx, queues, returned);
-    return new Set(owned.map(({ attempt }) => attempt.queueId));
+    await release(tx, queues, returned, { keepPlace: true });
+    return new Set(owned.map(({ original }) => original));
   });
+}
+
+/** The running jobs among these, locked in the order of their ids; not those that wait for their children. */
+async function lockRunning(tx: Transaction, ids: string[]): Promise<Map<string, Job>> {
+  const locked = await tx
+    .select()
+    .from(jobs)
+    .where(and(sql`${jobs.id} = any(${sql.param(ids)})`, eq(jobs.status, 'running'), isNotNull(jobs.converterId)))
+    .orderBy(asc(jobs.id))
+    .for('update');
+  return new Map(locked.map((job) => [job.id, job]));
 }
 
 function mayRetry(job: Job): boolean {
@@ -176,7 +173,7 @@ async function split(
 ): Promise<void> {
   const waiting =
     job.parentId === null
-      ? { pendingChildren: sql`${children.length}`, queueId: null, converterId: null }
+      ? { pendingChildren: sql`${children.length}`, converterId: null }
       : { pendingChildren: sql`${jobs.pendingChildren} + ${children.length}` };
   await tx
     .update(jobs)
@@ -193,7 +190,6 @@ async function retryLater(tx: Transaction, job: Job, error: PublicError): Promis
     .update(jobs)
     .set({
       status: 'retrying',
-      queueId: null,
       converterId: null,
       failures: job.failures + 1,
       dueAt: sql`now() + make_interval(secs => ${seconds})`,

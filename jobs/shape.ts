@@ -9,9 +9,6 @@ export interface Shape {
 /** Resident memory of a sandbox that has loaded its libraries, in MB: part of every reservation. */
 export const BASELINE_MB = 120;
 
-/** What may still be reserved, and the largest job that may join those in the background: any, unless it says. */
-export type Room = Shape & { backgroundMb?: number };
-
 /** The memory that an ordinary conversion reserves. */
 export const ORDINARY_MB = 256;
 
@@ -28,7 +25,7 @@ export function inBackground({ cpuUnits, memoryMb }: Shape): boolean {
   return cpuUnits === 0 && memoryMb > LARGE_MB;
 }
 
-/** Memory classes in MB: few, so that there are few queues; a class is at most 1.5 times the one below it. */
+/** Memory classes in MB: few, so that ready jobs form few groups; a class is at most 1.5 times the one below it. */
 const MEMORY_CLASSES = [256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384] as const;
 export const LARGEST_CLASS_MB = 16_384;
 
@@ -49,9 +46,4 @@ export function nextMemoryClass(memoryMb: number): number | undefined {
 /** The largest memory class within `megabytes`; the smallest class where none is. */
 export function classWithin(megabytes: number): number {
   return MEMORY_CLASSES.findLast((size) => size <= megabytes) ?? MEMORY_CLASSES[0];
-}
-
-/** Name of the pg-boss queue for a shape, such as `jobs.c1m256`. */
-export function queueName({ cpuUnits, memoryMb }: Shape): string {
-  return `jobs.c${cpuUnits}m${memoryMb}`;
 }

@@ -6,9 +6,7 @@ import type { Queues } from '../db/queues.ts';
 import { type JobStatus, jobDependencies, jobs, type Priority } from '../db/schema.ts';
 import { AppError, type PublicError } from '../errors.ts';
 import { dependencyFailed } from './dependencies.ts';
-import { nextTurn, rankOf } from './order.ts';
-import { enqueue } from './ready.ts';
-import { queueName, type Shape } from './shape.ts';
+import type { Shape } from './shape.ts';
 import { notifyEnded } from './webhooks.ts';
 
 /** A job to be queued. `shape.memoryMb` is a memory class already. */
@@ -34,8 +32,8 @@ export interface NewJob {
   parentId?: string;
   /** Attempts counted before its own, at the same pages: files are named by attempt. */
   attempt?: number;
-  /** Order among ready jobs; what priority, arrival and the owner's turn give, unless set. */
-  rank?: number;
+  /** When it counts as having come into the queue: now, unless set. */
+  arrivedAt?: Date | undefined;
   timeoutSeconds?: number | undefined;
   maxAttempts?: number | undefined;
   initialDelaySeconds?: number | undefined;
@@ -50,14 +48,9 @@ export const DEFAULTS = {
   timeoutSeconds: 300,
 } as const;
 
-/** Makes the queues that these jobs need now or later. To be called before the transaction that submits them. */
-export async function ensureQueues(queues: Queues, shapes: Shape[]): Promise<void> {
-  for (const name of new Set(shapes.map(queueName))) await queues.ensure(name);
-}
-
 /**
  * Stores jobs in the caller's transaction: `ready` and queued, `scheduled`, `blocked`, or failed with a prerequisite that
- * has failed already. Gives their ids in order. The queues of their shapes must exist (`ensureQueues`). Throws
+ * has failed already. Gives their ids in order. Throws
  * `unknown_dependency` (422) for a prerequisite that is neither stored nor among them; cycles are the caller's to refuse.
  */
 export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJob[]): Promise<string[]> {
@@ -69,9 +62,8 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
   );
   const began = clock[0]?.now as string;
   const now = new Date(began);
-  const ranks = await ranksOf(tx, named, now);
   const places = placesOf(named, prerequisites);
-  const rows = named.map((job, index) => {
+  const rows = named.map((job) => {
     const { pending, error } = places(job.id);
     const later = job.runAt && job.runAt > now ? job.runAt : null;
     const status: JobStatus = error ? 'failed' : pending > 0 ? 'blocked' : later ? 'scheduled' : 'ready';
@@ -80,7 +72,7 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       queueId: status === 'ready' ? randomUUID() : null,
       type: job.type,
       priority: job.priority,
-      rank: ranks[index] as number,
+      arrivedAt: job.arrivedAt ?? began,
       payload: job.payload,
       ...job.shape,
       status,
@@ -104,10 +96,9 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       finishedAt: error ? began : null,
     };
   });
-  await enqueue(
+  await queues.send(
     tx,
-    queues,
-    rows.filter(({ queueId }) => queueId !== null) as ((typeof rows)[number] & { queueId: string })[],
+    rows.flatMap(({ queueId }) => queueId ?? []),
   );
   await insertRows(tx, jobs, rows);
   const edges = named.flatMap(({ id, dependsOn = [] }) =>
@@ -142,23 +133,6 @@ async function lockPrerequisites(tx: Transaction, newJobs: (NewJob & { id: strin
     throw new AppError('unknown_dependency', `depends_on: there is no job ${unknown}`, { status: 422 });
   }
   return statuses;
-}
-
-async function ranksOf(tx: Transaction, newJobs: NewJob[], now: Date): Promise<number[]> {
-  const turns = new Map<string, number>();
-  const ranks: number[] = [];
-  for (const { rank, priority, runAt, owner } of newJobs) {
-    const arrival = rankOf(priority, runAt && runAt > now ? runAt : now);
-    if (rank !== undefined || !owner) {
-      ranks.push(rank ?? arrival);
-      continue;
-    }
-    const key = `${priority} ${owner}`;
-    const turn = turns.get(key) ?? (await nextTurn(tx, owner, priority, now));
-    turns.set(key, turn - 1);
-    ranks.push(runAt && runAt > now ? Math.min(turn, arrival) : turn);
-  }
-  return ranks;
 }
 
 /** For each job: how many prerequisites are still to complete, or the error if one of them never will. */

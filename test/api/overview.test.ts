@@ -112,9 +112,9 @@ describe('GET /jobs/{id}/graph', () => {
     await fixture.submit(one('hub'), one('spoke', ['hub']));
     await fixture.finishAll();
     await service.pool.query(`
-      insert into jobs (id, type, priority, rank, payload, cpu_units, memory_mb, status, max_attempts,
+      insert into jobs (id, type, priority, arrived_at, payload, cpu_units, memory_mb, status, max_attempts,
         initial_delay_seconds, backoff_multiplier, timeout_seconds, owner, finished_at)
-      select 'many-' || n, 'test', 'normal', 0, '{}', 1, 256, 'completed', 3, 1, 2, 300, 'alice', now()
+      select 'many-' || n, 'test', 'normal', now(), '{}', 1, 256, 'completed', 3, 1, 2, 300, 'alice', now()
       from generate_series(1, 5000) n`);
     await service.pool.query(`insert into job_dependencies select 'many-' || n, 'hub' from generate_series(1, 5000) n`);
     const began = performance.now();

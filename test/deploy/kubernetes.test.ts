@@ -228,9 +228,9 @@ test('KEDA counts the jobs that are ready or run', async () => {
   const client = new pg.Client({ connectionString: database.url });
   await client.connect();
   try {
-    await client.query(`insert into jobs (id, type, priority, rank, payload, cpu_units, memory_mb, status, queue_id, ready_at,
+    await client.query(`insert into jobs (id, type, priority, arrived_at, payload, cpu_units, memory_mb, status, queue_id, ready_at,
         max_attempts, initial_delay_seconds, backoff_multiplier, timeout_seconds)
-      select 'job ' || n, 'noop', 'normal', 0, '{}', 1, 256, 'ready', gen_random_uuid(), now(), 3, 1, 2, 300
+      select 'job ' || n, 'noop', 'normal', now(), '{}', 1, 256, 'ready', gen_random_uuid(), now(), 3, 1, 2, 300
       from generate_series(1, 3) n`);
     const { rows } = await client.query(scaled.spec.triggers[0].metadata.query);
     expect(rows).toEqual([{ count: '3' }]);

@@ -41,36 +41,21 @@ async function busy(): Promise<void> {
 
 const queued = (id: string) => sql`(select queue_id from jobs where id = ${id})`;
 const endOf = (id: string) =>
-  sql`update jobs set status = 'failed', queue_id = null, pending_children = 0, finished_at = now() where id = ${id}`;
+  sql`update jobs set status = 'failed', queue_id = null, converter_id = null, pending_children = 0, finished_at = now() where id = ${id}`;
 
 const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
   [
-    'a ready or running job has its pg-boss job',
+    'a ready job has its pg-boss job',
     'that of a ready job is gone',
     [sql`delete from pgboss.job where id = ${queued('ready')}`],
   ],
   [
-    'a ready or running job has its pg-boss job',
-    'that of a running job is gone',
-    [sql`delete from pgboss.job where id = ${queued('running')}`],
-  ],
-  [
-    'a ready or running job has its pg-boss job',
-    'that of a running job waits to be fetched',
-    [sql`update pgboss.job set state = 'created' where id = ${queued('running')}`],
-  ],
-  [
-    'a ready or running job has its pg-boss job',
-    'it stands in the queue of another shape',
-    [sql`update jobs set cpu_units = 3, memory_mb = 512 where id = 'ready'`],
-  ],
-  [
-    'a pg-boss job stands for one live job',
+    'a pg-boss job stands for one ready job',
     'one stands for none',
-    [sql`insert into pgboss.job (name) values ('jobs.c1m256')`],
+    [sql`insert into pgboss.job (name) values ('jobs')`],
   ],
   [
-    'a pg-boss job stands for one live job',
+    'a pg-boss job stands for one ready job',
     'its job has ended',
     [
       endOf('ready'),

@@ -1,7 +1,6 @@
 import { sql } from 'drizzle-orm';
-import { ConverterLost, claimJobs } from '../../jobs/claim.ts';
-import { rankOf } from '../../jobs/order.ts';
-import { AMPLE, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
+import { type Claimant, ConverterLost } from '../../jobs/claim.ts';
+import { type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {
@@ -17,7 +16,7 @@ async function claimOneByOne(): Promise<string[]> {
   const converter = await fixture.converter();
   const ids: string[] = [];
   for (;;) {
-    const [job] = await claimJobs(fixture.db, fixture.queues, converter, { free: SMALL, capacity: AMPLE });
+    const [job] = await fixture.claimOnce(converter, { capacity: SMALL });
     if (job === undefined) return ids;
     ids.push(job.id);
   }
@@ -43,27 +42,26 @@ test('the order holds across jobs of different shapes', async () => {
 });
 
 test('among equals the earlier submit goes first', async () => {
-  const rank = rankOf('normal', new Date());
   const ids: string[] = [];
-  for (let submitted = 0; submitted < 8; submitted++) ids.push(...(await fixture.submit({ rank })));
+  for (let submitted = 0; submitted < 8; submitted++) ids.push(...(await fixture.submit({})));
   expect(await claimOneByOne()).toEqual(ids);
 });
 
 test('a job of a low priority that has waited for more than an hour goes before a new normal one', async () => {
-  const waited = (seconds: number) => rankOf('low', new Date(Date.now() - seconds * 1000));
+  const waited = (seconds: number) => new Date(Date.now() - seconds * 1000);
   const [young, normal, old] = await fixture.submit(
-    { priority: 'low', rank: waited(3_500) },
+    { priority: 'low', arrivedAt: waited(3_500) },
     { priority: 'normal' },
-    { priority: 'low', rank: waited(3_700) },
+    { priority: 'low', arrivedAt: waited(3_700) },
   );
   expect(await claimOneByOne()).toEqual([old, normal, young]);
 });
 
-test('one claim takes as many jobs of a shape as fit, and never more', async () => {
+test('one claim takes as many jobs as fit, and never more', async () => {
   const converter = await fixture.converter();
   await fixture.submit(...Array(20).fill({}));
   const count = async (cpuUnits: number, memoryMb: number) =>
-    (await claimJobs(fixture.db, fixture.queues, converter, { free: { cpuUnits, memoryMb }, capacity: AMPLE })).length;
+    (await fixture.claimOnce(converter, { capacity: { cpuUnits, memoryMb } })).length;
   expect(await count(0, 10_000)).toBe(0);
   expect(await count(4, 255)).toBe(0);
   expect(await count(4, 767)).toBe(2);
@@ -74,15 +72,10 @@ test('one claim takes as many jobs of a shape as fit, and never more', async () 
 test('a light job fills the gap that a heavy job of a higher priority leaves', async () => {
   const converter = await fixture.converter();
   const [heavy, light] = await fixture.submit({ priority: 'critical', shape: HEAVY }, { priority: 'low' });
-  const [first, ...none] = await claimJobs(fixture.db, fixture.queues, converter, {
-    free: { cpuUnits: 3, memoryMb: 4096 },
-    capacity: AMPLE,
-  });
+  const [first, ...none] = await fixture.claimOnce(converter, { capacity: { cpuUnits: 3, memoryMb: 4096 } });
   expect([first?.id, none]).toEqual([light, []]);
-  expect(
-    await claimJobs(fixture.db, fixture.queues, converter, { free: { cpuUnits: 8, memoryMb: 2047 }, capacity: AMPLE }),
-  ).toEqual([]);
-  const [then] = await claimJobs(fixture.db, fixture.queues, converter, { free: HEAVY, capacity: AMPLE });
+  expect(await fixture.claimOnce(converter, { capacity: { cpuUnits: 8, memoryMb: 2047 } })).toEqual([]);
+  const [then] = await fixture.claimOnce(converter, { capacity: HEAVY });
   expect(then?.id).toBe(heavy);
 });
 
@@ -110,7 +103,7 @@ test('a claim records its attempt, its converter and its shape', async () => {
 test('an upload is processing from the first claim of one of its jobs', async () => {
   const id = await fixture.upload(2);
   expect((await fixture.findUpload(id)).status).toBe('queued');
-  await claimJobs(fixture.db, fixture.queues, await fixture.converter(), { free: SMALL, capacity: AMPLE });
+  await fixture.claimOnce(await fixture.converter(), { capacity: SMALL });
   expect((await fixture.findUpload(id)).status).toBe('processing');
 });
 
@@ -131,24 +124,28 @@ test('a converter that was declared lost gets nothing, and takes nothing away', 
   const converter = await fixture.converter();
   await fixture.submit({}, {});
   await fixture.db.execute(sql`update converters set status = 'lost'`);
-  await expect(claimJobs(fixture.db, fixture.queues, converter, { free: AMPLE, capacity: AMPLE })).rejects.toThrow(
-    ConverterLost,
-  );
+  await expect(fixture.claimOnce(converter)).rejects.toThrow(ConverterLost);
   expect(await fixture.claim()).toHaveLength(2);
 });
 
-test('jobs are taken into the background one at a time while they may join there, and smaller ones pass them', async () => {
+test('jobs join the background while there is room for them, and smaller ones pass them', async () => {
   const large = { shape: { cpuUnits: 0, memoryMb: 1024 }, priority: 'high' as const };
   await fixture.submit(large, large, large, {}, {});
   const converter = await fixture.converter();
-  const room = { cpuUnits: 2, memoryMb: 8192 };
-  const take = async (backgroundMb: number) =>
-    (await claimJobs(fixture.db, fixture.queues, converter, { free: { ...room, backgroundMb }, capacity: room })).map(
-      ({ memoryMb }) => memoryMb,
-    );
-  expect(await take(8192)).toEqual([1024]);
-  expect(await take(1024)).toEqual([1024]);
-  expect(await take(1023)).toEqual([256, 256]);
-  expect(await take(0)).toEqual([]);
-  expect(await take(1024)).toEqual([1024]);
+  const claim = async (having: Partial<Claimant>) =>
+    (await fixture.claimOnce(converter, having)).map(({ memoryMb }) => memoryMb);
+  const running = [{ shape: large.shape, endsAt: Date.now() + 60_000 }];
+  expect(await claim({ capacity: { cpuUnits: 1, memoryMb: 8192 }, running })).toEqual([256]);
+  expect(await claim({ capacity: { cpuUnits: 2, memoryMb: 8192 } })).toEqual([1024, 1024, 256]);
+  expect(await claim({ capacity: { cpuUnits: 2, memoryMb: 2048 }, running })).toEqual([]);
+  expect(await claim({ capacity: { cpuUnits: 2, memoryMb: 1024 } })).toEqual([1024]);
+});
+
+test('a converter claims only jobs of types that it knows', async () => {
+  await fixture.submit({ type: 'new', priority: 'critical' }, { type: 'old' });
+  const converter = await fixture.converter();
+  const typesOf = async (types: string[]) => (await fixture.claimOnce(converter, { types })).map(({ type }) => type);
+  expect(await typesOf(['old'])).toEqual(['old']);
+  expect(await typesOf(['old'])).toEqual([]);
+  expect(await typesOf(['old', 'new'])).toEqual(['new']);
 });

@@ -1,6 +1,4 @@
-import { claimJobs } from '../../jobs/claim.ts';
-import { rankOf } from '../../jobs/order.ts';
-import { AMPLE, COMPLETED, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
+import { COMPLETED, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
 
 let fixture: JobsFixture;
 let converter: { id: string; name: string };
@@ -17,7 +15,7 @@ afterAll(() => fixture.close());
 async function serve(count: number, onServed: (owner: string | null) => Promise<unknown> = async () => undefined) {
   const owners: (string | null)[] = [];
   for (let served = 0; served < count; served++) {
-    const [job] = await claimJobs(fixture.db, fixture.queues, converter, { free: SMALL, capacity: AMPLE });
+    const [job] = await fixture.claimOnce(converter, { capacity: SMALL });
     if (job === undefined) break;
     owners.push(job.owner);
     await fixture.settle(job, COMPLETED);
@@ -91,33 +89,42 @@ test('owners take turns within one priority, and a higher one goes before all of
   expect(await serve(31)).toEqual([...Array(30).fill('A'), 'B']);
 });
 
-test('a flood does not make the job of another owner count as later than it came', async () => {
-  await flood('A', 500);
-  const before = rankOf('normal', new Date());
-  await fixture.submit({ id: 'b', owner: 'B' });
-  const rank = (await fixture.job('b')).rank;
-  expect(before - rank).toBeLessThanOrEqual(5);
-});
-
 test('without owners jobs run in the order of their arrival', async () => {
   const ids: string[] = [];
   for (let submitted = 0; submitted < 12; submitted++) ids.push(...(await fixture.submit({ owner: null })));
   expect((await fixture.claim(converter)).map(({ id }) => id)).toEqual(ids);
 });
 
-test('a flood without an owner goes before what came after it', async () => {
-  await flood(null, 60);
-  const rank = (await fixture.job((await fixture.submit({ owner: 'B' }))[0] as string)).rank;
-  expect(Math.abs(rank - rankOf('normal', new Date()))).toBeLessThanOrEqual(5);
-  const owners = await serve(61);
-  expect(owners.at(-1)).toBe('B');
+test('an owner whose newest jobs have ended already gets no more turns than others', async () => {
+  for (const owner of ['B', 'C', 'D']) await flood(owner, 100);
+  await fixture.submit({ id: 'bad', owner: 'A', priority: 'critical' });
+  const [bad] = await fixture.claimOnce(converter, { capacity: SMALL });
+  if (bad === undefined) throw new Error('nothing claimed');
+  await fixture.settle(bad, FAILED_FOR_GOOD);
+  for (let sent = 0; sent < 100; sent++) {
+    await fixture.submit({ owner: 'A' });
+    await fixture.submit({ owner: 'A', dependsOn: ['bad'] });
+  }
+  const owners = await serve(100);
+  for (const owner of ['A', 'B', 'C', 'D']) expect(Math.abs(countOf(owners, owner) - 25)).toBeLessThanOrEqual(3);
 });
 
-test('jobs of several owners with the same rank run in the order of their submits', async () => {
-  const rank = rankOf('normal', new Date());
-  const ids: string[] = [];
-  for (const owner of ['C', 'A', null, 'B', 'A', 'C']) ids.push(...(await fixture.submit({ owner, rank })));
-  expect((await fixture.claim(converter)).map(({ id }) => id)).toEqual(ids);
+test('priorities hold however many jobs an owner has', async () => {
+  await flood('A', 5_000);
+  await fixture.submit({ owner: 'A', priority: 'low' }, { owner: 'B', priority: 'low' });
+  await fixture.submit({ id: 'high', owner: 'A', priority: 'high' });
+  const [first] = await fixture.claimOnce(converter, { capacity: SMALL });
+  expect(first?.id).toBe('high');
+});
+
+test('a job that is retried takes its place among those that come now', async () => {
+  await fixture.submit(...Array(5).fill({ owner: 'A', arrivedAt: new Date(Date.now() - 3 * 86_400_000) }));
+  const old = await fixture.claim(converter);
+  for (const job of old) await fixture.settle(job, FAILED_FOR_GOOD);
+  await fixture.submit({ id: 'critical', owner: 'A', priority: 'critical' }, { id: 'normal', owner: 'A' });
+  for (const { id } of old) await fixture.retry(id);
+  const order = (await fixture.claim(converter)).map(({ id }) => id);
+  expect(order.slice(0, 2)).toEqual(['critical', 'normal']);
 });
 
 test('a job for later does not hold back the next one of its owner', async () => {

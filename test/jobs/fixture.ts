@@ -5,18 +5,18 @@ import { openQueues } from '../../db/queues.ts';
 import { converters, events, jobAttempts, jobs, originals, type PageRange, pages, uploads } from '../../db/schema.ts';
 import { audit } from '../../jobs/audit.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
-import { type AttemptKey, type ClaimedJob, claimJobs } from '../../jobs/claim.ts';
+import { type AttemptKey, type Claimant, type ClaimedJob, claimJobs } from '../../jobs/claim.ts';
 import type { PageOutcome } from '../../jobs/conversion.ts';
 import { keepHouse } from '../../jobs/housekeeping.ts';
 import { retryJob } from '../../jobs/retry.ts';
 import { type Outcome, settleAttempts } from '../../jobs/settle.ts';
-import { ensureQueues, type NewJob, submitJobs } from '../../jobs/submit.ts';
+import { type NewJob, submitJobs } from '../../jobs/submit.ts';
 import { cancelUpload, deleteUpload, retryUpload } from '../../jobs/uploads.ts';
 import { createLogger } from '../../log.ts';
 import { cloneDatabase } from '../support/database.ts';
 
 export const SMALL = { cpuUnits: 1, memoryMb: 256 };
-export const AMPLE = { cpuUnits: 10_000, memoryMb: 10_000_000 };
+const AMPLE = { cpuUnits: 10_000, memoryMb: 10_000_000 };
 
 export type JobsFixture = Awaited<ReturnType<typeof openJobsFixture>>;
 
@@ -38,10 +38,6 @@ export async function openJobsFixture() {
       original: null,
       ...job,
     }));
-    await ensureQueues(
-      queues,
-      complete.map(({ shape }) => shape),
-    );
     return db.transaction((tx) => submitJobs(tx, queues, complete));
   }
 
@@ -52,11 +48,17 @@ export async function openJobsFixture() {
     return row;
   }
 
+  /** Claims once, by a converter that knows all types that are stored, and runs nothing yet unless it says so. */
+  async function claimOnce(by: { id: string; name: string }, having: Partial<Claimant> = {}): Promise<ClaimedJob[]> {
+    const types = (await db.selectDistinct({ type: jobs.type }).from(jobs)).map(({ type }) => type);
+    return claimJobs(db, queues, { ...by, capacity: AMPLE, running: [], types, ...having });
+  }
+
   async function claim(by?: { id: string; name: string }): Promise<ClaimedJob[]> {
     const owner = by ?? (await converter());
     const all: ClaimedJob[] = [];
     for (;;) {
-      const claimed = await claimJobs(db, queues, owner, { free: AMPLE, capacity: AMPLE });
+      const claimed = await claimOnce(owner);
       if (claimed.length === 0) return all;
       all.push(...claimed);
     }
@@ -69,6 +71,7 @@ export async function openJobsFixture() {
     log,
     submit,
     converter,
+    claimOnce,
     /** Claims everything that is ready, by a new converter unless one is given. */
     claim,
     /**
@@ -78,7 +81,7 @@ export async function openJobsFixture() {
     async claimApart(): Promise<ClaimedJob[]> {
       const all: ClaimedJob[] = [];
       for (;;) {
-        const claimed = await claimJobs(db, queues, await converter(), { free: SMALL, capacity: AMPLE });
+        const claimed = await claimOnce(await converter(), { capacity: SMALL });
         if (claimed.length === 0) return all;
         all.push(...claimed);
       }
@@ -109,7 +112,7 @@ export async function openJobsFixture() {
     },
     /** Settles one attempt; gives whether it still owned its job. */
     async settle(attempt: AttemptKey, outcome: Outcome, peakMemoryMb: number | null = null): Promise<boolean> {
-      return (await settleAttempts(db, queues, [{ attempt, outcome, peakMemoryMb }])).has(attempt.queueId);
+      return (await settleAttempts(db, queues, [{ attempt, outcome, peakMemoryMb }])).size === 1;
     },
     /** Claims and settles what is ready, and what becomes ready by that, until nothing is. Gives the ids in order. */
     async finishAll(outcome: Outcome = { kind: 'completed', result: {} }): Promise<string[]> {
@@ -166,7 +169,7 @@ export async function openJobsFixture() {
     /** Everything gone. */
     async empty(): Promise<void> {
       await db.execute(
-        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, webhooks, webhook_attempts`,
+        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, fair_shares, webhooks, webhook_attempts`,
       );
       await db.execute(sql`delete from pgboss.job`);
     },

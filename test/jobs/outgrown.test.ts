@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { eq } from 'drizzle-orm';
+import { desc, eq } from 'drizzle-orm';
 import { converters, jobs } from '../../db/schema.ts';
 import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import type { Outcome } from '../../jobs/settle.ts';
@@ -81,7 +81,7 @@ describe('a page that kills the sandbox of its range', () => {
     expect(await fixture.job(rangeId)).toMatchObject({ status: 'completed', result: { parts: 2 } });
     expect(await fixture.attempts(rangeId)).toMatchObject([{ status: 'failed', error }]);
     expect(await fixture.job(parentId)).toMatchObject({ status: 'running', pendingChildren: 2 });
-    const parts = await fixture.db.select().from(jobs).where(eq(jobs.parentId, parentId)).orderBy(jobs.rank);
+    const parts = await fixture.db.select().from(jobs).where(eq(jobs.parentId, parentId)).orderBy(desc(jobs.arrivedAt));
     expect(parts.filter(({ status }) => status === 'ready')).toMatchObject([
       { payload: alone.payload, memoryMb: 384, attempt: 1 },
       { payload: { pages: [[3, 4]] }, memoryMb: 256, attempt: 1 },

@@ -1,8 +1,7 @@
 import { eq, sql } from 'drizzle-orm';
 import { converters } from '../../db/schema.ts';
-import { claimJobs } from '../../jobs/claim.ts';
 import type { Shape } from '../../jobs/shape.ts';
-import { AMPLE, COMPLETED, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
+import { COMPLETED, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {
@@ -17,9 +16,11 @@ const GAP = { cpuUnits: 2, memoryMb: 1024 };
 
 type Converter = { id: string; name: string };
 
-/** What a converter of `capacity` with `free` left claims. */
-async function claim(converter: Converter, free: Shape, capacity: Shape = ROOM): Promise<string[]> {
-  return (await claimJobs(fixture.db, fixture.queues, converter, { free, capacity })).map(({ id }) => id);
+/** What a converter of `capacity` with `free` left claims, while what it runs ends in `seconds`. */
+async function claim(converter: Converter, free: Shape, capacity: Shape = ROOM, seconds = 60): Promise<string[]> {
+  const shape = { cpuUnits: capacity.cpuUnits - free.cpuUnits, memoryMb: capacity.memoryMb - free.memoryMb };
+  const running = shape.cpuUnits + shape.memoryMb > 0 ? [{ shape, endsAt: Date.now() + seconds * 1_000 }] : [];
+  return (await fixture.claimOnce(converter, { capacity, running })).map(({ id }) => id);
 }
 
 /** A heavy job of high priority that has been ready for so long, and light ones of a low one. */
@@ -29,7 +30,7 @@ async function waitingFor(seconds: number, light = 10): Promise<void> {
     ...Array.from({ length: light }, (_, index) => ({ id: `light${index}`, priority: 'low' as const })),
   );
   await fixture.db.execute(
-    sql`update jobs set ready_at = now() - make_interval(secs => ${seconds}) where id = 'heavy'`,
+    sql`update jobs set arrived_at = now() - make_interval(secs => ${seconds}) where id = 'heavy'`,
   );
 }
 
@@ -120,42 +121,69 @@ test('a heavy job that is not the best does not stop what comes before it', asyn
   expect(await claim(converter, GAP)).toEqual([]);
 });
 
-test('of the light jobs a claim takes only those that come before the heavy one', async () => {
+test('a light job that ends before the heavy one has room may start', async () => {
   const converter = await fixture.converter();
-  await fixture.submit({ id: 'first', priority: 'critical' }, { id: 'second', priority: 'high' });
-  await fixture.submit({ id: 'heavy', shape: HEAVY });
-  await fixture.submit({ id: 'last', priority: 'low' });
-  const order: string[][] = [];
-  for (
-    let batch = await claim(converter, AMPLE, AMPLE);
-    batch.length > 0;
-    batch = await claim(converter, AMPLE, AMPLE)
-  ) {
-    order.push(batch);
-  }
-  expect(order).toEqual([['first', 'second'], ['heavy'], ['last']]);
+  await waitingFor(31, 0);
+  await fixture.submit({ id: 'short', timeoutSeconds: 50 }, { id: 'long', timeoutSeconds: 70 });
+  expect(await claim(converter, GAP, ROOM, 60)).toEqual(['short']);
+});
+
+test('a light job that leaves the room that the heavy one needs may start', async () => {
+  const converter = await fixture.converter();
+  await waitingFor(31, 2);
+  const capacity = { cpuUnits: 5, memoryMb: 4096 };
+  expect(await claim(converter, { cpuUnits: 3, memoryMb: 2304 }, capacity)).toEqual(['light0']);
+});
+
+test('a heavy job that would wait for hours for one of many hours does not idle a converter', async () => {
+  const converter = await fixture.converter();
+  await waitingFor(31);
+  const hours = 12 * 3_600;
+  expect(await claim(converter, GAP, ROOM, hours)).toHaveLength(2);
+  // Once it has waited an hour, what ends before the long job still starts, and what ends after it does not.
+  await fixture.db.execute(sql`update jobs set arrived_at = now() - interval '1 hour' where id = 'heavy'`);
+  await fixture.submit({ id: 'longer', timeoutSeconds: hours + 60 });
+  expect((await claim(converter, GAP, ROOM, hours)).toSorted()).toEqual(['light2', 'light3']);
+  await fixture.db.execute(sql`update jobs set timeout_seconds = ${hours + 60} where status = 'ready'`);
+  expect(await claim(converter, GAP, ROOM, hours)).toEqual([]);
+});
+
+test('a large job in the background is not passed by smaller ones for ever', async () => {
+  const converter = await fixture.converter();
+  const capacity = { cpuUnits: 4, memoryMb: 8192 };
+  const small = { shape: { cpuUnits: 0, memoryMb: 768 }, priority: 'low' as const };
+  await fixture.submit({
+    id: 'large',
+    shape: { cpuUnits: 0, memoryMb: 8192 },
+    arrivedAt: new Date(Date.now() - 31_000),
+  });
+  await fixture.submit(small, small);
+  const running = [{ shape: small.shape, endsAt: Date.now() + 10_000 }];
+  expect(await fixture.claimOnce(converter, { capacity, running })).toEqual([]);
+  expect((await fixture.claimOnce(converter, { capacity })).map(({ id }) => id)[0]).toBe('large');
+});
+
+test('the converter that has room soonest takes over from one that has it later', async () => {
+  const [first, second] = [await fixture.converter(), await fixture.converter()];
+  await waitingFor(31);
+  expect(await claim(first, GAP, ROOM, 100)).toEqual([]);
+  expect(await claim(second, GAP, ROOM, 50)).toEqual([]);
+  expect(await claim(first, GAP, ROOM, 100)).toHaveLength(2);
+  expect([await drainsFor(first), (await drainsFor(second)) > 0]).toEqual([0, true]);
 });
 
 test('a stream of light jobs cannot keep a heavy one waiting for ever', async () => {
   const converter = await fixture.converter();
   const capacity = { cpuUnits: 4, memoryMb: 2048 };
-  const running = new Map((await startLight(4)).map((job) => [job.id, job]));
-  await fixture.submit({ id: 'heavy', shape: HEAVY });
-  async function startLight(count: number) {
-    await fixture.submit(...Array(count).fill({ priority: 'high', shape: SMALL }));
-    return claimJobs(fixture.db, fixture.queues, converter, { free: capacity, capacity });
-  }
-  // Light jobs of the same priority come in all the time, and the heavy one has waited long enough.
-  await fixture.db.execute(sql`update jobs set ready_at = now() - interval '31 seconds' where id = 'heavy'`);
-  for (let round = 0; round < 5; round++) {
+  await fixture.submit(...Array(4).fill({ priority: 'high' }));
+  const running = new Map((await fixture.claimOnce(converter, { capacity })).map((job) => [job.id, job]));
+  await fixture.submit({ id: 'heavy', shape: HEAVY, arrivedAt: new Date(Date.now() - 31_000) });
+  const reservation = { shape: SMALL, endsAt: Date.now() + 300_000 };
+  for (const job of [...running.values()]) {
     await fixture.submit({}, {});
-    const [id, job] = [...running][0] ?? [];
-    if (id === undefined || job === undefined) break;
-    running.delete(id);
+    running.delete(job.id);
     await fixture.settle(job, COMPLETED);
-    const free = { cpuUnits: 4 - running.size, memoryMb: 2048 - 256 * running.size };
-    const claimed = await claim(converter, free, capacity);
-    expect(claimed).toEqual(running.size === 0 ? ['heavy'] : []);
+    const claimed = await fixture.claimOnce(converter, { capacity, running: Array(running.size).fill(reservation) });
+    expect(claimed.map(({ id }) => id)).toEqual(running.size === 0 ? ['heavy'] : []);
   }
-  expect((await fixture.job('heavy')).status).toBe('running');
 });

@@ -31,7 +31,7 @@ async function secondsUntilDue(id: string): Promise<number> {
   return rows[0]?.seconds as number;
 }
 
-test('each job has one live pg-boss job while it is ready or runs, and none otherwise', async () => {
+test('each job has one pg-boss job while it is ready, and none otherwise', async () => {
   const [id = ''] = await fixture.submit({ maxAttempts: 3 });
   expect(await fixture.job(id)).toMatchObject({ status: 'ready', attempt: 0, queueId: expect.any(String) });
   await intact();
@@ -44,7 +44,7 @@ test('each job has one live pg-boss job while it is ready or runs, and none othe
   expect(await fixture.job(id)).toMatchObject({ status: 'ready', dueAt: null });
   await intact();
   const second = await fixture.claimOne();
-  expect(second.queueId).not.toBe(first.queueId);
+  expect([first.queueId, second.queueId]).toEqual([null, null]);
   await intact();
   await end(second, RETURNED);
   expect(await fixture.job(id)).toMatchObject({ status: 'ready', queueId: expect.any(String) });
@@ -72,7 +72,6 @@ test('each job has one live pg-boss job while it is ready or runs, and none othe
 });
 
 test('jobs of a transaction that is rolled back leave nothing in the queue', async () => {
-  await fixture.queues.ensure('jobs.c1m256');
   const aborted = fixture.db.transaction(async (tx) => {
     const job = {
       type: 'test',

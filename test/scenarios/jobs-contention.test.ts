@@ -55,7 +55,7 @@ test('five heavy and five light jobs never exceed the converter, light ones fill
     }, 0);
     expect([job, idle < 900]).toEqual([job, true]);
   }
-  // Two of one rank, submitted one after the other, start in that order; what one claim takes starts at one time.
+  // Two of one priority, submitted one after the other, start in that order; what one claim takes starts at one time.
   const startOf = (id: string) => runs.find(({ job }) => job === id)?.from as number;
   for (const kind of ['heavy', 'light']) {
     const starts = [4, 3, 1, 2, 0].map((index) => startOf(`${kind}-${index}`));
@@ -99,15 +99,16 @@ test('a job that needs the whole converter is not starved by an endless stream o
   // It is the first in the queue, and the light ones pass it.
   await until(async () => {
     await feed();
-    const { rows } = await service.pool.query(`select count(*)::int from jobs where status = 'completed' and rank <= (
-      select rank from jobs where id = 'whole') and created_at > (select created_at from jobs where id = 'whole')`);
+    const { rows } = await service.pool.query(
+      `select count(*)::int from jobs where status = 'completed' and created_at > (select created_at from jobs where id = 'whole')`,
+    );
     return rows[0].count > 5 * CPU;
   });
   expect(await service.get(`/jobs/${job_id}`)).toMatchObject({ status: 'ready', position_in_queue: 1 });
 
   // What half a minute more would do.
   await service.pool.query(
-    `update jobs set ready_at = now() - interval '31 seconds' where id = $1 and status = 'ready'`,
+    `update jobs set arrived_at = now() - interval '31 seconds' where id = $1 and status = 'ready'`,
     [job_id],
   );
   await until(async () => {

@@ -1,0 +1,26 @@
+import { sql } from 'drizzle-orm';
+import type { Database } from '../db/client.ts';
+
+/** Any constant will do, as long as all converters agree on it. */
+const DRAIN_LOCK = 7_311_003;
+/** A converter that makes room renews its lease in each round of its claim loop, once a second at least. */
+const LEASE_SECONDS = 5;
+
+/**
+ * Takes or renews the lease to make room for a large job. One converter holds it at a time: the one that has room soonest.
+ * @param startsAt when the job fits here at the latest, in ms since 1970
+ */
+export async function takeDrainLease(db: Database, converterId: string, startsAt: number): Promise<boolean> {
+  return db.transaction(async (tx) => {
+    await tx.execute(sql`select pg_advisory_xact_lock(${DRAIN_LOCK})`);
+    const { rows } = await tx.execute<{ id: string }>(sql`
+      update converters set
+        drains_until = case when id = ${converterId} then now() + make_interval(secs => ${LEASE_SECONDS}) end,
+        drained_at = case when id = ${converterId} then to_timestamp(${startsAt / 1_000}) end
+      where (id = ${converterId} or drains_until > now()) and status = 'live' and not exists (
+        select 1 from converters other where other.id <> ${converterId} and other.status = 'live'
+          and other.drains_until > now() and other.drained_at <= to_timestamp(${startsAt / 1_000}))
+      returning id`);
+    return rows.some(({ id }) => id === converterId);
+  });
+}

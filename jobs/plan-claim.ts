@@ -1,0 +1,99 @@
+import type { Priority } from '../db/schema.ts';
+import { mayBackfill, startsBy } from './backfill.ts';
+import { countTurns, type Shares } from './fairness.ts';
+import { levelOf } from './priority.ts';
+import { fits, type Reservation, roomOf } from './room.ts';
+import type { Shape } from './shape.ts';
+
+/** A ready job, as far as its turn depends on it. */
+export interface Waiting {
+  id: string;
+  priority: Priority;
+  /** Empty where no keys are configured. */
+  owner: string;
+  shape: Shape;
+  timeoutSeconds: number;
+  /** Since its arrival in the queue. */
+  waitedSeconds: number;
+}
+
+/** The job that a converter keeps room for. */
+export interface Held {
+  id: string;
+  shape: Shape;
+  level: number;
+  /** When it fits at the latest, in ms since 1970. */
+  startsAt: number;
+}
+
+/** Most jobs that one claim takes. */
+const MAX_CLAIM = 32;
+/** A job that has waited this long without room gets a converter that makes room for it. */
+const PATIENCE_SECONDS = 30;
+/** A converter holds back others no longer than this, in advance of the time at which the large job fits ... */
+const MAX_IDLE_SECONDS = 600;
+/** ... until the large job has waited this long. From then on nothing may delay it. */
+const STRICT_AFTER_SECONDS = 3_600;
+
+interface Converter {
+  capacity: Shape;
+  running: Reservation[];
+  /** In ms since 1970. */
+  now: number;
+}
+
+/**
+ * The job for which this converter should make room: the one that has waited longest among the most urgent, if it lacks
+ * room and patience is over. Undefined when there is none, or when waiting for it would idle the converter for too long.
+ */
+export function findHeld(waiting: Waiting[], { capacity, running, now }: Converter): Held | undefined {
+  const levels = waiting.map((job) => levelOf(job.priority, job.waitedSeconds));
+  const top = Math.max(...levels);
+  const room = roomOf(capacity, running);
+  const [longest] = waiting
+    .filter((job, index) => levels[index] === top && !fits(job.shape, room) && job.waitedSeconds > PATIENCE_SECONDS)
+    .sort((a, b) => b.waitedSeconds - a.waitedSeconds);
+  if (longest === undefined) return undefined;
+  const startsAt = startsBy(capacity, running, longest.shape, now);
+  if (startsAt === undefined) return undefined;
+  const isSoon = startsAt - now <= MAX_IDLE_SECONDS * 1_000;
+  if (!isSoon && longest.waitedSeconds < STRICT_AFTER_SECONDS) return undefined;
+  return { id: longest.id, shape: longest.shape, level: top, startsAt };
+}
+
+/**
+ * The ids of the jobs to start now, in order: the most urgent level first, within it the owner whose turn it is, of one
+ * owner the job that came first. A job that lacks room lets the next one pass, unless that would delay `held`.
+ */
+export function planClaim(
+  waiting: Waiting[],
+  shares: Shares,
+  { capacity, running, now }: Converter,
+  held: Held | undefined,
+): string[] {
+  const turns = countTurns(shares);
+  const started = [...running];
+  const byLevel = Map.groupBy(waiting, (job) => levelOf(job.priority, job.waitedSeconds));
+  const planned: string[] = [];
+  for (const [level, jobs] of [...byLevel].sort(([a], [b]) => b - a)) {
+    const left = jobs.toSorted((a, b) => b.waitedSeconds - a.waitedSeconds);
+    while (planned.length < MAX_CLAIM) {
+      const room = roomOf(capacity, started);
+      const reservationOf = ({ shape, timeoutSeconds }: Waiting) => ({ shape, endsAt: now + timeoutSeconds * 1_000 });
+      const mayStart = (job: Waiting) =>
+        fits(job.shape, room) &&
+        (held === undefined || level > held.level || mayBackfill(capacity, started, held, reservationOf(job)));
+      // The first of each owner; the sort is stable, so that of equal turns the longest waiting is first.
+      const firsts = [...Map.groupBy(left.filter(mayStart), ({ owner }) => owner).values()].flatMap(
+        ([job]) => job ?? [],
+      );
+      const [next] = firsts.sort((a, b) => turns.next(a.owner) - turns.next(b.owner));
+      if (next === undefined) break;
+      turns.take(next.owner);
+      started.push(reservationOf(next));
+      planned.push(next.id);
+      left.splice(left.indexOf(next), 1);
+    }
+  }
+  return planned;
+}
