@@ -6,7 +6,7 @@ import { AppError } from '../errors.ts';
 import type { Job } from './claim.ts';
 import { failDependants } from './dependencies.ts';
 import { endJobs, markEnded } from './end.ts';
-import { transition } from './transition.ts';
+import { Moved, transition } from './transition.ts';
 
 /**
  * Ends a job that has not ended, with its children; its dependants fail. A converter that runs it is told by NOTIFY, and
@@ -39,6 +39,8 @@ export async function lockFamilies(tx: Transaction, queues: Queues, which: SQL |
     .where(wanted)
     .orderBy(sql`${jobs.parentId} is null`, asc(jobs.id))
     .for('update');
+  // A child may have been added while this waited for the lock of its parent: from here on none can be.
+  if ((await tx.$count(jobs, wanted)) > locked.length) throw new Moved();
   await queues.remove(
     tx,
     locked.flatMap(({ queueId }) => queueId ?? []),

@@ -10,8 +10,8 @@ interface ReleaseOptions {
 }
 
 /**
- * Puts jobs that wait for no dependency where their `run_at` lets them be: `scheduled`, or `ready` and in the queue. The
- * caller holds the locks of their rows.
+ * Puts jobs that wait for no dependency where their `run_at` lets them be: `scheduled`, or `ready` and in the queue, in
+ * the order of `ids`. The caller holds the locks of their rows.
  */
 export async function release(
   tx: Transaction,
@@ -27,9 +27,9 @@ export async function release(
       ready_at = case when run_at > now() then ready_at else now() end,
       queue_id = case when run_at > now() then null else gen_random_uuid() end,
       pending_dependencies = 0, converter_id = null, finished_at = null
-      ${keepPlace ? sql`` : sql`, arrived_at = now()`}
+      ${keepPlace ? sql`` : sql`, arrived_at = now() + given.place * interval '1 microsecond'`}
       ${forget ? sql`, error = null, result = null, progress = null, failures = 0` : sql``}
-    where id = any(${sql.param(ids)})
+    from unnest(${sql.param(ids)}::text[]) with ordinality given (id, place) where jobs.id = given.id
     returning queue_id`);
   await queues.send(
     tx,

@@ -63,7 +63,7 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
   const began = clock[0]?.now as string;
   const now = new Date(began);
   const places = placesOf(named, prerequisites);
-  const rows = named.map((job) => {
+  const rows = named.map((job, index) => {
     const { pending, error } = places(job.id);
     const later = job.runAt && job.runAt > now ? job.runAt : null;
     const status: JobStatus = error ? 'failed' : pending > 0 ? 'blocked' : later ? 'scheduled' : 'ready';
@@ -72,7 +72,7 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       queueId: status === 'ready' ? randomUUID() : null,
       type: job.type,
       priority: job.priority,
-      arrivedAt: job.arrivedAt ?? began,
+      arrivedAt: job.arrivedAt ?? microsecondsAfter(began, index),
       payload: job.payload,
       ...job.shape,
       status,
@@ -111,6 +111,13 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
     rows.flatMap(({ id, status, notifyUrl }) => (status === 'failed' ? [{ jobId: id, status, notifyUrl }] : [])),
   );
   return named.map(({ id }) => id);
+}
+
+/** Keeps the order of a batch. Takes and gives RFC 3339 with microseconds, which a Date would lose. */
+function microsecondsAfter(time: string, count: number): string {
+  const microseconds = Number(time.slice(23, 26)) + count;
+  const later = new Date(Date.parse(`${time.slice(0, 23)}Z`) + Math.floor(microseconds / 1_000)).toISOString();
+  return `${later.slice(0, 23)}${String(microseconds % 1_000).padStart(3, '0')}Z`;
 }
 
 /**
