@@ -3,6 +3,7 @@ import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 import type { Logger } from '../log.ts';
 import { connectionTo } from './connection.ts';
+import { PreparedClient } from './prepared-client.ts';
 import * as schema from './schema.ts';
 
 /** The pool or a transaction: queries take either, so that each is written once. */
@@ -56,7 +57,7 @@ export async function whenReachable<Result>(work: () => Promise<Result>): Promis
 
 /** A pool that outlives its connections, and calls `onLoss` for each that breaks while nobody uses it. */
 export function openPool(config: pg.PoolConfig, onLoss: (error: Error) => void) {
-  const pool = new pg.Pool(config);
+  const pool = new pg.Pool({ ...config, Client: PreparedClient });
   pool.on('error', onLoss);
   // One that breaks while it is used fails its query; an error that nobody hears would end the process besides.
   pool.on('connect', (client) => client.on('error', () => undefined));
