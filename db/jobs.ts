@@ -200,15 +200,6 @@ export async function listResultPaths(db: Queryable, type: string, uploadIds: st
   return rows.map(({ path }) => path);
 }
 
-/** Deletes up to `limit` jobs of no upload that ended more than so many days ago. Gives how many. */
-export async function deleteOldJobs(db: Queryable, days: number, limit: number): Promise<number> {
-  const { rowCount } = await db.execute(sql`
-    delete from jobs where id in (
-      select id from jobs where upload_id is null and finished_at < now() - make_interval(days => ${days})
-      order by finished_at limit ${limit} for update skip locked)`);
-  return rowCount ?? 0;
-}
-
 /** The shapes that have ready jobs, by one probe of the index for each (Postgres has no skip scan over partial indexes). */
 export const readyShapes = sql`
   with recursive shapes as (

@@ -1,0 +1,198 @@
+import { randomUUID } from 'node:crypto';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import path from 'node:path';
+import type { Pool } from 'pg';
+import { Retention } from '../converter/retention.ts';
+import { openDatabase } from '../db/client.ts';
+import { startEmbedded } from '../db/embedded.ts';
+import { migrateDatabase } from '../db/migrate.ts';
+import { openQueues } from '../db/queues.ts';
+import { createLogger } from '../log.ts';
+import { openDiskStore } from '../store/disk.ts';
+import { uploadFolder } from '../store/paths.ts';
+import { bench, folder, say, signal } from './bench.ts';
+import { fillTables, fillUploads } from './fill.ts';
+import { describeMachine, type Row, toMarkdown } from './table.ts';
+
+/**
+ * `npm run bench:retention`: how fast uploads with empty files, jobs with an attempt and three events each, and events are
+ * deleted by one converter and by two, and what other work of Postgres waits for meanwhile. Prints Markdown.
+ */
+const UPLOADS = Number(process.env.BENCH_UPLOADS ?? 10_000);
+const JOBS = Number(process.env.BENCH_JOBS ?? 200_000);
+const MIN_UPLOADS_PER_SECOND = 200;
+const MIN_JOBS_PER_SECOND = 5_000;
+const MAX_STATEMENT_MS = 2_000;
+const PROBE_MS = 20;
+const DAYS = 1;
+
+interface Figures {
+  uploadsPerSecond: number;
+  jobsPerSecond: number;
+  eventsPerSecond: number;
+  longestStatementMs: number;
+  /** A foreground write, every `PROBE_MS`, while jobs are deleted. */
+  probes: number[];
+}
+
+await bench(async () => {
+  const postgres = await startEmbedded(path.join(folder, 'postgres'), {
+    flags: ['-c', 'shared_preload_libraries=pg_stat_statements'],
+  });
+  try {
+    await migrateDatabase(postgres.url);
+    const log = createLogger('warn', { process: 'bench' });
+    const { db, pool, close } = await openDatabase(postgres.url, { name: 'sheetmill-bench', log, max: 10 });
+    const queues = await openQueues(db, { supervise: false, log });
+    try {
+      await pool.query('create extension pg_stat_statements');
+      const store = await openDiskStore(path.join(folder, 'store'));
+      const idle = await probeFor(pool, async () => void (await new Promise((resolve) => setTimeout(resolve, 2_000))));
+      const measured: Figures[] = [];
+      for (const converters of [1, 2]) {
+        say(`${converters} at work`);
+        const round = async () => {
+          const parts = { db, queues, store, log };
+          await Promise.all(Array.from({ length: converters }, () => new Retention(parts, DAYS).round(signal)));
+        };
+        measured.push(await measure(pool, round));
+      }
+      process.stdout.write(
+        `${describeMachine({ 'Node.js': process.versions.node })}\n${toMarkdown(rowsOf(measured, idle))}`,
+      );
+    } finally {
+      await queues.close();
+      await close();
+    }
+  } finally {
+    await postgres.stop();
+  }
+});
+
+async function measure(pool: Pool, round: () => Promise<void>): Promise<Figures> {
+  await fillUploads(pool, { finished: UPLOADS, open: 0 });
+  await pool.query(`update uploads set finished_at = finished_at - interval '30 days'`);
+  await makeFiles(pool);
+  await pool.query('select pg_stat_statements_reset()');
+  const uploadSeconds = await secondsOf(round);
+  await expectGone(pool, 'uploads');
+
+  await fillTables(pool, { finished: JOBS, waiting: 0 });
+  await pool.query(`update jobs set finished_at = finished_at - interval '30 days'`);
+  await pool.query('vacuum analyze jobs, events');
+  await pool.query('checkpoint');
+  let jobSeconds = 0;
+  // Their events are new yet.
+  const probes = await probeFor(pool, async () => {
+    jobSeconds = await secondsOf(round);
+  });
+  await expectGone(pool, 'jobs');
+  const { rowCount: eventCount } = await pool.query(`update events set at = now() - interval '30 days'`);
+  await pool.query('vacuum analyze events');
+  const eventSeconds = await secondsOf(round);
+  await expectGone(pool, 'events');
+  const { rows } = await pool.query(
+    `select max(max_exec_time) as ms from pg_stat_statements where query ~* '^\\s*(with|delete|select id|insert into events)' and query !~ 'generate_series'`,
+  );
+  return {
+    uploadsPerSecond: UPLOADS / uploadSeconds,
+    jobsPerSecond: JOBS / jobSeconds,
+    eventsPerSecond: (eventCount ?? 0) / eventSeconds,
+    longestStatementMs: Number(rows[0].ms),
+    probes,
+  };
+}
+
+function rowsOf([one, two]: Figures[], idle: number[]): Row[] {
+  if (one === undefined || two === undefined) return [];
+  const rate = (
+    what: string,
+    key: 'uploadsPerSecond' | 'jobsPerSecond' | 'eventsPerSecond',
+    target?: number,
+  ): Row[] => [
+    ...(target === undefined
+      ? []
+      : [
+          {
+            what: `${what} a second, one converter, beside what is asked for`,
+            ours: one[key].toFixed(0),
+            other: String(target),
+            ratio: one[key] / target,
+            least: 1,
+          },
+        ]),
+    {
+      what: `${what} a second, two converters beside one (${availableParallelism()} cores)`,
+      ours: two[key].toFixed(0),
+      other: one[key].toFixed(0),
+      ratio: two[key] / one[key],
+    },
+  ];
+  const percentile = (times: number[], percent: number) =>
+    times.toSorted((a, b) => a - b)[Math.floor((times.length * percent) / 100)] ?? 0;
+  const probe = (percent: number): Row => ({
+    what: `a small write while jobs are deleted, p${percent}, beside an idle Postgres`,
+    ours: `${percentile(one.probes, percent).toFixed(1)} ms`,
+    other: `${percentile(idle, percent).toFixed(1)} ms`,
+    ratio: percentile(one.probes, percent) / percentile(idle, percent),
+  });
+  return [
+    ...rate('uploads', 'uploadsPerSecond', MIN_UPLOADS_PER_SECOND),
+    ...rate('jobs', 'jobsPerSecond', MIN_JOBS_PER_SECOND),
+    ...rate('events', 'eventsPerSecond'),
+    {
+      what: 'longest statement',
+      ours: `${one.longestStatementMs.toFixed(0)} ms`,
+      other: `${MAX_STATEMENT_MS} ms`,
+      ratio: one.longestStatementMs / MAX_STATEMENT_MS,
+      most: 1,
+    },
+    probe(50),
+    probe(99),
+  ];
+}
+
+/** Empty files, as many as an upload of one page has. */
+async function makeFiles(pool: Pool): Promise<void> {
+  const { rows } = await pool.query('select id from uploads');
+  for (const { id } of rows) {
+    for (const file of ['originals/1.pdf', 'pages/1-0001.1.png']) {
+      const target = path.join(folder, 'store', uploadFolder(id), file);
+      await mkdir(path.dirname(target), { recursive: true });
+      await writeFile(target, '');
+    }
+  }
+}
+
+async function secondsOf(work: () => Promise<void>): Promise<number> {
+  const began = performance.now();
+  await work();
+  return (performance.now() - began) / 1000;
+}
+
+async function expectGone(pool: Pool, table: string): Promise<void> {
+  const { rows } = await pool.query(`select count(*)::int as left from ${table}`);
+  // Of each upload one event stays, which says that it was deleted.
+  if (table !== 'events' && rows[0].left > 0) throw new Error(`${rows[0].left} ${table} are left`);
+}
+
+/** How long a small write takes, again and again while `work` runs, in ms. */
+async function probeFor(pool: Pool, work: () => Promise<void>): Promise<number[]> {
+  const times: number[] = [];
+  let ended = false;
+  const probing = (async () => {
+    while (!ended && !signal.aborted) {
+      const began = performance.now();
+      await pool.query(`insert into idempotency_keys (owner, key, locked_until) values ('bench', $1, now())`, [
+        randomUUID(),
+      ]);
+      times.push(performance.now() - began);
+      await new Promise((resolve) => setTimeout(resolve, PROBE_MS));
+    }
+  })();
+  await work();
+  ended = true;
+  await probing;
+  return times;
+}
