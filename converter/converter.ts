@@ -6,6 +6,7 @@ import type { Config } from '../config.ts';
 import type { Database } from '../db/client.ts';
 import { listen } from '../db/listen.ts';
 import type { Queues } from '../db/queues.ts';
+import { overdueSeconds } from '../db/retention.ts';
 import { converters } from '../db/schema.ts';
 import { ConverterLost, claimJobs } from '../jobs/claim.ts';
 import { keepHouse, tidyUp } from '../jobs/housekeeping.ts';
@@ -17,10 +18,11 @@ import type { Tasks } from '../tasks/registry.ts';
 import { traceIdIn } from '../tracing.ts';
 import { createLedger } from './capacity.ts';
 import { executeJob } from './executor.ts';
-import { jobWait, watchLedger } from './metrics.ts';
+import { jobWait, watchLedger, watchRetention } from './metrics.ts';
+import { Retention } from './retention.ts';
 import { createSandboxPool } from './sandbox/pool.ts';
 import { createSettler } from './settler.ts';
-import { sweepHistory, sweepStore } from './sweep.ts';
+import { sweepStore } from './sweep.ts';
 
 const HEARTBEAT_MS = 3_000;
 const HOUSEKEEPING_MS = 1_000;
@@ -56,6 +58,7 @@ export async function startConverter({
   await db.insert(converters).values({ ...converter, ...capacity });
   const ledger = createLedger(capacity);
   watchLedger(capacity, ledger.free);
+  watchRetention(() => overdueSeconds(db, config.RETENTION_DAYS));
   const pool = createSandboxPool({
     keep: capacity.cpuUnits,
     roomMb: () => ledger.free().memoryMb,
@@ -70,7 +73,7 @@ export async function startConverter({
   const running = new Map<string, { execution: Promise<void>; lost: AbortController }>();
   const types = [...tasks.keys()];
   const parts = { db, store, tasks, settle: createSettler(db, queues), config };
-  const sweepParts = { db, queues, store, log };
+  const retention = new Retention({ db, queues, store, log }, config.RETENTION_DAYS);
   let stopping = false;
 
   async function claimWhatFits(): Promise<boolean> {
@@ -146,8 +149,8 @@ export async function startConverter({
     every(HEARTBEAT_MS, 'heartbeat', heartbeat),
     every(HOUSEKEEPING_MS, 'housekeeping', () => keepHouse(db, queues, log)),
     every(TIDY_MS, 'tidying up', () => tidyUp(db, log)),
-    every(TIDY_MS, 'sweeping', () => sweepHistory(sweepParts, config.RETENTION_DAYS, closing.signal)),
-    every(SWEEP_STORE_MS, 'sweeping the store', () => sweepStore(sweepParts, closing.signal)),
+    every(TIDY_MS, 'retention', () => retention.round(closing.signal)),
+    every(SWEEP_STORE_MS, 'sweeping the store', () => sweepStore({ db, store, log }, closing.signal)),
     every(HOUSEKEEPING_MS, 'looking for cancelled jobs', abortLost),
   ];
   log.info({ capacity }, 'converter started');

@@ -3,6 +3,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Pool } from 'pg';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, register } from 'prom-client';
+import { isOutage } from '../db/client.ts';
 import { watchPool } from '../db/metrics.ts';
 import type { Room } from '../jobs/room.ts';
 import type { Shape } from '../jobs/shape.ts';
@@ -48,6 +49,26 @@ let ledger: { capacity: Shape; free: () => Room } | undefined;
 export function watchLedger(capacity: Shape, free: () => Room): void {
   ledger = { capacity, free };
 }
+
+let overdue: (() => Promise<Record<string, number>>) | undefined;
+
+/** Tells where the age of what retention has not deleted yet is read whenever it is asked for. */
+export function watchRetention(read: () => Promise<Record<string, number>>): void {
+  overdue = read;
+}
+
+new Gauge({
+  name: 'sheetmill_retention_overdue_seconds',
+  help: 'For how long the oldest row should have been deleted: expired and past RETENTION_DAYS. The same from every converter',
+  labelNames: ['kind'],
+  async collect() {
+    this.reset();
+    const seconds = await overdue?.().catch((error) => {
+      if (!isOutage(error)) throw error;
+    });
+    for (const [kind, age] of Object.entries(seconds ?? {})) this.set({ kind }, age);
+  },
+});
 
 function ledgerGauge(name: string, help: string, part: keyof Shape): void {
   new Gauge({

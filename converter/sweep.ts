@@ -1,65 +1,27 @@
 import type { Database } from '../db/client.ts';
-import { deleteOldEvents } from '../db/events.ts';
-import { deleteOldJobs, listResultPaths } from '../db/jobs.ts';
+import { listResultPaths } from '../db/jobs.ts';
 import { withLock } from '../db/lock.ts';
-import type { Queues } from '../db/queues.ts';
-import { endsOfUploads, isOver, listOver, listPagePaths } from '../db/uploads.ts';
-import { deleteUpload } from '../jobs/uploads.ts';
+import { endsOfUploads, listPagePaths } from '../db/uploads.ts';
 import type { Logger } from '../log.ts';
 import { readPath, UPLOADS, uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
 import { archive } from '../tasks/archive.ts';
 
-/** What has had its time, and files that no row accounts for. Each batch stands alone: a sweep that is cut off goes on with the next. */
+/** Files that no row accounts for. Each batch stands alone: a sweep that is cut off goes on with the next. */
 
 export interface SweepParts {
   db: Database;
-  queues: Queues;
   store: Store;
   log: Logger;
 }
 
-/** Any two constants will do, as long as all converters agree on them. */
-const HISTORY_LOCK = 7_311_004;
+/** Any constant will do, as long as all converters agree on it. */
 const STORE_LOCK = 7_311_005;
-/** Most uploads for each reason, and most batches of jobs and of events, in one round. */
-const MOST_UPLOADS = 1_000;
-const MOST_BATCHES = 20;
-const JOBS = 500;
-const EVENTS = 5_000;
 /** Folders of uploads that are compared with the rows at a time. */
 const FOLDERS = 100;
 
 /** A file that is no older may be about to be recorded: a request may take an hour, and writing is done before recording. */
 export const ORPHAN_AGE_MS = 6 * 3_600_000;
-
-/**
- * Deletes uploads whose `expires_at` has passed, whatever they are about; and, once they are older than so many days,
- * uploads and jobs that have ended, and events. Nothing while another converter does it; `signal` ends it between two steps.
- */
-export async function sweepHistory(
-  { db, queues, store, log }: SweepParts,
-  retentionDays: number | undefined,
-  signal: AbortSignal,
-): Promise<void> {
-  await withLock(db, HISTORY_LOCK, async () => {
-    for (const id of await listOver(db, retentionDays, MOST_UPLOADS)) {
-      if (signal.aborted) return;
-      await orLogged(log, id, async () => {
-        // Rows first: what a crash leaves then are files without a row, which are found.
-        if (await deleteUpload(db, queues, id, isOver(retentionDays))) await store.removeFolder(uploadFolder(id));
-      });
-    }
-    if (retentionDays === undefined) return;
-    const batches = async (deleteOld: typeof deleteOldJobs, limit: number) => {
-      for (let batch = 0; batch < MOST_BATCHES && !signal.aborted; batch++) {
-        if ((await deleteOld(db, retentionDays, limit)) < limit) return;
-      }
-    };
-    await batches(deleteOldJobs, JOBS);
-    await batches(deleteOldEvents, EVENTS);
-  });
-}
 
 /**
  * Removes old files that no row accounts for: what was received and not kept, folders of uploads that are not there, and

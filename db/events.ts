@@ -102,17 +102,12 @@ export async function appendLogs(
     .values(lines.map((line) => ({ ...line, kind: 'log' as const, jobId: id, type, attempt, uploadId })));
 }
 
-/** Of an upload that is being deleted: one event remains, by which its followers hear of that. */
-export async function forgetHistory(tx: Queryable, uploadId: string): Promise<void> {
-  await tx.delete(events).where(eq(events.uploadId, uploadId));
-  await tx.insert(events).values({ kind: 'upload', uploadId, status: 'deleted' });
+/** The history of uploads that are being deleted: one event of each remains, by which its followers hear of that. */
+export async function forgetHistory(tx: Queryable, uploadIds: string[]): Promise<void> {
+  const ids = sql`${sql.param(uploadIds)}::uuid[]`;
+  await tx.execute(sql`delete from events where upload_id = any(${ids})`);
+  await tx.execute(
+    sql`insert into events (kind, upload_id, status) select 'upload', id, 'deleted' from unnest(${ids}) id`,
+  );
   await tx.execute(sql`select pg_notify(${EVENTS_CHANNEL}, '')`);
-}
-
-/** Deletes up to `limit` of the events that are older than so many days, oldest first. Gives how many. */
-export async function deleteOldEvents(db: Queryable, days: number, limit: number): Promise<number> {
-  const { rowCount } = await db.execute(sql`
-    delete from events where id in (select id from (select id, at from events order by id limit ${limit}) oldest
-      where at < now() - make_interval(days => ${days}))`);
-  return rowCount ?? 0;
 }

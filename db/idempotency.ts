@@ -1,11 +1,12 @@
-import { and, eq, lt, sql } from 'drizzle-orm';
-import type { Queryable } from './client.ts';
+import { and, eq, sql } from 'drizzle-orm';
+import type { Database, Queryable } from './client.ts';
 import { idempotencyKeys } from './schema.ts';
 
 export type Answer = NonNullable<typeof idempotencyKeys.$inferSelect.answer>;
 
 /** A request that dies without an answer blocks its key for this long. */
 const LOCK_SECONDS = 30;
+const FORGOTTEN_AT_ONCE = 1_000;
 
 const lockedUntil = () => sql`now() + make_interval(secs => ${LOCK_SECONDS})`;
 const is = (owner: string, key: string) => and(eq(idempotencyKeys.owner, owner), eq(idempotencyKeys.key, key));
@@ -21,7 +22,8 @@ export async function takeKey(
     .values({ owner, key, lockedUntil: lockedUntil() })
     .onConflictDoUpdate({
       target: [idempotencyKeys.owner, idempotencyKeys.key],
-      set: { lockedUntil: lockedUntil() },
+      // What is kept of it is the answer to this request, and its day begins now.
+      set: { lockedUntil: lockedUntil(), createdAt: sql`now()` },
       setWhere: sql`${idempotencyKeys.answer} is null and ${idempotencyKeys.lockedUntil} < now()`,
     })
     .returning({ key: idempotencyKeys.key });
@@ -55,7 +57,13 @@ export async function freeKey(db: Queryable, owner: string, key: string): Promis
   await db.delete(idempotencyKeys).where(and(is(owner, key), sql`${idempotencyKeys.answer} is null`));
 }
 
-/** Forgets answers that were kept for a day. */
-export async function forgetAnswers(db: Queryable): Promise<void> {
-  await db.delete(idempotencyKeys).where(lt(idempotencyKeys.createdAt, sql`now() - interval '1 day'`));
+/** Forgets answers that were kept for a day, in batches: several processes may do so at the same time. */
+export async function forgetAnswers(db: Database): Promise<void> {
+  for (;;) {
+    const { rowCount } = await db.execute(sql`
+      delete from idempotency_keys where ctid = any(array(
+        select ctid from idempotency_keys where created_at < now() - interval '1 day'
+        order by created_at limit ${FORGOTTEN_AT_ONCE} for update skip locked))`);
+    if ((rowCount ?? 0) < FORGOTTEN_AT_ONCE) return;
+  }
 }

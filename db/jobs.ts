@@ -211,12 +211,3 @@ export async function listResultPaths(db: Queryable, type: string, uploadIds: st
     where type = ${type} and status = 'completed' and payload->>'upload_id' = any(${sql.param(uploadIds)})`);
   return rows.map(({ path }) => path);
 }
-
-/** Deletes up to `limit` jobs of no upload that ended more than so many days ago. Gives how many. */
-export async function deleteOldJobs(db: Queryable, days: number, limit: number): Promise<number> {
-  const { rowCount } = await db.execute(sql`
-    delete from jobs where id in (
-      select id from jobs where upload_id is null and finished_at < now() - make_interval(days => ${days})
-      order by finished_at limit ${limit} for update skip locked)`);
-  return rowCount ?? 0;
-}

@@ -20,13 +20,6 @@ const REQUEUE_BATCH = 5_000;
 const CRON_QUEUE = 'cron';
 const CRON_OPTIONS = { retryLimit: 20, retryDelay: 2, retryBackoff: true, retryDelayMax: 60, expireInSeconds: 60 };
 
-/**
- * Webhooks that are to be delivered, under the ids of their rows; what becomes of a try is decided in jobs/webhooks.ts.
- * One that was taken and is not settled in time, as its API was killed, pg-boss gives back.
- */
-const WEBHOOK_QUEUE = 'webhooks';
-const WEBHOOK_OPTIONS = { ...QUEUE_OPTIONS, retryLimit: 1_000, retryDelay: 1, expireInSeconds: 30 };
-
 /** A recurring job. `data` is the scheduler's to keep and ours to read. */
 export interface Schedule<Data = unknown> {
   name: string;
@@ -36,13 +29,7 @@ export interface Schedule<Data = unknown> {
   createdAt: Date;
 }
 
-/**
- * Most queues are empty when Postgres takes its statistics, and the plan for what it takes to be one row read all of a
- * queue 32 times over (65 ms a claim, not 3). Without statistics of the names it expects some rows in any queue.
- */
-export const STEADY_PLANS = 'alter table pgboss.job_common alter column name set statistics 0';
-
-/** Installs or upgrades pg-boss's own schema, and the queue that transactions send to without making it. */
+/** Installs or upgrades pg-boss's own schema. */
 export async function installQueues(url: string): Promise<void> {
   const boss = new PgBoss({
     ...connectionTo(url, { name: 'sheetmill-migrate' }),
@@ -55,7 +42,6 @@ export async function installQueues(url: string): Promise<void> {
   try {
     await boss.start();
     await boss.createQueue(JOB_QUEUE, QUEUE_OPTIONS);
-    await boss.createQueue(WEBHOOK_QUEUE, WEBHOOK_OPTIONS);
     // Earlier versions had a queue for each shape.
     const old = (await boss.getQueues()).filter(({ name }) => name.startsWith('jobs.c'));
     for (const { name } of old) await boss.deleteQueue(name);
@@ -109,36 +95,6 @@ export async function openQueues(
     async remove(tx: Queryable, queueIds: string[]): Promise<void> {
       if (queueIds.length === 0) return;
       await boss.deleteJob(JOB_QUEUE, queueIds, { db: fromDrizzle(tx, sql) });
-    },
-    /**
-     * Sends webhooks that are to be delivered `afterSeconds` from now; `host` is the receiver's. Those that were tried less
-     * often go first, so that receivers that fail do not hold up what is new.
-     */
-    async sendWebhooks(
-      tx: Queryable,
-      webhooks: { id: string; host: string; tries: number; afterSeconds: number }[],
-    ): Promise<void> {
-      await boss.insert(
-        WEBHOOK_QUEUE,
-        webhooks.map(({ id, host, tries, afterSeconds }) => ({
-          id,
-          group: { id: host },
-          priority: -tries,
-          startAfter: afterSeconds,
-        })),
-        { db: fromDrizzle(tx, sql) },
-      );
-    },
-    /**
-     * Takes up to `count` webhooks that are due, so that no host has more than `perHost` at work in all processes
-     * together. Gives their ids; each is to be removed within half a minute, or others take it, too.
-     */
-    async takeWebhooks(count: number, perHost: number): Promise<string[]> {
-      const taken = await boss.fetch(WEBHOOK_QUEUE, { batchSize: count, groupConcurrency: perHost });
-      return taken.map(({ id }) => id);
-    },
-    async removeWebhook(tx: Queryable, id: string): Promise<void> {
-      await boss.deleteJob(WEBHOOK_QUEUE, id, { db: fromDrizzle(tx, sql) });
     },
     /**
      * Calls `onOccurrence` with an id that is the occurrence's own and the schedule's data, at least once for each; again

@@ -2,6 +2,7 @@ import { type SQL, sql } from 'drizzle-orm';
 import {
   bigint,
   bigserial,
+  boolean,
   check,
   customType,
   index,
@@ -335,11 +336,19 @@ export const webhooks = pgTable(
     url: text('url').notNull(),
     /** Such as `upload.completed`. */
     type: text('type').notNull(),
+    /** Of the URL. Rows of the version before have none. */
+    host: text('host').notNull().default(''),
     status: text('status').$type<'pending' | 'delivered' | 'failed'>().notNull().default('pending'),
     createdAt: createdAt(),
+    /** While it is pending: when it is to be sent next. */
+    dueAt: time('due_at').notNull().defaultNow(),
+    /** While an API process delivers it: when others may take it over. */
+    lockedUntil: time('locked_until'),
     finishedAt: time('finished_at'),
   },
   (table) => [
+    index('webhooks_due').on(table.host, table.dueAt).where(sql`status = 'pending'`),
+    index('webhooks_locked').on(table.host, table.lockedUntil).where(sql`locked_until is not null`),
     index('webhooks_upload').on(table.uploadId).where(sql`upload_id is not null`),
     index('webhooks_job').on(table.jobId).where(sql`job_id is not null`),
   ],
@@ -360,6 +369,24 @@ export const webhookAttempts = pgTable(
     error: text('error'),
   },
   (table) => [primaryKey({ columns: [table.webhookId, table.attempt] })],
+);
+
+/** How each receiver behaved last, for all API processes: db/webhooks.ts decides by it which webhooks are sent next. */
+export const webhookHosts = pgTable(
+  'webhook_hosts',
+  {
+    host: text('host').primaryKey(),
+    /** Whether its last answer took longer than a prompt receiver's. */
+    slow: boolean('slow').notNull(),
+    /** Deliveries in a row without any answer. */
+    failures: integer('failures').notNull(),
+    /** When the first of them ended. */
+    failingSince: time('failing_since'),
+    /** Nothing is sent before this. */
+    retryAt: time('retry_at'),
+    changedAt: time('changed_at').notNull().defaultNow(),
+  },
+  (table) => [index('webhook_hosts_changed').on(table.changedAt)],
 );
 
 /** How many attempts each converter ended in each minute, and the highest memory that one of them took. */

@@ -1,4 +1,4 @@
-import { and, asc, desc, eq, getTableColumns, gte, inArray, isNotNull, lt, lte, or, type SQL, sql } from 'drizzle-orm';
+import { and, asc, desc, eq, getTableColumns, gte, inArray, isNotNull, lt, lte, type SQL, sql } from 'drizzle-orm';
 import { unionAll } from 'drizzle-orm/pg-core';
 import type { Queryable } from './client.ts';
 import { originals, pages, type UploadStatus, uploads } from './schema.ts';
@@ -88,28 +88,6 @@ function idStarts(part: string): SQL | undefined {
   const digits = part.toLowerCase().replaceAll('-', '');
   if (!/^[0-9a-f]{1,32}$/.test(digits)) return sql`false`;
   return and(gte(uploads.id, digits.padEnd(32, '0')), lte(uploads.id, digits.padEnd(32, 'f')));
-}
-
-/** Whether an upload has had its time: its own `expires_at` has passed, or it ended more than so many days ago. */
-export function isOver(retentionDays: number | undefined): SQL | undefined {
-  return or(...overBy(retentionDays));
-}
-
-/** Up to `limit` of those, for each of the two reasons. */
-export async function listOver(db: Queryable, retentionDays: number | undefined, limit: number): Promise<string[]> {
-  const found: string[] = [];
-  // Apart, as each has an index of its own.
-  for (const over of overBy(retentionDays)) {
-    const batch = await db.select({ id: uploads.id }).from(uploads).where(over).limit(limit);
-    found.push(...batch.map(({ id }) => id));
-  }
-  return [...new Set(found)];
-}
-
-function overBy(retentionDays: number | undefined): SQL[] {
-  const expired = lte(uploads.expiresAt, sql`now()`);
-  if (retentionDays === undefined) return [expired];
-  return [expired, lt(uploads.finishedAt, sql`now() - make_interval(days => ${retentionDays})`)];
 }
 
 /** When each of these uploads ended, null for one that has not; those that are not there are left out. */

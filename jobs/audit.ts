@@ -46,9 +46,8 @@ const PROMISES: Record<string, SQL> = {
   'an upload counts its completed pages': sql`
     select id::text from uploads where pages_done <> (
       select count(*) from pages where upload_id = uploads.id and pages.status = 'completed')`,
-  'a pending webhook has its pg-boss job': sql`
-    select id::text from webhooks where status = 'pending' and not exists (
-      select 1 from pgboss.job queued where name = 'webhooks' and queued.id = webhooks.id and state < 'completed')`,
+  'a pending webhook has its time': sql`
+    select id::text from webhooks where status = 'pending' and greatest(due_at, locked_until) > now() + interval '11 hours'`,
   'an upload ends with its jobs': sql`
     select id::text from uploads where (finished_at is null) <> exists (
       select 1 from jobs where upload_id = uploads.id and jobs.finished_at is null)`,

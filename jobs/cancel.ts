@@ -61,7 +61,7 @@ export async function cancelFamilies(tx: Transaction, queues: Queues, locked: Jo
   // Not as children end by themselves: the last of them would end its parent.
   if (children.length > 0) {
     await markEnded(tx, children);
-    await failDependants(tx, queues, idsOf(children.map(({ job }) => job)));
+    await failDependants(tx, idsOf(children.map(({ job }) => job)));
   }
   await endJobs(
     tx,

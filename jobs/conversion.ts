@@ -1,6 +1,5 @@
 import { and, asc, eq, inArray, isNull, notInArray, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
-import type { Queues } from '../db/queues.ts';
 import { ENDED, jobs, originals, type PageRange, pages, uploads } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
 import type { Child } from './children.ts';
@@ -116,7 +115,7 @@ export async function failRemainingPages(tx: Transaction, job: Job, error: Publi
 }
 
 /** Ends an upload whose last job has ended. The upload's row is locked first, so that of two last jobs one sees both. */
-export async function finishUpload(tx: Transaction, queues: Queues, uploadId: string): Promise<void> {
+export async function finishUpload(tx: Transaction, uploadId: string): Promise<void> {
   await lockUpload(tx, uploadId);
   const [unfinished] = await tx
     .select({ id: jobs.id })
@@ -137,7 +136,6 @@ export async function finishUpload(tx: Transaction, queues: Queues, uploadId: st
     .returning({ notifyUrl: uploads.notifyUrl });
   await notifyEnded(
     tx,
-    queues,
     ended.map(({ notifyUrl }) => ({ uploadId, status, notifyUrl })),
   );
 }

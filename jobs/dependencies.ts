@@ -65,7 +65,7 @@ export async function releaseDependants(tx: Transaction, queues: Queues, complet
 }
 
 /** These jobs have ended otherwise: all that wait for them, directly or not, fail with `dependency_failed`. */
-export async function failDependants(tx: Transaction, queues: Queues, ended: string[]): Promise<void> {
+export async function failDependants(tx: Transaction, ended: string[]): Promise<void> {
   for (let level = ended; level.length > 0; ) {
     const { rows } = await tx.execute<{ id: string; notifyUrl: string | null }>(sql`
       update jobs set status = 'failed', finished_at = now(), error = jsonb_build_object('code', 'dependency_failed',
@@ -75,7 +75,6 @@ export async function failDependants(tx: Transaction, queues: Queues, ended: str
       returning jobs.id, jobs.notify_url as "notifyUrl"`);
     await notifyEnded(
       tx,
-      queues,
       rows.map(({ id, notifyUrl }) => ({ jobId: id, status: 'failed', notifyUrl })),
     );
     level = rows.map(({ id }) => id);

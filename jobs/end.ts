@@ -22,7 +22,6 @@ export async function endJobs(tx: Transaction, queues: Queues, ends: End[]): Pro
   await markEnded(tx, ends);
   await notifyEnded(
     tx,
-    queues,
     ends.map(({ job, status }) => ({ jobId: job.id, status, notifyUrl: job.notifyUrl })),
   );
   const idsOf = (list: End[]) => list.map(({ job }) => job.id);
@@ -31,12 +30,12 @@ export async function endJobs(tx: Transaction, queues: Queues, ends: End[]): Pro
     ends.filter(({ status }) => status !== 'completed'),
   ];
   if (completed.length > 0) await releaseDependants(tx, queues, idsOf(completed));
-  if (others.length > 0) await failDependants(tx, queues, idsOf(others));
+  if (others.length > 0) await failDependants(tx, idsOf(others));
   for (const { job, error } of ends) {
     if (job.uploadId !== null && error !== undefined && job.pendingChildren === 0)
       await failRemainingPages(tx, job, error);
     if (job.parentId !== null) await childEnded(tx, queues, job.parentId);
-    else if (job.uploadId !== null) await finishUpload(tx, queues, job.uploadId);
+    else if (job.uploadId !== null) await finishUpload(tx, job.uploadId);
   }
 }
 

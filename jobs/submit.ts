@@ -107,7 +107,6 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
   await insertRows(tx, jobDependencies, edges);
   await notifyEnded(
     tx,
-    queues,
     rows.flatMap(({ id, status, notifyUrl }) => (status === 'failed' ? [{ jobId: id, status, notifyUrl }] : [])),
   );
   return named.map(({ id }) => id);

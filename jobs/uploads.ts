@@ -1,4 +1,4 @@
-import { and, asc, eq, isNull, type SQL } from 'drizzle-orm';
+import { and, asc, eq, isNull, type SQL, sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
 import { forgetHistory } from '../db/events.ts';
 import type { Queues } from '../db/queues.ts';
@@ -66,7 +66,30 @@ export async function deleteUpload(db: Database, queues: Queues, id: string, onl
     const deleted = await tx.delete(uploads).where(wanted).returning({ id: uploads.id });
     // Deleted by another, or retried, since it was looked at.
     if (deleted.length === 0) throw new Moved();
-    await forgetHistory(tx, id);
+    await forgetHistory(tx, [id]);
     return true;
+  });
+}
+
+/**
+ * Deletes the rows of those of these uploads that have ended and match `only`, in one transaction, as `deleteUpload` does
+ * each. Leaves those that somebody retries or deletes just now. Gives the ids of the deleted ones, whose files the caller removes.
+ */
+export async function deleteEndedUploads(db: Database, ids: string[], only: SQL): Promise<string[]> {
+  return transition(db, async (tx) => {
+    const { rows: locked } = await tx.execute<{ id: string }>(sql`
+      with free as (
+        select upload_id from jobs where upload_id = any(${sql.param(ids)}::uuid[]) and parent_id is null
+        order by id for update skip locked
+      )
+      select wanted as id from unnest(${sql.param(ids)}::uuid[]) wanted
+      where (select count(*) from jobs where upload_id = wanted and parent_id is null)
+        = (select count(*) from free where upload_id = wanted)`);
+    const { rows: deleted } = await tx.execute<{ id: string }>(sql`
+      delete from uploads where id = any(${sql.param(locked.map(({ id }) => id))}::uuid[])
+        and finished_at is not null and ${only} returning id`);
+    const gone = deleted.map(({ id }) => id);
+    if (gone.length > 0) await forgetHistory(tx, gone);
+    return gone;
   });
 }

@@ -161,6 +161,11 @@ test('the numbers are what has happened', async () => {
   expect(converter.sum('sheetmill_sandbox_starts_total')).toBeGreaterThanOrEqual(4);
   expect(converter.sum('sheetmill_converter_cpu_units', { state: 'free' })).toBe(4);
   expect(converter.of('sheetmill_postgres_connections')).toHaveLength(3);
+  expect(converter.of('sheetmill_retention_overdue_seconds').map(({ labels, value }) => [labels.kind, value])).toEqual([
+    ['uploads', 0],
+    ['jobs', 0],
+    ['events', 0],
+  ]);
   expect((await fetch(`${service.metricsUrls[0]}/health/live`)).status).toBe(200);
   expect((await fetch(`${service.metricsUrls[0]}/`)).status).toBe(404);
 

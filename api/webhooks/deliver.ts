@@ -1,10 +1,9 @@
 import { Webhook as Signer } from 'standardwebhooks';
 import type { Database, Transaction } from '../../db/client.ts';
 import { dependenciesOf, findJob, listAttempts } from '../../db/jobs.ts';
-import type { Queues } from '../../db/queues.ts';
 import { findUpload, listOriginals, listPages } from '../../db/uploads.ts';
-import { findPending, type Webhook } from '../../db/webhooks.ts';
-import { type Delivery, settleWebhook } from '../../jobs/webhooks.ts';
+import { findPending, type Lane, type LockedWebhook, takeWebhooks, type Webhook } from '../../db/webhooks.ts';
+import { type Delivery, releaseWebhook, settleWebhook } from '../../jobs/webhooks.ts';
 import type { Logger } from '../../log.ts';
 import { createSignal } from '../../signal.ts';
 import { jobDetail, uploadDocument } from '../documents.ts';
@@ -12,29 +11,28 @@ import { webhookTries } from '../metrics.ts';
 import type { Guard } from './guard.ts';
 import { post } from './post.ts';
 
-const POLL_MS = 1_000;
+const POLL_MS = 500;
 /** The whole of an exchange with a receiver. */
 const TIMEOUT_MS = 10_000;
-/** Deliveries at work in this process, and to one host in all: receivers that never answer leave room for others. */
-const MOST_AT_ONCE = 40;
-const MOST_PER_HOST = 4;
-const LONGEST_ERROR = 500;
+/** A delivery that takes longer is slow, and so is its host the next time. */
+const PROMPT_MS = 1_000;
+/** Deliveries at a time in this process. One that gets slow moves to that lane, which may then have more. */
+const MAX_IN_LANE: Record<Lane, number> = { prompt: 40, new: 40, slow: 40 };
+const MAX_ERROR_LENGTH = 500;
 /** The receiver wants no more of it. */
 const GONE = 410;
 
 /**
  * Delivers the webhooks that are due, as Standard Webhooks says, each signed with every secret; several processes share
- * the work. `close` takes no more and waits up to the grace for what is under way.
+ * the work. `close` takes no more, waits up to the grace for what is being sent, and gives back the rest.
  */
 export function deliverWebhooks({
   db,
-  queues,
   guard,
   secrets,
   log,
 }: {
   db: Database;
-  queues: Queues;
   guard: Guard;
   secrets: string[];
   log: Logger;
@@ -43,40 +41,71 @@ export function deliverWebhooks({
   const wake = createSignal();
   const stop = new AbortController();
   const underWay = new Set<Promise<void>>();
+  const inLane: Record<Lane, number> = { prompt: 0, new: 0, slow: 0 };
+  /** Where the next look begins, when the last one did not pass all hosts. */
+  let after: string | null = null;
   let closed = false;
 
-  /** Starts as many of those that are due as there is room for. Gives whether there were any. */
+  /** Starts as many of those that are due as there is room for. Gives whether there may be more. */
   async function startDue(): Promise<boolean> {
-    const room = MOST_AT_ONCE - underWay.size;
-    const taken = room > 0 ? await queues.takeWebhooks(room, MOST_PER_HOST) : [];
-    for (const id of taken) {
-      const delivery = deliver(id)
-        // It is due again once pg-boss finds that nobody has settled it.
-        .catch((error) => log.warn({ err: error, webhook: id }, 'webhook not settled'))
+    const roomIn = (lane: Lane) => Math.max(0, MAX_IN_LANE[lane] - inLane[lane]);
+    const room = { prompt: roomIn('prompt'), new: roomIn('new'), slow: roomIn('slow') };
+    const { taken, next } = await takeWebhooks(db, room, after);
+    after = next;
+    for (const locked of taken) {
+      const leaveLane = enterLane(locked.lane);
+      const delivery = deliver(locked)
+        // It is due again once its lock has run out.
+        .catch((error) => log.warn({ err: error, webhook: locked.id }, 'webhook not settled'))
         .finally(() => {
           underWay.delete(delivery);
+          leaveLane();
           wake.set();
         });
       underWay.add(delivery);
     }
-    return taken.length > 0;
+    return taken.length > 0 || next !== null;
   }
 
-  async function deliver(id: string): Promise<void> {
-    const due = await read(db, id);
+  /** Counts a delivery in its lane until the function that this gives is called; in the slow one, once it has got slow. */
+  function enterLane(lane: Lane): () => void {
+    let current = lane;
+    const moveTo = (next: Lane) => {
+      inLane[current]--;
+      inLane[next]++;
+      current = next;
+    };
+    inLane[current]++;
+    const timer = setTimeout(() => {
+      moveTo('slow');
+      wake.set();
+    }, PROMPT_MS);
+    return () => {
+      clearTimeout(timer);
+      inLane[current]--;
+    };
+  }
+
+  async function deliver(locked: LockedWebhook): Promise<void> {
+    const due = await read(db, locked.id);
+    // Deleted, or settled by others.
+    if (due === undefined) return;
     const startedAt = new Date();
     const began = performance.now();
     const refusal = refusalOf(due);
-    const outcome = refusal ?? (await attempt(due as Due));
+    const outcome = refusal ?? (await attempt(due));
     const durationMs = Math.round(performance.now() - began);
-    const status = await settleWebhook(db, queues, id, { startedAt, durationMs, ...outcome });
-    if (due !== undefined && refusal === undefined) tell(due.webhook, { durationMs, ...outcome }, status);
+    if (outcome === 'cut off') return releaseWebhook(db, locked);
+    const { isAnswered, ...result } = outcome;
+    const answer = refusal ? null : isAnswered ? (durationMs < PROMPT_MS ? 'prompt' : 'slow') : 'none';
+    const status = await settleWebhook(db, locked, { startedAt, durationMs, answer, ...result });
+    if (refusal === undefined) tell(due.webhook, { durationMs, ...result }, status);
   }
 
   /** A try, to metrics and log. Of the URL the host is enough: the rest may hold what only its receiver should know. */
   function tell(
     { id, uploadId, jobId, type, url }: Webhook,
-    { final: _, ...tried }: Outcome & { durationMs: number },
+    { final: _, ...tried }: Pick<Delivery, 'durationMs' | 'statusCode' | 'error' | 'final'>,
     status: Awaited<ReturnType<typeof settleWebhook>>,
   ): void {
     const outcome = tried.error === null ? 'delivered' : status === 'pending' ? 'failed' : 'given_up';
@@ -88,7 +117,7 @@ export function deliverWebhooks({
     );
   }
 
-  async function attempt({ webhook, data }: Due): Promise<Outcome> {
+  async function attempt({ webhook, data }: Due): Promise<Outcome | 'cut off'> {
     const body = JSON.stringify({ type: webhook.type, timestamp: webhook.createdAt, data });
     const now = new Date();
     const headers = {
@@ -103,13 +132,19 @@ export function deliverWebhooks({
       const signal = AbortSignal.any([timeout, stop.signal]);
       const statusCode = await post(new URL(webhook.url), { headers, body, guard, signal });
       const delivered = statusCode >= 200 && statusCode < 300;
-      return { statusCode, error: delivered ? null : `answered ${statusCode}`, final: statusCode === GONE };
+      return {
+        statusCode,
+        error: delivered ? null : `answered ${statusCode}`,
+        final: statusCode === GONE,
+        isAnswered: true,
+      };
     } catch (error) {
       if (timeout.aborted) return failed(`no answer within ${TIMEOUT_MS / 1000} s`);
-      if (stop.signal.aborted) return failed('no answer when the service stopped');
+      // Nothing is known of the receiver: it is no failed try.
+      if (stop.signal.aborted) return 'cut off';
       // Of a host with several addresses, none of which answers, there is a code alone.
       const { message, code } = error as NodeJS.ErrnoException;
-      return failed((message || code || 'unknown').slice(0, LONGEST_ERROR));
+      return failed((message || code || 'unknown').slice(0, MAX_ERROR_LENGTH));
     }
   }
 
@@ -135,16 +170,14 @@ export function deliverWebhooks({
   };
 }
 
-type Outcome = Omit<Delivery, 'startedAt' | 'durationMs'>;
+type Outcome = Pick<Delivery, 'statusCode' | 'error' | 'final'> & { isAnswered: boolean };
 
 function failed(error: string, { final = false } = {}): Outcome {
-  return { statusCode: null, error, final };
+  return { statusCode: null, error, final, isAnswered: false };
 }
 
 /** Why a webhook is not sent at all; undefined when it is. */
-function refusalOf(due: Due | undefined): Outcome | undefined {
-  if (due === undefined) return failed('deleted');
-  const { webhook, data } = due;
+function refusalOf({ webhook, data }: Due): Outcome | undefined {
   // What would be sent says otherwise than the webhook; the end that follows has one of its own.
   return webhook.type.endsWith(`.${data.status}`)
     ? undefined

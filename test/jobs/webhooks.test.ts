@@ -1,6 +1,8 @@
 import { asc, eq, sql } from 'drizzle-orm';
-import { jobs, uploads, webhooks } from '../../db/schema.ts';
-import { settleWebhook } from '../../jobs/webhooks.ts';
+import type { Transaction } from '../../db/client.ts';
+import { jobs, uploads, webhookAttempts, webhookHosts, webhooks } from '../../db/schema.ts';
+import { type LockedWebhook, takeWebhooks } from '../../db/webhooks.ts';
+import { type Delivery, releaseWebhook, settleWebhook } from '../../jobs/webhooks.ts';
 import { COMPLETED, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture, range } from './fixture.ts';
 
 let fixture: JobsFixture;
@@ -20,12 +22,7 @@ async function made(): Promise<string[]> {
   return rows.map(({ jobId, uploadId, type }) => `${jobId ?? uploadId} ${type}`);
 }
 
-async function queued(): Promise<number> {
-  const { rows } = await fixture.db.execute<{ count: number }>(
-    sql`select count(*)::int from pgboss.job where name = 'webhooks' and state < 'completed'`,
-  );
-  return rows[0]?.count as number;
-}
+const pending = () => fixture.db.$count(webhooks, eq(webhooks.status, 'pending'));
 
 test('a job is told of once for each of its ends, and only to those who asked', async () => {
   await fixture.submit(told('a'), { id: 'silent' });
@@ -39,7 +36,7 @@ test('a job is told of once for each of its ends, and only to those who asked', 
   // Too late: another has settled it.
   await fixture.settle(attempt, COMPLETED);
   expect(await made()).toEqual(['a job.failed', 'a job.cancelled', 'a job.completed']);
-  expect(await queued()).toBe(3);
+  expect(await pending()).toBe(3);
 });
 
 test('a retry that is left, or a converter that stops, is no end', async () => {
@@ -86,73 +83,189 @@ test('when an end is not committed, nobody is told', async () => {
   );
   await expect(fixture.settle(job as never, COMPLETED)).rejects.toThrow();
   await fixture.db.execute(sql`drop trigger refuse on jobs`);
-  expect([await made(), await queued()]).toEqual([[], 0]);
+  expect([await made(), await pending()]).toEqual([[], 0]);
   await fixture.settle(job as never, COMPLETED);
-  expect([await made(), await queued()]).toEqual([['a job.completed'], 1]);
+  expect([await made(), await pending()]).toEqual([['a job.completed'], 1]);
 });
 
 describe('a webhook that was taken', () => {
-  const tried = { startedAt: new Date(), durationMs: 1, statusCode: null, error: 'no answer', final: false };
-  const take = () => fixture.queues.takeWebhooks(10, 4);
-  async function statusOf(id: string): Promise<string | undefined> {
-    const [row] = await fixture.db.select({ status: webhooks.status }).from(webhooks).where(eq(webhooks.id, id));
-    return row?.status;
+  const sent = { startedAt: new Date(), durationMs: 1, statusCode: null, error: null, final: false };
+  const answered = { ...sent, statusCode: 503, error: 'answered 503', answer: 'prompt' } as const;
+  const unanswered = { ...sent, error: 'no answer', answer: 'none' } as const;
+  const ROOM = { prompt: 10, new: 10, slow: 10 };
+  const take = async (room = ROOM) => (await takeWebhooks(fixture.db, room)).taken;
+  const settle = (locked: LockedWebhook, delivery: Delivery) => settleWebhook(fixture.db, locked, delivery);
+  async function rowOf(id: string) {
+    const [row] = await fixture.db.select().from(webhooks).where(eq(webhooks.id, id));
+    return row;
   }
-  /** As if the wait for the next try were over. */
-  const passWait = () => fixture.db.execute(sql`update pgboss.job set start_after = now() where name = 'webhooks'`);
+  /** As if the waits for the next try, and those for hosts, were over. */
+  async function passWaits(): Promise<void> {
+    await fixture.db.update(webhooks).set({ dueAt: sql`now()` });
+    await fixture.db.update(webhookHosts).set({ retryAt: sql`now()` });
+  }
+  async function takeOne(): Promise<LockedWebhook> {
+    const [locked, ...others] = await take();
+    if (locked === undefined || others.length > 0) throw new Error('one webhook expected');
+    return locked;
+  }
+  const toHost = (host: string, count: number) =>
+    fixture.submit(
+      ...Array.from({ length: count }, (_, index) => ({ id: `${host}-${index}`, notifyUrl: `http://${host}/hook` })),
+    );
+  const hosts = (taken: LockedWebhook[]) => taken.map(({ host }) => host).toSorted();
 
-  test('and not delivered is tried thirteen times in a day, after what is new, and then given up', async () => {
+  test.each([
+    ['answered with an error', answered],
+    ['not answered', unanswered],
+  ])('and is %s is tried thirteen times in a day, and then given up', async (_name, outcome) => {
     await fixture.submit(told('a'));
     await fixture.finishAll();
     let waited = 0;
     for (let attempt = 1; attempt <= 13; attempt++) {
-      const [id = '', ...others] = await take();
-      expect([attempt, others]).toEqual([attempt, []]);
-      expect(await statusOf(id)).toBe('pending');
-      await settleWebhook(fixture.db, fixture.queues, id, tried);
-      const { rows } = await fixture.db.execute<{ wait: number }>(
-        sql`select extract(epoch from start_after - created_on)::int as wait from pgboss.job where name = 'webhooks'`,
-      );
-      waited += rows[0]?.wait ?? 0;
+      const locked = await takeOne();
+      expect(await settle(locked, outcome)).toBe(attempt < 13 ? 'pending' : 'failed');
+      const { rows } = await fixture.db.execute<{ wait: number; rest: number }>(sql`
+        select extract(epoch from due_at - now())::int as wait, extract(epoch from coalesce(retry_at, now()) - now())::int as rest
+        from webhooks join webhook_hosts using (host)`);
+      const [{ wait = 0, rest = 0 } = {}] = rows;
+      if (attempt < 13) waited += wait;
+      // The wait for its host never makes that of a lone webhook longer.
+      if (attempt < 13) expect(rest).toBeLessThanOrEqual(wait);
       expect(await take()).toEqual([]);
-      await passWait();
-      expect(await statusOf(id)).toBe(attempt < 13 ? 'pending' : 'failed');
+      await passWaits();
     }
     expect(waited / 3600).toBeCloseTo(24, 0);
-    expect(await queued()).toBe(0);
+    expect([await take(), await pending()]).toEqual([[], 0]);
   });
 
-  test('again waits for those that were tried less often', async () => {
+  test('is taken again when it was not settled in time; what its first sender has to say counts only if it was delivered', async () => {
     await fixture.submit(told('a'));
     await fixture.finishAll();
-    const [old = ''] = await take();
-    await settleWebhook(fixture.db, fixture.queues, old, tried);
-    await fixture.submit(told('b'));
-    await fixture.finishAll();
-    await passWait();
-    const [first, second] = [await fixture.queues.takeWebhooks(1, 4), await fixture.queues.takeWebhooks(1, 4)];
-    expect(first).not.toEqual([old]);
-    expect(second).toEqual([old]);
+    const first = await takeOne();
+    expect(await take()).toEqual([]);
+    const past = sql`now() - interval '1 second'`;
+    await fixture.db.update(webhooks).set({ lockedUntil: past, dueAt: past });
+    const second = await takeOne();
+    expect(await settle(first, unanswered)).toBeUndefined();
+    expect((await rowOf(second.id))?.lockedUntil).toEqual(second.lockedUntil);
+    expect(await settle(first, { ...sent, statusCode: 200, answer: 'prompt' })).toBe('delivered');
+    expect(await settle(second, unanswered)).toBeUndefined();
+    expect(await rowOf(first.id)).toMatchObject({ status: 'delivered', lockedUntil: null });
   });
 
-  test('leaves room for other hosts: of one only so many at a time', async () => {
-    await fixture.submit(...Array.from({ length: 8 }, (_, index) => told(`a${index}`)), {
-      id: 'other',
-      notifyUrl: 'http://other.example',
-    });
+  test('is due at once when its delivery was cut off, and no try is spent', async () => {
+    await fixture.submit(told('a'));
     await fixture.finishAll();
-    const taken = [...(await take()), ...(await take()), ...(await take())];
-    expect(taken).toHaveLength(5);
-    const rows = await fixture.db.select({ id: webhooks.id, jobId: webhooks.jobId }).from(webhooks);
-    expect(rows.filter(({ id }) => taken.includes(id)).map(({ jobId }) => jobId)).toContain('other');
+    await releaseWebhook(fixture.db, await takeOne());
+    const again = await takeOne();
+    expect(await fixture.db.$count(webhookAttempts)).toBe(0);
+    expect(await settle(again, { ...sent, statusCode: 200, answer: 'prompt' })).toBe('delivered');
+  });
+
+  test('leaves room for other hosts: one of a host that is new or gave no answer, four of others, those first that have fewest', async () => {
+    await toHost('busy', 8);
+    await toHost('dead', 8);
+    await fixture.finishAll();
+    const [busy, dead] = (await take()).toSorted((a, b) => a.host.localeCompare(b.host));
+    expect([busy?.host, dead?.host, busy?.lane]).toEqual(['busy', 'dead', 'new']);
+    expect(await take()).toEqual([]);
+    await settle(busy as LockedWebhook, { ...sent, statusCode: 200, answer: 'prompt' });
+    await settle(dead as LockedWebhook, unanswered);
+    expect(hosts(await take({ ...ROOM, prompt: 3 }))).toEqual(['busy', 'busy', 'busy']);
+    await passWaitsOfHost('dead');
+    await toHost('other', 2);
+    await fixture.finishAll();
+    const next = await take({ ...ROOM, prompt: 10 });
+    expect(next.map(({ host, lane }) => [host, lane]).toSorted()).toEqual([
+      ['busy', 'prompt'],
+      ['dead', 'slow'],
+      ['other', 'new'],
+    ]);
+    expect(await take()).toEqual([]);
+    await fixture.empty();
+  });
+  const passWaitsOfHost = (host: string) =>
+    fixture.db.update(webhookHosts).set({ retryAt: sql`now()` }).where(eq(webhookHosts.host, host));
+
+  test('is given up with all that have waited a day for a host that has not answered in that time', async () => {
+    await toHost('dead', 5);
+    await fixture.finishAll();
+    await settle(await takeOne(), unanswered);
+    await passWaits();
+    const aged = sql`now() - interval '25 hours'`;
+    await fixture.db.update(webhookHosts).set({ failingSince: aged });
+    await fixture.db.update(webhooks).set({ createdAt: aged });
+    await fixture.db.update(webhooks).set({ createdAt: sql`now()` }).where(eq(webhooks.jobId, 'dead-4'));
+    await settle(await takeOne(), unanswered);
+    const rows = await fixture.db.select().from(webhooks).orderBy(asc(webhooks.jobId));
+    expect(rows.filter(({ status }) => status === 'failed').map(({ jobId }) => jobId)).not.toContain('dead-4');
+    expect(rows.filter(({ status }) => status === 'failed').length).toBeGreaterThanOrEqual(3);
+    const [last] = await fixture.db.select().from(webhookAttempts).where(eq(webhookAttempts.durationMs, 0)).limit(1);
+    expect(last?.error).toBe('not sent: its receiver has not answered for 24 hours');
+  });
+
+  test('is found without a look at the backlog of other hosts', async () => {
+    await toHost('good', 1);
+    await fixture.finishAll();
+    const backlog = 200_000;
+    await fixture.db.execute(sql`
+      insert into webhooks (id, job_id, url, host, type, created_at, due_at)
+      select gen_random_uuid(), 'good-0', 'http://dead', 'dead-' || n % 12, 'job.completed', now() - interval '1 hour', now() - interval '1 hour'
+      from generate_series(1, ${backlog}::int) n`);
+    await fixture.db.insert(webhookHosts).values(
+      Array.from({ length: 12 }, (_, index) => ({
+        host: `dead-${index}`,
+        slow: true,
+        failures: 5,
+        retryAt: index < 6 ? sql`now() + interval '1 minute'` : null,
+      })),
+    );
+    const read = await fixture.db.transaction(async (tx) => {
+      const began = await rowsRead(tx);
+      const { taken } = await takeWebhooks(tx, ROOM);
+      expect(hosts(taken)).toEqual(['dead-10', 'dead-11', 'dead-6', 'dead-7', 'dead-8', 'dead-9', 'good']);
+      return (await rowsRead(tx)) - began;
+    });
+    // A head for each of 13 hosts, what is due of seven, and their update.
+    expect(read).toBeLessThan(100);
+  }, 30_000);
+  async function rowsRead(tx: Transaction): Promise<number> {
+    const { rows } = await tx.execute<{ read: number }>(
+      sql`select (seq_tup_read + idx_tup_fetch)::int as read from pg_stat_xact_user_tables where relname = 'webhooks'`,
+    );
+    return rows[0]?.read ?? 0;
+  }
+
+  test('of many hosts is found by looks that go on where the last one ended', async () => {
+    await fixture.submit(
+      ...Array.from({ length: 1_100 }, (_, n) => ({ id: `many-${n}`, notifyUrl: `http://h${n}.example/` })),
+    );
+    await fixture.finishAll();
+    const found: LockedWebhook[] = [];
+    let looks = 0;
+    for (let after: string | null = null; looks === 0 || after !== null; looks++) {
+      const look = await takeWebhooks(fixture.db, { ...ROOM, new: 1_000 }, after);
+      found.push(...look.taken);
+      after = look.next;
+    }
+    expect([looks, new Set(found.map(({ host }) => host)).size]).toEqual([3, 1_100]);
+  });
+
+  test('by two processes at once is taken by one, and their host keeps its limit', async () => {
+    await toHost('busy', 20);
+    await fixture.finishAll();
+    await settle(await takeOne(), { ...sent, statusCode: 200, answer: 'prompt' });
+    const taken = (await Promise.all([1, 2, 3, 4].map(() => take()))).flat();
+    expect(new Set(taken.map(({ id }) => id)).size).toBe(4);
   });
 
   test('goes with its job when that is deleted', async () => {
     await fixture.submit(told('a'));
     await fixture.finishAll();
-    const [id = ''] = await take();
+    const locked = await takeOne();
     await fixture.db.delete(jobs);
-    await settleWebhook(fixture.db, fixture.queues, id, tried);
-    expect([await made(), await queued()]).toEqual([[], 0]);
+    expect(await settle(locked, answered)).toBeUndefined();
+    expect([await made(), await pending()]).toEqual([[], 0]);
   });
 });

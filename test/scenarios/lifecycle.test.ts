@@ -3,7 +3,6 @@ import { readdir, utimes } from 'node:fs/promises';
 import path from 'node:path';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import { ORPHAN_AGE_MS, sweepStore } from '../../converter/sweep.ts';
-import type { Queues } from '../../db/queues.ts';
 import * as schema from '../../db/schema.ts';
 import { createLogger } from '../../log.ts';
 import { openDiskStore } from '../../store/disk.ts';
@@ -26,7 +25,7 @@ async function sweep(): Promise<void> {
   const db = drizzle({ client: service.pool, schema });
   const store = await openDiskStore(path.join(service.folder, 'store'));
   const log = createLogger('silent', {});
-  await sweepStore({ db, store, log, queues: {} as Queues }, new AbortController().signal);
+  await sweepStore({ db, store, log }, new AbortController().signal);
 }
 
 test('of an upload that is deleted while its pages are written, a killed converter leaves nothing for good', async () => {

@@ -1,6 +1,5 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { PgBoss } from 'pg-boss';
 import { Webhook } from 'standardwebhooks';
 import { makePdf, RED } from '../support/files.ts';
 import { type Received, startReceiver } from '../support/receiver.ts';
@@ -28,20 +27,11 @@ async function verify({ text, headers }: Received): Promise<Json> {
   return new Webhook(secret).verify(text, headers as Record<string, string>);
 }
 
-/** What a killed API was delivering is given back after half a minute, when a converter looks: as if that had passed. */
+/** Others deliver what a killed API had locked after half a minute: as if that had passed. */
 async function passHalfAMinute(): Promise<void> {
   await service.pool.query(
-    `update pgboss.job set started_on = started_on - interval '1 minute' where name = 'webhooks' and state = 'active'`,
+    `update webhooks set locked_until = now() - interval '1 second', due_at = now() where locked_until is not null`,
   );
-  const { connectionString } = service.pool.options;
-  const boss = new PgBoss({
-    connectionString: connectionString as string,
-    supervise: false,
-    monitorIntervalSeconds: 1,
-  });
-  await boss.start();
-  await boss.supervise('webhooks');
-  await boss.stop({ graceful: false });
 }
 
 const statuses = async (): Promise<Record<string, number>> => {
@@ -49,27 +39,51 @@ const statuses = async (): Promise<Record<string, number>> => {
   return Object.fromEntries(rows.map(({ status, count }) => [status, count]));
 };
 
-test('receivers that never answer hold up neither conversions nor other receivers', async () => {
-  // Each port is a receiver of its own to those who share out the places.
-  const silent = await Promise.all(Array.from({ length: 3 }, () => startReceiver(() => undefined)));
-  try {
-    await service.submit(
-      silent.flatMap(({ url }) => Array.from({ length: 20 }, () => ({ type: 'noop', notify_url: url('/') }))),
+test('twelve receivers that never answer hold up neither conversions nor other receivers', async () => {
+  // Each port is a host of its own.
+  let answers = true;
+  const silent = await Promise.all(
+    Array.from({ length: 12 }, () =>
+      startReceiver((_path, _before, response) => {
+        if (answers) response.end();
+      }),
+    ),
+  );
+  const notifyAll = (count: number) =>
+    service.submit(
+      Array.from({ length: count }, () => silent.map(({ url }) => ({ type: 'noop', notify_url: url('/') }))).flat(),
     );
-    // Each of them is asked for as many answers as it may be at one time.
-    await Promise.all(silent.map(({ have }) => have('/', 4)));
+  try {
+    // They are known as prompt, so that each gets four deliveries: more than the places of prompt hosts.
+    await notifyAll(1);
+    await Promise.all(silent.map(({ have }) => have('/', 1)));
+    await until(async () => (await statuses()).pending === undefined);
+    answers = false;
+    await notifyAll(40);
+    // Before the first of them has timed out.
+    await until(async () => silent.every(({ at }) => at('/').length === 5), 8_000);
+    for (let round = 0; round < 3; round++) {
+      const job = await service.submit({ type: 'noop', notify_url: receiver.url(`/in-time-${round}`) });
+      const ended = await until(async () => (await service.get(`/jobs/${job.job_id}`)).finished_at ?? undefined);
+      await receiver.have(`/in-time-${round}`, 1);
+      expect(Date.now() - Date.parse(ended)).toBeLessThan(1_000);
+    }
     const files: [string, Uint8Array][] = [['a.pdf', await makePdf([{ color: RED }])]];
     const { body: upload } = await service.upload(files, { notify_url: receiver.url('/in-time') });
     const [received] = (await receiver.have('/in-time', 1)) as [Received];
     expect(await verify(received)).toMatchObject({ type: 'upload.completed', data: { id: upload.id } });
-    // It came later than theirs, most of which still wait for a place.
-    for (const { at } of silent) expect(at('/').length).toBeLessThan(20);
     const attempt = await until(async () => {
       const { rows } = await service.pool.query('select * from webhook_attempts where error is not null limit 1');
       return rows[0];
     });
     expect(attempt).toMatchObject({ attempt: 1, status_code: null, error: 'no answer within 10 s' });
     expect(attempt.duration_ms).toBeGreaterThanOrEqual(9_900);
+    // From now on each of them is asked by one delivery at a time.
+    const failing = await until(async () => {
+      const { rows } = await service.pool.query('select failures, retry_at from webhook_hosts where failures > 0');
+      return rows.length === 12 && rows;
+    });
+    for (const { retry_at } of failing) expect(retry_at).toBeInstanceOf(Date);
   } finally {
     await service.pool.query(`delete from jobs where notify_url not like $1`, [`${receiver.url('')}%`]);
     await Promise.all(silent.map(({ stop }) => stop()));
@@ -102,6 +116,17 @@ test('an API that is killed in the middle of a delivery leaves it to the next on
     return items[0].status === 'delivered' && items;
   });
   expect(received.map(({ headers }) => headers['webhook-id'])).toEqual([webhook.id, webhook.id]);
+});
+
+test('an API that stops gives back what is being delivered, and no try is spent', async () => {
+  const job = await service.submit({ type: 'noop', notify_url: receiver.url('/silent-at-first') });
+  await receiver.have('/silent-at-first', 1);
+  await service.end(service.api, 'SIGTERM');
+  await service.startApi();
+  // The next API need not wait for a lock to run out.
+  await receiver.have('/silent-at-first', 2, 5_000);
+  expect((await service.get(`/jobs/${job.job_id}/webhooks`)).items[0].attempts).toEqual([]);
+  await service.pool.query('delete from jobs where id = $1', [job.job_id]);
 });
 
 test('two hundred jobs tell of two hundred ends, whoever is killed in between', async () => {
