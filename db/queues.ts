@@ -12,25 +12,12 @@ const QUEUE_OPTIONS = {
   deleteAfterSeconds: 3_600,
 };
 
-/** The queue into which pg-boss's scheduler sends; a delivery that fails is tried again. */
-const CRON_QUEUE = 'cron';
-const CRON_OPTIONS = { retryLimit: 20, retryDelay: 2, retryBackoff: true, retryDelayMax: 60, expireInSeconds: 60 };
-
 /**
  * Webhooks that are to be delivered, under the ids of their rows; what becomes of a try is decided in jobs/webhooks.ts.
  * One that was taken and is not settled in time, as its API was killed, pg-boss gives back.
  */
 const WEBHOOK_QUEUE = 'webhooks';
 const WEBHOOK_OPTIONS = { ...QUEUE_OPTIONS, retryLimit: 1_000, retryDelay: 1, expireInSeconds: 30 };
-
-/** A recurring job. `data` is the scheduler's to keep and ours to read. */
-export interface Schedule<Data = unknown> {
-  name: string;
-  cron: string;
-  timezone: string;
-  data: Data;
-  createdAt: Date;
-}
 
 /**
  * Most queues are empty when Postgres takes its statistics, and the plan for what it takes to be one row read all of a
@@ -62,16 +49,11 @@ export type Queues = Awaited<ReturnType<typeof openQueues>>;
  * pg-boss on our own pool: the one place that knows it. Every call that takes `tx` is part of that transaction.
  * `supervise` runs pg-boss's maintenance here (converters do, the API does not). The owner calls `close()`.
  */
-export async function openQueues(
-  db: Database,
-  { supervise, schedule = false, log }: { supervise: boolean; schedule?: boolean; log: Logger },
-) {
+export async function openQueues(db: Database, { supervise, log }: { supervise: boolean; log: Logger }) {
   const boss = new PgBoss({
     db: fromDrizzle(db, sql),
     supervise,
-    schedule,
-    cronMonitorIntervalSeconds: 5,
-    cronWorkerIntervalSeconds: 2,
+    schedule: false,
     migrate: false,
     registerInstance: false,
   });
@@ -141,32 +123,6 @@ export async function openQueues(
     async removeWebhook(tx: Queryable, id: string): Promise<void> {
       await boss.deleteJob(WEBHOOK_QUEUE, id, { db: fromDrizzle(tx, sql) });
     },
-    /**
-     * Calls `onOccurrence` with an id that is the occurrence's own and the schedule's data, at least once for each; again
-     * when it rejects. For processes that were opened with `schedule`: several share the work.
-     */
-    async followSchedules(onOccurrence: (id: string, data: unknown) => Promise<void>): Promise<void> {
-      await boss.createQueue(CRON_QUEUE, CRON_OPTIONS);
-      await boss.work(CRON_QUEUE, { pollingIntervalSeconds: 2 }, async ([job]) => {
-        if (job !== undefined) await onOccurrence(job.id, job.data);
-      });
-    },
-    /** Makes or replaces a schedule. Throws what is wrong with the expression or the time zone. */
-    async putSchedule(name: string, { cron, timezone, data }: { cron: string; timezone: string; data: object }) {
-      await boss.createQueue(CRON_QUEUE, CRON_OPTIONS);
-      await boss.schedule(CRON_QUEUE, cron, data, { tz: timezone, key: name });
-    },
-    async listSchedules(): Promise<Schedule[]> {
-      const found = await boss.getSchedules(CRON_QUEUE);
-      return found.map(({ key, cron, timezone, data, createdOn }) => ({
-        name: key,
-        cron,
-        timezone,
-        data,
-        createdAt: new Date(createdOn),
-      }));
-    },
-    removeSchedule: (name: string) => boss.unschedule(CRON_QUEUE, name),
     close: () => boss.stop({ graceful: false }),
   };
 }

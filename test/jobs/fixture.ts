@@ -166,7 +166,7 @@ export async function openJobsFixture() {
     /** Everything gone. */
     async empty(): Promise<void> {
       await db.execute(
-        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, webhooks, webhook_attempts`,
+        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, webhooks, webhook_attempts, schedules`,
       );
       await db.execute(sql`delete from pgboss.job`);
     },
