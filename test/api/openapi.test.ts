@@ -363,6 +363,10 @@ describe('jobs', () => {
     const job = { type: 'noop', notify_url: 'http://169.254.169.254/' };
     await call('PUT', '/schedules/{name}', ['nightly'], 422, { body: { ...body, job } });
     await call('GET', '/schedules', [], 200);
+    await call('GET', '/schedules/{name}', ['nightly'], 200);
+    await expectNoSuch('GET', '/schedules/{name}', ['nobody']);
+    await call('POST', '/schedules/{name}/run', ['nightly'], 201);
+    await expectNoSuch('POST', '/schedules/{name}/run', ['nobody']);
     await call('DELETE', '/schedules/{name}', ['nightly'], 204);
     await expectNoSuch('DELETE', '/schedules/{name}', ['nightly']);
   });

@@ -14,7 +14,6 @@ beforeAll(async () => {
 afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
-const MINUTE_MS = 60_000;
 const EVERY_MINUTE = '* * * * *';
 const ONCE_A_YEAR = '0 3 1 1 *';
 const MAX = 2_000;
@@ -316,7 +315,9 @@ describe('with 10,000 schedules', () => {
         );
         return { due: due.length, read: rows[0]?.read };
       });
-    expect(await rowsRead()).toEqual({ due: 0, read: 1 });
+    const idle = await rowsRead();
+    expect(idle.due).toBe(0);
+    expect(idle.read).toBeLessThan(10);
     await makeDue('filled-999_');
     const { due, read } = await rowsRead();
     expect(due).toBe(10);
