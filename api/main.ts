@@ -91,11 +91,12 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   if (err) log.fatal({ err }, 'api fails');
   const closed = new Promise((resolve) => server.close(resolve));
   const delivered = webhooks.close(err ? 0 : graceMs);
+  const submitted = schedules.close();
   server.closeIdleConnections();
   waiting.close();
-  await Promise.all([stream.close(), hub.close(), schedules.close()]);
+  await Promise.all([stream.close(), hub.close()]);
   const cutOff = setTimeout(() => server.closeAllConnections(), err ? 0 : graceMs);
-  await Promise.all([closed, delivered]);
+  await Promise.all([closed, delivered, submitted]);
   clearTimeout(cutOff);
   await statuses.close();
   await queues.close();
