@@ -3,13 +3,13 @@ import { AppError } from '../errors.ts';
 
 /** Reads cron expressions and computes when they run. A local time that a clock change skips runs once, right after it. */
 
-const ALIASES: Record<string, string> = {
-  '@hourly': '0 * * * *',
-  '@daily': '0 0 * * *',
-  '@weekly': '0 0 * * 0',
-  '@monthly': '0 0 1 * *',
-  '@yearly': '0 0 1 1 *',
-};
+const ALIASES = new Map([
+  ['@hourly', '0 * * * *'],
+  ['@daily', '0 0 * * *'],
+  ['@weekly', '0 0 * * 0'],
+  ['@monthly', '0 0 1 * *'],
+  ['@yearly', '0 0 1 1 *'],
+]);
 
 interface Field {
   name: string;
@@ -60,9 +60,9 @@ export function nextRun(cron: string, timezone: string, after: Date): Date {
 
 /** The same expression as five fields of `*` or numbers. */
 function normalize(cron: string): string {
-  const written = (ALIASES[cron.trim().toLowerCase()] ?? cron).trim().split(/\s+/);
+  const written = (ALIASES.get(cron.trim().toLowerCase()) ?? cron).trim().split(/\s+/);
   if (written.length !== FIELDS.length) {
-    const valid = `five fields (${FIELDS.map(({ name }) => name).join(', ')}) or one of ${Object.keys(ALIASES).join(', ')}`;
+    const valid = `five fields (${FIELDS.map(({ name }) => name).join(', ')}) or one of ${[...ALIASES.keys()].join(', ')}`;
     throw invalid(`cron: must be ${valid} (got ${JSON.stringify(cron)})`);
   }
   const fields = FIELDS.map((field, index) => valuesOf(field, written[index] ?? ''));

@@ -46,14 +46,22 @@ describe('an expression', () => {
     expect(next('0 9 * * *', '2026-11-29T09:00:00.000Z')).toBe('2026-11-30T09:00:00.000Z');
   });
 
-  test.each(['', '5', '0 3 * *', '*/10 * * * * *', 'FREQ=MINUTELY', 'every minute', '@reboot', '@minutely', '@'])(
-    'of other than five fields is refused: %j',
-    (cron) => {
-      expect(messageOf(cron)).toMatch(
-        /^cron: must be five fields \(minute, hour, .*\) or one of @hourly, .*@yearly \(got /,
-      );
-    },
-  );
+  test.each([
+    '',
+    '5',
+    '0 3 * *',
+    '*/10 * * * * *',
+    'FREQ=MINUTELY',
+    'every minute',
+    '@reboot',
+    '@minutely',
+    '@',
+    'constructor',
+  ])('of other than five fields is refused: %j', (cron) => {
+    expect(messageOf(cron)).toMatch(
+      /^cron: must be five fields \(minute, hour, .*\) or one of @hourly, .*@yearly \(got /,
+    );
+  });
 
   test.each([
     ['60 * * * *', 'minute', '0 to 59'],
@@ -206,7 +214,7 @@ test('around clock changes, each run comes when it is found by looking at every 
         expect(found.slice(0, -1).map((run) => new Date(run))).toEqual(expected.map((run) => new Date(run)));
       },
     ),
-    { numRuns: 150, seed: 1 },
+    { numRuns: 80, seed: 1 },
   );
 });
 
