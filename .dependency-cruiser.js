@@ -70,6 +70,13 @@ export default {
       to: { path: 'node_modules/pg-boss/' },
     },
     {
+      name: 'cron-parser-in-one-file',
+      comment: 'it accepts more than five fields: every expression is validated first',
+      severity: 'error',
+      from: { pathNot: '^(jobs/cron\\.ts|test/)' },
+      to: { path: 'node_modules/cron-parser/' },
+    },
+    {
       name: 'redis-in-one-file',
       comment: 'what a Redis may be trusted with is decided in one place',
       severity: 'error',

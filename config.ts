@@ -108,6 +108,7 @@ const settings = z.object({
   CAPACITY_MEMORY_MB: wholeNumber(SMALLEST_CAPACITY_MB, 16_777_216).optional(),
   /** Uploads are refused for a while when more jobs than this wait, or the store has less room. */
   MAX_QUEUED_JOBS: wholeNumber(1, 1_000_000_000).default(10_000),
+  MAX_SCHEDULES_PER_OWNER: wholeNumber(1, 1_000_000).default(1_000),
   MIN_FREE_MB: wholeNumber(0, 1_000_000_000).default(1024),
   /** Sign webhooks; several while they are being changed, each for the receivers that know it. */
   WEBHOOK_SECRET: listOf(z.string().refine(isWebhookSecret, 'must be whsec_ and 24 to 64 bytes in base64')).optional(),

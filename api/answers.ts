@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { JOB_STATUSES, LOG_LEVELS, PRIORITIES, UPLOAD_STATUSES } from '../db/schema.ts';
+import { JOB_STATUSES, LOG_LEVELS, MISSED, OVERLAPS, PRIORITIES, UPLOAD_STATUSES } from '../db/schema.ts';
 
 /** The answers of the contract, as zod schemas: documents.ts makes them from rows, openapi.ts describes them. */
 
@@ -174,8 +174,15 @@ export const schedule = z.strictObject({
   name: z.string(),
   cron: z.string(),
   timezone: z.string(),
+  paused: z.boolean(),
+  overlap: z.enum(OVERLAPS),
+  missed: z.enum(MISSED),
   job: json,
+  next_run_at: time.nullable().describe('Null while it is paused'),
+  last_run_at: time.nullable().describe('The time for which it ran last'),
+  last_error: failure.nullable().describe('The reason that the last run was not submitted; null when it was'),
   created_at: time,
+  updated_at: time,
 });
 export const scheduleList = listOf(schedule);
 

@@ -14,6 +14,7 @@ import { dashboardRoutes } from './routes/dashboard.ts';
 import { documentationRoutes } from './routes/documentation.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
+import { scheduleRoutes } from './routes/schedules.ts';
 import { uploadRoutes } from './routes/uploads.ts';
 import type { Statuses } from './statuses/statuses.ts';
 import type { Waiting } from './waiting.ts';
@@ -62,6 +63,7 @@ export function createApp(parts: {
   // What is asked for most comes first: each route before it is tried in vain.
   app.use(uploadRoutes(parts));
   app.use(jobRoutes(parts));
+  app.use(scheduleRoutes(parts));
   app.use(operationRoutes(parts));
   app.use(documentationRoutes());
   app.use(dashboardRoutes());

@@ -1,11 +1,11 @@
 import type { z } from 'zod';
 import type { Event } from '../db/events.ts';
 import type { Attempt, JobRow, Relative } from '../db/jobs.ts';
+import type { Schedule } from '../db/schedules.ts';
 import type { listConverters, queueDepths, recentDeaths, recentThroughput } from '../db/system.ts';
 import type { ListedUpload, Original, Page, Upload } from '../db/uploads.ts';
 import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
 import { publicError } from '../errors.ts';
-import type { JobSchedule } from '../jobs/schedules.ts';
 import type * as answers from './answers.ts';
 
 /** The answers of the contract (see answers.ts), made from rows. */
@@ -203,14 +203,22 @@ export function eventDocument(event: Event): Answer<typeof answers.event> {
   };
 }
 
-export function scheduleDocument({
-  name,
-  cron,
-  timezone,
-  data,
-  createdAt,
-}: JobSchedule): Answer<typeof answers.schedule> {
-  return { name, cron, timezone, job: data.request, created_at: time(createdAt) };
+export function scheduleDocument(schedule: Schedule): Answer<typeof answers.schedule> {
+  const { name, cron, timezone, paused, overlap, missed, job } = schedule;
+  return {
+    name,
+    cron,
+    timezone,
+    paused,
+    overlap,
+    missed,
+    job: job.request,
+    next_run_at: time(schedule.nextRunAt),
+    last_run_at: time(schedule.lastRunAt),
+    last_error: schedule.lastError,
+    created_at: time(schedule.createdAt),
+    updated_at: time(schedule.updatedAt),
+  };
 }
 
 type Rows<Query extends (...args: never[]) => Promise<unknown>> = Awaited<ReturnType<Query>>;

@@ -24,6 +24,11 @@ export const webhookTries = new Counter({
   help: 'Tries to deliver a webhook: delivered, failed until the next try, or given up',
   labelNames: ['outcome'],
 });
+export const scheduleRuns = new Counter({
+  name: 'sheetmill_schedule_runs_total',
+  help: 'Runs of schedules that were due: submitted, failed to be submitted, missed, or overlapped by the previous job',
+  labelNames: ['outcome'],
+});
 
 /** Begins to watch this process and its connections. */
 export function watchProcess(db: Database): void {

@@ -158,7 +158,10 @@ export function createClient(options: ClientOptions) {
   const schedules = {
     put: (name: string, schedule: Request<typeof requests.scheduleRequest>) =>
       http.json<Answer<'schedule'>>({ method: 'PUT', path: at('schedules', name), json: schedule }),
+    get: (name: string) => http.json<Answer<'schedule'>>({ path: at('schedules', name) }),
     list: () => all<Answer<'schedule'>>('/schedules', {}),
+    /** Submits its job at once. Not repeated after a failure: each call makes a job. */
+    run: (name: string) => http.json<Job>({ method: 'POST', path: at('schedules', name, 'run'), once: true }),
     delete: (name: string) => http.nothing({ method: 'DELETE', path: at('schedules', name) }),
   };
 

@@ -16,19 +16,6 @@ const QUEUE_OPTIONS = {
 
 const REQUEUE_BATCH = 5_000;
 
-/** The queue into which pg-boss's scheduler sends; a delivery that fails is tried again. */
-const CRON_QUEUE = 'cron';
-const CRON_OPTIONS = { retryLimit: 20, retryDelay: 2, retryBackoff: true, retryDelayMax: 60, expireInSeconds: 60 };
-
-/** A recurring job. `data` is the scheduler's to keep and ours to read. */
-export interface Schedule<Data = unknown> {
-  name: string;
-  cron: string;
-  timezone: string;
-  data: Data;
-  createdAt: Date;
-}
-
 /** Installs or upgrades pg-boss's own schema. */
 export async function installQueues(url: string): Promise<void> {
   const boss = new PgBoss({
@@ -65,16 +52,11 @@ export type Queues = Awaited<ReturnType<typeof openQueues>>;
  * pg-boss on our own pool: the one place that knows it. Every call that takes `tx` is part of that transaction.
  * `supervise` runs pg-boss's maintenance here (converters do, the API does not). The owner calls `close()`.
  */
-export async function openQueues(
-  db: Database,
-  { supervise, schedule = false, log }: { supervise: boolean; schedule?: boolean; log: Logger },
-) {
+export async function openQueues(db: Database, { supervise, log }: { supervise: boolean; log: Logger }) {
   const boss = new PgBoss({
     db: fromDrizzle(db, sql),
     supervise,
-    schedule,
-    cronMonitorIntervalSeconds: 5,
-    cronWorkerIntervalSeconds: 2,
+    schedule: false,
     migrate: false,
     registerInstance: false,
   });
@@ -96,32 +78,6 @@ export async function openQueues(
       if (queueIds.length === 0) return;
       await boss.deleteJob(JOB_QUEUE, queueIds, { db: fromDrizzle(tx, sql) });
     },
-    /**
-     * Calls `onOccurrence` with an id that is the occurrence's own and the schedule's data, at least once for each; again
-     * when it rejects. For processes that were opened with `schedule`: several share the work.
-     */
-    async followSchedules(onOccurrence: (id: string, data: unknown) => Promise<void>): Promise<void> {
-      await boss.createQueue(CRON_QUEUE, CRON_OPTIONS);
-      await boss.work(CRON_QUEUE, { pollingIntervalSeconds: 2 }, async ([job]) => {
-        if (job !== undefined) await onOccurrence(job.id, job.data);
-      });
-    },
-    /** Makes or replaces a schedule. Throws what is wrong with the expression or the time zone. */
-    async putSchedule(name: string, { cron, timezone, data }: { cron: string; timezone: string; data: object }) {
-      await boss.createQueue(CRON_QUEUE, CRON_OPTIONS);
-      await boss.schedule(CRON_QUEUE, cron, data, { tz: timezone, key: name });
-    },
-    async listSchedules(): Promise<Schedule[]> {
-      const found = await boss.getSchedules(CRON_QUEUE);
-      return found.map(({ key, cron, timezone, data, createdOn }) => ({
-        name: key,
-        cron,
-        timezone,
-        data,
-        createdAt: new Date(createdOn),
-      }));
-    },
-    removeSchedule: (name: string) => boss.unschedule(CRON_QUEUE, name),
     close: () => boss.stop({ graceful: false }),
   };
 }

@@ -14,6 +14,7 @@ import {
   real,
   text,
   timestamp,
+  unique,
   uniqueIndex,
   uuid,
 } from 'drizzle-orm/pg-core';
@@ -387,6 +388,61 @@ export const webhookHosts = pgTable(
     changedAt: time('changed_at').notNull().defaultNow(),
   },
   (table) => [index('webhook_hosts_changed').on(table.changedAt)],
+);
+
+/** What a schedule does with runs while its previous job has not ended, and with runs that an outage has missed. */
+export const OVERLAPS = ['allow', 'skip'] as const;
+export const MISSED = ['once', 'skip'] as const;
+
+/** The job of a schedule: as the client wrote it, and as each run submits it. */
+export interface ScheduledJob {
+  request: Record<string, unknown>;
+  job: {
+    type: string;
+    priority: Priority;
+    payload: Record<string, unknown>;
+    shape: { cpuUnits: number; memoryMb: number };
+    timeoutSeconds?: number | undefined;
+    maxAttempts?: number | undefined;
+    initialDelaySeconds?: number | undefined;
+    backoffMultiplier?: number | undefined;
+    notifyUrl?: string | null | undefined;
+  };
+}
+
+/** Recurring jobs. See jobs/schedules.ts. */
+export const schedules = pgTable(
+  'schedules',
+  {
+    /** Part of the id of each run's job, so that jobs of a deleted schedule of the same name are no obstacle. */
+    id: uuid('id').primaryKey(),
+    /** Name of the client's key; null where none are configured. */
+    owner: text('owner'),
+    name: text('name').notNull(),
+    cron: text('cron').notNull(),
+    timezone: text('timezone').notNull(),
+    paused: boolean('paused').notNull().default(false),
+    overlap: text('overlap').$type<(typeof OVERLAPS)[number]>().notNull().default('allow'),
+    missed: text('missed').$type<(typeof MISSED)[number]>().notNull().default('once'),
+    job: jsonb('job').$type<ScheduledJob>().notNull(),
+    /** Null while it is paused, and when its expression or time zone cannot be read any more. */
+    nextRunAt: time('next_run_at'),
+    /** The time that the last submitted run was due, or the moment of a run by hand. */
+    lastRunAt: time('last_run_at'),
+    lastJobId: text('last_job_id'),
+    /** The reason that the last run was not submitted; null when it was. */
+    lastError: jsonb('last_error').$type<PublicError>(),
+    createdAt: createdAt(),
+    updatedAt: time('updated_at').notNull().defaultNow(),
+  },
+  (table) => [
+    unique('schedules_owner_name').on(table.owner, table.name).nullsNotDistinct(),
+    index('schedules_name').on(table.name, table.id),
+    index('schedules_due').on(table.nextRunAt).where(sql`next_run_at is not null`),
+    check('schedules_paused', sql`not paused or next_run_at is null`),
+    check('schedules_overlap_known', oneOf('overlap', OVERLAPS)),
+    check('schedules_missed_known', oneOf('missed', MISSED)),
+  ],
 );
 
 /** How many attempts each converter ended in each minute, and the highest memory that one of them took. */

@@ -82,6 +82,7 @@ test.each([
   ['PAGE_TIMEOUT_SECONDS', '0'],
   ['PDF_ENGINE', 'ghostscript'],
   ['MAX_QUEUED_JOBS', '0'],
+  ['MAX_SCHEDULES_PER_OWNER', '0'],
   ['MIN_FREE_MB', '-1'],
   ['WEBHOOK_ALLOWED_HOSTS', 'http://example.com'],
   ['WEBHOOK_ALLOWED_HOSTS', 'example.com,10.0.0.0/33'],

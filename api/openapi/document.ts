@@ -6,6 +6,7 @@ import { jobsToRetry } from '../schemas.ts';
 import { jobPaths } from './jobs.ts';
 import { operationPaths } from './operations.ts';
 import { HEADERS } from './responses.ts';
+import { schedulePaths } from './schedules.ts';
 import { uploadPaths } from './uploads.ts';
 
 /** What all calls need unless they say otherwise: a key or a token, or nothing where none are configured. */
@@ -68,7 +69,7 @@ export function openapiDocument() {
         { name: 'Operations', description: 'For those who run it' },
       ],
       security,
-      paths: { ...uploadPaths, ...jobPaths, ...operationPaths },
+      paths: { ...uploadPaths, ...jobPaths, ...schedulePaths, ...operationPaths },
       components: {
         schemas,
         headers: HEADERS,

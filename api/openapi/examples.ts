@@ -217,7 +217,18 @@ export const scheduleRequest = {
   timezone: 'Europe/Berlin',
   job: { type: 'archive', payload: { upload_id: id } },
 };
-export const schedule = { name: 'nightly', ...scheduleRequest, created_at: '2026-11-24T20:47:35.681Z' };
+export const schedule = {
+  name: 'nightly',
+  ...scheduleRequest,
+  paused: false,
+  overlap: 'allow',
+  missed: 'once',
+  next_run_at: '2026-11-26T02:00:00.000Z',
+  last_run_at: '2026-11-25T02:00:00.000Z',
+  last_error: null,
+  created_at: '2026-11-24T20:47:35.681Z',
+  updated_at: '2026-11-24T20:47:35.681Z',
+};
 export const scheduleList = { items: [schedule], next_cursor: null };
 
 export const event = {

@@ -1,17 +1,8 @@
 import { z } from 'zod';
 import type { ZodOpenApiPathsObject } from 'zod-openapi';
 import * as answers from '../answers.ts';
-import { jobId, MOST_JOBS, newJob, scheduledJob } from '../job-requests.ts';
-import {
-  idempotencyKey,
-  jobList,
-  jobsToRetry,
-  logList,
-  prefer,
-  scheduleName,
-  scheduleRequest,
-  streamQuery,
-} from '../schemas.ts';
+import { jobId, MOST_JOBS, newJob } from '../job-requests.ts';
+import { idempotencyKey, jobList, jobsToRetry, logList, prefer, streamQuery } from '../schemas.ts';
 import * as examples from './examples.ts';
 import { headersNamed, json, problem, problems, response } from './responses.ts';
 
@@ -190,50 +181,6 @@ export const jobPaths: ZodOpenApiPathsObject = {
       responses: {
         200: json('All of them', answers.jobTypeList, examples.jobTypeList),
         ...problems({}),
-      },
-    },
-  },
-  '/schedules': {
-    get: {
-      tags,
-      operationId: 'listSchedules',
-      summary: 'Recurring jobs',
-      responses: {
-        200: json('All of them', answers.scheduleList, examples.scheduleList),
-        ...problems({}),
-      },
-    },
-  },
-  '/schedules/{name}': {
-    put: {
-      tags,
-      operationId: 'putSchedule',
-      summary: 'Submit a job again and again',
-      description: 'A schedule of that name is replaced.',
-      requestParams: { path: z.object({ name: scheduleName }) },
-      requestBody: {
-        required: true,
-        content: {
-          'application/json': {
-            // The job is kept as it was sent, and read by the schema that reads it here, too.
-            schema: scheduleRequest.extend({ job: scheduledJob }),
-            example: examples.scheduleRequest,
-          },
-        },
-      },
-      responses: {
-        200: json('The schedule', answers.schedule, examples.schedule),
-        ...problems({ ...unreadable, 422: ['forbidden_url'] }),
-      },
-    },
-    delete: {
-      tags,
-      operationId: 'deleteSchedule',
-      summary: 'Submit it no more',
-      requestParams: { path: z.object({ name: scheduleName }) },
-      responses: {
-        204: response('It is gone'),
-        ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
   },

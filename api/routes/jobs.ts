@@ -20,16 +20,15 @@ import { AppError } from '../../errors.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
 import { retryJob, retryJobs } from '../../jobs/retry.ts';
-import { listSchedules, scheduleKey } from '../../jobs/schedules.ts';
 import type { Logger } from '../../log.ts';
 import type { Tasks } from '../../tasks/registry.ts';
 import { type Caller, callerOf, isVisible } from '../admission.ts';
-import { graphDocument, jobDetail, jobDocument, logDocument, scheduleDocument, webhookDocument } from '../documents.ts';
+import { graphDocument, jobDetail, jobDocument, logDocument, webhookDocument } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
-import { jobId, readJobs, readScheduledJob } from '../job-requests.ts';
+import { jobId, readJobs } from '../job-requests.ts';
 import { jsonBody } from '../middleware/json-body.ts';
 import { invalid, notFound, parse } from '../problem.ts';
-import { jobList, jobsToRetry, logList, scheduleName, scheduleRequest } from '../schemas.ts';
+import { jobList, jobsToRetry, logList } from '../schemas.ts';
 import { jobKey, type Statuses } from '../statuses/statuses.ts';
 import type { Waiting } from '../waiting.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
@@ -181,39 +180,6 @@ export function jobRoutes(parts: {
       internal,
     }));
     response.json({ items, next_cursor: null });
-  });
-
-  router.put('/schedules/:name', jsonBody(LARGEST_BODY), async (request: Request, response: Response) => {
-    const name = parse(scheduleName, request.params.name, 'name');
-    const { cron, timezone, job } = parse(scheduleRequest, request.body);
-    const caller = callerOf(request);
-    const { id: _, runAt: __, dependsOn: ___, ...read } = await readScheduledJob(db, tasks, caller, job);
-    refuseForbidden(guard, read.notifyUrl);
-    const key = scheduleKey(caller.owner, name);
-    const data = { request: job, job: { ...read, owner: caller.owner } };
-    await queues.putSchedule(key, { cron, timezone, data }).catch((error: Error) => {
-      if (error.name === 'error' || 'query' in error) throw error;
-      throw invalid(`cron or timezone: ${error.message}`);
-    });
-    const stored = (await listSchedules(queues, undefined)).find((one) => one.key === key);
-    if (stored === undefined) throw notFound(`schedule ${name}`); // another has just deleted it
-    response.json(scheduleDocument(stored));
-  });
-
-  router.get('/schedules', async (request, response) => {
-    const items = await listSchedules(queues, callerOf(request).sees);
-    response.json({ items: items.map(scheduleDocument), next_cursor: null });
-  });
-
-  router.delete('/schedules/:name', async (request, response) => {
-    const { name } = request.params;
-    const { owner, sees } = callerOf(request);
-    const named = (await listSchedules(queues, sees)).filter((one) => one.name === name);
-    // Who sees everybody's means its own first.
-    const schedule = named.find(({ key }) => key === scheduleKey(owner, name)) ?? named[0];
-    if (schedule === undefined) throw notFound(`schedule ${name}`);
-    await queues.removeSchedule(schedule.key);
-    response.status(204).end();
   });
 
   /** For answers that tell of jobs by their rows: what is read of them later is no older. */

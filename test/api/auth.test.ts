@@ -138,6 +138,7 @@ describe.each([
   ['GET', '/jobs/stream', 'jobs:read'],
   ['GET', '/job-types', 'jobs:read'],
   ['GET', '/schedules', 'jobs:read'],
+  ['GET', '/schedules/x', 'jobs:read'],
   ['GET', '/system', 'jobs:read'],
   ['GET', '/metrics', 'jobs:read'],
   ['POST', '/jobs', 'jobs:write'],
@@ -146,6 +147,7 @@ describe.each([
   ['PATCH', '/jobs/x/cancel', 'jobs:write'],
   ['PUT', '/schedules/x', 'jobs:write'],
   ['DELETE', '/schedules/x', 'jobs:write'],
+  ['POST', '/schedules/x/run', 'jobs:write'],
 ])('%s %s', (method, route, scope) => {
   test(`takes a key, and the scope ${scope}`, async () => {
     for (const token of [undefined, 'wrong', hashOf(tokenOf('root')), '']) {
@@ -387,11 +389,20 @@ describe('owners', () => {
   test('have the jobs of their schedules', async () => {
     const yearly = { cron: '0 3 1 1 *', job: { type: 'noop' } };
     expect((await alice.send('PUT', '/schedules/yearly', yearly)).status).toBe(200);
-    // As pg-boss sends it when its time has come.
-    const { rows } = await service.pool.query(`insert into pgboss.job (name, data)
-      select 'cron', data from pgboss.schedule where key like '%/yearly' returning id`);
-    await alice.jobIn('completed', `job_${rows[0].id}`);
-    expectProblem(await bob.get(`/jobs/job_${rows[0].id}`), 404, 'not_found');
+    expectProblem(await bob.get('/schedules/yearly'), 404, 'not_found');
+    expectProblem(await bob.send('POST', '/schedules/yearly/run'), 404, 'not_found');
+    expect((await root.get('/schedules/yearly')).body).toMatchObject({ name: 'yearly', last_run_at: null });
+    await service.pool.query(
+      `update schedules set next_run_at = date_trunc('minute', now()), created_at = now() - interval '1 day'`,
+    );
+    const ran = await until(async () => {
+      const { body } = await alice.get('/schedules/yearly');
+      return body.last_run_at !== null && body;
+    });
+    expect(ran).toMatchObject({ last_error: null });
+    const { rows } = await service.pool.query('select last_job_id from schedules');
+    await alice.jobIn('completed', rows[0].last_job_id);
+    expectProblem(await bob.get(`/jobs/${rows[0].last_job_id}`), 404, 'not_found');
     expect((await alice.send('DELETE', '/schedules/yearly')).status).toBe(204);
     await until(async () => (await service.leftovers()).queued === 0);
   });

@@ -363,6 +363,17 @@ describe('jobs', () => {
     const job = { type: 'noop', notify_url: 'http://169.254.169.254/' };
     await call('PUT', '/schedules/{name}', ['nightly'], 422, { body: { ...body, job } });
     await call('GET', '/schedules', [], 200);
+    await call('GET', '/schedules/{name}', ['nightly'], 200);
+    await expectNoSuch('GET', '/schedules/{name}', ['nobody']);
+    await call('POST', '/schedules/{name}/run', ['nightly'], 201);
+    await call('GET', '/schedules', [], 400, { query: '?limit=0' });
+    const alone = { cron: '@daily', overlap: 'skip', job: { type: 'sleep', payload: { input: 60 } } };
+    await call('PUT', '/schedules/{name}', ['alone'], 200, { body: alone });
+    const ran = await call('POST', '/schedules/{name}/run', ['alone'], 201);
+    await call('POST', '/schedules/{name}/run', ['alone'], 409);
+    await call('PATCH', '/jobs/{id}/cancel', [ran.body.job_id], 200);
+    await call('DELETE', '/schedules/{name}', ['alone'], 204);
+    await expectNoSuch('POST', '/schedules/{name}/run', ['nobody']);
     await call('DELETE', '/schedules/{name}', ['nightly'], 204);
     await expectNoSuch('DELETE', '/schedules/{name}', ['nightly']);
   });

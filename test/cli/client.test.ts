@@ -115,6 +115,8 @@ test('schedules, job types, health, system and metrics', async () => {
   expect((await collect(client.schedules.list())).map(({ name, cron }) => [name, cron])).toEqual([
     ['client', '0 3 * * *'],
   ]);
+  expect(await client.schedules.get('client')).toMatchObject({ name: 'client', last_run_at: null });
+  expect(await client.schedules.run('client')).toMatchObject({ type: 'noop' });
   await client.schedules.delete('client');
   expect(await collect(client.schedules.list())).toEqual([]);
   expect((await collect(client.jobTypes())).map(({ type }) => type)).toContain('checksum');

@@ -169,7 +169,7 @@ export async function openJobsFixture() {
     /** Everything gone. */
     async empty(): Promise<void> {
       await db.execute(
-        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, fair_shares, webhooks, webhook_attempts, webhook_hosts`,
+        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, fair_shares, webhooks, webhook_attempts, webhook_hosts, schedules`,
       );
       await db.execute(sql`delete from pgboss.job`);
     },

@@ -1,0 +1,150 @@
+import { CronExpressionParser } from 'cron-parser';
+import { AppError } from '../errors.ts';
+
+/** Reads cron expressions and computes when they run. A local time that a clock change skips runs once, right after it. */
+
+const ALIASES = new Map([
+  ['@hourly', '0 * * * *'],
+  ['@daily', '0 0 * * *'],
+  ['@weekly', '0 0 * * 0'],
+  ['@monthly', '0 0 1 * *'],
+  ['@yearly', '0 0 1 1 *'],
+]);
+
+interface Field {
+  name: string;
+  min: number;
+  max: number;
+  /** Stand for the numbers from `min` on. */
+  names?: string[];
+}
+
+const SUNDAY = 0;
+/** Many write Sunday as the end of a week. */
+const LAST_SUNDAY = 7;
+
+const DAY_OF_WEEK = { name: 'day of week', min: 0, max: 6, names: ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'] };
+const FIELDS: Field[] = [
+  { name: 'minute', min: 0, max: 59 },
+  { name: 'hour', min: 0, max: 23 },
+  { name: 'day of month', min: 1, max: 31 },
+  {
+    name: 'month',
+    min: 1,
+    max: 12,
+    names: ['jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug', 'sep', 'oct', 'nov', 'dec'],
+  },
+  DAY_OF_WEEK,
+];
+const MAX_DAYS_OF_MONTH = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+
+/** Clocks are put forward or back by three hours at most. */
+const CLOCK_CHANGE_MS = 3 * 3_600_000;
+
+/**
+ * The first run after a moment. When the day of month and the day of week are both restricted, a day that matches either
+ * is a match. Throws `invalid_request` (400) for a wrong expression or time zone, and for an expression that never runs.
+ */
+export function nextRun(cron: string, timezone: string, after: Date): Date {
+  const expression = normalize(cron);
+  const zone = zoneOf(timezone);
+  const before = new Date(after.getTime() - CLOCK_CHANGE_MS);
+  // The library sees a clock change only when it steps over it, so that it starts before one that has just been.
+  const currentDate = offsetAt(zone, before) === offsetAt(zone, after) ? after : before;
+  const runs = CronExpressionParser.parse(expression, { currentDate, tz: zone.resolvedOptions().timeZone });
+  for (;;) {
+    const run = runs.next().toDate();
+    if (run > after) return run;
+  }
+}
+
+/** The same expression as five fields of `*` or numbers. */
+function normalize(cron: string): string {
+  const written = (ALIASES.get(cron.trim().toLowerCase()) ?? cron).trim().split(/\s+/);
+  if (written.length !== FIELDS.length) {
+    const valid = `five fields (${FIELDS.map(({ name }) => name).join(', ')}) or one of ${[...ALIASES.keys()].join(', ')}`;
+    throw invalid(`cron: must be ${valid} (got ${JSON.stringify(cron)})`);
+  }
+  const fields = FIELDS.map((field, index) => valuesOf(field, written[index] ?? ''));
+  refuseNever(cron, fields);
+  return fields.map((values, index) => (isUnrestricted(FIELDS[index], values) ? '*' : [...values].join(','))).join(' ');
+}
+
+/** The numbers that a field allows: `*`, a number, a range, either with a step, or a list of these. */
+function valuesOf(field: Field, text: string): Set<number> {
+  const values = text.split(',').flatMap((part) => {
+    const range = rangeOf(field, part);
+    if (range === undefined) throw invalid(`cron: ${field.name}: ${validOf(field)} (got ${JSON.stringify(text)})`);
+    const { from, to, step } = range;
+    return Array.from({ length: Math.floor((to - from) / step) + 1 }, (_, index) => from + index * step);
+  });
+  return new Set(values.map((value) => (field === DAY_OF_WEEK && value === LAST_SUNDAY ? SUNDAY : value)));
+}
+
+function rangeOf(field: Field, part: string): { from: number; to: number; step: number } | undefined {
+  const {
+    all,
+    first = '',
+    last,
+    every,
+  } = /^(?:(?<all>\*)|(?<first>\w+)(?:-(?<last>\w+))?)(?:\/(?<every>\d+))?$/.exec(part)?.groups ?? {};
+  const step = every === undefined ? 1 : Number(every);
+  const from = all ? field.min : numberOf(field, first);
+  const to = all || (every !== undefined && last === undefined) ? field.max : numberOf(field, last ?? first);
+  const isValid = from <= to && step >= 1 && step <= field.max;
+  return isValid ? { from, to, step } : undefined;
+}
+
+/** The number that a word means in a field; NaN for one that means none. */
+function numberOf(field: Field, word: string): number {
+  const named = field.names?.indexOf(word.toLowerCase()) ?? -1;
+  if (named >= 0) return field.min + named;
+  const value = /^\d{1,2}$/.test(word) ? Number(word) : Number.NaN;
+  return value >= field.min && value <= largestOf(field) ? value : Number.NaN;
+}
+
+function largestOf(field: Field): number {
+  return field === DAY_OF_WEEK ? LAST_SUNDAY : field.max;
+}
+
+function validOf(field: Field): string {
+  const { min, names } = field;
+  const numbers = `${min} to ${largestOf(field)}${names === undefined ? '' : ` or ${names[0]} to ${names.at(-1)}`}`;
+  return `must be *, a number from ${numbers}, a range such as 1-5, a step such as */2, or a list of these`;
+}
+
+function isUnrestricted(field: Field | undefined, values: Set<number>): boolean {
+  return field !== undefined && values.size === field.max - field.min + 1;
+}
+
+/** Without a restricted day of week, some day of month must exist in some month. */
+function refuseNever(cron: string, [, , days, months, daysOfWeek]: Set<number>[]): void {
+  if (days === undefined || months === undefined || daysOfWeek === undefined) return;
+  if (!isUnrestricted(DAY_OF_WEEK, daysOfWeek)) return;
+  const longest = Math.max(...[...months].map((month) => MAX_DAYS_OF_MONTH[month - 1] ?? 0));
+  const first = Math.min(...days);
+  if (first <= longest) return;
+  throw invalid(`cron: never fires: none of its months has a day ${first} (got ${JSON.stringify(cron)})`);
+}
+
+/** A formatter for a time zone, under the one name that all spellings of it have. */
+function zoneOf(timezone: string): Intl.DateTimeFormat {
+  try {
+    // Offsets such as +01:00 have no clock changes and are no names.
+    if (/^[A-Za-z]/.test(timezone)) {
+      return new Intl.DateTimeFormat('en-US', { timeZone: timezone, timeZoneName: 'longOffset' });
+    }
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+  }
+  const valid = 'must be a name of the IANA time zone database, such as Europe/Berlin';
+  throw invalid(`timezone: ${valid} (got ${JSON.stringify(timezone)})`);
+}
+
+function offsetAt(zone: Intl.DateTimeFormat, moment: Date): string | undefined {
+  return zone.formatToParts(moment).find(({ type }) => type === 'timeZoneName')?.value;
+}
+
+function invalid(message: string): AppError {
+  return new AppError('invalid_request', message, { status: 400 });
+}
