@@ -32,7 +32,9 @@ export function listen(
     });
     current = client;
     try {
-      await client.connect();
+      // A connection that `close()` ends while it is being made ends without an answer.
+      await Promise.race([client.connect(), ended]);
+      if (closing.signal.aborted) return;
       client.on('notification', ({ channel, payload = '' }) => channels[channel]?.(payload));
       for (const [channel, onNotify] of Object.entries(channels)) {
         await client.query(`listen ${client.escapeIdentifier(channel)}`);

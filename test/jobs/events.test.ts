@@ -2,7 +2,6 @@ import { eq, sql } from 'drizzle-orm';
 import pg from 'pg';
 import { openDatabase } from '../../db/client.ts';
 import {
-  ADOPT_EVENTS,
   appendLogs,
   BEGINNING,
   CHANGES_CHANNEL,
@@ -17,6 +16,7 @@ import {
   readProgress,
 } from '../../db/events.ts';
 import { positionInQueue } from '../../db/jobs.ts';
+import { migrateDatabase } from '../../db/migrate.ts';
 import { events, uploads } from '../../db/schema.ts';
 import { recentThroughput } from '../../db/system.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
@@ -321,12 +321,12 @@ test('events of another cluster are read in the order of their ids, and hide not
   await fixture.submit({ id: 'b' });
   const [first, second] = (await read()) as [Event, Event];
   await fixture.db.execute(sql`update events set xact = '5000000000', oldest_xact = '5000000000'`);
-  await fixture.db.execute(sql.raw(ADOPT_EVENTS));
+  await migrateDatabase(fixture.url);
   await fixture.submit({ id: 'c' });
   const since = await read({}, await cursorAt(fixture.db, first.id));
   expect(since.map(({ jobId }) => jobId)).toEqual(['b', 'c']);
   // Those of this cluster keep their places.
-  await fixture.db.execute(sql.raw(ADOPT_EVENTS));
+  await migrateDatabase(fixture.url);
   expect(await read({}, await cursorAt(fixture.db, second.id))).toEqual(since.slice(1));
 });
 
