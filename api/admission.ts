@@ -126,8 +126,11 @@ export function tooMany(message: string, seconds: number): AppError {
 function tokenOf({ headers }: IncomingMessage): string | undefined {
   const [, token] = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '') ?? [];
   if (token !== undefined) return token;
-  const protocols = headers['sec-websocket-protocol']?.split(/\s*,\s*/) ?? [];
-  const offered = protocols.find((one) => one.startsWith('bearer.'))?.slice('bearer.'.length);
+  const protocols = headers['sec-websocket-protocol']?.split(',') ?? [];
+  const offered = protocols
+    .map((one) => one.trim())
+    .find((one) => one.startsWith('bearer.'))
+    ?.slice('bearer.'.length);
   try {
     return offered && decodeURIComponent(offered);
   } catch {

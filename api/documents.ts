@@ -2,6 +2,7 @@ import type { z } from 'zod';
 import type { Event } from '../db/events.ts';
 import type { Attempt, JobRow, Relative } from '../db/jobs.ts';
 import type { Schedule } from '../db/schedules.ts';
+import type { Progress } from '../db/schema.ts';
 import type { listConverters, queueDepths, recentDeaths, recentThroughput } from '../db/system.ts';
 import type { ListedUpload, Original, Page, Upload } from '../db/uploads.ts';
 import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
@@ -179,15 +180,17 @@ export function logDocument(event: Event): Answer<typeof answers.logLine> {
   return { id, at: time(at), attempt, level, message: kind === 'log' ? (message ?? '') : changeInWords(event), data };
 }
 
-function changeInWords({ status, progress, data }: Event): string {
-  if (status === 'running' && progress !== null) {
-    return `progress: ${progress.done}${progress.total === null ? '' : ` of ${progress.total}`}`;
-  }
+function changeInWords({ status, data }: Event): string {
   return data === null ? `${status}` : `${status}: ${data.message}`;
 }
 
-/** What the stream sends for a change. */
-export function eventDocument(event: Event): Answer<typeof answers.event> {
+/** What the stream tells: an event, or the progress of a job, which has no event. */
+export type StreamEvent = Pick<
+  Event,
+  'id' | 'owner' | 'kind' | 'jobId' | 'uploadId' | 'type' | 'status' | 'attempt' | 'data' | 'at'
+> & { progress: { [name: string]: number | null } | Progress | null };
+
+export function eventDocument(event: StreamEvent): Answer<typeof answers.event> {
   return {
     id: event.id,
     // Logged lines are not among the events of the stream.
@@ -197,7 +200,7 @@ export function eventDocument(event: Event): Answer<typeof answers.event> {
     type: event.type,
     status: event.status,
     attempt: event.attempt,
-    progress: event.progress,
+    progress: event.progress && { ...event.progress },
     ...(event.kind === 'page' && event.data),
     at: time(event.at),
   };

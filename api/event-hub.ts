@@ -1,139 +1,189 @@
 import type { Database } from '../db/client.ts';
 import {
+  CHANGES_CHANNEL,
   currentCursor,
   cursorAt,
   EVENTS_CHANNEL,
   type Event,
   type EventCursor,
   type EventFilter,
-  type OwnedEvent,
+  type JobProgress,
+  PROGRESS_CHANNEL,
   readEvents,
+  readProgress,
 } from '../db/events.ts';
 import { listen } from '../db/listen.ts';
 import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
+import { type Changes, readChanges } from './changes.ts';
+import { eventDocument, type StreamEvent } from './documents.ts';
+import { type Client, Follower, type Message } from './follower.ts';
 
 /** How long a lost NOTIFY can delay an event. */
 const POLL_MS = 1_000;
 const BATCH = 500;
-/** Events that may pile up for a follower that is still reading history. */
-const MOST_PENDING = 10_000;
 
-/** What a follower wants, and may see: the events of one owner, if it is named. */
-type Interest = EventFilter & { owner: string | undefined };
-
-interface Follower {
-  interest: Interest;
-  /** Events that came while history is still being read; undefined from then on. */
-  pending: Event[] | undefined;
-  onEvent: (event: Event) => void;
-  onOverrun: () => void;
+/** Tells the clients of this process what happens. */
+export interface EventHub {
+  /**
+   * Sends every event that matches `filter`: if `after` is set, those kept since the event with that id; then, without a
+   * gap and each once, those that come. Resolves when history has been sent; `signal` ends it.
+   */
+  follow(filter: EventFilter, after: number | undefined, client: Client, signal: AbortSignal): Promise<void>;
+  /**
+   * Calls `listener` when the status of jobs or uploads, or the page counts of uploads, have changed: as soon as the
+   * change commits, in no order. Each call may be lost with the connection; `all` follows when it is open again. Gives a
+   * function that ends it.
+   */
+  onChange(listener: (changes: Changes) => void): () => void;
+  close(): Promise<void>;
 }
 
-export type EventHub = ReturnType<typeof createEventHub>;
-
 /**
- * Reads new events once, in their order, for however many followers: one LISTEN connection wakes it, and a slow poll backs
- * that up. Reads nothing while nobody follows. The owner calls `close()`.
+ * Reads new events once, in their order, for all followers: one LISTEN connection wakes it, and a slow poll backs that up.
+ * Reads nothing while nobody follows. The owner calls `close()`.
  */
-export function createEventHub({ db, databaseUrl, log }: { db: Database; databaseUrl: string; log: Logger }) {
-  const followers = new Set<Follower>();
-  const watchers = new Set<(events: Event[]) => void>();
-  const wake = createSignal();
-  /** Everything before it has been given to the followers. */
-  let cursor: EventCursor | undefined;
-  let closed = false;
-  const listener = listen(databaseUrl, { name: 'sheetmill-events', log, channels: { [EVENTS_CHANNEL]: wake.set } });
+export function createEventHub(parts: { db: Database; databaseUrl: string; log: Logger }): EventHub {
+  return new Hub(parts);
+}
 
-  async function passOn(): Promise<void> {
+class Hub implements EventHub {
+  readonly #db: Database;
+  readonly #log: Logger;
+  readonly #followers = new Set<Follower>();
+  readonly #changeListeners = new Set<(changes: Changes) => void>();
+  /** Jobs whose progress has changed since followers were told. */
+  readonly #progressed = new Set<string>();
+  readonly #wake = createSignal();
+  readonly #listener: ReturnType<typeof listen>;
+  readonly #running: Promise<void>;
+  /** The followers have been given everything up to here; undefined while there are none. */
+  #cursor: EventCursor | undefined;
+  #closed = false;
+
+  constructor({ db, databaseUrl, log }: { db: Database; databaseUrl: string; log: Logger }) {
+    this.#db = db;
+    this.#log = log;
+    this.#listener = listen(databaseUrl, {
+      name: 'sheetmill-events',
+      log,
+      channels: {
+        [EVENTS_CHANNEL]: () => this.#wake.set(),
+        [CHANGES_CHANNEL]: (payload) => this.#tellChanges(readChanges(payload)),
+        [PROGRESS_CHANNEL]: (payload) => this.#noteProgress(readChanges(payload)),
+      },
+    });
+    this.#running = this.#run();
+  }
+
+  async follow(filter: EventFilter, after: number | undefined, client: Client, signal: AbortSignal): Promise<void> {
+    const now = await currentCursor(this.#db);
+    const from = after === undefined ? now : await cursorAt(this.#db, after);
+    if (signal.aborted) return;
+    const follower = new Follower(filter, from, client);
+    this.#followers.add(follower);
+    signal.addEventListener('abort', () => this.#followers.delete(follower), { once: true });
+    // From here on the follower keeps what comes after the hub's cursor; history ends there.
+    this.#cursor ??= now;
+    const upTo = this.#cursor;
+    if (after !== undefined) await this.#sendHistory(filter, { after: from, upTo }, client, signal);
+    await follower.goLive();
+    this.#wake.set();
+  }
+
+  onChange(listener: (changes: Changes) => void): () => void {
+    this.#changeListeners.add(listener);
+    return () => this.#changeListeners.delete(listener);
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#wake.set();
+    await Promise.all([this.#listener.close(), this.#running]);
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#closed) {
+      await this.#wake.wait(POLL_MS);
+      try {
+        await this.#passOnEvents();
+        await this.#passOnProgress();
+      } catch (error) {
+        this.#log.warn({ err: error }, 'events not read');
+      }
+    }
+  }
+
+  async #passOnEvents(): Promise<void> {
     for (;;) {
-      if (followers.size === 0 && watchers.size === 0) cursor = undefined;
-      if (cursor === undefined) return;
-      const events: OwnedEvent[] = await readEvents(db, { after: cursor, limit: BATCH });
+      if (this.#followers.size === 0) this.#cursor = undefined;
+      if (this.#cursor === undefined) return;
+      const events = await readEvents(this.#db, { after: this.#cursor, limit: BATCH });
+      for (const event of events) {
+        this.#cursor = { xact: event.xact, id: event.id };
+        const message = messageOf(event);
+        for (const follower of this.#followers) if (!follower.give(message)) this.#followers.delete(follower);
+      }
+      if (events.length === 0) return;
+    }
+  }
+
+  /** After the events: a follower hears of progress between the start and the end of its attempt. */
+  async #passOnProgress(): Promise<void> {
+    const jobIds = [...this.#progressed];
+    this.#progressed.clear();
+    const cursor = this.#cursor;
+    if (jobIds.length === 0 || cursor === undefined) return;
+    for (const progress of await readProgress(this.#db, jobIds, cursor)) {
+      const message = messageOf(progressEvent(progress, cursor));
+      for (const follower of this.#followers) follower.giveProgress(message);
+    }
+  }
+
+  async #sendHistory(
+    filter: EventFilter,
+    { after, upTo }: { after: EventCursor; upTo: EventCursor },
+    client: Client,
+    signal: AbortSignal,
+  ): Promise<void> {
+    for (let from = after; !signal.aborted; ) {
+      const events = await readEvents(this.#db, { after: from, upTo, filter, limit: BATCH });
       const last = events.at(-1);
       if (last === undefined) return;
-      cursor = { xact: last.xact, id: last.id };
-      for (const watcher of watchers) watcher(events);
-      for (const event of events) for (const follower of followers) give(follower, event);
+      await client.sendHistory(events.map((event) => messageOf(event).bytes()));
+      if (events.length < BATCH) return;
+      from = { xact: last.xact, id: last.id };
     }
   }
 
-  function give(follower: Follower, event: OwnedEvent): void {
-    const { jobId, uploadId, owner } = follower.interest;
-    if (owner !== undefined && event.owner !== owner) return;
-    if (jobId !== undefined && event.jobId !== jobId) return;
-    if (uploadId !== undefined && event.uploadId !== uploadId) return;
-    if (follower.pending === undefined) follower.onEvent(event);
-    else if (follower.pending.push(event) > MOST_PENDING) {
-      followers.delete(follower);
-      follower.onOverrun();
-    }
+  #tellChanges(changes: Changes): void {
+    for (const listener of this.#changeListeners) listener(changes);
   }
 
-  const running = (async () => {
-    while (!closed) {
-      await wake.wait(POLL_MS);
-      await passOn().catch((error) => log.warn({ err: error }, 'events not read'));
-    }
-  })();
+  /** Progress of too many jobs to name is left out: each is told again within a second. */
+  #noteProgress(changes: Changes): void {
+    if (changes === 'all' || this.#followers.size === 0) return;
+    for (const id of changes.jobIds) this.#progressed.add(id);
+    this.#wake.set();
+  }
+}
 
+/** Progress has no row among the events: it carries the id of the event before it, after which a follower resumes. */
+function progressEvent(progress: JobProgress, { xact, id }: EventCursor): StreamEvent & { xact: string } {
+  return { ...progress, xact, id, kind: 'job', status: 'running', data: null, at: new Date() };
+}
+
+function messageOf(event: Event | (StreamEvent & { xact: string })): Message {
+  const { xact, id, owner, jobId, uploadId } = event;
+  let bytes: Buffer | undefined;
   return {
-    /**
-     * Gives every event that matches: those kept since the event `after`, if it is set, by `onHistory`, which is awaited;
-     * then, without a gap and each once, those that come, by `onEvent`. `signal` ends it. `onOverrun` is called instead
-     * when too many come while history is read.
-     */
-    async follow(
-      interest: Interest,
-      after: number | undefined,
-      {
-        signal,
-        onHistory,
-        onEvent,
-        onOverrun,
-      }: {
-        signal: AbortSignal;
-        onHistory: (event: Event) => Promise<void>;
-        onEvent: (event: Event) => void;
-        onOverrun: () => void;
-      },
-    ): Promise<void> {
-      const now = await currentCursor(db);
-      if (signal.aborted) return;
-      const follower: Follower = { interest, pending: [], onEvent, onOverrun };
-      followers.add(follower);
-      signal.addEventListener('abort', () => followers.delete(follower));
-      cursor ??= now;
-      // From here on the hub keeps for this follower what lies behind its cursor; history goes up to there.
-      const upTo = cursor;
-      if (after !== undefined) {
-        for (let from = await cursorAt(db, after); !signal.aborted; ) {
-          const events = await readEvents(db, { after: from, upTo, filter: interest, limit: BATCH });
-          for (const event of events) {
-            if (interest.owner === undefined || event.owner === interest.owner) await onHistory(event);
-          }
-          const last = events.at(-1);
-          if (last === undefined || events.length < BATCH) break;
-          from = { xact: last.xact, id: last.id };
-        }
-      }
-      for (const event of follower.pending ?? []) onEvent(event);
-      follower.pending = undefined;
-      wake.set();
-    },
-    /** Gives all events of what commits once this has resolved, as they are read; gives a function that ends it. */
-    async watch(onEvents: (events: Event[]) => void): Promise<() => void> {
-      const now = await currentCursor(db);
-      const watcher = (events: Event[]) => onEvents(events);
-      watchers.add(watcher);
-      cursor ??= now;
-      wake.set();
-      return () => watchers.delete(watcher);
-    },
-    async close(): Promise<void> {
-      closed = true;
-      wake.set();
-      await Promise.all([listener.close(), running]);
+    place: { xact, id },
+    owner,
+    jobId,
+    uploadId,
+    bytes() {
+      bytes ??= Buffer.from(JSON.stringify(eventDocument(event)));
+      return bytes;
     },
   };
 }

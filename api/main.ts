@@ -14,6 +14,7 @@ import { startTracing } from '../tracing.ts';
 import { createAdmission } from './admission.ts';
 import { createApp } from './app.ts';
 import { createEventHub } from './event-hub.ts';
+import { warnOfLag } from './events-lag.ts';
 import { watchProcess } from './metrics.ts';
 import { followSchedules } from './schedules.ts';
 import { openStatuses } from './statuses/statuses.ts';
@@ -58,7 +59,8 @@ const webhooks = deliverWebhooks({ db: database.db, guard, secrets, log });
 const schedules = followSchedules(database.db, queues, log);
 const hub = createEventHub({ db: database.db, databaseUrl, log });
 const statuses = await openStatuses({ db: database.db, databaseUrl, redisUrl: config.REDIS_URL, hub, log });
-const waiting = createWaiting(statuses, log);
+const waiting = createWaiting(hub);
+const lagWarnings = warnOfLag(database.db, log);
 const app = createApp({
   db: database.db,
   read: replica.read,
@@ -98,7 +100,7 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   const cutOff = setTimeout(() => server.closeAllConnections(), err ? 0 : graceMs);
   await Promise.all([closed, delivered, submitted]);
   clearTimeout(cutOff);
-  await statuses.close();
+  await Promise.all([statuses.close(), lagWarnings.close()]);
   await queues.close();
   await Promise.all([database.close(), replica.close(), flushSpans()]);
 });

@@ -1,5 +1,6 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry, register } from 'prom-client';
 import { type Database, isOutage } from '../db/client.ts';
+import { type EventsHealth, readEventsHealth } from '../db/events.ts';
 import { watchPool } from '../db/metrics.ts';
 import { DEEPEST_QUEUE, listConverters, queueDepths, recentThroughput } from '../db/system.ts';
 
@@ -38,7 +39,7 @@ export function watchProcess(db: Database): void {
 
 /** Everything in Prometheus' text format; while Postgres is away, what this process knows by itself. */
 export async function readMetrics(db: Database): Promise<string> {
-  const asked = Promise.all([listConverters(db), queueDepths(db), recentThroughput(db, 1)]);
+  const asked = Promise.all([listConverters(db), queueDepths(db), recentThroughput(db, 1), readEventsHealth(db)]);
   const known = await asked.then(
     (rows) => metricsOf(...rows).metrics(),
     (error) => {
@@ -55,6 +56,7 @@ function metricsOf(
   live: Rows<typeof listConverters>,
   queues: Rows<typeof queueDepths>,
   minutes: Rows<typeof recentThroughput>,
+  { lagSeconds, notificationQueueUsage }: EventsHealth,
 ): Registry {
   const registry = new Registry();
   const gauge = <Label extends string>(name: string, help: string, labelNames: readonly Label[]) =>
@@ -74,5 +76,13 @@ function metricsOf(
   }
   const peak = gauge('peak_memory_mb', 'Highest peak memory of the attempts that ended in the last minute', []);
   peak.set(Math.max(0, ...minutes.map(({ peak_memory_mb }) => peak_memory_mb ?? 0)));
+  const lag = gauge(
+    'events_lag_seconds',
+    'Age of the oldest event that an open transaction withholds from streams',
+    [],
+  );
+  lag.set(lagSeconds);
+  const usage = gauge('notification_queue_usage_ratio', "Used share of Postgres's queue of notifications", []);
+  usage.set(notificationQueueUsage);
   return registry;
 }

@@ -3,7 +3,8 @@ const MOST_SECONDS = 60;
 const TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
 const WORD = `(?:${TOKEN}|"(?:[^"\\\\]|\\\\.)*")`;
 const PARAMETER = `${TOKEN}(?:\\s*=\\s*${WORD})?`;
-const PREFERENCE = new RegExp(`^\\s*(${TOKEN})(?:\\s*=\\s*(${WORD}))?(?:\\s*;\\s*(?:${PARAMETER})?)*\\s*$`);
+/** Each blank can match in one place only, or a malformed header would take exponential time. */
+const PREFERENCE = new RegExp(`^\\s*(${TOKEN})(?:\\s*=\\s*(${WORD}))?\\s*(?:;\\s*(?:${PARAMETER}\\s*)?)*$`);
 /** Commas inside quotes part nothing. */
 const COMMA = /,(?=(?:[^"\\]|\\.|"(?:[^"\\]|\\.)*")*$)/;
 

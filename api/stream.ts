@@ -3,23 +3,19 @@ import { type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { type WebSocket, WebSocketServer } from 'ws';
 import type { z } from 'zod';
-import type { Event } from '../db/events.ts';
-import { AppError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Admission, Caller } from './admission.ts';
-import { eventDocument } from './documents.ts';
 import type { EventHub } from './event-hub.ts';
+import { type Client, MAX_BACKLOG_BYTES } from './follower.ts';
 import { headersOf, notFound, type Problem, parse, problemOf } from './problem.ts';
 import { streamQuery } from './schemas.ts';
+import { StreamSlots } from './stream-slots.ts';
 
 const PATH = '/jobs/stream';
 /** The subprotocol that is spoken; a client that offers a `bearer.` one besides, with its token, is asked nothing else. */
 const PROTOCOL = 'sheetmill';
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 const PING_MS = 30_000;
-const MOST_SOCKETS = 1_000;
-/** A client that reads slower than events come is sent away at this much, and resumes by `after`. */
-const MOST_BUFFERED_BYTES = 4 * 2 ** 20;
 
 /** Codes of RFC 6455. */
 const GOING_AWAY = 1001;
@@ -36,6 +32,7 @@ export function attachStream(server: Server, hub: EventHub, admit: Admission, lo
     handleProtocols: (offered) => offered.has(PROTOCOL) && PROTOCOL,
   });
   const answering = new WeakSet<WebSocket>();
+  const slots = new StreamSlots();
 
   server.on('upgrade', async (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on('error', () => undefined);
@@ -45,13 +42,16 @@ export function attachStream(server: Server, hub: EventHub, admit: Admission, lo
       const caller = await admit(request, url.pathname);
       if (url.pathname !== PATH) throw notFound(`a WebSocket at ${url.pathname}`);
       const query = parse(streamQuery, Object.fromEntries(url.searchParams));
-      if (sockets.clients.size >= MOST_SOCKETS) throw new AppError('unavailable', 'too many streams', { status: 503 });
+      if (socket.destroyed) return;
+      socket.once('close', slots.take(caller.owner));
       sockets.handleUpgrade(request, socket, head, (client) => {
         const { owner } = caller;
         client.on('close', (code) =>
           log.info({ request: id, owner, job: query.job_id, upload: query.upload_id, code }, 'stream'),
         );
-        void serve(client, caller, query);
+        answering.add(client);
+        client.on('pong', () => answering.add(client));
+        void serve(client, caller, query, { hub, log });
       });
     } catch (error) {
       const problem = problemOf(error, id);
@@ -60,40 +60,6 @@ export function attachStream(server: Server, hub: EventHub, admit: Admission, lo
       refuse(socket, problem);
     }
   });
-
-  async function serve(
-    client: WebSocket,
-    { sees, expires }: Caller,
-    { job_id, upload_id, after }: z.output<typeof streamQuery>,
-  ): Promise<void> {
-    const gone = new AbortController();
-    answering.add(client);
-    client.on('pong', () => answering.add(client));
-    client.on('close', () => gone.abort());
-    if (expires !== undefined) {
-      const expiry = () => client.close(POLICY_VIOLATION, 'the token has expired; resume with after= and another');
-      const timer = setTimeout(expiry, Math.min(Math.max(expires * 1000 - Date.now(), 0), LONGEST_TIMER_MS));
-      client.on('close', () => clearTimeout(timer));
-    }
-    client.on('error', (error) => log.info({ err: error }, 'stream broken'));
-    client.on('message', () => client.close(POLICY_VIOLATION, 'nothing is expected from the client'));
-    const textOf = (event: Event) => JSON.stringify(eventDocument(event));
-    const tooSlow = () => client.close(TRY_AGAIN_LATER, 'reads too slowly; resume with after=');
-    try {
-      await hub.follow({ jobId: job_id, uploadId: upload_id, owner: sees }, after, {
-        signal: gone.signal,
-        onHistory: (event) => new Promise((resolve) => client.send(textOf(event), () => resolve())),
-        onEvent(event) {
-          if (client.bufferedAmount > MOST_BUFFERED_BYTES) return tooSlow();
-          client.send(textOf(event), () => undefined);
-        },
-        onOverrun: tooSlow,
-      });
-    } catch (error) {
-      log.warn({ err: error }, 'stream fails');
-      client.close(INTERNAL_ERROR, 'events cannot be read just now; resume with after=');
-    }
-  }
 
   const pinging = setInterval(() => {
     for (const client of sockets.clients) {
@@ -117,10 +83,59 @@ export function attachStream(server: Server, hub: EventHub, admit: Admission, lo
   };
 }
 
+/** Sends what a client asked for until it goes away, its token expires, or it reads too slowly. */
+async function serve(
+  client: WebSocket,
+  { sees, expires }: Caller,
+  { job_id, upload_id, after }: z.output<typeof streamQuery>,
+  { hub, log }: { hub: EventHub; log: Logger },
+): Promise<void> {
+  const gone = new AbortController();
+  client.on('close', () => gone.abort());
+  if (expires !== undefined) {
+    const expiry = () => client.close(POLICY_VIOLATION, 'the token has expired; resume with after= and another');
+    const timer = setTimeout(expiry, Math.min(Math.max(expires * 1000 - Date.now(), 0), LONGEST_TIMER_MS));
+    client.on('close', () => clearTimeout(timer));
+  }
+  client.on('error', (error) => log.info({ err: error }, 'stream broken'));
+  client.on('message', () => client.close(POLICY_VIOLATION, 'nothing is expected from the client'));
+  function onOverrun(): void {
+    gone.abort();
+    client.close(TRY_AGAIN_LATER, 'reads too slowly; resume with after=');
+  }
+  const filter = { jobId: job_id, uploadId: upload_id, owner: sees };
+  const receiver: Client = {
+    sendHistory: (messages) => sendAll(client, messages),
+    send(message) {
+      if (client.bufferedAmount + message.length > MAX_BACKLOG_BYTES) onOverrun();
+      else client.send(message, { binary: false }, () => undefined);
+    },
+    onOverrun,
+  };
+  try {
+    await hub.follow(filter, after, receiver, gone.signal);
+  } catch (error) {
+    log.warn({ err: error }, 'stream fails');
+    client.close(INTERNAL_ERROR, 'events cannot be read just now; resume with after=');
+  }
+}
+
+/** Resolves when the client's connection has taken all of them, or has ended. */
+function sendAll(client: WebSocket, messages: Buffer[]): Promise<void> {
+  return new Promise((resolve) => {
+    messages.forEach((message, index) => {
+      const isLast = index === messages.length - 1;
+      client.send(message, { binary: false }, isLast ? () => resolve() : () => undefined);
+    });
+    if (messages.length === 0) resolve();
+  });
+}
+
 /** There is no response object on an upgrade: the problem is written as it goes over the wire. */
 function refuse(socket: Duplex, problem: Problem): void {
   const { status } = problem;
   const body = JSON.stringify(problem);
+  socket.once('finish', () => socket.destroy());
   socket.end(
     [
       `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,

@@ -1,12 +1,13 @@
 import type { Request, Response } from 'express';
-import type { Logger } from '../log.ts';
+import type { EventHub } from './event-hub.ts';
 import { waitOf } from './prefer.ts';
-import type { Statuses } from './statuses/statuses.ts';
+import { jobKey, uploadKey } from './statuses/statuses.ts';
 
 const MOST_WAITERS = 10_000;
 /** Beyond the longest wait: the connection is not idle, it waits. */
 const CONNECTION_MS = 90_000;
-const KEEP_AWAKE_MS = 5_000;
+/** How long a lost NOTIFY can delay an answer. */
+const POLL_MS = 5_000;
 const RETRY_AFTER_SECONDS = '1';
 
 export type Waiting = ReturnType<typeof createWaiting>;
@@ -15,20 +16,27 @@ export type Waiting = ReturnType<typeof createWaiting>;
  * Holds answers until what they tell of has ended (`Prefer: wait`). Waiters are found by what they wait for, so that a
  * change costs as much as there are waiters for it. The owner calls `close()`.
  */
-export function createWaiting(statuses: Statuses, log: Logger) {
+export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
   const waiters = new Map<string, Set<() => void>>();
   let count = 0;
   let closed = false;
   const endings = new Set<() => void>();
-  const stopListening = statuses.onEnd((keys) => {
-    for (const key of keys) for (const wake of waiters.get(key) ?? []) wake();
+  const stopListening = hub.onChange((changes) => {
+    if (changes === 'all') return wakeAll();
+    for (const id of changes.jobIds) wakeKey(jobKey(id));
+    for (const id of changes.uploadIds) wakeKey(uploadKey(id));
   });
+  const polling = setInterval(wakeAll, POLL_MS);
 
-  const keepingAwake = setInterval(() => {
-    if (count > 0) void statuses.keepAwake().catch((error) => log.debug({ err: error }, 'changes not heard'));
-  }, KEEP_AWAKE_MS);
+  function wakeKey(key: string): void {
+    for (const wake of waiters.get(key) ?? []) wake();
+  }
 
-  /** Rings when an end was heard of, the time is over, the client is gone or the process stops. */
+  function wakeAll(): void {
+    for (const key of waiters.keys()) wakeKey(key);
+  }
+
+  /** Rings when a change was heard of, the time is over, the client is gone or the process stops. */
   function createAlarm(key: string, response: Response, seconds: number) {
     let changed = Promise.withResolvers<void>();
     let over = false;
@@ -82,8 +90,7 @@ export function createWaiting(statuses: Statuses, log: Logger) {
         response.setTimeout(CONNECTION_MS);
         const alarm = createAlarm(key, response, seconds);
         try {
-          // From here on ends are heard, so that none is lost between this read and the wait.
-          await statuses.keepAwake();
+          // From here on changes are heard, so that none is lost between this read and the wait.
           known = await read();
           while (!known.done && !alarm.over) {
             await alarm.rings();
@@ -100,7 +107,7 @@ export function createWaiting(statuses: Statuses, log: Logger) {
     /** Answers all who wait with what is known. */
     close(): void {
       closed = true;
-      clearInterval(keepingAwake);
+      clearInterval(polling);
       stopListening();
       for (const end of endings) end();
     },

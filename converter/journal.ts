@@ -11,8 +11,10 @@ import type { TaskEvent } from './run-task.ts';
 const MOST_LINES = 1_000;
 const LONGEST_MESSAGE = 10_000;
 const LARGEST_DATA = 32 * 1024;
-/** What comes within this time is written together, and of progress only the last: each commit that notifies waits for the one before it. */
+/** What comes within this time is written together: each commit that notifies waits for the one before it. */
 const TOGETHER_MS = 250;
+/** Of the progress within this time only the last is written. */
+const PROGRESS_MS = 1_000;
 
 /** Writes what an attempt logs and how far it has come, bounded, without holding it up. */
 export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
@@ -21,12 +23,22 @@ export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
   let kept = 0;
   let writing: Promise<void> | undefined;
   const closing = new AbortController();
+  let progressAt = -Infinity;
+
+  function takeProgress(): Progress | undefined {
+    const isDue = closing.signal.aborted || performance.now() - progressAt >= PROGRESS_MS;
+    if (progress === undefined || !isDue) return undefined;
+    const due = progress;
+    progress = undefined;
+    progressAt = performance.now();
+    return due;
+  }
 
   async function write(): Promise<void> {
     while (lines.length > 0 || progress !== undefined) {
-      const [newLines, newProgress] = [lines, progress];
+      const newLines = lines;
       lines = [];
-      progress = undefined;
+      const newProgress = takeProgress();
       try {
         if (newLines.length > 0) await appendLogs(db, job, newLines);
         if (newProgress !== undefined) await recordProgress(db, job, newProgress);

@@ -4,19 +4,24 @@ import type { Logger } from '../log.ts';
 import { connectionTo } from './connection.ts';
 
 const QUERY_MS = 10_000;
+const MIN_RETRY_MS = 500;
+const MAX_RETRY_MS = 5_000;
 
 /**
- * Calls a channel's function at each NOTIFY on it, and each once after every (re)connect, since what came in between was
- * missed. Holds one connection of its own; a lost one is opened again until `close()`.
+ * Calls a channel's function with the payload of each NOTIFY on it, and each with an empty one after every (re)connect,
+ * since what came in between was missed. Holds one connection of its own; a lost one is opened again until `close()`,
+ * after a random delay, so that not all processes connect at once to a Postgres that has just restarted.
  */
 export function listen(
   url: string,
-  { name, log, channels }: { name: string; log: Logger; channels: Record<string, () => void> },
+  { name, log, channels }: { name: string; log: Logger; channels: Record<string, (payload: string) => void> },
 ) {
-  let closed = false;
+  const closing = new AbortController();
   let current: pg.Client | undefined;
+  /** Tries since the last connection. */
+  let tries = 0;
 
-  async function hold(): Promise<void> {
+  async function listenUntilLost(): Promise<void> {
     const client = new pg.Client({ ...connectionTo(url, { name }), query_timeout: QUERY_MS });
     const ended = new Promise<void>((resolve) => {
       client.on('end', resolve);
@@ -27,28 +32,33 @@ export function listen(
     });
     current = client;
     try {
-      await client.connect();
-      client.on('notification', ({ channel }) => channels[channel]?.());
+      // A connection that `close()` ends while it is being made ends without an answer.
+      await Promise.race([client.connect(), ended]);
+      if (closing.signal.aborted) return;
+      client.on('notification', ({ channel, payload = '' }) => channels[channel]?.(payload));
       for (const [channel, onNotify] of Object.entries(channels)) {
         await client.query(`listen ${client.escapeIdentifier(channel)}`);
-        onNotify();
+        onNotify('');
       }
+      tries = 0;
       await ended;
     } finally {
       await client.end().catch(() => undefined);
     }
   }
 
-  const running = (async () => {
-    while (!closed) {
-      await hold().catch((error) => log.warn({ err: error }, 'cannot listen'));
-      if (!closed) await delay(500);
+  async function hold(): Promise<void> {
+    while (!closing.signal.aborted) {
+      await listenUntilLost().catch((error) => log.warn({ err: error }, 'cannot listen'));
+      const retryMs = Math.random() * Math.min(MAX_RETRY_MS, MIN_RETRY_MS * 2 ** tries++);
+      await delay(retryMs, undefined, { signal: closing.signal }).catch(() => undefined);
     }
-  })();
+  }
+  const running = hold();
 
   return {
     async close(): Promise<void> {
-      closed = true;
+      closing.abort();
       await current?.end().catch(() => undefined);
       await running;
     },

@@ -6,6 +6,7 @@ import pg from 'pg';
 import journal from '../migrations/meta/_journal.json' with { type: 'json' };
 import { type Queryable, whenReachable } from './client.ts';
 import { connectionTo } from './connection.ts';
+import { ADOPT_EVENTS } from './events.ts';
 import { installQueues } from './queues.ts';
 
 const MIGRATIONS = fileURLToPath(new URL('../migrations', import.meta.url));
@@ -26,6 +27,7 @@ export async function migrateDatabase(url: string): Promise<void> {
       await client.connect();
       await client.query('select pg_advisory_lock($1)', [MIGRATION_LOCK]);
       await migrate(drizzle({ client }), { migrationsFolder: MIGRATIONS });
+      await client.query(ADOPT_EVENTS);
       await installQueues(url);
     } finally {
       await client.end();

@@ -306,7 +306,14 @@ export const events = pgTable(
   {
     id: bigserial('id', { mode: 'number' }).primaryKey(),
     xact: transactionId('xact').notNull().default(sql`pg_current_xact_id()`),
+    /**
+     * The oldest transaction that was running when the event was written. No event with a higher id belongs to an older
+     * one, so that a follower whose last event is no longer kept can continue here without a gap.
+     */
+    oldestXact: transactionId('oldest_xact').notNull().default(sql`pg_snapshot_xmin(pg_current_snapshot())`),
     at: time('at').notNull().default(sql`clock_timestamp()`),
+    /** The owner of the job or upload, who alone follows the event; null for log lines, which belong to their job. */
+    owner: text('owner'),
     kind: text('kind').$type<'job' | 'page' | 'upload' | 'log'>().notNull(),
     jobId: text('job_id'),
     uploadId: uuid('upload_id'),
@@ -322,7 +329,8 @@ export const events = pgTable(
   (table) => [
     index('events_order').on(table.xact, table.id),
     index('events_job').on(table.jobId, table.id).where(sql`job_id is not null`),
-    index('events_upload').on(table.uploadId, table.id).where(sql`upload_id is not null`),
+    index('events_owner').on(table.owner, table.xact, table.id).where(sql`owner is not null`),
+    index('events_upload').on(table.uploadId, table.xact, table.id).where(sql`upload_id is not null`),
   ],
 );
 

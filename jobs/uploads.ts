@@ -1,6 +1,5 @@
 import { and, asc, eq, isNull, type SQL, sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
-import { forgetHistory } from '../db/events.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs, uploads } from '../db/schema.ts';
 import { findUpload } from '../db/uploads.ts';
@@ -54,8 +53,8 @@ export async function retryUpload(db: Database, queues: Queues, id: string): Pro
 }
 
 /**
- * Deletes the rows of an upload, whatever it is about: its jobs end first, so that what waits for them fails. Of its
- * history one event remains, which says that it was deleted. The caller removes the files afterwards. Gives false when
+ * Deletes the rows of an upload, whatever it is about: its jobs end first, so that what waits for them fails. A
+ * trigger replaces its history by one event, which says that it was deleted. The caller removes the files afterwards. Gives false when
  * there is no such upload, or it does not match `only`.
  */
 export async function deleteUpload(db: Database, queues: Queues, id: string, only?: SQL): Promise<boolean> {
@@ -66,7 +65,6 @@ export async function deleteUpload(db: Database, queues: Queues, id: string, onl
     const deleted = await tx.delete(uploads).where(wanted).returning({ id: uploads.id });
     // Deleted by another, or retried, since it was looked at.
     if (deleted.length === 0) throw new Moved();
-    await forgetHistory(tx, [id]);
     return true;
   });
 }
@@ -88,8 +86,6 @@ export async function deleteEndedUploads(db: Database, ids: string[], only: SQL)
     const { rows: deleted } = await tx.execute<{ id: string }>(sql`
       delete from uploads where id = any(${sql.param(locked.map(({ id }) => id))}::uuid[])
         and finished_at is not null and ${only} returning id`);
-    const gone = deleted.map(({ id }) => id);
-    if (gone.length > 0) await forgetHistory(tx, gone);
-    return gone;
+    return deleted.map(({ id }) => id);
   });
 }

@@ -187,7 +187,7 @@ export const logList = {
   items: [
     { id: 10, at: '2026-11-24T20:47:32.698Z', attempt: 0, level: 'info', message: 'ready', data: null },
     { id: 11, at: '2026-11-24T20:47:32.754Z', attempt: 1, level: 'info', message: 'running', data: null },
-    { id: 12, at: '2026-11-24T20:47:32.899Z', attempt: 1, level: 'info', message: 'progress: 1 of 1', data: null },
+    { id: 12, at: '2026-11-24T20:47:32.899Z', attempt: 1, level: 'info', message: 'hashed 1 file', data: null },
     { id: 13, at: '2026-11-24T20:47:32.966Z', attempt: 1, level: 'info', message: 'completed', data: null },
   ],
   next_cursor: null,

@@ -1,12 +1,11 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Database } from '../../db/client.ts';
-import type { Event } from '../../db/events.ts';
 import { findJobDetails } from '../../db/jobs.ts';
 import { openPresence } from '../../db/presence.ts';
-import { ENDED } from '../../db/schema.ts';
 import { findUploads } from '../../db/uploads.ts';
 import { AppError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
+import type { Changes } from '../changes.ts';
 import { jobDetail, statusDocument } from '../documents.ts';
 import type { EventHub } from '../event-hub.ts';
 import { askTogether } from './ask.ts';
@@ -20,9 +19,6 @@ const IDLE_MS = 10_000;
 const RECONNECT_MS = 1_000;
 /** How long a read waits until this process has left a Redis that is away. */
 const LEAVE_MS = 5_000;
-
-/** What nobody waits beyond. */
-const ENDS = new Set<string>([...ENDED, 'deleted']);
 
 export const uploadKey = (id: string) => `upload:${id}`;
 export const jobKey = (id: string) => `job:${id}`;
@@ -52,13 +48,8 @@ export async function openStatuses({
   let left: PromiseWithResolvers<void> | undefined;
   const closing = new AbortController();
   const presence = openPresence(databaseUrl, log);
-  const standing = createStanding(presence, async () => {
-    await follow();
-    await copy.clear();
-  });
-
-  const listeners = new Set<(keys: Set<string>) => void>();
-  let following: Promise<() => void> | undefined;
+  const standing = createStanding(presence, () => copy.clear());
+  const stopListening = hub.onChange(onChange);
   let readAt = -Infinity;
   let keeping: NodeJS.Timeout | undefined;
 
@@ -105,15 +96,7 @@ export async function openStatuses({
   async function confirm(): Promise<void> {
     readAt = performance.now();
     keeping ??= setInterval(keepUp, LEASE_MS / 3);
-    await Promise.all([follow(), standing.confirm()]);
-  }
-
-  function follow(): Promise<() => void> {
-    following ??= hub.watch(onEvents).catch((error) => {
-      following = undefined;
-      throw error;
-    });
-    return following;
+    await standing.confirm();
   }
 
   /** While there are readers, the own standing is known without asking, and changes are heard. */
@@ -125,22 +108,15 @@ export async function openStatuses({
     clearInterval(keeping);
     keeping = undefined;
     standing.distrust();
-    void following?.then((stop) => stop()).catch(() => undefined);
-    following = undefined;
   }
 
-  async function onEvents(events: Event[]): Promise<void> {
-    const changed = new Set<string>();
-    const ended = new Set<string>();
-    for (const { kind, jobId, uploadId, status } of events) {
-      const key = kind === 'job' ? jobKey(`${jobId}`) : uploadKey(`${uploadId}`);
-      if (kind === 'page') continue;
-      changed.add(key);
-      if (ENDS.has(`${status}`)) ended.add(key);
-    }
+  async function onChange(changes: Changes): Promise<void> {
     const from = copy;
-    await tolerate(from, from.drop([...changed])).catch((error) => log.warn({ err: error }, 'changes not told'));
-    for (const listener of listeners) listener(ended);
+    const dropped =
+      changes === 'all'
+        ? from.clear()
+        : from.drop([...changes.jobIds.map(jobKey), ...changes.uploadIds.map(uploadKey)]);
+    await tolerate(from, dropped).catch((error) => log.warn({ err: error }, 'changes not told'));
   }
 
   async function useRedis(url: string): Promise<void> {
@@ -196,15 +172,9 @@ export async function openStatuses({
       const from = copy;
       await tolerate(from, from.clear());
     },
-    /** Calls with the keys of what has ended, once reads say so; only while there are reads. Gives a function that ends it. */
-    onEnd(listener: (keys: Set<string>) => void): () => void {
-      listeners.add(listener);
-      return () => listeners.delete(listener);
-    },
-    /** Keeps changes heard, as a read does. */
-    keepAwake: confirm,
     async close(): Promise<void> {
       closing.abort();
+      stopListening();
       clearInterval(keeping);
       await running;
       await presence.close();

@@ -1,11 +1,13 @@
 import { spawn } from 'node:child_process';
 import { createHash, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { createServer } from 'node:http';
+import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { buffer, text } from 'node:stream/consumers';
 import { exportJWK, generateKeyPair, SignJWT, UnsecuredJWT } from 'jose';
 import WebSocket from 'ws';
+import { createAdmission } from '../../api/admission.ts';
+import { parseConfig } from '../../config.ts';
 import { makeImage, makePdf, RED } from '../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
 import { expectProblem } from './problems.ts';
@@ -461,7 +463,8 @@ describe('GET /jobs/stream', () => {
     await until(async () => seesEnd(all.events, last) && seesEnd(all.events, later));
 
     const { rows } = await service.pool.query(
-      `select jobs.id from jobs where owner = 'bob' union all select id::text from uploads where owner = 'bob'`,
+      `select jobs.id from jobs where owner = 'bob' union all select id::text from uploads where owner = 'bob'
+       union all select upload_id::text from events where owner = 'bob' and status = 'deleted'`,
     );
     const bobs = new Set(rows.map(({ id }) => id));
     for (const { job_id, upload_id } of ofBob.events) expect(bobs.has(job_id ?? upload_id)).toBe(true);
@@ -471,6 +474,45 @@ describe('GET /jobs/stream', () => {
     const idsOf = (events: Json[]) => events.map(({ id }) => id);
     expect(idsOf(all.events)).toEqual(expect.arrayContaining([...idsOf(ofAlice.events), ...idsOf(ofBob.events)]));
     expect([ofUpload.events, ofJob.events]).toEqual([[], []]);
+  });
+
+  test('tells the owner of an upload that it was deleted, and gives nothing again after an event that is gone', async () => {
+    const alice = named('alice');
+    const followAs = (query: string) => follow(query, [], bearer(tokenOf('alice')));
+    const all = await followAs('');
+    const { id } = (await alice.upload(await makeImage())).body;
+    const ofUpload = await followAs(`?upload_id=${id}&after=0`);
+    await alice.uploadDone(id);
+    const isDone = ({ events }: { events: Json[] }) =>
+      events.some((event) => event.kind === 'upload' && event.status === 'completed');
+    await until(async () => isDone(all) && isDone(ofUpload));
+    const last = all.events.at(-1).id;
+    await alice.send('DELETE', `/uploads/${id}`);
+    const hasHeard = ({ events }: { events: Json[] }) => events.at(-1)?.status === 'deleted';
+    await until(async () => hasHeard(all) && hasHeard(ofUpload));
+    const resumed = await followAs(`?after=${last}`);
+    await until(async () => hasHeard(resumed));
+    expect(resumed.events.map(({ upload_id, status }) => [upload_id, status])).toEqual([[id, 'deleted']]);
+  });
+
+  test('takes a hundred streams of one key at most, and those of others', async () => {
+    const key = bearer(tokenOf('bob'));
+    const open = await Promise.all(Array.from({ length: 100 }, () => follow('', [], key)));
+    expect(await refused([], key)).toEqual([429, undefined, 'too_many_requests', undefined]);
+    await follow('', [], bearer(tokenOf('alice')));
+    for (const { socket } of open) socket.terminate();
+    await until(() => follow('', [], key).catch(() => undefined));
+  });
+
+  test('reads headers and queries of any length in linear time', async () => {
+    const admit = createAdmission(parseConfig({ DATA_DIR: service.folder }));
+    const socket = { remoteAddress: '127.0.0.1' };
+    const began = performance.now();
+    for (const blanks of Array(40).fill(' '.repeat(15_900))) {
+      const headers = { 'sec-websocket-protocol': `a${blanks}b`, authorization: `Bearer a${blanks}b` };
+      await admit({ method: 'GET', headers, socket } as unknown as IncomingMessage, '/jobs/stream');
+    }
+    expect(performance.now() - began).toBeLessThan(2_000);
   });
 
   test('ends when its token expires', async () => {

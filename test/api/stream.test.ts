@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { buffer } from 'node:stream/consumers';
 import WebSocket from 'ws';
@@ -87,7 +88,12 @@ test('the events of one job come in order, each once, with progress and attempt'
   expect(told.map(({ status }) => status)).toEqual(Array(told.length).fill('running'));
   const steps = told.map(({ progress }) => progress.done);
   expect(steps).toEqual([...new Set<number>(steps)].sort((a, b) => a - b));
-  expect(idsOf(events)).toEqual([...new Set<number>(idsOf(events))].sort((a, b) => a - b));
+  expect(idsOf(events)).toEqual(idsOf(events).toSorted((a, b) => a - b));
+  const { rows } = await service.pool.query(
+    `select status from events where job_id = $1 and kind = 'job' order by id`,
+    [job_id],
+  );
+  expect(rows.map(({ status }) => status)).toEqual(['ready', 'running', 'completed']);
 });
 
 test('the events of one upload are those of its jobs, its pages and itself', async () => {
@@ -219,6 +225,29 @@ test('a plain GET of the stream is told to upgrade, and a client that talks is s
   const { socket, closed } = await follow();
   socket.send('hello');
   expect(await closed).toBe(1008);
+});
+
+test('a client that does not read is disconnected, and resumes where it was', async () => {
+  const { socket, events, closed } = await followAll();
+  await until(async () => (await service.leftovers()).jobs === 0);
+  const marker = randomUUID();
+  const passedOn = await follow(`?upload_id=${marker}`);
+  socket.pause();
+  // More than the buffers of both kernels hold, and the marker last.
+  await service.pool.query(
+    `insert into events (kind, job_id, upload_id, status)
+     select 'job', n || repeat('x', 400), case n when 40000 then $1::uuid end, 'ready' from generate_series(1, 40000) n`,
+    [marker],
+  );
+  await until(async () => passedOn.events.length > 0);
+  socket.resume();
+  expect(await closed).toBe(1013);
+  const last = events.at(-1).id;
+  const missed = (await storedIds(last)).slice(1);
+  expect(missed.length).toBeGreaterThan(0);
+  const resumed = await follow(`?after=${last}`);
+  await until(async () => resumed.events.length >= missed.length);
+  expect(idsOf(resumed.events)).toEqual(missed);
 });
 
 test('an API that stops closes its streams with 1001, and the next one resumes them', async () => {

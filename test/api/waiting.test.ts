@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import pg from 'pg';
 import { waitOf } from '../../api/prefer.ts';
 import { makePdf, RED } from '../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
@@ -58,6 +59,8 @@ test.each([
   ['waits=3', undefined],
   ['"wait=3', undefined],
   ['wait=3 4', undefined],
+  [`wait=3${' ;'.repeat(400)} @`, undefined],
+  [`wait=3${' ; a = b'.repeat(100)} ; `, 3],
   [undefined, undefined],
 ])('Prefer: %s waits %s seconds', (header, seconds) => {
   expect(waitOf(header)).toBe(seconds);
@@ -124,6 +127,27 @@ test('an end between the first read and the wait wakes the waiter', async () => 
       expect(seconds).toBeLessThan(20);
     }
   });
+  await expectNothingLeft(service);
+});
+
+test('an open transaction in another database delays no answer', async () => {
+  const other = new pg.Client({ connectionString: process.env.TEST_POSTGRES_URL });
+  await other.connect();
+  try {
+    await whileConverting(async () => {
+      const warm = await service.submit({ type: 'noop' });
+      await get(`/jobs/${warm.job_id}`, 'wait=60');
+      await other.query('begin; select pg_current_xact_id()');
+      const id = await uploaded();
+      const answers = await Promise.all([
+        get(`/uploads/${id}/status`, 'wait=20'),
+        service.submit({ type: 'noop' }).then(({ job_id }: Json) => get(`/jobs/${job_id}`, 'wait=20')),
+      ]);
+      expect(answers.map(({ body }) => body.status)).toEqual(['completed', 'completed']);
+    });
+  } finally {
+    await other.end();
+  }
   await expectNothingLeft(service);
 });
 

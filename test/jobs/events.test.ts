@@ -1,16 +1,23 @@
-import { sql } from 'drizzle-orm';
+import { eq, sql } from 'drizzle-orm';
+import pg from 'pg';
 import { openDatabase } from '../../db/client.ts';
 import {
   appendLogs,
+  BEGINNING,
+  CHANGES_CHANNEL,
   currentCursor,
   cursorAt,
   type Event,
   type EventCursor,
   type EventFilter,
   listLogs,
+  PROGRESS_CHANNEL,
   readEvents,
+  readProgress,
 } from '../../db/events.ts';
 import { positionInQueue } from '../../db/jobs.ts';
+import { migrateDatabase } from '../../db/migrate.ts';
+import { events, uploads } from '../../db/schema.ts';
 import { recentThroughput } from '../../db/system.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { recordInspection, recordPages } from '../../jobs/conversion.ts';
@@ -33,7 +40,6 @@ beforeAll(async () => {
 afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
-const BEGINNING: EventCursor = { xact: '0', id: 0 };
 const readNow = (filter: EventFilter = {}, after = BEGINNING, limit = 1000) =>
   readEvents(fixture.db, { after, filter, limit });
 const placeOf = (event: Event | undefined): EventCursor => (event ? { xact: event.xact, id: event.id } : BEGINNING);
@@ -60,8 +66,8 @@ test('every change of status is one event, in order', async () => {
   await fixture.settle(await fixture.claimOne(), FAILED_FOR_GOOD);
   await fixture.retry('a');
   await fixture.cancel('a');
-  const events = await read({ jobId: 'a' });
-  expect(events.map(({ status, attempt, level }) => [status, attempt, level])).toEqual([
+  const told = await read({ jobId: 'a' });
+  expect(told.map(({ status, attempt, level }) => [status, attempt, level])).toEqual([
     ['ready', 0, 'info'],
     ['running', 1, 'info'],
     ['retrying', 1, 'warn'],
@@ -73,9 +79,9 @@ test('every change of status is one event, in order', async () => {
     ['ready', 3, 'info'],
     ['cancelled', 3, 'info'],
   ]);
-  expect(events[2]?.data).toEqual({ code: 'task_failed', message: 'passes by itself' });
-  expect(events[7]?.data).toEqual({ code: 'corrupt_file', message: 'stays as it is' });
-  expect(events.every(({ kind, type }) => kind === 'job' && type === 'test')).toBe(true);
+  expect(told[2]?.data).toEqual({ code: 'task_failed', message: 'passes by itself' });
+  expect(told[7]?.data).toEqual({ code: 'corrupt_file', message: 'stays as it is' });
+  expect(told.every(({ kind, type }) => kind === 'job' && type === 'test')).toBe(true);
 });
 
 test('what hangs on a job is told as well: dependants, children, pages and the upload', async () => {
@@ -90,8 +96,8 @@ test('what hangs on a job is told as well: dependants, children, pages and the u
   expect(statusesOf(await read({ jobId: 'after' }))).toEqual(['blocked', 'ready']);
   expect(statusesOf(await read({ jobId: parent.id }))).toEqual(['ready', 'running', 'completed']);
   const ofUpload = await read({ uploadId: upload });
-  const uploads = ofUpload.filter(({ kind }) => kind === 'upload');
-  expect(uploads.map(({ status, progress }) => [status, progress])).toEqual([
+  const ofItself = ofUpload.filter(({ kind }) => kind === 'upload');
+  expect(ofItself.map(({ status, progress }) => [status, progress])).toEqual([
     ['queued', null],
     ['processing', { pages_done: 0, pages_total: null }],
     ['processing', { pages_done: 0, pages_total: 1 }],
@@ -104,21 +110,90 @@ test('what hangs on a job is told as well: dependants, children, pages and the u
   expect(new Set(ofUpload.map(({ jobId }) => jobId))).toEqual(new Set([null, parent.id, child.id]));
 });
 
-test('progress is told while its attempt runs, and not after', async () => {
-  await fixture.submit({ id: 'a' });
+test('progress is told while its attempt runs and its start has been told, and leaves no event', async () => {
+  await fixture.submit({ id: 'a', owner: 'someone' });
   const job = await fixture.claimOne();
-  await recordProgress(fixture.db, job, { done: 1, total: 4 });
+  const start = placeOf((await read({ jobId: 'a' })).at(-1));
   await recordProgress(fixture.db, job, { done: 1, total: 4 });
   await recordProgress(fixture.db, job, { done: 2, total: null });
+  expect(await readProgress(fixture.db, ['a', 'unknown'], start)).toEqual([
+    { owner: 'someone', jobId: 'a', uploadId: null, type: 'test', attempt: 1, progress: { done: 2, total: null } },
+  ]);
+  expect(await readProgress(fixture.db, ['a'], BEGINNING)).toEqual([]);
   await fixture.settle(job, COMPLETED);
   await recordProgress(fixture.db, job, { done: 3, total: 4 });
-  expect((await read({ jobId: 'a' })).map(({ status, progress }) => [status, progress])).toEqual([
-    ['ready', null],
-    ['running', null],
-    ['running', { done: 1, total: 4 }],
-    ['running', { done: 2, total: null }],
-    ['completed', { done: 2, total: null }],
-  ]);
+  expect(await readProgress(fixture.db, ['a'], start)).toEqual([]);
+  expect(statusesOf(await read({ jobId: 'a' }))).toEqual(['ready', 'running', 'completed']);
+});
+
+test('the changes of many jobs cost as much a row in a session that has changed one job before as in a fresh one', async () => {
+  await fixture.submit(...Array(3_000).fill({ runAt: new Date(Date.now() + 3_600_000) }));
+  await fixture.submit({ id: 'one' });
+  const { pool, close } = await openDatabase(fixture.url, { name: 'test', log: fixture.log, max: 2 });
+  const [fresh, used] = [await pool.connect(), await pool.connect()];
+  const seconds = async (client: typeof fresh) => {
+    const began = performance.now();
+    await client.query('update jobs set attempt = attempt + 1');
+    return performance.now() - began;
+  };
+  try {
+    await used.query(`update jobs set attempt = attempt + 1 where id = 'one'`);
+    const expected = await seconds(fresh);
+    expect(await seconds(used)).toBeLessThan(expected * 5);
+  } finally {
+    for (const client of [fresh, used]) client.release();
+    await close();
+  }
+});
+
+describe('NOTIFY names what has changed', () => {
+  let client: pg.Client;
+  let heard: [channel: string, payload: string][];
+  beforeEach(async () => {
+    heard = [];
+    client = new pg.Client({ connectionString: fixture.url });
+    await client.connect();
+    client.on('notification', ({ channel, payload = '' }) => heard.push([channel, payload]));
+    for (const channel of [CHANGES_CHANNEL, PROGRESS_CHANNEL]) await client.query(`listen ${channel}`);
+  });
+  afterEach(() => client.end());
+  /** All that was sent before the call: a query is answered after what was notified. */
+  const notified = async () => {
+    await client.query('select 1');
+    return heard.splice(0);
+  };
+
+  test('jobs, their progress, and uploads, also those that were deleted', async () => {
+    const upload = await fixture.upload();
+    const job = await fixture.claimOne();
+    expect(await notified()).toEqual([
+      [CHANGES_CHANNEL, `{"jobs" : ["${job.id}"]}`],
+      [CHANGES_CHANNEL, `{"uploads" : ["${upload}"]}`],
+    ]);
+    await recordProgress(fixture.db, job, { done: 1, total: 4 });
+    await recordProgress(fixture.db, job, { done: 1, total: 4 });
+    expect(await notified()).toEqual([[PROGRESS_CHANNEL, `{"jobs" : ["${job.id}"]}`]]);
+    await fixture.deleteUpload(upload);
+    expect((await notified()).at(-1)).toEqual([CHANGES_CHANNEL, `{"uploads" : ["${upload}"]}`]);
+  });
+
+  test('in payloads below the limit of Postgres, else without content', async () => {
+    const ids = Array.from({ length: 70 }, (_, index) => `job ${index}`);
+    const long = [...'abc'].map((letter) => letter + '\u{1f600}'.repeat(199));
+    await fixture.submit(...ids.map((id) => ({ id })));
+    await fixture.db.execute(sql`update jobs set attempt = attempt + 1`);
+    const named = (await notified()).map(([, payload]) => JSON.parse(payload).jobs);
+    expect(named.map(({ length }) => length)).toEqual([30, 30, 10]);
+    expect(named.flat().toSorted()).toEqual(ids.toSorted());
+    await fixture.empty();
+    await fixture.submit(...long.flatMap((id) => [1, 2, 3, 4].map((n) => ({ id: `${id}${n}` }))));
+    await fixture.db.execute(sql`update jobs set attempt = attempt + 1`);
+    expect(await notified()).toEqual([[CHANGES_CHANNEL, '']]);
+    await fixture.empty();
+    await fixture.submit(...Array(1_001).fill({}));
+    await fixture.db.execute(sql`update jobs set attempt = attempt + 1`);
+    expect(await notified()).toEqual([[CHANGES_CHANNEL, '']]);
+  });
 });
 
 test('an event of a transaction that commits later is not skipped, though its id is the lower one', async () => {
@@ -160,20 +235,130 @@ test('a follower that reads while many write gets every event once', async () =>
   expect(seen.map(({ jobId }) => jobId).toSorted()).toEqual(ids.toSorted());
 });
 
-test('a follower goes on after the event that it saw last, and from the start when that is unknown', async () => {
+test('a follower goes on after the event that it saw last', async () => {
   await fixture.submit({ id: 'a' });
   await fixture.submit({ id: 'b' });
   const [first, second] = (await read()) as [Event, Event];
   expect(await read({}, await cursorAt(fixture.db, first.id))).toEqual([second]);
-  for (const unknown of [0, second.id + 1000]) {
-    expect(await cursorAt(fixture.db, unknown)).toEqual(BEGINNING);
-    expect(await read({}, await cursorAt(fixture.db, unknown))).toHaveLength(2);
-  }
+  expect(await cursorAt(fixture.db, 0)).toEqual(BEGINNING);
   const now = await currentCursor(fixture.db);
+  expect(now).toEqual(placeOf(second));
   expect(await read({}, now)).toEqual([]);
   expect(await readEvents(fixture.db, { after: BEGINNING, upTo: placeOf(first), limit: 10 })).toEqual([first]);
   await fixture.submit({ id: 'c' });
   expect((await read({}, now)).map(({ jobId }) => jobId)).toEqual(['c']);
+});
+
+test('a follower whose last event is no longer kept goes on at the nearest one', async () => {
+  for (const id of ['a', 'b', 'c']) await fixture.submit({ id });
+  const [, second, third] = (await read()) as [Event, Event, Event];
+  await fixture.db.delete(events).where(eq(events.id, second.id));
+  expect(await read({}, await cursorAt(fixture.db, second.id))).toEqual([third]);
+  expect(await read({}, await cursorAt(fixture.db, third.id + 1_000))).toEqual([]);
+});
+
+test('a follower whose last event is no longer kept misses nothing, in whatever order transactions wrote and committed', async () => {
+  const { pool, close } = await openDatabase(fixture.url, { name: 'test', log: fixture.log, max: 3 });
+  const [one, two, three] = [await pool.connect(), await pool.connect(), await pool.connect()];
+  const insert = async (client: typeof one, job: string) => {
+    const { rows } = await client.query(
+      `insert into events (kind, job_id, status) values ('job', $1, 'ready') returning id::int`,
+      [job],
+    );
+    return rows[0].id as number;
+  };
+  try {
+    // Transaction ids in this order; ids of events in the opposite one.
+    for (const client of [one, two, three]) await client.query('begin; select pg_current_xact_id()');
+    await insert(three, 'last');
+    await insert(two, 'middle');
+    const seen = await insert(one, 'first');
+    await one.query('commit');
+    await until(async () => (await readNow()).length > 0);
+    await fixture.db.delete(events).where(eq(events.id, seen));
+    for (const client of [three, two]) await client.query('commit');
+    const rest = await read({}, await cursorAt(fixture.db, seen));
+    expect(rest.map(({ jobId }) => jobId)).toEqual(['middle', 'last']);
+  } finally {
+    for (const client of [one, two, three]) client.release();
+    await close();
+  }
+});
+
+test('each event says whose it is, also once its upload is deleted', async () => {
+  await fixture.submit({ id: 'a', owner: 'someone' }, { id: 'b', owner: 'other' }, { id: 'c' });
+  const job = await fixture.upload(1, { owner: 'someone' });
+  await fixture.db.update(uploads).set({ owner: 'someone' });
+  const convert = (await fixture.claim()).find(({ type }) => type === 'convert') as ClaimedJob;
+  await recordPages(fixture.db, convert, [completedPage(1)]);
+  const own = await read({ owner: 'someone' });
+  expect(new Set(own.map(({ kind, jobId }) => [kind, jobId].join()))).toEqual(
+    new Set(['job,a', `job,${convert.id}`, 'upload,', 'page,']),
+  );
+  await fixture.deleteUpload(job);
+  const ofUpload = await read({ owner: 'someone', uploadId: job });
+  expect(ofUpload.map(({ kind, status }) => [kind, status])).toEqual([['upload', 'deleted']]);
+  expect(await read({ owner: 'other', uploadId: job })).toEqual([]);
+  expect((await read({ owner: 'someone' })).at(-1)).toEqual(ofUpload[0]);
+  await fixture.finishAll();
+});
+
+test('the events of an owner are found by an index, in their order', async () => {
+  const { rows } = await fixture.db.transaction(async (tx) => {
+    await tx.execute(sql`set local enable_seqscan = off`);
+    await tx.execute(sql`set local enable_sort = off`);
+    return tx.execute<{ 'QUERY PLAN': string }>(sql`explain select * from events where owner = 'someone'
+      and (xact, id) > ('1'::xid8, 1) and xact < pg_snapshot_xmin(pg_current_snapshot()) and kind <> 'log'
+      order by xact, id limit 500`);
+  });
+  expect(rows.map((row) => row['QUERY PLAN']).join('\n')).toMatch(
+    /Index Scan using events_owner.*\n *Index Cond: .*owner.*xact/,
+  );
+});
+
+test('events of another cluster are read in the order of their ids, and hide nothing', async () => {
+  await fixture.submit({ id: 'a' });
+  await fixture.submit({ id: 'b' });
+  const [first, second] = (await read()) as [Event, Event];
+  await fixture.db.execute(sql`update events set xact = '5000000000', oldest_xact = '5000000000'`);
+  await migrateDatabase(fixture.url);
+  await fixture.submit({ id: 'c' });
+  const since = await read({}, await cursorAt(fixture.db, first.id));
+  expect(since.map(({ jobId }) => jobId)).toEqual(['b', 'c']);
+  // Those of this cluster keep their places.
+  await migrateDatabase(fixture.url);
+  expect(await read({}, await cursorAt(fixture.db, second.id))).toEqual(since.slice(1));
+});
+
+test('a log has no gap after a line, although another transaction that wrote before it commits later', async () => {
+  await fixture.submit({ id: 'a' });
+  const { pool, close } = await openDatabase(fixture.url, { name: 'test-late', log: fixture.log, max: 1 });
+  const late = await pool.connect();
+  const pageAfter = async (after: number) => listLogs(fixture.db, 'a', { after, limit: 100 });
+  try {
+    await late.query(`begin; update jobs set attempt = attempt + 1 where id = 'a'`);
+    let isAppended = false;
+    const appending = appendLogs(fixture.db, { id: 'a', attempt: 1 }, [
+      { at: new Date(), level: 'info', message: 'line' },
+    ]).then(() => {
+      isAppended = true;
+    });
+    await until(async () => {
+      const waiting = await fixture.db.execute(
+        sql`select 1 from pg_locks where not granted and pid in (select pid from pg_stat_activity where datname = current_database())`,
+      );
+      return isAppended || waiting.rows.length > 0;
+    });
+    const seen = await pageAfter(0);
+    await late.query('commit');
+    await appending;
+    seen.push(...(await pageAfter(seen.at(-1)?.id ?? 0)));
+    expect(seen).toEqual(await pageAfter(0));
+    expect(seen.map(({ kind }) => kind)).toEqual(['job', 'job', 'log']);
+  } finally {
+    late.release();
+    await close();
+  }
 });
 
 test('the log of a job has its changes and its own lines, in order and page by page', async () => {
