@@ -16,7 +16,7 @@ import { createAdmission } from './admission.ts';
 import { createApp } from './app.ts';
 import { createEventHub } from './event-hub.ts';
 import { watchProcess } from './metrics.ts';
-import { openStatuses } from './statuses/statuses.ts';
+import { openStatusCache } from './status-cache.ts';
 import { attachStream } from './stream.ts';
 import { createWaiting } from './waiting.ts';
 import { deliverWebhooks } from './webhooks/deliver.ts';
@@ -57,8 +57,8 @@ const guard = createGuard(config);
 const secrets = await webhookSecrets(config);
 const webhooks = deliverWebhooks({ db: database.db, queues, guard, secrets, log });
 const hub = createEventHub({ db: database.db, databaseUrl, log });
-const statuses = await openStatuses({ db: database.db, databaseUrl, redisUrl: config.REDIS_URL, hub, log });
-const waiting = createWaiting(statuses, log);
+const cache = openStatusCache(config.REDIS_URL, log);
+const waiting = createWaiting(hub);
 const app = createApp({
   db: database.db,
   read: replica.read,
@@ -69,7 +69,7 @@ const app = createApp({
   config,
   admit,
   log,
-  statuses,
+  cache,
   waiting,
 });
 
@@ -97,7 +97,7 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   const cutOff = setTimeout(() => server.closeAllConnections(), err ? 0 : graceMs);
   await Promise.all([closed, delivered]);
   clearTimeout(cutOff);
-  await statuses.close();
+  cache.close();
   await queues.close();
   await Promise.all([database.close(), replica.close(), flushSpans()]);
 });

@@ -1,13 +1,20 @@
 import type { Request, Response } from 'express';
-import type { Logger } from '../log.ts';
+import type { Event } from '../db/events.ts';
+import { ENDED } from '../db/schema.ts';
+import { callerOf } from './admission.ts';
+import type { EventHub } from './event-hub.ts';
 import { waitOf } from './prefer.ts';
-import type { Statuses } from './statuses/statuses.ts';
+import { jobKey, uploadKey } from './status-cache.ts';
 
-const MOST_WAITERS = 10_000;
+/** The server takes 4,000 connections: some are left to requests that do not wait. */
+const MAX_WAITERS = 3_000;
+/** One owner leaves waits to the others. Without keys there is only one owner, and no such limit. */
+const MAX_WAITERS_PER_OWNER = 1_000;
 /** Beyond the longest wait: the connection is not idle, it waits. */
 const CONNECTION_MS = 90_000;
-const KEEP_AWAKE_MS = 5_000;
 const RETRY_AFTER_SECONDS = '1';
+
+const FINAL = new Set<string | null>([...ENDED, 'deleted']);
 
 export type Waiting = ReturnType<typeof createWaiting>;
 
@@ -15,21 +22,53 @@ export type Waiting = ReturnType<typeof createWaiting>;
  * Holds answers until what they tell of has ended (`Prefer: wait`). Waiters are found by what they wait for, so that a
  * change costs as much as there are waiters for it. The owner calls `close()`.
  */
-export function createWaiting(statuses: Statuses, log: Logger) {
+export function createWaiting(hub: EventHub) {
   const waiters = new Map<string, Set<() => void>>();
+  const countOf = new Map<string | null, number>();
   let count = 0;
+  let following: Promise<() => void> | undefined;
   let closed = false;
   const endings = new Set<() => void>();
-  const stopListening = statuses.onEnd((keys) => {
-    for (const key of keys) for (const wake of waiters.get(key) ?? []) wake();
-  });
 
-  const keepingAwake = setInterval(() => {
-    if (count > 0) void statuses.keepAwake().catch((error) => log.debug({ err: error }, 'changes not heard'));
-  }, KEEP_AWAKE_MS);
+  /** Events are read only while there are waiters. */
+  function follow(): Promise<() => void> {
+    following ??= hub.watch(wakeWaiters).catch((error) => {
+      following = undefined;
+      throw error;
+    });
+    return following;
+  }
+
+  function unfollow(): void {
+    void following?.then(
+      (stop) => stop(),
+      () => undefined,
+    );
+    following = undefined;
+  }
+
+  function wakeWaiters(events: Event[]): void {
+    for (const { kind, jobId, uploadId, status } of events) {
+      if (kind === 'page' || !FINAL.has(status)) continue;
+      const key = kind === 'job' ? jobKey(`${jobId}`) : uploadKey(`${uploadId}`);
+      for (const wake of waiters.get(key) ?? []) wake();
+    }
+  }
+
+  function isFull(owner: string | null): boolean {
+    return count >= MAX_WAITERS || (owner !== null && (countOf.get(owner) ?? 0) >= MAX_WAITERS_PER_OWNER);
+  }
+
+  function addToCount(owner: string | null, change: 1 | -1): void {
+    count += change;
+    const left = (countOf.get(owner) ?? 0) + change;
+    if (left === 0) countOf.delete(owner);
+    else countOf.set(owner, left);
+    if (count === 0) unfollow();
+  }
 
   /** Rings when an end was heard of, the time is over, the client is gone or the process stops. */
-  function createAlarm(key: string, response: Response, seconds: number) {
+  function createAlarm(key: string, owner: string | null, response: Response, seconds: number) {
     let changed = Promise.withResolvers<void>();
     let over = false;
     const wake = () => changed.resolve();
@@ -42,7 +81,7 @@ export function createWaiting(statuses: Statuses, log: Logger) {
     const others = waiters.get(key) ?? new Set();
     waiters.set(key, others.add(wake));
     endings.add(end);
-    count++;
+    addToCount(owner, 1);
     return {
       get over(): boolean {
         return over || closed;
@@ -57,7 +96,7 @@ export function createWaiting(statuses: Statuses, log: Logger) {
         endings.delete(end);
         others.delete(wake);
         if (others.size === 0) waiters.delete(key);
-        count--;
+        addToCount(owner, -1);
       },
     };
   }
@@ -73,17 +112,18 @@ export function createWaiting(statuses: Statuses, log: Logger) {
       read: () => Promise<Known>,
     ): Promise<Known> {
       const seconds = waitOf(request.get('Prefer'));
+      const { owner } = callerOf(request);
       let known: Known;
-      if (seconds === undefined || seconds === 0 || count >= MOST_WAITERS || closed) {
+      if (seconds === undefined || seconds === 0 || isFull(owner) || closed) {
         known = await read();
         if (seconds === 0) response.set('Preference-Applied', 'wait=0');
       } else {
         response.set('Preference-Applied', `wait=${seconds}`);
         response.setTimeout(CONNECTION_MS);
-        const alarm = createAlarm(key, response, seconds);
+        const alarm = createAlarm(key, owner, response, seconds);
         try {
           // From here on ends are heard, so that none is lost between this read and the wait.
-          await statuses.keepAwake();
+          await follow();
           known = await read();
           while (!known.done && !alarm.over) {
             await alarm.rings();
@@ -100,8 +140,7 @@ export function createWaiting(statuses: Statuses, log: Logger) {
     /** Answers all who wait with what is known. */
     close(): void {
       closed = true;
-      clearInterval(keepingAwake);
-      stopListening();
+      unfollow();
       for (const end of endings) end();
     },
   };
