@@ -220,7 +220,12 @@ export const system = z.strictObject({
       heartbeat_at: time,
     }),
   ),
-  queues: z.array(resources.extend({ depth: z.int(), oldest_age_seconds: z.number() })),
+  queues: z.array(
+    resources.extend({
+      depth: z.int().describe('Ready jobs, as of at most a second ago; 1000 means 1000 or more'),
+      oldest_age_seconds: z.number(),
+    }),
+  ),
   throughput: z.array(
     z.strictObject({ minute: time, completed: z.int(), failed: z.int(), peak_memory_mb: z.int().nullable() }),
   ),

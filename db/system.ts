@@ -3,9 +3,6 @@ import type { Queryable } from './client.ts';
 import { readyShapes } from './jobs.ts';
 import { converters, hasDied, jobAttempts, jobs } from './schema.ts';
 
-/** Depths are counted up to here. */
-export const DEEPEST_QUEUE = 10_000;
-
 /** Every live converter with what its running jobs have reserved. */
 export async function listConverters(db: Queryable) {
   const reserved = db
@@ -35,14 +32,14 @@ export async function listConverters(db: Queryable) {
     .orderBy(desc(converters.startedAt));
 }
 
-/** For each shape that has ready jobs: how many (up to `DEEPEST_QUEUE`), and since when the oldest of these has been ready. */
-export async function queueDepths(db: Queryable) {
+/** For each shape that has ready jobs: how many (up to `max`), and since when the oldest of these has been ready. */
+export async function queueDepths(db: Queryable, max: number) {
   const { rows } = await db.execute<{ cpu_units: number; memory_mb: number; depth: number; age: number }>(sql`
     ${readyShapes}
     select cpu_units, memory_mb, depth::int, extract(epoch from now() - oldest)::float as age from shapes, lateral (
       select count(*) as depth, min(ready_at) as oldest from (
         select ready_at from jobs where status = 'ready' and cpu_units = shapes.cpu_units and memory_mb = shapes.memory_mb
-        order by rank desc, ready_at limit ${DEEPEST_QUEUE}) first) counted
+        order by rank desc, ready_at limit ${max}) first) counted
     order by cpu_units, memory_mb`);
   return rows.map((row) => ({
     cpuUnits: row.cpu_units,

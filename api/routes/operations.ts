@@ -12,13 +12,15 @@ import { shareFor } from '../share.ts';
 
 const THROUGHPUT_MINUTES = 10;
 const MOST_DEATHS = 20;
-/** Counting many ready jobs is the expensive part: one result serves all requests of this time. */
+/** Ready jobs of a shape are counted up to here: the answer costs about the same however many there are. */
+const MAX_DEPTH = 1_000;
+/** One count of ready jobs serves all requests of this time. */
 const QUEUES_SHARED_MS = 1_000;
 
 /** Whether the process lives, and whether it can do its work: Postgres answers, is migrated, and the store can be written. */
 export function operationRoutes({ db, store }: { db: Database; store: Store }): Router {
   const router = Router();
-  const readQueues = shareFor(QUEUES_SHARED_MS, () => queueDepths(db));
+  const readQueues = shareFor(QUEUES_SHARED_MS, () => queueDepths(db, MAX_DEPTH));
 
   router.get('/health/live', (_request, response) => {
     response.json({ status: 'ok' });
