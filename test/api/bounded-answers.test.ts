@@ -1,4 +1,6 @@
+import { execFile } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
+import { promisify } from 'node:util';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 import { listJobs } from '../../db/jobs.ts';
@@ -76,6 +78,10 @@ test('pages are listed in order, each once, while the upload is processed and af
     }
     const first = ['1/1', ...Array.from({ length: 250 }, (_, index) => `1/${index + 3}`)];
     expect(listed).toEqual([...first, ...Array.from({ length: 250 }, (_, index) => `2/${index + 1}`)]);
+    const status = ['cli/main.ts', 'status', id, '--json', '--url', service.url, '--key', 'alice'];
+    const { stdout } = await promisify(execFile)(process.execPath, status);
+    expect(JSON.parse(stdout)).toMatchObject({ pages_next_cursor: null });
+    expect(JSON.parse(stdout).pages.map(placeOf)).toEqual(listed);
   }
   const id = await uploadOf(200, 'completed');
   expect((await get(`/uploads/${id}`)).body).toMatchObject({ pages_next_cursor: null });

@@ -9,7 +9,7 @@ const SCHEDULED = 100_000;
 const RUNNING = 100;
 /** Jobs with events, and with an attempt. */
 const RECORDED = 200_000;
-export const DEPENDANTS = 5_000;
+const DEPENDANTS = 5_000;
 
 export const jobIdOf = (n: number) => `job_${String(n).padStart(7, '0')}`;
 export const uploadIdOf = (n: number) => `01990000-0000-7000-8000-${n.toString(16).padStart(12, '0')}`;
