@@ -92,7 +92,7 @@ const settings = z.object({
     .string()
     .regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://')
     .optional(),
-  /** Where statuses are kept between reads, for all API processes together; unset: in the memory of each. */
+  /** Caches the statuses of ended uploads and jobs for all API processes; without it, every read asks Postgres. */
   REDIS_URL: z
     .string()
     .regex(/^rediss?:\/\//, 'must begin with redis:// or rediss://')

@@ -59,7 +59,11 @@ export const page = z.strictObject({
   url: url.nullable(),
 });
 
-export const upload = uploadSummary.extend({ originals: z.array(original), pages: z.array(page) });
+export const upload = uploadSummary.extend({
+  originals: z.array(original),
+  pages: z.array(page).max(200).describe('The first 200 pages'),
+  pages_next_cursor: z.string().nullable().describe('The `cursor` of `GET /uploads/{id}/pages` for the other pages'),
+});
 export const listedUpload = uploadSummary.extend({
   filenames: z.array(z.string().nullable()).describe('Of its originals, in order'),
 });
@@ -71,7 +75,7 @@ export const uploadStatus = z.strictObject({
   progress,
   error: failure.nullable(),
 });
-export const uploadPages = z.strictObject({ id: z.uuid(), status: z.enum(UPLOAD_STATUSES), items: z.array(page) });
+export const uploadPages = listOf(page).extend({ id: z.uuid(), status: z.enum(UPLOAD_STATUSES) });
 export const uploadOriginals = z.strictObject({ id: z.uuid(), items: z.array(original) });
 
 const json = z.record(z.string(), z.unknown());
@@ -119,7 +123,15 @@ export const attempt = z.strictObject({
 });
 
 export const jobDetail = job.extend({ attempts: z.array(attempt) });
-export const jobList = listOf(job);
+export const listedJob = job.extend({
+  payload: json.nullable().describe('Null if it has more than 4 KB'),
+  result: json.nullable().describe('Null if there is none, or if it has more than 4 KB'),
+  truncated: z
+    .literal(true)
+    .optional()
+    .describe('Set if the payload or result has more than 4 KB; `GET /jobs/{id}` contains both'),
+});
+export const jobList = listOf(listedJob);
 export const jobBatch = z.strictObject({ items: z.array(job) });
 export const retried = z.strictObject({ retried: z.int() });
 
@@ -215,7 +227,12 @@ export const system = z.strictObject({
       heartbeat_at: time,
     }),
   ),
-  queues: z.array(resources.extend({ depth: z.int(), oldest_age_seconds: z.number() })),
+  queues: z.array(
+    resources.extend({
+      depth: z.int().describe('Ready jobs, as of at most a second ago; 1000 means 1000 or more'),
+      oldest_age_seconds: z.number(),
+    }),
+  ),
   throughput: z.array(
     z.strictObject({ minute: time, completed: z.int(), failed: z.int(), peak_memory_mb: z.int().nullable() }),
   ),

@@ -16,7 +16,7 @@ import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { scheduleRoutes } from './routes/schedules.ts';
 import { uploadRoutes } from './routes/uploads.ts';
-import type { Statuses } from './statuses/statuses.ts';
+import type { StatusCache } from './status-cache.ts';
 import type { Waiting } from './waiting.ts';
 import type { Guard } from './webhooks/guard.ts';
 
@@ -52,7 +52,7 @@ export function createApp(parts: {
   config: Config;
   admit: Admission;
   log: Logger;
-  statuses: Statuses;
+  cache: StatusCache;
   waiting: Waiting;
 }): Express {
   const app = express();

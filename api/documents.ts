@@ -1,10 +1,10 @@
 import type { z } from 'zod';
 import type { Event } from '../db/events.ts';
-import type { Attempt, JobRow, Relative } from '../db/jobs.ts';
+import type { Attempt, JobRow, ListedJob, Relative } from '../db/jobs.ts';
 import type { Schedule } from '../db/schedules.ts';
 import type { Progress } from '../db/schema.ts';
 import type { listConverters, queueDepths, recentDeaths, recentThroughput } from '../db/system.ts';
-import type { ListedUpload, Original, Page, Upload } from '../db/uploads.ts';
+import type { ListedUpload, Original, Page, PageCursor, Upload } from '../db/uploads.ts';
 import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
 import { publicError } from '../errors.ts';
 import type * as answers from './answers.ts';
@@ -34,11 +34,16 @@ export function listedUpload(upload: ListedUpload): Answer<typeof answers.listed
   return { ...uploadSummary(upload), filenames: upload.filenames };
 }
 
-export function uploadDocument(upload: Upload, originals: Original[], pages: Page[]): Answer<typeof answers.upload> {
+export function uploadDocument(
+  upload: Upload,
+  originals: Original[],
+  pages: { items: Page[]; next: PageCursor | null } = { items: [], next: null },
+): Answer<typeof answers.upload> {
   return {
     ...uploadSummary(upload),
     originals: originals.map(originalDocument),
-    pages: pages.map(pageDocument),
+    pages: pages.items.map(pageDocument),
+    pages_next_cursor: writePageCursor(pages.next),
   };
 }
 
@@ -84,6 +89,11 @@ export function pageDocument(page: Page): Answer<typeof answers.page> {
   };
 }
 
+/** As `readPageCursor` in schemas.ts reads it. */
+export function writePageCursor(next: PageCursor | null): string | null {
+  return next && `${next.original}-${next.page}`;
+}
+
 function progressOf({ pagesDone, pagesTotal }: Upload) {
   return { pages_done: pagesDone, pages_total: pagesTotal };
 }
@@ -118,6 +128,16 @@ export function jobDocument(
     created_at: time(job.createdAt),
     started_at: time(job.startedAt),
     finished_at: time(job.finishedAt),
+  };
+}
+
+/** Like the document of a job, but for a payload or result that is too large for a list. */
+export function listedJob(job: ListedJob, dependsOn: string[] | undefined): Answer<typeof answers.listedJob> {
+  const { payload, truncated } = job;
+  return {
+    ...jobDocument({ ...job, payload: payload ?? {} }, dependsOn),
+    payload,
+    ...(truncated && { truncated: true as const }),
   };
 }
 

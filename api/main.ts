@@ -17,7 +17,7 @@ import { createEventHub } from './event-hub.ts';
 import { warnOfLag } from './events-lag.ts';
 import { watchProcess } from './metrics.ts';
 import { followSchedules } from './schedules.ts';
-import { openStatuses } from './statuses/statuses.ts';
+import { openStatusCache } from './status-cache.ts';
 import { attachStream } from './stream.ts';
 import { createWaiting } from './waiting.ts';
 import { deliverWebhooks } from './webhooks/deliver.ts';
@@ -58,7 +58,7 @@ const secrets = await webhookSecrets(config);
 const webhooks = deliverWebhooks({ db: database.db, guard, secrets, log });
 const schedules = followSchedules(database.db, queues, log);
 const hub = createEventHub({ db: database.db, databaseUrl, log });
-const statuses = await openStatuses({ db: database.db, databaseUrl, redisUrl: config.REDIS_URL, hub, log });
+const cache = openStatusCache(config.REDIS_URL, log);
 const waiting = createWaiting(hub);
 const lagWarnings = warnOfLag(database.db, log);
 const app = createApp({
@@ -71,7 +71,7 @@ const app = createApp({
   config,
   admit,
   log,
-  statuses,
+  cache,
   waiting,
 });
 
@@ -100,7 +100,8 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   const cutOff = setTimeout(() => server.closeAllConnections(), err ? 0 : graceMs);
   await Promise.all([closed, delivered, submitted]);
   clearTimeout(cutOff);
-  await Promise.all([statuses.close(), lagWarnings.close()]);
+  await lagWarnings.close();
+  cache.close();
   await queues.close();
   await Promise.all([database.close(), replica.close(), flushSpans()]);
 });

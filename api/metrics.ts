@@ -2,7 +2,7 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry, register } 
 import { type Database, isOutage } from '../db/client.ts';
 import { type EventsHealth, readEventsHealth } from '../db/events.ts';
 import { watchPool } from '../db/metrics.ts';
-import { DEEPEST_QUEUE, listConverters, queueDepths, recentThroughput } from '../db/system.ts';
+import { listConverters, queueDepths, recentThroughput } from '../db/system.ts';
 
 /** What an API process tells Prometheus: what it has counted itself, and what Postgres knows, which every API tells alike. */
 
@@ -31,6 +31,9 @@ export const scheduleRuns = new Counter({
   labelNames: ['outcome'],
 });
 
+/** Ready jobs of a shape are counted up to here. */
+const MAX_DEPTH = 10_000;
+
 /** Begins to watch this process and its connections. */
 export function watchProcess(db: Database): void {
   collectDefaultMetrics();
@@ -39,7 +42,12 @@ export function watchProcess(db: Database): void {
 
 /** Everything in Prometheus' text format; while Postgres is away, what this process knows by itself. */
 export async function readMetrics(db: Database): Promise<string> {
-  const asked = Promise.all([listConverters(db), queueDepths(db), recentThroughput(db, 1), readEventsHealth(db)]);
+  const asked = Promise.all([
+    listConverters(db),
+    queueDepths(db, MAX_DEPTH),
+    recentThroughput(db, 1),
+    readEventsHealth(db),
+  ]);
   const known = await asked.then(
     (rows) => metricsOf(...rows).metrics(),
     (error) => {
@@ -68,7 +76,7 @@ function metricsOf(
     reserved.set({ converter: name }, reservedMemoryMb);
   }
   const shape = ['cpu_units', 'memory_mb'] as const;
-  const depth = gauge('queue_depth', `Ready jobs of a shape, counted up to ${DEEPEST_QUEUE}`, shape);
+  const depth = gauge('queue_depth', `Ready jobs of a shape, counted up to ${MAX_DEPTH}`, shape);
   const age = gauge('queue_oldest_seconds', 'How long the oldest of them has been ready', shape);
   for (const { cpuUnits, memoryMb, depth: jobs, oldestAgeSeconds } of queues) {
     depth.set({ cpu_units: cpuUnits, memory_mb: memoryMb }, jobs);

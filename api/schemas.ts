@@ -85,16 +85,35 @@ export const prefer = z
 
 const limit = wholeNumber(1, 200).default(50).describe('How many at most');
 
+/** Three letters or digits in a row: the index of file names finds nothing shorter without reading all names. */
+const SEARCHABLE = /[\p{L}\p{N}]{3}/u;
+
 export const uploadList = z.strictObject({
   status: z.enum(UPLOAD_STATUSES).optional(),
   search: z
     .string()
     .regex(/^[^\0]{3,200}$/, 'must be 3 to 200 characters')
+    .regex(SEARCHABLE, 'must contain three letters or digits in a row')
     .optional()
-    .describe("A part of a file's name, or the start of an id"),
+    .describe("A part of a file's name, or the start of an id; with three letters or digits in a row"),
   limit,
   cursor: z.uuid().optional().describe('The `next_cursor` of the list before: the id of its last upload'),
 });
+
+export const pageList = z.strictObject({
+  limit,
+  cursor: z
+    .string()
+    .regex(/^[1-9]\d{0,8}-[1-9]\d{0,8}$/, 'invalid or expired')
+    .optional()
+    .describe('The `pages_next_cursor` of the upload, or the `next_cursor` of the list before'),
+});
+
+/** The place that the cursor of a list of pages names. */
+export function readPageCursor(cursor: string | undefined): { original: number; page: number } | undefined {
+  const [original, page] = cursor?.split('-').map(Number) ?? [];
+  return original === undefined || page === undefined ? undefined : { original, page };
+}
 
 /** An offset can lead out of the years 1 to 9999, which is what both JavaScript and Postgres write in four digits. */
 export const moment = z.iso

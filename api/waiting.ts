@@ -1,9 +1,13 @@
 import type { Request, Response } from 'express';
+import { callerOf } from './admission.ts';
 import type { EventHub } from './event-hub.ts';
 import { waitOf } from './prefer.ts';
-import { jobKey, uploadKey } from './statuses/statuses.ts';
+import { jobKey, uploadKey } from './status-cache.ts';
 
-const MOST_WAITERS = 10_000;
+/** The server takes 4,000 connections: some are left to requests that do not wait. */
+const MAX_WAITERS = 3_000;
+/** One owner leaves waits to the others. Without keys there is only one owner, and no such limit. */
+const MAX_WAITERS_PER_OWNER = 1_000;
 /** Beyond the longest wait: the connection is not idle, it waits. */
 const CONNECTION_MS = 90_000;
 /** How long a lost NOTIFY can delay an answer. */
@@ -18,6 +22,7 @@ export type Waiting = ReturnType<typeof createWaiting>;
  */
 export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
   const waiters = new Map<string, Set<() => void>>();
+  const countOf = new Map<string | null, number>();
   let count = 0;
   let closed = false;
   const endings = new Set<() => void>();
@@ -36,8 +41,19 @@ export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
     for (const key of waiters.keys()) wakeKey(key);
   }
 
+  function isFull(owner: string | null): boolean {
+    return count >= MAX_WAITERS || (owner !== null && (countOf.get(owner) ?? 0) >= MAX_WAITERS_PER_OWNER);
+  }
+
+  function addToCount(owner: string | null, change: 1 | -1): void {
+    count += change;
+    const left = (countOf.get(owner) ?? 0) + change;
+    if (left === 0) countOf.delete(owner);
+    else countOf.set(owner, left);
+  }
+
   /** Rings when a change was heard of, the time is over, the client is gone or the process stops. */
-  function createAlarm(key: string, response: Response, seconds: number) {
+  function createAlarm(key: string, owner: string | null, response: Response, seconds: number) {
     let changed = Promise.withResolvers<void>();
     let over = false;
     const wake = () => changed.resolve();
@@ -50,7 +66,7 @@ export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
     const others = waiters.get(key) ?? new Set();
     waiters.set(key, others.add(wake));
     endings.add(end);
-    count++;
+    addToCount(owner, 1);
     return {
       get over(): boolean {
         return over || closed;
@@ -65,7 +81,7 @@ export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
         endings.delete(end);
         others.delete(wake);
         if (others.size === 0) waiters.delete(key);
-        count--;
+        addToCount(owner, -1);
       },
     };
   }
@@ -81,14 +97,15 @@ export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
       read: () => Promise<Known>,
     ): Promise<Known> {
       const seconds = waitOf(request.get('Prefer'));
+      const { owner } = callerOf(request);
       let known: Known;
-      if (seconds === undefined || seconds === 0 || count >= MOST_WAITERS || closed) {
+      if (seconds === undefined || seconds === 0 || isFull(owner) || closed) {
         known = await read();
         if (seconds === 0) response.set('Preference-Applied', 'wait=0');
       } else {
         response.set('Preference-Applied', `wait=${seconds}`);
         response.setTimeout(CONNECTION_MS);
-        const alarm = createAlarm(key, response, seconds);
+        const alarm = createAlarm(key, owner, response, seconds);
         try {
           // From here on changes are heard, so that none is lost between this read and the wait.
           known = await read();

@@ -119,11 +119,6 @@ export async function startService(
         await end(api.child);
         api = await start('api', more);
       },
-      /** One more API process; gives what stops it. */
-      async startOtherApi(): Promise<() => Promise<void>> {
-        const { child } = await start('api');
-        return () => end(child);
-      },
       /** One more converter; gives its process and what stops it. */
       async startOtherConverter(): Promise<{ pid: number; stop: () => Promise<void> }> {
         const { child } = await start('converter');

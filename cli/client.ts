@@ -25,7 +25,9 @@ type Request<Schema extends z.ZodType> = {
 export type Upload = Answer<'upload'>;
 export type UploadStatus = Answer<'uploadStatus'>;
 export type UploadFields = Request<typeof requests.uploadFields>;
+export type Page = Answer<'page'>;
 export type Job = Answer<'job'>;
+export type ListedJob = Answer<'listedJob'>;
 export type JobDetail = Answer<'jobDetail'>;
 export type NewJob = Request<typeof jobRequests.newJob>;
 export type Event = Answer<'event'>;
@@ -41,6 +43,7 @@ interface Waiting {
 
 /** For how long the service is asked to hold an answer; and how often one that does not is asked. */
 const WAIT_SECONDS = 30;
+const MAX_LIMIT = 200;
 const POLL_MS = 500;
 const ENDED = ['completed', 'failed', 'cancelled'];
 
@@ -85,7 +88,7 @@ export function createClient(options: ClientOptions) {
       const form = createMultipart(fields, [files].flat());
       return http.json({ method: 'POST', path: '/uploads', form, idempotencyKey });
     },
-    /** Everything: its originals and its pages, as far as they are there. */
+    /** Its originals and its first 200 pages, as far as they are there; `pages` gives all of them. */
     get: (id: string) => http.json<Upload>({ path: at('uploads', id) }),
     status: (id: string, { wait, signal }: Waiting & { wait?: number } = {}) =>
       http.json<UploadStatus>({ path: at('uploads', id, 'status'), signal, ...(wait !== undefined && { wait }) }),
@@ -102,7 +105,9 @@ export function createClient(options: ClientOptions) {
       });
       return uploads.get(id);
     },
-    pages: (id: string) => http.json<Answer<'uploadPages'>>({ path: at('uploads', id, 'pages') }),
+    /** All pages that are there, in order. */
+    pages: (id: string, query: Request<typeof requests.pageList> = {}) =>
+      all<Page>(at('uploads', id, 'pages'), { limit: MAX_LIMIT, ...query }),
     originals: (id: string) => http.json<Answer<'uploadOriginals'>>({ path: at('uploads', id, 'originals') }),
     /** The PNG of a page; originals and pages count from 1. */
     page: (id: string, original: number, page: number) => download(at('uploads', id, 'pages', original, `${page}.png`)),
@@ -145,8 +150,8 @@ export function createClient(options: ClientOptions) {
     /** Its changes of status and what its task logged, from the line `after` on. */
     logs: (id: string, query: { after?: number; limit?: number } = {}) =>
       all<Answer<'logLine'>>(at('jobs', id, 'logs'), query),
-    /** All that match, newest first. */
-    list: (query: Request<typeof requests.jobList> = {}) => all<Job>('/jobs', query),
+    /** All that match, newest first, without payloads and results above 4 KB. */
+    list: (query: Request<typeof requests.jobList> = {}) => all<ListedJob>('/jobs', query),
     /**
      * Every change as it happens, without end: leave the loop when you have seen enough. A connection that breaks goes
      * on after the last event; with `after` (0: from the first one stored) none is missed before the first, either.
@@ -182,6 +187,13 @@ export function createClient(options: ClientOptions) {
     metrics: () => http.call({ path: '/metrics' }, (response) => response.text()),
     openapi: () => http.json<Record<string, unknown>>({ path: '/openapi.json' }),
   };
+}
+
+/** All items of a list at once. */
+export async function collect<Item>(list: AsyncIterable<Item>): Promise<Item[]> {
+  const items: Item[] = [];
+  for await (const item of list) items.push(item);
+  return items;
 }
 
 /** Asks until there is an answer. A service that holds it back is asked again at once, another one twice a second. */

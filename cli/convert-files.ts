@@ -83,7 +83,7 @@ async function convertFile(
   outcome.id = id;
   const onStatus = report.isWatched ? { onStatus: report.progressOf(outcome) } : {};
   const upload = await client.uploads.done(id, onStatus);
-  for (const { original, page, width, height, dpi, error } of upload.pages) {
+  for await (const { original, page, width, height, dpi, error } of client.uploads.pages(id)) {
     const file = error === null ? `${prefix}-${String(page).padStart(4, '0')}.png` : null;
     if (file !== null) await client.uploads.page(id, original, page).save(file);
     outcome.pages.push({ page, file, width, height, dpi, error });

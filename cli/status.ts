@@ -1,5 +1,5 @@
 import { readArguments, readKey, readUrl, SERVICE_OPTIONS, UsageError } from './arguments.ts';
-import { createClient, type JobDetail, type Upload } from './client.ts';
+import { type Client, collect, createClient, type JobDetail, type Upload } from './client.ts';
 
 export const help = `Usage: sheetmill status ID [--url URL] [--key KEY] [--json]
 
@@ -22,9 +22,16 @@ export async function run(args: string[], signal: AbortSignal): Promise<number> 
   const client = createClient({ url: readUrl(values.url) ?? DEFAULT_URL, key: readKey(values.key), signal });
   // Nobody wants to wait a minute to hear that nothing listens there.
   await client.health.live();
-  const found = UUID.test(id) ? await client.uploads.get(id) : await client.jobs.get(id);
+  const found = UUID.test(id) ? await readUpload(client, id) : await client.jobs.get(id);
   process.stdout.write(values.json ? `${JSON.stringify(found, undefined, 2)}\n` : linesOf(found));
   return found.status === 'failed' || found.status === 'cancelled' ? 1 : 0;
+}
+
+/** The document of an upload with all of its pages. */
+async function readUpload({ uploads }: Client, id: string): Promise<Upload> {
+  const upload = await uploads.get(id);
+  if (upload.pages_next_cursor === null) return upload;
+  return { ...upload, pages: await collect(uploads.pages(id)), pages_next_cursor: null };
 }
 
 function linesOf(found: Upload | JobDetail): string {

@@ -1,4 +1,4 @@
-import { and, asc, eq, gte, inArray, lt, type SQL, sql } from 'drizzle-orm';
+import { type AnyColumn, and, asc, eq, getTableColumns, gte, lt, type SQL, sql } from 'drizzle-orm';
 import type { Database, Queryable } from './client.ts';
 import { inGroup, readyGroups } from './ready-jobs.ts';
 import {
@@ -25,6 +25,11 @@ export interface JobFilter {
   createdBefore?: Date | undefined;
 }
 
+/** A job in a list: a payload or result that is too large for it is null, and the job is `truncated`. */
+export type ListedJob = Omit<JobRow, 'payload'> & { payload: JobRow['payload'] | null; truncated: boolean };
+
+/** Bytes of a payload or result, as text, in a list. */
+const MAX_LISTED_BYTES = 4096;
 /** Beyond this many jobs ahead, a position is no longer counted. */
 const DEEPEST_POSITION = 1000;
 
@@ -70,6 +75,31 @@ export async function findJobs(db: Queryable, ids: string[]): Promise<JobRow[]> 
   return ids.flatMap((id) => byId.get(id) ?? []);
 }
 
+/**
+ * Says whether a value fits into a list. jsonb takes at most about four times as much as its text, so a value that is stored
+ * in more than that is too large, and Postgres need not read it.
+ */
+const isSmall = (value: AnyColumn) => sql`case when ${value} is null then true
+  when pg_column_size(${value}) > ${5 * MAX_LISTED_BYTES} then false
+  else octet_length(${value}::text) <= ${MAX_LISTED_BYTES} end`;
+
+const listedColumns = {
+  ...getTableColumns(jobs),
+  payload: sql<JobRow['payload'] | null>`case when ${isSmall(jobs.payload)} then ${jobs.payload} end`,
+  result: sql<JobRow['result']>`case when ${isSmall(jobs.result)} then ${jobs.result} end`,
+  truncated: sql<boolean>`not (${isSmall(jobs.payload)} and ${isSmall(jobs.result)})`,
+};
+
+/** In the order of the ids, without what is too large for a list. */
+async function findListed(db: Queryable, ids: string[]): Promise<ListedJob[]> {
+  const found = await db
+    .select(listedColumns)
+    .from(jobs)
+    .where(sql`${jobs.id} = any(${sql.param(ids)})`);
+  const byId = new Map(found.map((job) => [job.id, job]));
+  return ids.flatMap((id) => byId.get(id) ?? []);
+}
+
 /** The last job of a page of a list. The time is in microseconds, which a Date would lose. */
 export interface JobCursor {
   createdAt: number;
@@ -84,7 +114,7 @@ export async function listJobs(
   db: Queryable,
   { status, priority, ...filter }: JobFilter,
   { limit, before }: { limit: number; before?: JobCursor | undefined },
-): Promise<{ items: JobRow[]; next: JobCursor | null }> {
+): Promise<{ items: ListedJob[]; next: JobCursor | null }> {
   const oneOf = (values: readonly string[], wanted: string | undefined) =>
     sql`unnest(${sql.param(wanted === undefined ? values : [wanted])}::text[])`;
   const page = sql`
@@ -99,7 +129,7 @@ export async function listJobs(
     select id, (extract(epoch from created_at) * 1000000)::bigint as created_at
     from ${oneOf(JOB_STATUSES, status)} wanted_status, ${oneOf(PRIORITIES, priority)} wanted_priority, lateral (${page}) page
     order by page.created_at desc, id desc limit ${limit + 1}`);
-  const items = await findJobs(
+  const items = await findListed(
     db,
     rows.slice(0, limit).map(({ id }) => id),
   );
@@ -142,7 +172,7 @@ export async function dependenciesOf(db: Queryable, ids: string[]): Promise<Map<
   const edges = await db
     .select()
     .from(jobDependencies)
-    .where(inArray(jobDependencies.jobId, ids))
+    .where(sql`${jobDependencies.jobId} = any(${sql.param(ids)})`)
     .orderBy(asc(jobDependencies.jobId), asc(jobDependencies.dependsOn));
   const byJob = Map.groupBy(edges, ({ jobId }) => jobId);
   return new Map([...byJob].map(([id, list]) => [id, list.map(({ dependsOn }) => dependsOn)]));

@@ -83,8 +83,6 @@ export const uploads = pgTable(
     notifyUrl: text('notify_url'),
     /** Name of the client's key; null where none are configured. */
     owner: text('owner'),
-    /** Counts the changes of this row (a trigger does), so that of two copies one knows the newer. */
-    version: integer('version').notNull().default(0),
   },
   (table) => [
     index('uploads_status').on(table.status, table.id),
@@ -208,8 +206,6 @@ export const jobs = pgTable(
     notifyUrl: text('notify_url'),
     /** Of the request that it comes from, as W3C Trace Context writes it; null when nothing is traced. */
     traceparent: text('traceparent'),
-    /** Counts the changes of this row (a trigger does), so that of two copies one knows the newer. */
-    version: integer('version').notNull().default(0),
   },
   (table) => [
     index('jobs_ready')
@@ -229,6 +225,9 @@ export const jobs = pgTable(
     index('jobs_newest').on(table.status, table.priority, table.createdAt, table.id),
     index('jobs_owner_newest')
       .on(table.owner, table.status, table.priority, table.createdAt, table.id)
+      .where(sql`owner is not null`),
+    index('jobs_owner_type')
+      .on(table.owner, table.type, table.status, table.priority, table.createdAt, table.id)
       .where(sql`owner is not null`),
     index('jobs_finished').on(table.finishedAt).where(sql`finished_at is not null and upload_id is null`),
     index('jobs_type').on(table.type, table.status, table.priority, table.createdAt, table.id),

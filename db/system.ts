@@ -3,9 +3,6 @@ import type { Queryable } from './client.ts';
 import { inGroup, readyGroups } from './ready-jobs.ts';
 import { converters, hasDied, jobAttempts, jobs } from './schema.ts';
 
-/** Depths are counted up to here. */
-export const DEEPEST_QUEUE = 10_000;
-
 /** Every live converter with what its running jobs have reserved. */
 export async function listConverters(db: Queryable) {
   const reserved = db
@@ -35,15 +32,15 @@ export async function listConverters(db: Queryable) {
     .orderBy(desc(converters.startedAt));
 }
 
-/** For each shape that has ready jobs: how many (up to `DEEPEST_QUEUE`), and since when the oldest of these has been ready. */
-export async function queueDepths(db: Queryable) {
+/** For each shape that has ready jobs: how many (up to `max`), and since when the oldest of these has been ready. */
+export async function queueDepths(db: Queryable, max: number) {
   const { rows } = await db.execute<{ cpu_units: number; memory_mb: number; depth: number; age: number }>(sql`
     ${readyGroups}
-    select cpu_units, memory_mb, least(${DEEPEST_QUEUE}, sum(depth))::int as depth,
+    select cpu_units, memory_mb, least(${max}, sum(depth))::int as depth,
       extract(epoch from now() - min(oldest))::float as age
     from groups, lateral (
       select count(*) as depth, min(ready_at) as oldest from (
-        select ready_at from jobs where ${inGroup} order by arrived_at limit ${DEEPEST_QUEUE}) first) counted
+        select ready_at from jobs where ${inGroup} order by arrived_at limit ${max}) first) counted
     group by cpu_units, memory_mb order by cpu_units, memory_mb`);
   return rows.map((row) => ({
     cpuUnits: row.cpu_units,

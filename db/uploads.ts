@@ -15,6 +15,9 @@ export async function insertUpload(db: Queryable, values: typeof uploads.$inferI
   return upload as Upload;
 }
 
+/** A page by its place in an upload. */
+export type PageCursor = Pick<Page, 'original' | 'page'>;
+
 export async function findUpload(db: Queryable, id: string): Promise<Upload | undefined> {
   const [upload] = await db.select(publicColumns).from(uploads).where(eq(uploads.id, id));
   return upload;
@@ -34,7 +37,7 @@ export async function listUploadIds(db: Queryable, ids: string[], owner: string 
   const found = await db
     .select({ id: uploads.id })
     .from(uploads)
-    .where(and(inArray(uploads.id, ids), ofOwner(owner)));
+    .where(and(sql`${uploads.id} = any(${sql.param(ids)}::uuid[])`, ofOwner(owner)));
   return new Set(found.map(({ id }) => id));
 }
 
@@ -69,7 +72,8 @@ export async function listUploads(
   const newest = (condition: SQL | undefined) =>
     db.select({ id: uploads.id }).from(uploads).where(and(filter, condition)).orderBy(desc(uploads.id)).limit(limit);
   // Each way of matching apart, so that each is answered by its index.
-  const matching = (part: string) => inArray(uploads.id, unionAll(newest(isNamed(part)), newest(idStarts(part))));
+  const matching = (part: string) =>
+    inArray(uploads.id, unionAll(newest(isNamed(part, filter)), newest(idStarts(part))));
   return db
     .select({ ...publicColumns, filenames })
     .from(uploads)
@@ -78,9 +82,17 @@ export async function listUploads(
     .limit(limit);
 }
 
-function isNamed(part: string): SQL {
+/** Whatever the locale of Postgres, the index of names has an entry for these. */
+const IN_INDEX = /[a-z0-9]{3}/i;
+/** Uploads whose names are compared one by one, the newest first, for a part that the index cannot find. */
+const MAX_COMPARED = 10_000;
+
+function isNamed(part: string, filter: SQL | undefined): SQL {
   const pattern = `%${part.replace(/[\\%_]/g, '\\$&')}%`;
-  return sql`uploads.id in (select upload_id from originals where filename ilike ${pattern})`;
+  if (IN_INDEX.test(part)) return sql`uploads.id in (select upload_id from originals where filename ilike ${pattern})`;
+  return sql`uploads.id in (
+    select id from (select id from uploads where ${filter ?? sql`true`} order by id desc limit ${MAX_COMPARED}) newest
+    where (select bool_or(filename ilike ${pattern}) from originals where upload_id = newest.id))`;
 }
 
 /** Ids that begin so lie between two of them. */
@@ -95,7 +107,7 @@ export async function endsOfUploads(db: Queryable, ids: string[]): Promise<Map<s
   const found = await db
     .select({ id: uploads.id, finishedAt: uploads.finishedAt })
     .from(uploads)
-    .where(inArray(uploads.id, ids));
+    .where(sql`${uploads.id} = any(${sql.param(ids)}::uuid[])`);
   return new Map(found.map(({ id, finishedAt }) => [id, finishedAt]));
 }
 
@@ -105,7 +117,7 @@ export async function listPagePaths(db: Queryable, ids: string[]): Promise<strin
   const found = await db
     .select({ path: pages.path })
     .from(pages)
-    .where(and(inArray(pages.uploadId, ids), isNotNull(pages.path)));
+    .where(and(sql`${pages.uploadId} = any(${sql.param(ids)}::uuid[])`, isNotNull(pages.path)));
   return found.map(({ path }) => path as string);
 }
 
@@ -116,6 +128,27 @@ export async function listOriginals(db: Queryable, uploadId: string): Promise<Or
 /** In the order of originals and their pages. */
 export async function listPages(db: Queryable, uploadId: string): Promise<Page[]> {
   return db.select().from(pages).where(eq(pages.uploadId, uploadId)).orderBy(asc(pages.original), asc(pages.page));
+}
+
+/** Up to `limit` pages in order, after the page `after`. Gives the last of them as `next` if there are more. */
+export async function listSomePages(
+  db: Queryable,
+  uploadId: string,
+  { limit, after }: { limit: number; after?: PageCursor | undefined },
+): Promise<{ items: Page[]; next: PageCursor | null }> {
+  const found = await db
+    .select()
+    .from(pages)
+    .where(
+      and(
+        eq(pages.uploadId, uploadId),
+        after && sql`(${pages.original}, ${pages.page}) > (${after.original}::int, ${after.page}::int)`,
+      ),
+    )
+    .orderBy(asc(pages.original), asc(pages.page))
+    .limit(limit + 1);
+  const items = found.slice(0, limit);
+  return { items, next: found.length > limit ? (items.at(-1) ?? null) : null };
 }
 
 /** What there is of the pages that completed, in order. */

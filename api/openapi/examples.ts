@@ -46,7 +46,7 @@ const summary = {
   error: null,
 };
 
-export const upload = { ...summary, originals, pages };
+export const upload = { ...summary, originals, pages, pages_next_cursor: null };
 
 export const queuedUpload = {
   ...summary,
@@ -55,6 +55,7 @@ export const queuedUpload = {
   progress: { pages_done: 0, pages_total: null },
   originals: originals.map((original) => ({ ...original, page_count: null })),
   pages: [],
+  pages_next_cursor: null,
 };
 
 export const uploadList = { items: [{ ...summary, filenames: ['a.pdf'] }], next_cursor: null };
@@ -65,7 +66,7 @@ export const uploadStatus = {
   progress: { pages_done: 0, pages_total: 1 },
   error: null,
 };
-export const uploadPages = { id, status: 'completed', items: pages };
+export const uploadPages = { id, status: 'completed', items: pages, next_cursor: null };
 export const uploadOriginals = { id, items: originals };
 
 export const webhookList = {

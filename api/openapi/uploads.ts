@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { ZodOpenApiOperationObject, ZodOpenApiPathsObject } from 'zod-openapi';
 import * as answers from '../answers.ts';
-import { idempotencyKey, ordinal, prefer, uploadFields, uploadList } from '../schemas.ts';
+import { idempotencyKey, ordinal, pageList, prefer, uploadFields, uploadList } from '../schemas.ts';
 import * as examples from './examples.ts';
 import { json, problem, problems, response } from './responses.ts';
 
@@ -97,7 +97,8 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getUpload',
-      summary: 'An upload with its originals and pages',
+      summary: 'An upload with its originals and its first 200 pages',
+      description: '`GET /uploads/{id}/pages` with `pages_next_cursor` gives the other pages.',
       requestParams: { path, header: waits },
       responses: {
         200: json('All of it; pages appear while the rest still converts', answers.upload, examples.upload, [
@@ -193,9 +194,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'listPages',
       summary: 'The pages of an upload, in order',
-      requestParams: { path },
+      description: 'Also while it is processed: pages before the cursor may then be added later.',
+      requestParams: { path, query: pageList },
       responses: {
-        200: json('Those that there are by now', answers.uploadPages, examples.uploadPages),
+        200: json('Some of them', answers.uploadPages, examples.uploadPages),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },

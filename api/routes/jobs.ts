@@ -5,6 +5,7 @@ import { listLogs } from '../../db/events.ts';
 import {
   dependenciesOf,
   findJob,
+  findJobDetails,
   type JobCursor,
   type JobFilter,
   type JobRow,
@@ -23,19 +24,22 @@ import { retryJob, retryJobs } from '../../jobs/retry.ts';
 import type { Logger } from '../../log.ts';
 import type { Tasks } from '../../tasks/registry.ts';
 import { type Caller, callerOf, isVisible } from '../admission.ts';
-import { graphDocument, jobDetail, jobDocument, logDocument, webhookDocument } from '../documents.ts';
+import { askTogether } from '../ask.ts';
+import { graphDocument, jobDetail, jobDocument, listedJob, logDocument, webhookDocument } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { jobId, readJobs } from '../job-requests.ts';
 import { jsonBody } from '../middleware/json-body.ts';
 import { invalid, notFound, parse } from '../problem.ts';
 import { jobList, jobsToRetry, logList } from '../schemas.ts';
-import { jobKey, type Statuses } from '../statuses/statuses.ts';
+import { jobKey, type StatusCache, type StatusDocument } from '../status-cache.ts';
 import type { Waiting } from '../waiting.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 
 /** A batch of jobs, and everything else. */
 const LARGEST_BATCH = '10mb';
 const LARGEST_BODY = '1mb';
+/** Jobs that one query reads with payload and result, which have up to 256 KB each. */
+const MAX_DETAILS = 32;
 /** Jobs of one graph that are shown. */
 const MOST_RELATIVES = 200;
 /** Ids of a batch that its line in the log names. */
@@ -49,11 +53,20 @@ export function jobRoutes(parts: {
   tasks: Tasks;
   guard: Guard;
   log: Logger;
-  statuses: Statuses;
+  cache: StatusCache;
   waiting: Waiting;
 }): Router {
-  const { db, read, queues, tasks, guard, statuses, waiting } = parts;
+  const { db, read, queues, tasks, guard, cache, waiting } = parts;
   const router = Router();
+  const askDetail = askTogether<StatusDocument>(MAX_DETAILS, async (ids) => {
+    const details = await findJobDetails(db, ids);
+    return new Map(
+      details.map(({ job, dependsOn, attempts }) => {
+        const body = jobDetail(job, dependsOn, null, attempts);
+        return [job.id, { owner: job.owner, done: job.finishedAt !== null, body }];
+      }),
+    );
+  });
 
   router.param('id', function refuseImpossibleId(_request, _response, next, id) {
     next(jobId.safeParse(id).success ? undefined : notFound(`job ${id}`));
@@ -87,8 +100,6 @@ export function jobRoutes(parts: {
       told = jobs;
     });
     if (Array.isArray(request.body)) response.locals.jobs = told.slice(0, MOST_LOGGED).map(({ id }) => id);
-    // Of a new job nothing can be known yet.
-    await forget(told.filter(({ version }) => version > 0));
     sendAnswer(response, answer);
   });
 
@@ -100,9 +111,8 @@ export function jobRoutes(parts: {
       const ids = found.items.map(({ id }) => id);
       return { ...found, dependsOn: await dependenciesOf(from, ids) };
     });
-    await forget(items);
     response.json({
-      items: items.map((job) => jobDocument(job, dependsOn.get(job.id))),
+      items: items.map((job) => listedJob(job, dependsOn.get(job.id))),
       next_cursor: next && Buffer.from(JSON.stringify(next)).toString('base64url'),
     });
   });
@@ -110,7 +120,7 @@ export function jobRoutes(parts: {
   router.post('/jobs/retry', jsonBody(LARGEST_BODY), async (request: Request, response: Response) => {
     const { status, ...query } = parse(jobsToRetry, request.body);
     const retried = await retryJobs(db, queues, { ...filterOf(query, callerOf(request)), status });
-    await statuses.forgetAll();
+    await cache.invalidate();
     response.json({ retried });
   });
 
@@ -122,7 +132,7 @@ export function jobRoutes(parts: {
   router.get('/jobs/:id', async (request, response) => {
     const { id } = request.params;
     const { body } = await waiting.hold(request, response, jobKey(id), async () => {
-      const known = await statuses.job(id);
+      const known = await cache.through(jobKey(id), () => askDetail(id));
       if (known === undefined || !isVisible(known, callerOf(request))) throw notFound(`job ${id}`);
       return known;
     });
@@ -135,8 +145,6 @@ export function jobRoutes(parts: {
     const { id } = await requestedJob(request);
     const job = await cancelJob(db, queues, id);
     if (job === undefined) throw notFound(`job ${id}`);
-    // Its dependants and children have changed with it.
-    await statuses.forgetAll();
     response.json(await detailOf(job));
   });
 
@@ -144,7 +152,7 @@ export function jobRoutes(parts: {
     const { id } = await requestedJob(request);
     const job = await retryJob(db, queues, id);
     if (job === undefined) throw notFound(`job ${id}`);
-    await statuses.forgetAll();
+    await cache.invalidate();
     response.json(await detailOf(job));
   });
 
@@ -182,11 +190,6 @@ export function jobRoutes(parts: {
     response.json({ items, next_cursor: null });
   });
 
-  /** For answers that tell of jobs by their rows: what is read of them later is no older. */
-  async function forget(rows: JobRow[]): Promise<void> {
-    if (rows.length > 0) await statuses.forget(rows.map(({ id }) => jobKey(id)));
-  }
-
   async function requestedJob(request: Request<{ id: string }>): Promise<JobRow> {
     const { id } = request.params;
     const job = await findJob(db, id);
@@ -198,7 +201,6 @@ export function jobRoutes(parts: {
     const dependsOn = await dependenciesOf(db, [job.id]);
     const position = await positionInQueue(db, job);
     const attempts = await listAttempts(db, job.id);
-    await forget([job]);
     return jobDetail(job, dependsOn.get(job.id), position, attempts);
   }
 

@@ -8,13 +8,19 @@ import type { Store } from '../../store/store.ts';
 import { callerOf } from '../admission.ts';
 import { systemDocument } from '../documents.ts';
 import { readMetrics } from '../metrics.ts';
+import { shareFor } from '../share.ts';
 
 const THROUGHPUT_MINUTES = 10;
 const MOST_DEATHS = 20;
+/** Ready jobs of a shape are counted up to here: the answer costs about the same however many there are. */
+const MAX_DEPTH = 1_000;
+/** One count of ready jobs serves all requests of this time. */
+const QUEUES_SHARED_MS = 1_000;
 
 /** Whether the process lives, and whether it can do its work: Postgres answers, is migrated, and the store can be written. */
 export function operationRoutes({ db, store }: { db: Database; store: Store }): Router {
   const router = Router();
+  const readQueues = shareFor(QUEUES_SHARED_MS, () => queueDepths(db, MAX_DEPTH));
 
   router.get('/health/live', (_request, response) => {
     response.json({ status: 'ok' });
@@ -33,7 +39,7 @@ export function operationRoutes({ db, store }: { db: Database; store: Store }): 
   router.get('/system', async (request, response) => {
     const [live, queues, minutes, deaths] = await Promise.all([
       listConverters(db),
-      queueDepths(db),
+      readQueues(),
       recentThroughput(db, THROUGHPUT_MINUTES),
       recentDeaths(db, { owner: callerOf(request).sees, limit: MOST_DEATHS }),
     ]);

@@ -8,8 +8,9 @@ import {
   findOriginal,
   findPage,
   findUpload,
+  findUploads,
   listOriginals,
-  listPages,
+  listSomePages,
   listUploads,
   type Upload,
 } from '../../db/uploads.ts';
@@ -19,23 +20,35 @@ import type { Logger } from '../../log.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
 import { callerOf, isVisible } from '../admission.ts';
+import { askTogether } from '../ask.ts';
 import { createUpload } from '../create-upload.ts';
 import { originalDisposition, pageDisposition } from '../disposition.ts';
-import { listedUpload, originalDocument, pageDocument, uploadDocument, webhookDocument } from '../documents.ts';
+import {
+  listedUpload,
+  originalDocument,
+  pageDocument,
+  statusDocument,
+  uploadDocument,
+  webhookDocument,
+  writePageCursor,
+} from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { bytesReceived, uploadsAccepted } from '../metrics.ts';
 import { refuseOverload } from '../middleware/back-pressure.ts';
 import { limitConcurrentUploads } from '../middleware/concurrent-uploads.ts';
 import { discardFiles, receivedUpload, receiveFiles } from '../middleware/receive-files.ts';
 import { notFound, parse } from '../problem.ts';
-import { ordinal, uploadFields, uploadList, withoutEmptyFields } from '../schemas.ts';
+import { readUpload } from '../read-upload.ts';
+import { ordinal, pageList, readPageCursor, uploadFields, uploadList, withoutEmptyFields } from '../schemas.ts';
 import { sendArchive } from '../send-archive.ts';
 import { sendStored } from '../send-stored.ts';
-import { type Statuses, uploadKey } from '../statuses/statuses.ts';
+import { type StatusCache, type StatusDocument, uploadKey } from '../status-cache.ts';
 import type { Waiting } from '../waiting.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 
 const uuid = z.uuid().toLowerCase();
+/** Statuses that one query reads; each has about 1 KB. */
+const MAX_STATUSES = 500;
 
 /** The calls of the Uploads table of the contract. */
 export function uploadRoutes(parts: {
@@ -46,11 +59,20 @@ export function uploadRoutes(parts: {
   guard: Guard;
   config: Config;
   log: Logger;
-  statuses: Statuses;
+  cache: StatusCache;
   waiting: Waiting;
 }): Router {
-  const { db, read, queues, store, config, statuses, waiting, log } = parts;
+  const { db, read, queues, store, config, cache, waiting, log } = parts;
   const router = Router();
+  const askStatus = askTogether<StatusDocument>(MAX_STATUSES, async (ids) => {
+    const found = await findUploads(db, ids);
+    return new Map(
+      found.map((upload) => {
+        const body = statusDocument(upload);
+        return [upload.id, { owner: upload.owner, done: body.done, body }];
+      }),
+    );
+  });
 
   async function requestedUpload(request: Request): Promise<Upload> {
     const id = idOf(request);
@@ -90,7 +112,7 @@ export function uploadRoutes(parts: {
         fields,
         received,
         async (tx, upload, originals) => {
-          const body = uploadDocument(upload, originals, []);
+          const body = uploadDocument(upload, originals);
           const stored = { status: 200, location: `/uploads/${upload.id}`, body };
           await idempotencyOf(request).keep(tx, fingerprint, stored);
           return stored;
@@ -112,15 +134,11 @@ export function uploadRoutes(parts: {
     return { fields, received, fingerprint, known: idempotencyOf(request).known(fingerprint) };
   }
 
-  /** For answers that tell of an upload's status by its row: what is read by GET .../status later is no older. */
-  const forget = (...ids: string[]) => statuses.forget(ids.map(uploadKey));
-
   router.get('/uploads', async (request, response) => {
     const { status, search, limit, cursor } = parse(uploadList, { ...request.query });
     const filter = { owner: callerOf(request).sees, status, search, limit: limit + 1, before: cursor };
     const found = await read((from) => listUploads(from, filter));
     const items = found.slice(0, limit);
-    await forget(...items.map(({ id }) => id));
     response.json({
       items: items.map(listedUpload),
       next_cursor: found.length > limit ? (items.at(-1)?.id ?? null) : null,
@@ -128,9 +146,7 @@ export function uploadRoutes(parts: {
   });
 
   async function sendUpload(upload: Upload, response: Response): Promise<void> {
-    const body = uploadDocument(upload, await listOriginals(db, upload.id), await listPages(db, upload.id));
-    await forget(upload.id);
-    response.json(body);
+    response.json(await readUpload(db, upload));
   }
 
   router.get('/uploads/:id', async (request, response) => {
@@ -143,21 +159,19 @@ export function uploadRoutes(parts: {
 
   router.post('/uploads/:id/cancel', async (request, response) => {
     await cancelUpload(db, queues, (await requestedUpload(request)).id);
-    // Its jobs have changed with it, and what waits for them.
-    await statuses.forgetAll();
     await sendUpload(await requestedUpload(request), response);
   });
 
   router.post('/uploads/:id/retry', async (request, response) => {
     await retryUpload(db, queues, (await requestedUpload(request)).id);
-    await statuses.forgetAll();
+    await cache.invalidate();
     await sendUpload(await requestedUpload(request), response);
   });
 
   router.get('/uploads/:id/status', async (request, response) => {
     const id = idOf(request);
     const { body } = await waiting.hold(request, response, uploadKey(id), async () => {
-      const known = await statuses.upload(id);
+      const known = await cache.through(uploadKey(id), () => askStatus(id));
       if (known === undefined || !isVisible(known, callerOf(request))) throw notFound(`upload ${id}`);
       return known;
     });
@@ -165,9 +179,10 @@ export function uploadRoutes(parts: {
   });
 
   router.get('/uploads/:id/pages', async (request, response) => {
+    const { limit, cursor } = parse(pageList, { ...request.query });
     const { id, status } = await requestedUpload(request);
-    await forget(id);
-    response.json({ id, status, items: (await read((from) => listPages(from, id))).map(pageDocument) });
+    const { items, next } = await read((from) => listSomePages(from, id, { limit, after: readPageCursor(cursor) }));
+    response.json({ id, status, items: items.map(pageDocument), next_cursor: writePageCursor(next) });
   });
 
   router.get('/uploads/:id/originals', async (request, response) => {
@@ -207,7 +222,7 @@ export function uploadRoutes(parts: {
   router.delete('/uploads/:id', async (request, response) => {
     const { id } = await requestedUpload(request);
     if (!(await deleteUpload(db, queues, id))) throw notFound(`upload ${id}`);
-    await statuses.forgetAll();
+    await cache.invalidate();
     await store.removeFolder(uploadFolder(id)).catch((error) => {
       // It is gone for the client; what is left on disk is found as an orphan.
       log.error(

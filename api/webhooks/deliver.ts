@@ -1,13 +1,14 @@
 import { Webhook as Signer } from 'standardwebhooks';
 import type { Database, Transaction } from '../../db/client.ts';
 import { dependenciesOf, findJob, listAttempts } from '../../db/jobs.ts';
-import { findUpload, listOriginals, listPages } from '../../db/uploads.ts';
+import { findUpload } from '../../db/uploads.ts';
 import { findPending, type Lane, type LockedWebhook, takeWebhooks, type Webhook } from '../../db/webhooks.ts';
 import { type Delivery, releaseWebhook, settleWebhook } from '../../jobs/webhooks.ts';
 import type { Logger } from '../../log.ts';
 import { createSignal } from '../../signal.ts';
-import { jobDetail, uploadDocument } from '../documents.ts';
+import { jobDetail } from '../documents.ts';
 import { webhookTries } from '../metrics.ts';
+import { readUpload } from '../read-upload.ts';
 import type { Guard } from './guard.ts';
 import { post } from './post.ts';
 
@@ -205,7 +206,7 @@ async function read(db: Database, id: string): Promise<Due | undefined> {
 
 async function uploadOf(tx: Transaction, id: string) {
   const upload = await findUpload(tx, id);
-  return upload && uploadDocument(upload, await listOriginals(tx, id), await listPages(tx, id));
+  return upload && readUpload(tx, upload);
 }
 
 async function jobOf(tx: Transaction, id: string) {

@@ -1,7 +1,15 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { buffer } from 'node:stream/consumers';
 import { Webhook } from 'standardwebhooks';
-import { type Client, createClient, type NewJob, ProblemError, type Source, type UploadFields } from '../client.ts';
+import {
+  type Client,
+  collect,
+  createClient,
+  type NewJob,
+  ProblemError,
+  type Source,
+  type UploadFields,
+} from '../client.ts';
 import { startReceiver } from './receiver.ts';
 import { comparePage, DPI, EXPECTED, makeLongPdf, type makeSamples } from './samples.ts';
 
@@ -71,7 +79,7 @@ export const CHECKS: Record<string, Check> = {
 
   async pages(site, client) {
     const id = uploadOf(site);
-    const { items } = await client.uploads.pages(id);
+    const items = await collect(client.uploads.pages(id));
     expectSame('order', items.map(placeOf).join(' '), EXPECTED.map(placeOf).join(' '));
     for (const [index, expected] of EXPECTED.entries()) {
       const { original, page } = expected;

@@ -1,7 +1,7 @@
 import { type Answer, ask, withQuery } from './http.ts';
 import { type LiveList, useLiveList } from './live-list.ts';
 
-type Job = Answer<'job'>;
+type Job = Answer<'listedJob'>;
 
 /** What a list of jobs is narrowed by, as GET /jobs has it; empty means anything. */
 interface JobFilters {

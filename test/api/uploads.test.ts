@@ -76,6 +76,7 @@ test('an upload is answered at once with its document, still queued', async () =
       },
     ],
     pages: [],
+    pages_next_cursor: null,
   });
   await service.done(id);
 });
@@ -132,6 +133,7 @@ test('the document of a finished upload has everything, in order', async () => {
       error: null,
       url: `/uploads/${id}/pages/${original}/${page}.png`,
     })),
+    pages_next_cursor: null,
   });
   expect(Date.parse(document.finished_at)).toBeGreaterThanOrEqual(Date.parse(document.created_at));
 });
@@ -145,7 +147,12 @@ test('status, pages and originals have their own answers', async () => {
     progress: { pages_done: 3, pages_total: 3 },
     error: null,
   });
-  expect(await service.get(`/uploads/${id}/pages`)).toEqual({ id, status: 'completed', items: pages });
+  expect(await service.get(`/uploads/${id}/pages`)).toEqual({
+    id,
+    status: 'completed',
+    items: pages,
+    next_cursor: null,
+  });
   expect(await service.get(`/uploads/${id}/originals`)).toEqual({ id, items: originals });
 });
 
@@ -279,7 +286,7 @@ test('a list has no gaps and no repeats, newest first, while uploads come in', a
 
 test('a list item is the upload without its parts, with the names of its files', async () => {
   const { items } = await service.get('/uploads?limit=200');
-  const { originals, pages, ...summary } = document;
+  const { originals, pages, pages_next_cursor, ...summary } = document;
   expect(items).toContainEqual({ ...summary, filenames: originals.map(({ filename }: Json) => filename) });
 });
 

@@ -4,7 +4,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
-import { type Client, createClient, ProblemError, UnreachableError } from '../../cli/client.ts';
+import { type Client, collect, createClient, ProblemError, UnreachableError } from '../../cli/client.ts';
 import { BLUE, makeImage, makePdf, pixelAt, RED } from '../support/files.ts';
 import { expectNothingLeft, type Service, startService, until } from '../support/service.ts';
 
@@ -29,12 +29,6 @@ async function freePort(): Promise<number> {
   const { port } = probe.address() as { port: number };
   await once(probe.close(), 'close');
   return port;
-}
-
-async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
-  const all: T[] = [];
-  for await (const item of items) all.push(item);
-  return all;
 }
 
 /** What the call throws. */
@@ -62,7 +56,8 @@ test('an upload of a path and of bytes, from its creation to its removal', async
   expect(upload.originals.map(({ filename }) => filename)).toEqual(['two "pages" ä.pdf', 'a.png']);
   expect(told.at(-1)).toBe(3);
   expect(await client.uploads.status(id)).toMatchObject({ id, done: true });
-  expect((await client.uploads.pages(id)).items).toEqual(upload.pages);
+  expect(await collect(client.uploads.pages(id))).toEqual(upload.pages);
+  expect(await collect(client.uploads.pages(id, { limit: 1 }))).toEqual(upload.pages);
   expect((await client.uploads.originals(id)).items).toEqual(upload.originals);
 
   const file = path.join(folder, 'saved.png');

@@ -4,6 +4,7 @@ import type { Browser, Locator, Page } from 'playwright-core';
 import { pdfThatNeverEnds } from '../scenarios/slow-files.ts';
 import { describeInBrowser, expectAccessible, openDashboard, startBrowser } from '../support/browser.ts';
 import { encryptedPdf, GREEN, makeImage, makePdf, pixelAt, RED } from '../support/files.ts';
+import { insertUploads } from '../support/listed-uploads.ts';
 import { freePort } from '../support/programs.ts';
 import { expectNothingLeft, type Service, startService, until } from '../support/service.ts';
 
@@ -122,6 +123,28 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
     const original = await saved(page, () => page.getByRole('link', { name: 'Download original' }).click());
     expect(original).toEqual({ name: 'sheets.pdf', bytes: pdf });
     expect(faults).toEqual([]);
+  });
+
+  test('an upload of many pages shows the first 200, and more of them on demand', async () => {
+    const [id = ''] = await insertUploads(service.pool, ['many.pdf']);
+    await service.pool.query(
+      `insert into pages (upload_id, original, page, status, error)
+       select $1, 1, n, 'failed', '{"code": "corrupt_file", "message": "it cannot be drawn"}' from generate_series(1, 450) n`,
+      [id],
+    );
+    const { page, faults } = await openDashboard(browser, service.url, { hash: `#/uploads/${id}` });
+    const items = page.getByRole('list', { name: 'Pages' }).locator('> li');
+    const more = page.getByRole('button', { name: 'Show more pages' });
+    for (const count of [200, 400]) {
+      await items.nth(count - 1).waitFor();
+      expect(await items.count()).toBe(count);
+      await more.click();
+    }
+    await items.nth(449).waitFor();
+    await more.waitFor({ state: 'detached' });
+    expect(await items.count()).toBe(450);
+    expect(faults).toEqual([]);
+    expect((await service.delete(`/uploads/${id}`)).status).toBe(204);
   });
 
   test('pages of a long upload come while it works; it is cancelled, retried and deleted', async () => {

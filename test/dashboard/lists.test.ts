@@ -128,7 +128,7 @@ describeInBrowser('the lists of the dashboard', () => {
     const { page, faults } = await open('#/uploads');
     const box = page.getByLabel('Id or file name');
     await box.fill('re');
-    await page.getByText('At least 3 characters').waitFor();
+    await page.getByText('At least three letters or digits in a row').waitFor();
     await box.fill('REPORT 4321.');
     await page.getByText('1 in all').waitFor();
     const link = page.getByRole('link', { name: 'report 4321.pdf' });

@@ -1,18 +1,19 @@
-/** Ids in one query. */
-const MOST = 500;
-
 /**
- * Answers all who ask while a query runs by the next one: many readers cost few queries. Each query begins after those
- * that it answers were asked, so that nobody hears of an older state.
+ * Answers all calls that arrive while a query runs with the next one, so that many readers cost few queries. A query
+ * asks for at most `max` ids, which bounds the memory that its answer takes. It begins after the calls that it answers,
+ * so that no caller receives an older state.
  */
-export function askTogether<Found>(find: (ids: string[]) => Promise<Map<string, Found>>) {
+export function askTogether<Found>(
+  max: number,
+  find: (ids: string[]) => Promise<Map<string, Found>>,
+): (id: string) => Promise<Found | undefined> {
   const asked = new Map<string, PromiseWithResolvers<Found | undefined>>();
   let running = false;
 
   async function run(): Promise<void> {
     running = true;
     while (asked.size > 0) {
-      const batch = [...asked].slice(0, MOST);
+      const batch = [...asked].slice(0, max);
       for (const [id] of batch) asked.delete(id);
       try {
         const found = await find(batch.map(([id]) => id));
@@ -24,12 +25,12 @@ export function askTogether<Found>(find: (ids: string[]) => Promise<Map<string, 
     running = false;
   }
 
-  return function ask(id: string): Promise<Found | undefined> {
+  return function ask(id) {
     let answer = asked.get(id);
     if (answer === undefined) {
       answer = Promise.withResolvers<Found | undefined>();
       asked.set(id, answer);
-      // All who ask within this turn of the loop go along.
+      // Calls of the same turn of the event loop share the first query.
       if (!running) {
         running = true;
         setImmediate(run);
