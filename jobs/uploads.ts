@@ -4,8 +4,9 @@ import { forgetHistory } from '../db/events.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs, uploads } from '../db/schema.ts';
 import { findUpload } from '../db/uploads.ts';
-import { cancelFamilies, conflict, lockFamilies } from './cancel.ts';
-import { restoreDependants } from './dependencies.ts';
+import { cancelFamilies, lockFamilies } from './cancel.ts';
+import { placeDependants } from './dependants.ts';
+import { conflict, lockChange } from './exclusive.ts';
 import { reopen } from './retry.ts';
 import { Moved, transition } from './transition.ts';
 
@@ -20,6 +21,7 @@ import { Moved, transition } from './transition.ts';
  */
 export async function cancelUpload(db: Database, queues: Queues, id: string): Promise<boolean> {
   return transition(db, async (tx) => {
+    await lockChange(tx, id);
     const locked = await lockFamilies(tx, queues, eq(jobs.uploadId, id));
     const upload = await findUpload(tx, id);
     if (upload === undefined) return false;
@@ -35,6 +37,7 @@ export async function cancelUpload(db: Database, queues: Queues, id: string): Pr
  */
 export async function retryUpload(db: Database, queues: Queues, id: string): Promise<boolean> {
   return transition(db, async (tx) => {
+    await lockChange(tx, id);
     const originals = await tx
       .select({ id: jobs.id })
       .from(jobs)
@@ -48,7 +51,7 @@ export async function retryUpload(db: Database, queues: Queues, id: string): Pro
     const reopened: string[] = [];
     // Refused are those that have nothing left to do.
     for (const job of originals) if ((await reopen(tx, queues, job.id)) === undefined) reopened.push(job.id);
-    await restoreDependants(tx, reopened);
+    await placeDependants(tx, queues, reopened);
     return true;
   });
 }
@@ -62,6 +65,7 @@ export async function deleteUpload(db: Database, queues: Queues, id: string, onl
   const wanted = and(eq(uploads.id, id), only);
   return transition(db, async (tx) => {
     if ((await tx.$count(uploads, wanted)) === 0) return false;
+    await lockChange(tx, id);
     await cancelFamilies(tx, queues, await lockFamilies(tx, queues, eq(jobs.uploadId, id)));
     const deleted = await tx.delete(uploads).where(wanted).returning({ id: uploads.id });
     // Deleted by another, or retried, since it was looked at.

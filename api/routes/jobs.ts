@@ -15,21 +15,39 @@ import {
 } from '../../db/jobs.ts';
 import type { Queues } from '../../db/queues.ts';
 import type { Read } from '../../db/replica.ts';
+import type { BulkAction } from '../../db/schema.ts';
 import { listWebhooks } from '../../db/webhooks.ts';
 import { AppError } from '../../errors.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
+import { findBulk, startBulk } from '../../jobs/bulk.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
-import { retryJob, retryJobs } from '../../jobs/retry.ts';
+import { retryJob } from '../../jobs/retry.ts';
 import { listSchedules, scheduleKey } from '../../jobs/schedules.ts';
 import type { Logger } from '../../log.ts';
 import type { Tasks } from '../../tasks/registry.ts';
 import { type Caller, callerOf, isVisible } from '../admission.ts';
-import { graphDocument, jobDetail, jobDocument, logDocument, scheduleDocument, webhookDocument } from '../documents.ts';
+import {
+  bulkDocument,
+  graphDocument,
+  jobDetail,
+  jobDocument,
+  logDocument,
+  scheduleDocument,
+  webhookDocument,
+} from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { jobId, readJobs, readScheduledJob } from '../job-requests.ts';
 import { jsonBody } from '../middleware/json-body.ts';
 import { invalid, notFound, parse } from '../problem.ts';
-import { jobList, jobsToRetry, logList, scheduleName, scheduleRequest } from '../schemas.ts';
+import {
+  jobList,
+  jobsToCancel,
+  jobsToDelete,
+  jobsToRetry,
+  logList,
+  scheduleName,
+  scheduleRequest,
+} from '../schemas.ts';
 import { jobKey, type Statuses } from '../statuses/statuses.ts';
 import type { Waiting } from '../waiting.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
@@ -53,7 +71,7 @@ export function jobRoutes(parts: {
   statuses: Statuses;
   waiting: Waiting;
 }): Router {
-  const { db, read, queues, tasks, guard, statuses, waiting } = parts;
+  const { db, read, queues, tasks, guard, log, statuses, waiting } = parts;
   const router = Router();
 
   router.param('id', function refuseImpossibleId(_request, _response, next, id) {
@@ -108,11 +126,26 @@ export function jobRoutes(parts: {
     });
   });
 
-  router.post('/jobs/retry', jsonBody(LARGEST_BODY), async (request: Request, response: Response) => {
-    const { status, ...query } = parse(jobsToRetry, request.body);
-    const retried = await retryJobs(db, queues, { ...filterOf(query, callerOf(request)), status });
-    await statuses.forgetAll();
-    response.json({ retried });
+  /** Begins a bulk operation on the jobs that match the request's filter. */
+  function bulk(action: BulkAction, schema: typeof jobsToRetry | typeof jobsToCancel | typeof jobsToDelete) {
+    return async (request: Request, response: Response) => {
+      const caller = callerOf(request);
+      const { status, ...query } = parse(schema, request.body);
+      const filter = { ...filterOf(query, caller), status };
+      const operation = await startBulk(db, queues, log, { owner: caller.owner, action, filter });
+      await statuses.forgetAll();
+      response.location(`/jobs/bulk/${operation.id}`).json(bulkDocument(operation));
+    };
+  }
+  router.post('/jobs/retry', jsonBody(LARGEST_BODY), bulk('retry', jobsToRetry));
+  router.post('/jobs/cancel', jsonBody(LARGEST_BODY), bulk('cancel', jobsToCancel));
+  router.post('/jobs/delete', jsonBody(LARGEST_BODY), bulk('delete', jobsToDelete));
+
+  router.get('/jobs/bulk/:operation', async (request, response) => {
+    const { operation: id } = request.params;
+    const found = z.uuid().safeParse(id).success ? await findBulk(db, id) : undefined;
+    if (found === undefined || !isVisible(found, callerOf(request))) throw notFound(`bulk operation ${id}`);
+    response.json(bulkDocument(found));
   });
 
   router.get('/jobs/stream', (_request, response) => {
