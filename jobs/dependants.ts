@@ -20,12 +20,14 @@ import { notifyEnded } from './webhooks.ts';
 interface Bound {
   rows: number;
   levels: number;
+  /** No further level begins after this time. */
+  ms: number;
 }
 
 /** In the transaction that changed a prerequisite, which others wait for. */
-const MAX_AT_ONCE: Bound = { rows: 1_000, levels: 16 };
-/** In a transaction of the leader: less than a second. */
-const MAX_IN_STEP: Bound = { rows: 1_000, levels: 100 };
+const MAX_AT_ONCE: Bound = { rows: 1_000, levels: 16, ms: 1_000 };
+/** In a transaction of the leader. */
+const MAX_IN_STEP: Bound = { rows: 1_000, levels: 1_000, ms: 500 };
 /** Prerequisites whose dependants one step looks for. */
 const MAX_PREREQUISITES = 100;
 /** A prerequisite whose dependants cannot be written is left alone for so long. */
@@ -33,7 +35,7 @@ const POSTPONED_SECONDS = 60;
 
 /** Jobs that have not started, or have ended for their prerequisites alone. */
 export const waits = sql`(jobs.status = 'blocked'
-  or (jobs.status in ('failed', 'cancelled') and jobs.error->>'code' in ('dependency_failed', 'dependency_completed')))`;
+  or (jobs.status in ('failed', 'cancelled') and coalesce(jobs.error->>'code', '') in ('dependency_failed', 'dependency_completed')))`;
 
 /**
  * Places the dependants of jobs that this transaction has changed, up to a bound; `advanceDependants` places the rest.
@@ -94,9 +96,11 @@ function advance(db: Database, queues: Queues, ids: string[]): Promise<boolean> 
 
 /** Walks from these jobs to their dependants, level by level. */
 async function passOn(tx: Transaction, queues: Queues, changed: string[], bound: Bound): Promise<void> {
+  const deadline = performance.now() + bound.ms;
   let rows = bound.rows;
   let level = changed;
-  for (let levels = bound.levels; level.length > 0 && levels > 0 && rows > 0; levels--) {
+  for (let depth = 0; level.length > 0 && rows > 0; depth++) {
+    if (depth === bound.levels || performance.now() > deadline) return;
     const dependants = await lockDependants(tx, level, rows);
     const isAll = dependants.length < rows;
     rows -= dependants.length;

@@ -6,7 +6,7 @@ import { jobs, uploads } from '../db/schema.ts';
 import { findUpload } from '../db/uploads.ts';
 import { cancelFamilies, lockFamilies } from './cancel.ts';
 import { placeDependants } from './dependants.ts';
-import { conflict, lockChange } from './exclusive.ts';
+import { awaitChange, conflict, lockChange } from './exclusive.ts';
 import { reopen } from './retry.ts';
 import { Moved, transition } from './transition.ts';
 
@@ -64,8 +64,8 @@ export async function retryUpload(db: Database, queues: Queues, id: string): Pro
 export async function deleteUpload(db: Database, queues: Queues, id: string, only?: SQL): Promise<boolean> {
   const wanted = and(eq(uploads.id, id), only);
   return transition(db, async (tx) => {
+    await awaitChange(tx, id);
     if ((await tx.$count(uploads, wanted)) === 0) return false;
-    await lockChange(tx, id);
     await cancelFamilies(tx, queues, await lockFamilies(tx, queues, eq(jobs.uploadId, id)));
     const deleted = await tx.delete(uploads).where(wanted).returning({ id: uploads.id });
     // Deleted by another, or retried, since it was looked at.
