@@ -28,7 +28,7 @@ export interface TaskContext<Payload> {
 }
 
 /** A prerequisite as it was when the attempt began. */
-export interface Dependency {
+interface Dependency {
   id: string;
   /** Null when the job was deleted. */
   type: string | null;

@@ -133,13 +133,13 @@ export const jobPaths: ZodOpenApiPathsObject = {
       example: { status: 'completed', created_before: '2026-11-24T00:00:00Z' },
     }),
   },
-  '/jobs/bulk/{id}': {
+  '/jobs/bulk/{operation}': {
     get: {
       tags,
       operationId: 'getBulkOperation',
       summary: 'How far a bulk retry, cancel or delete has come',
       description: 'Kept for a day after its end.',
-      requestParams: { path: z.object({ id: z.uuid() }) },
+      requestParams: { path: z.object({ operation: z.uuid() }) },
       responses: {
         200: json('The operation', answers.bulkOperation, examples.bulkOperation),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),

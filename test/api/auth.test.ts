@@ -344,7 +344,7 @@ describe('owners', () => {
     expectProblem(await bob.post('/jobs', { type: 'noop', depends_on: [job_id] }), 422, 'unknown_dependency');
     const { body: retry } = await alice.post('/jobs/retry', { status: 'failed' });
     expect(retry).toMatchObject({ count: 1 });
-    expect((await alice.get(`/jobs/bulk/${retry.id}`)).id).toBe(retry.id);
+    expect((await alice.get(`/jobs/bulk/${retry.id}`)).body.id).toBe(retry.id);
     expectProblem(await bob.send('GET', `/jobs/bulk/${retry.id}`), 404, 'not_found');
     await alice.jobIn('failed', job_id);
   });

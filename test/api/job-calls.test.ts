@@ -1,7 +1,7 @@
 import { buffer } from 'node:stream/consumers';
 import yauzl from 'yauzl';
 import { BLUE, makePdf, RED } from '../support/files.ts';
-import { expectNothingLeft, type Json, type Service, startService } from '../support/service.ts';
+import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
 import { expectProblem } from './problems.ts';
 
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;

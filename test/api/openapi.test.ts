@@ -334,8 +334,8 @@ describe('jobs', () => {
     await call('POST', '/jobs/cancel', [], 200, { body: { type: 'nothing' } });
     await call('POST', '/jobs/delete', [], 200, { body: { type: 'nothing' } });
     for (const action of ['retry', 'cancel', 'delete']) await expectUnreadable('POST', `/jobs/${action}`, []);
-    await call('GET', '/jobs/bulk/{id}', [body.id], 200);
-    await expectNoSuch('GET', '/jobs/bulk/{id}', [NOBODY]);
+    await call('GET', '/jobs/bulk/{operation}', [body.id], 200);
+    await expectNoSuch('GET', '/jobs/bulk/{operation}', [NOBODY]);
     await service.jobDone('bad');
     await call('PATCH', '/jobs/{id}/cancel', ['late'], 200);
   });
