@@ -27,6 +27,7 @@ export type ErrorCode =
   | 'converter_lost'
   | 'task_failed'
   | 'dependency_failed'
+  | 'dependency_completed'
   | 'internal';
 
 /** An error as it is stored with a row and shown to clients. */

@@ -1,5 +1,14 @@
 import { z } from 'zod';
-import { JOB_STATUSES, LOG_LEVELS, MISSED, OVERLAPS, PRIORITIES, UPLOAD_STATUSES } from '../db/schema.ts';
+import {
+  BULK_ACTIONS,
+  JOB_STATUSES,
+  LOG_LEVELS,
+  MISSED,
+  OVERLAPS,
+  PRIORITIES,
+  RUN_ON,
+  UPLOAD_STATUSES,
+} from '../db/schema.ts';
 
 /** The answers of the contract, as zod schemas: documents.ts makes them from rows, openapi.ts describes them. */
 
@@ -92,6 +101,7 @@ export const job = z.strictObject({
   payload: json,
   resource_requirements: z.strictObject({ cpu_units: z.int(), memory_mb: z.int() }),
   depends_on: z.array(z.string()),
+  run_on: z.enum(RUN_ON),
   retry_config: z.strictObject({
     max_attempts: z.int(),
     backoff_multiplier: z.number(),
@@ -133,7 +143,18 @@ export const listedJob = job.extend({
 });
 export const jobList = listOf(listedJob);
 export const jobBatch = z.strictObject({ items: z.array(job) });
-export const retried = z.strictObject({ retried: z.int() });
+export const bulkOperation = z.strictObject({
+  id: z.uuid(),
+  action: z.enum(BULK_ACTIONS),
+  status: z.enum(['running', 'completed']),
+  count: z.int().describe('Jobs that matched when it began'),
+  done: z.int().describe('Jobs changed so far'),
+  skipped: z
+    .int()
+    .describe('Jobs left as they are: their prerequisites do not let them run, or they changed meanwhile'),
+  created_at: time,
+  finished_at: time.nullable(),
+});
 
 /** A job among those that it waits for, that wait for it, that it was split from or into, and theirs. */
 const relative = job

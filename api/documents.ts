@@ -7,6 +7,7 @@ import type { listConverters, queueDepths, recentDeaths, recentThroughput } from
 import type { ListedUpload, Original, Page, PageCursor, Upload } from '../db/uploads.ts';
 import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
 import { publicError } from '../errors.ts';
+import type { BulkOperation } from '../jobs/bulk.ts';
 import type * as answers from './answers.ts';
 
 /** The answers of the contract (see answers.ts), made from rows. */
@@ -112,6 +113,7 @@ export function jobDocument(
     payload: job.payload,
     resource_requirements: { cpu_units: job.cpuUnits, memory_mb: job.memoryMb },
     depends_on: dependsOn,
+    run_on: job.runOn,
     retry_config: {
       max_attempts: job.maxAttempts,
       backoff_multiplier: job.backoffMultiplier,
@@ -174,6 +176,19 @@ export function graphDocument(jobs: Relative[], complete: boolean): Answer<typeo
     depends_on: dependsOn.filter((prerequisite) => shown.has(prerequisite)),
   }));
   return { items, complete };
+}
+
+export function bulkDocument(operation: BulkOperation): Answer<typeof answers.bulkOperation> {
+  return {
+    id: operation.id,
+    action: operation.action,
+    status: operation.status,
+    count: operation.count,
+    done: operation.done,
+    skipped: operation.skipped,
+    created_at: time(operation.createdAt),
+    finished_at: time(operation.finishedAt),
+  };
 }
 
 export function webhookDocument(webhook: Webhook & { attempts: WebhookAttempt[] }): Answer<typeof answers.webhook> {

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { Database } from '../db/client.ts';
 import { findJobs } from '../db/jobs.ts';
-import { PRIORITIES } from '../db/schema.ts';
+import { PRIORITIES, RUN_ON } from '../db/schema.ts';
 import { listUploadIds } from '../db/uploads.ts';
 import { AppError } from '../errors.ts';
 import { findCycle } from '../jobs/dependencies.ts';
@@ -35,7 +35,7 @@ const place = {
     .array(jobId)
     .max(1_000)
     .nullish()
-    .describe('Jobs that must complete first: stored before, or in the same batch'),
+    .describe('Jobs that must end first, as `run_on` says: stored before, or in the same batch'),
 };
 
 /** Read first, so that a wrong graph is told before a wrong type. */
@@ -71,6 +71,12 @@ export const scheduledJob = z.strictObject({
 
 export const newJob = scheduledJob.extend({
   ...place,
+  run_on: z
+    .enum(RUN_ON)
+    .default(DEFAULTS.runOn)
+    .describe(
+      'When it runs after the jobs that it depends on: all completed (`success`), not all did (`failure`), or in either case (`always`)',
+    ),
   run_at: moment
     .refine((date) => date.getTime() < Date.now() + LATEST_YEARS * 365 * 86_400_000, 'lies too far in the future')
     .nullish()
@@ -98,7 +104,7 @@ export async function readJobs(db: Database, tasks: Tasks, caller: Caller, body:
 
 /** Reads the job of a schedule. */
 export async function readScheduledJob(db: Database, tasks: Tasks, caller: Caller, body: unknown): Promise<NewJob> {
-  const job = readJob(tasks, { ...parse(scheduledJob, body, 'job.'), run_at: null }, 'job.');
+  const job = readJob(tasks, { ...parse(scheduledJob, body, 'job.'), run_at: null, run_on: DEFAULTS.runOn }, 'job.');
   await checkUploads(db, tasks, caller, [job]);
   return job;
 }
@@ -109,7 +115,7 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
     const known = [...tasks.values()].filter(({ internal }) => !internal).map(({ type }) => type);
     throw invalid(`${at}type: there is no job type ${JSON.stringify(job.type)}; there are ${known.join(', ')}`);
   }
-  const { job_id: id, depends_on, run_at, retry_config, timeout_seconds, resource_requirements: wanted } = job;
+  const { job_id: id, depends_on, run_on, run_at, retry_config, timeout_seconds, resource_requirements: wanted } = job;
   const cpuUnits = wanted.cpu_units ?? task.resources.cpuUnits;
   if (cpuUnits === 0 && !task.trusted) {
     throw invalid(`${at}resource_requirements.cpu_units: only tasks that run in the converter may ask for none`);
@@ -120,6 +126,8 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
     payload: readPayload(task, job.payload, at),
     shape: { cpuUnits, memoryMb: memoryClass(wanted.memory_mb ?? task.resources.memoryMb) },
     dependsOn: [...new Set(depends_on)],
+    // Not the default: the fingerprints of jobs stored before know no such field.
+    ...(run_on !== DEFAULTS.runOn && { runOn: run_on }),
     runAt: run_at,
     timeoutSeconds: timeout_seconds,
     maxAttempts: retry_config.max_attempts,

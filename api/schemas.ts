@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { JOB_STATUSES, MISSED, OVERLAPS, PRIORITIES, UPLOAD_STATUSES } from '../db/schema.ts';
+import { ENDED, JOB_STATUSES, MISSED, OPEN_STATUSES, OVERLAPS, PRIORITIES, UPLOAD_STATUSES } from '../db/schema.ts';
 import { LONGEST_SELECTION, parsePages } from '../jobs/pages.ts';
 import { PDF_ENGINES } from '../tasks/task.ts';
 import { unknownFields } from './problem.ts';
@@ -140,6 +140,18 @@ export const jobList = z.strictObject({
 });
 
 export const jobsToRetry = z.strictObject({ status: z.enum(['failed', 'cancelled']), ...jobFilter });
+
+const hasFilter = (filter: object) => Object.values(filter).some((value) => value !== undefined);
+const FILTER_NEEDED =
+  'at least one filter is needed: status, type, priority, upload_id, created_after or created_before';
+
+export const jobsToCancel = z
+  .strictObject({ status: z.enum(OPEN_STATUSES).optional(), ...jobFilter })
+  .refine(hasFilter, FILTER_NEEDED);
+
+export const jobsToDelete = z
+  .strictObject({ status: z.enum(ENDED).optional(), ...jobFilter })
+  .refine(hasFilter, FILTER_NEEDED);
 
 const after = wholeNumber(0, Number.MAX_SAFE_INTEGER);
 

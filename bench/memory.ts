@@ -106,6 +106,7 @@ async function peakOf(file: string, page: number): Promise<number | null> {
       files: { originals: [], pages: [] },
       input: file,
       password: null,
+      dependencies: [],
       settledPages: [],
       avoid: [] as ConversionContext<unknown>['avoid'],
       reservation: { cpuUnits: 1, memoryMb },

@@ -142,10 +142,10 @@ export function createClient(options: ClientOptions) {
       }),
     cancel: (id: string) => http.json<JobDetail>({ method: 'PATCH', path: at('jobs', id, 'cancel') }),
     retry: (id: string) => http.json<JobDetail>({ method: 'POST', path: at('jobs', id, 'retry') }),
-    /** Runs all again that match; gives how many. */
+    /** Retries all jobs that match, many of them in the background; gives how many matched. */
     async retryAll(filter: Request<typeof requests.jobsToRetry>): Promise<number> {
       const call = { method: 'POST', path: '/jobs/retry', json: filter } as const;
-      return (await http.json<Answer<'retried'>>(call)).retried;
+      return (await http.json<Answer<'bulkOperation'>>(call)).count;
     },
     /** Its changes of status and what its task logged, from the line `after` on. */
     logs: (id: string, query: { after?: number; limit?: number } = {}) =>

@@ -9,7 +9,7 @@ import type { Queues } from '../db/queues.ts';
 import { overdueSeconds } from '../db/retention.ts';
 import { converters } from '../db/schema.ts';
 import { ConverterLost, claimJobs } from '../jobs/claim.ts';
-import { keepHouse, tidyUp } from '../jobs/housekeeping.ts';
+import { continueChanges, keepHouse, tidyUp } from '../jobs/housekeeping.ts';
 import { CANCELLED_CHANNEL, keyOf, ownedAttempts, READY_CHANNEL } from '../jobs/running.ts';
 import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
@@ -148,6 +148,7 @@ export async function startConverter({
   const timers = [
     every(HEARTBEAT_MS, 'heartbeat', heartbeat),
     every(HOUSEKEEPING_MS, 'housekeeping', () => keepHouse(db, queues, log)),
+    every(HOUSEKEEPING_MS, 'continuing changes', () => continueChanges(db, queues, log, closing.signal)),
     every(TIDY_MS, 'tidying up', () => tidyUp(db, log)),
     every(TIDY_MS, 'retention', () => retention.round(closing.signal)),
     every(SWEEP_STORE_MS, 'sweeping the store', () => sweepStore({ db, store, log }, closing.signal)),

@@ -1,6 +1,7 @@
 import { eq } from 'drizzle-orm';
 import type { Config } from '../config.ts';
 import { type Database, isOutage } from '../db/client.ts';
+import { listPrerequisites } from '../db/jobs.ts';
 import { type PageRange, uploads } from '../db/schema.ts';
 import { findUpload, listOriginals, listPages } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
@@ -48,6 +49,8 @@ const NOTHING_TO_READ: Outcome = {
   error: { code: 'unknown_upload', message: 'the upload that it reads was deleted' },
   retryable: false,
 };
+/** Results of prerequisites that a task is given, as JSON. */
+const MAX_RESULTS_BYTES = 256 * 1024;
 const RETURNED: Outcome = { kind: 'returned' };
 const BROKEN: Outcome = {
   kind: 'failed',
@@ -203,7 +206,7 @@ async function readInputs(
   uploadId: string | null,
   only: keyof UploadFiles | undefined,
   input: Workspace['input'],
-): Promise<Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files'>> {
+): Promise<Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files' | 'dependencies'>> {
   const files: UploadFiles = { originals: [], pages: [] };
   if (uploadId !== job.uploadId && uploadId !== null) {
     const wanted = (kind: keyof UploadFiles) => only === undefined || only === kind;
@@ -214,12 +217,17 @@ async function readInputs(
       if (path && sha256) files.pages.push({ original, page, path: await input(path), sha256 });
     }
   }
-  if (job.uploadId === null || job.original === null) return { input: '', password: null, settledPages: [], files };
+  if (job.uploadId === null || job.original === null) {
+    const dependencies = await listPrerequisites(db, job.id, MAX_RESULTS_BYTES);
+    return { input: '', password: null, settledPages: [], files, dependencies };
+  }
   const [upload] = await db.select({ password: uploads.password }).from(uploads).where(eq(uploads.id, job.uploadId));
   return {
     input: await input((job.payload as { path: string }).path),
     password: upload?.password ?? null,
     settledPages: job.attempt > 1 ? await settledPages(db, job.uploadId, job.original) : [],
     files,
+    // Conversions depend on no other job.
+    dependencies: [],
   };
 }

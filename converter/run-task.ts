@@ -9,7 +9,16 @@ import type { ConversionContext, Step, Task } from '../tasks/task.ts';
 /** All that a running task can know: plain data, since it crosses into the sandbox. */
 export type TaskRequest = Pick<
   ConversionContext<Record<string, unknown>>,
-  'payload' | 'attempt' | 'files' | 'input' | 'password' | 'settledPages' | 'avoid' | 'reservation' | 'limits'
+  | 'payload'
+  | 'attempt'
+  | 'dependencies'
+  | 'files'
+  | 'input'
+  | 'password'
+  | 'settledPages'
+  | 'avoid'
+  | 'reservation'
+  | 'limits'
 > & {
   type: string;
   /** The folder that stands for the store's root. */

@@ -77,8 +77,11 @@ export function openPool(config: pg.PoolConfig, onLoss: (error: Error) => void) 
   return { db, pool };
 }
 
-/** Codes of the network, and Postgres's classes 08 (connection), 53 (resources) and 57 (shutting down, cancelled). */
-const OUTAGE_CODES = /^(08|53|57|ECONN|EHOST|ENET|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN)/;
+/**
+ * Codes of the network, and Postgres's classes 08 (connection), 53 (resources) and 57 (shutting down). A protocol
+ * violation (08P01) and a statement timeout (57014) come again when the same statement does.
+ */
+const OUTAGE_CODES = /^(08(?!P01)|53|57(?!014)|ECONN|EHOST|ENET|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN)/;
 /** The client library's own errors have no code. */
 const OUTAGE_MESSAGES =
   /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection)/;

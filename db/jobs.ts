@@ -178,6 +178,34 @@ export async function dependenciesOf(db: Queryable, ids: string[]): Promise<Map<
   return new Map([...byJob].map(([id, list]) => [id, list.map(({ dependsOn }) => dependsOn)]));
 }
 
+/**
+ * What became of the prerequisites of a job, by ascending id. Results are given until all together have more than
+ * `maxBytes` of JSON; the stored size is looked at first, so that a large one is not read to be left out.
+ */
+export async function listPrerequisites(
+  db: Queryable,
+  jobId: string,
+  maxBytes: number,
+): Promise<
+  (Pick<JobRow, 'id' | 'result' | 'error'> & {
+    type: string | null;
+    status: JobStatus | 'deleted';
+    truncated: boolean;
+  })[]
+> {
+  const { rows } = await db.execute<Awaited<ReturnType<typeof listPrerequisites>>[number]>(sql`
+    with stored as (
+      select depends_on as id, type, coalesce(jobs.status, outcome, 'deleted') as status, result, error,
+        sum(pg_column_size(result)) over (order by depends_on) <= ${maxBytes} as fits
+      from job_dependencies left join jobs on jobs.id = depends_on where job_id = ${jobId}
+    ), written as (
+      select *, sum(case when fits then octet_length(result::text) else 0 end) over (order by id) <= ${maxBytes} and fits as given
+      from stored)
+    select id, type, status, case when given then result end as result, error, result is not null and not given as truncated
+    from written order by id`);
+  return rows;
+}
+
 /** A job among those tied to it. */
 export type Relative = Pick<JobRow, 'id' | 'type' | 'status' | 'parentId' | 'owner'> & {
   /** Of its prerequisites, those that were found with it. */

@@ -25,18 +25,21 @@ export const UPLOAD_STATUSES = ['queued', 'processing', 'completed', 'failed', '
 export type UploadStatus = (typeof UPLOAD_STATUSES)[number];
 
 /** Life of a job; the last three are ends. */
-export const JOB_STATUSES = [
-  'scheduled',
-  'blocked',
-  'ready',
-  'running',
-  'retrying',
-  'completed',
-  'failed',
-  'cancelled',
-] as const;
+export const OPEN_STATUSES = ['scheduled', 'blocked', 'ready', 'running', 'retrying'] as const;
+export const ENDED = ['completed', 'failed', 'cancelled'] as const;
+export const JOB_STATUSES = [...OPEN_STATUSES, ...ENDED] as const;
 export type JobStatus = (typeof JOB_STATUSES)[number];
-export const ENDED = ['completed', 'failed', 'cancelled'] as const satisfies JobStatus[];
+
+/** What became of a prerequisite; `deleted` before it had ended. */
+export const OUTCOMES = [...ENDED, 'deleted'] as const;
+export type DependencyOutcome = (typeof OUTCOMES)[number];
+
+/** When a dependant runs: all its prerequisites have completed, one has not, or in either case. */
+export const RUN_ON = ['success', 'failure', 'always'] as const;
+export type RunOn = (typeof RUN_ON)[number];
+
+export const BULK_ACTIONS = ['retry', 'cancel', 'delete'] as const;
+export type BulkAction = (typeof BULK_ACTIONS)[number];
 
 export const PRIORITIES = ['critical', 'high', 'normal', 'low'] as const;
 export type Priority = (typeof PRIORITIES)[number];
@@ -188,7 +191,9 @@ export const jobs = pgTable(
     uploadId: uuid('upload_id').references(() => uploads.id, { onDelete: 'cascade' }),
     original: integer('original'),
     parentId: text('parent_id'),
-    /** Prerequisites that have not completed. */
+    /** Says which outcomes of its prerequisites make it run. */
+    runOn: text('run_on').$type<RunOn>().notNull().default('success'),
+    /** Prerequisites that have not ended, as its edges in `job_dependencies` say. */
     pendingDependencies: integer('pending_dependencies').notNull().default(0),
     /** Children that have not ended. */
     pendingChildren: integer('pending_children').notNull().default(0),
@@ -234,6 +239,7 @@ export const jobs = pgTable(
     index('jobs_upload').on(table.uploadId).where(sql`upload_id is not null`),
     index('jobs_parent').on(table.parentId).where(sql`parent_id is not null`),
     check('jobs_status_known', oneOf('status', JOB_STATUSES)),
+    check('jobs_run_on_known', oneOf('run_on', RUN_ON)),
     check('jobs_queue_id', sql`(queue_id is not null) = (status = 'ready')`),
     check('jobs_converter', sql`(converter_id is not null) = (status = 'running' and pending_children = 0)`),
     check('jobs_ready_at', sql`status <> 'ready' or ready_at is not null`),
@@ -247,20 +253,71 @@ export const jobs = pgTable(
   ],
 );
 
-/** A DAG: a prerequisite is there before its dependant, or comes in the same batch. */
+/**
+ * A DAG: a prerequisite is stored before its dependant, or in the same batch. An edge outlives its prerequisite, so that
+ * a job never runs because the job that it waited for was deleted.
+ */
 export const jobDependencies = pgTable(
   'job_dependencies',
   {
     jobId: text('job_id')
       .notNull()
       .references(() => jobs.id, { onDelete: 'cascade' }),
-    dependsOn: text('depends_on')
-      .notNull()
-      .references(() => jobs.id, { onDelete: 'cascade' }),
+    dependsOn: text('depends_on').notNull(),
+    /** Null until the prerequisite has ended; a trigger sets it at first. Kept once the dependant has started. */
+    outcome: text('outcome').$type<DependencyOutcome>(),
   },
   (table) => [
     primaryKey({ columns: [table.jobId, table.dependsOn] }),
     index('job_dependencies_dependants').on(table.dependsOn, table.jobId),
+    check('job_dependencies_outcome_known', sql`outcome is null or ${oneOf('outcome', OUTCOMES)}`),
+  ],
+);
+
+/**
+ * Jobs whose dependants have yet to learn that they ended, run again or were deleted. Triggers on `jobs` insert the rows,
+ * jobs/dependants.ts consumes them.
+ */
+export const pendingOutcomes = pgTable(
+  'pending_outcomes',
+  {
+    jobId: text('job_id').primaryKey(),
+    /** Null when the job runs again. */
+    outcome: text('outcome').$type<DependencyOutcome>(),
+    dueAt: time('due_at').notNull().default(sql`clock_timestamp()`),
+  },
+  (table) => [index('pending_outcomes_due').on(table.dueAt)],
+);
+
+/** Retries, cancels or deletes all jobs that matched a filter at one moment, in batches by ascending id. */
+export const bulkOperations = pgTable(
+  'bulk_operations',
+  {
+    id: uuid('id').primaryKey(),
+    /** Name of the client's key; null where none are configured. */
+    owner: text('owner'),
+    action: text('action').$type<BulkAction>().notNull(),
+    /** As `whereJobs` reads it, times as text. */
+    filter: jsonb('filter').$type<Record<string, string>>().notNull(),
+    status: text('status').$type<'running' | 'completed'>().notNull().default('running'),
+    /** Jobs that matched when it began. */
+    count: integer('count').notNull(),
+    /** Jobs that it has changed. */
+    done: integer('done').notNull().default(0),
+    /** Jobs that could not be changed, or had changed since. */
+    skipped: integer('skipped').notNull().default(0),
+    /** The last job that it has looked at. */
+    cursor: text('cursor').notNull().default(''),
+    /** Also the moment at which jobs had to match. */
+    createdAt: createdAt(),
+    finishedAt: time('finished_at'),
+  },
+  (table) => [
+    uniqueIndex('bulk_operations_running')
+      .on(sql`coalesce(owner, '')`, table.action, table.filter)
+      .where(sql`status = 'running'`),
+    index('bulk_operations_finished').on(table.finishedAt).where(sql`finished_at is not null`),
+    check('bulk_operations_end', sql`(status = 'running') = (finished_at is null)`),
   ],
 );
 

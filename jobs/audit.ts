@@ -1,5 +1,6 @@
 import { type SQL, sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
+import { waits } from './dependants.ts';
 
 /** Examples shown of each kind of finding. */
 const MOST_EXAMPLES = 5;
@@ -12,18 +13,23 @@ const PROMISES: Record<string, SQL> = {
   'a pg-boss job stands for one ready job': sql`
     select queued.id::text from pgboss.job queued where name = 'jobs' and not exists (
       select 1 from jobs where jobs.queue_id = queued.id and status = 'ready')`,
-  'a blocked job counts the prerequisites that have not completed': sql`
+  'a blocked job counts its dependencies without an outcome': sql`
     select id from jobs where status = 'blocked' and pending_dependencies <> (
-      select count(*) from job_dependencies edge join jobs prerequisite on prerequisite.id = edge.depends_on
-      where edge.job_id = jobs.id and prerequisite.status <> 'completed')`,
-  'no job waits for a prerequisite that has failed': sql`
-    select id from jobs where status = 'blocked' and exists (
-      select 1 from job_dependencies edge join jobs prerequisite on prerequisite.id = edge.depends_on
-      where edge.job_id = jobs.id and prerequisite.status in ('failed', 'cancelled'))`,
-  'no job runs before its prerequisites have completed': sql`
+      select count(*) from job_dependencies where job_id = jobs.id and outcome is null)`,
+  'a job that waits knows what became of its prerequisites, or will be placed again': sql`
+    select jobs.id from jobs join job_dependencies edge on edge.job_id = jobs.id
+    left join jobs prerequisite on prerequisite.id = edge.depends_on
+    where ${waits} and not exists (select 1 from pending_outcomes where job_id = edge.depends_on)
+      and case when prerequisite.id is null then edge.outcome is null
+        else edge.outcome is distinct from case when prerequisite.finished_at is not null then prerequisite.status end end`,
+  'no blocked job waits in vain': sql`
+    select id from jobs where status = 'blocked' and run_on = 'success' and exists (
+      select 1 from job_dependencies where job_id = jobs.id and outcome <> 'completed')`,
+  'no job runs before its dependencies let it': sql`
     select id from jobs where status in ('scheduled', 'ready', 'running', 'retrying') and exists (
-      select 1 from job_dependencies edge join jobs prerequisite on prerequisite.id = edge.depends_on
-      where edge.job_id = jobs.id and prerequisite.status <> 'completed')`,
+      select 1 from job_dependencies where job_id = jobs.id having bool_or(outcome is null)
+        or jobs.run_on = 'success' and bool_or(outcome <> 'completed')
+        or jobs.run_on = 'failure' and bool_and(outcome = 'completed'))`,
   'a parent counts the children that have not ended': sql`
     select id from jobs where status = 'running' and pending_children > 0 and pending_children <> (
       select count(*) from jobs child where child.parent_id = jobs.id and child.finished_at is null)`,

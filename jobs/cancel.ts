@@ -1,11 +1,12 @@
-import { and, asc, eq, inArray, isNull, notInArray, or, type SQL, sql } from 'drizzle-orm';
+import { and, asc, eq, isNull, notInArray, or, type SQL, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
+import { findJob } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { ENDED, jobAttempts, jobs } from '../db/schema.ts';
-import { AppError } from '../errors.ts';
 import type { Job } from './claim.ts';
-import { failDependants } from './dependencies.ts';
+import { placeDependants } from './dependants.ts';
 import { endJobs, markEnded } from './end.ts';
+import { conflict, lockChange } from './exclusive.ts';
 import { Moved, transition } from './transition.ts';
 
 /**
@@ -15,14 +16,16 @@ import { Moved, transition } from './transition.ts';
  */
 export async function cancelJob(db: Database, queues: Queues, id: string): Promise<Job | undefined> {
   return transition(db, async (tx) => {
+    const found = await findJob(tx, id);
+    if (found === undefined) return undefined;
+    await lockChange(tx, found.uploadId ?? id);
     const locked = await lockFamilies(tx, queues, or(eq(jobs.id, id), eq(jobs.parentId, id)));
-    const [job] = await tx.select().from(jobs).where(eq(jobs.id, id));
+    const job = await findJob(tx, id);
     if (job === undefined) return undefined;
     if (job.parentId !== null) throw conflict(`${id} is part of ${job.parentId}: cancel that`);
     if (job.finishedAt !== null) throw conflict(`${id} has ended already: ${job.status}`);
     await cancelFamilies(tx, queues, locked);
-    const [cancelled] = await tx.select().from(jobs).where(eq(jobs.id, id));
-    return cancelled;
+    return findJob(tx, id);
   });
 }
 
@@ -57,19 +60,15 @@ export async function cancelFamilies(tx: Transaction, queues: Queues, locked: Jo
   await tx
     .update(jobAttempts)
     .set({ status: 'cancelled', finishedAt: sql`now()` })
-    .where(and(inArray(jobAttempts.jobId, idsOf(live)), eq(jobAttempts.status, 'running')));
+    .where(and(sql`${jobAttempts.jobId} = any(${sql.param(idsOf(live))})`, eq(jobAttempts.status, 'running')));
   // Not as children end by themselves: the last of them would end its parent.
   if (children.length > 0) {
     await markEnded(tx, children);
-    await failDependants(tx, idsOf(children.map(({ job }) => job)));
+    await placeDependants(tx, queues, idsOf(children.map(({ job }) => job)));
   }
   await endJobs(
     tx,
     queues,
     ends.filter(({ job }) => job.parentId === null),
   );
-}
-
-export function conflict(message: string): AppError {
-  return new AppError('conflict', message, { status: 409 });
 }

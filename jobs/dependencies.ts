@@ -1,15 +1,5 @@
-import { sql } from 'drizzle-orm';
-import type { Transaction } from '../db/client.ts';
-import type { Queues } from '../db/queues.ts';
+import type { DependencyOutcome, RunOn } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
-import { release } from './ready.ts';
-import { notifyEnded } from './webhooks.ts';
-
-/**
- * Locks against the race that leaves a dependant blocked for ever: whoever makes a job `blocked` holds its prerequisites
- * FOR SHARE; whoever ends a job updates it first and reads its dependants in a later statement. So dependants are walked
- * level by level, each level locked before the edges of the next are read.
- */
 
 /**
  * A cycle in `depends_on`, as the ids along it with the first one repeated at the end, or undefined.
@@ -18,7 +8,7 @@ import { notifyEnded } from './webhooks.ts';
 export function findCycle(dependsOn: Map<string, string[]>): string[] | undefined {
   const done = new Set<string>();
   for (const start of dependsOn.keys()) {
-    // The path under way; its last id's prerequisites are still to be looked at.
+    // The path so far; the prerequisites of its last id are still to be visited.
     const path: { id: string; left: string[] }[] = [];
     const enter = (id: string) => path.push({ id, left: [...(dependsOn.get(id) ?? [])].reverse() });
     if (!done.has(start)) enter(start);
@@ -36,74 +26,35 @@ export function findCycle(dependsOn: Map<string, string[]>): string[] | undefine
   }
 }
 
-/** The error of a job that will not run because a prerequisite ended otherwise than `completed`. */
-export function dependencyFailed(prerequisite: string, status: 'failed' | 'cancelled'): PublicError {
-  const ended = status === 'failed' ? 'has failed' : 'was cancelled';
-  return { code: 'dependency_failed', message: `its prerequisite ${prerequisite} ${ended}` };
+/** The edges of one job, counted. */
+export interface Edges {
+  /** Prerequisites that have not ended. */
+  open: number;
+  /** The first prerequisite that ended otherwise than `completed`. */
+  failed: { id: string; outcome: Exclude<DependencyOutcome, 'completed'> } | null;
 }
 
-/** These jobs have completed: the counters of their dependants fall, and those at zero are released. */
-export async function releaseDependants(tx: Transaction, queues: Queues, completed: string[]): Promise<void> {
-  const { rows } = await tx.execute<{ id: string; left: number }>(sql`
-    select jobs.id, jobs.pending_dependencies - fallen.count as left
-    from (select job_id, count(*)::int from job_dependencies where depends_on = any(${sql.param(completed)}) group by job_id) fallen
-    join jobs on jobs.id = fallen.job_id
-    where jobs.status = 'blocked' order by jobs.id for update of jobs`);
-  if (rows.length === 0) return;
-  const free = rows.filter(({ left }) => left === 0);
-  const stillBlocked = rows.filter(({ left }) => left > 0);
-  await release(
-    tx,
-    queues,
-    free.map(({ id }) => id),
-  );
-  if (stillBlocked.length > 0) {
-    await tx.execute(sql`
-      update jobs set pending_dependencies = x.left from jsonb_to_recordset(${JSON.stringify(stillBlocked)}::jsonb) as x(id text, "left" int)
-      where jobs.id = x.id`);
-  }
-}
+/** Where its prerequisites put a job that has not started. */
+export type Place =
+  | { status: 'free' }
+  | { status: 'blocked'; pending: number }
+  | { status: 'failed' | 'cancelled'; error: PublicError };
 
-/** These jobs have ended otherwise: all that wait for them, directly or not, fail with `dependency_failed`. */
-export async function failDependants(tx: Transaction, ended: string[]): Promise<void> {
-  for (let level = ended; level.length > 0; ) {
-    const { rows } = await tx.execute<{ id: string; notifyUrl: string | null }>(sql`
-      update jobs set status = 'failed', finished_at = now(), error = jsonb_build_object('code', 'dependency_failed',
-        'message', format('its prerequisite %s %s', cause.id, case cause.status when 'failed' then 'has failed' else 'was cancelled' end))
-      from job_dependencies edge join jobs cause on cause.id = edge.depends_on
-      where edge.depends_on = any(${sql.param(level)}) and jobs.id = edge.job_id and jobs.status = 'blocked'
-      returning jobs.id, jobs.notify_url as "notifyUrl"`);
-    await notifyEnded(
-      tx,
-      rows.map(({ id, notifyUrl }) => ({ jobId: id, status: 'failed', notifyUrl })),
-    );
-    level = rows.map(({ id }) => id);
-  }
-}
+const WORDS = { failed: 'has failed', cancelled: 'was cancelled', deleted: 'was deleted' };
 
 /**
- * These jobs run again: what failed because of them, directly or not, waits again, unless another of its prerequisites
- * has failed as well. Gives how many jobs that were.
+ * The one rule of dependencies. A job that runs on `success` fails with its first prerequisite that does not complete;
+ * the others wait until all have ended. A job that runs on `failure` is cancelled when all have completed.
  */
-export async function restoreDependants(tx: Transaction, retried: string[]): Promise<number> {
-  let restored = 0;
-  for (let level = retried; level.length > 0; ) {
-    await tx.execute(sql`
-      select 1 from jobs where id in (
-        select every.depends_on from job_dependencies every join job_dependencies edge using (job_id)
-        where edge.depends_on = any(${sql.param(level)}))
-      order by id for share`);
-    const { rows } = await tx.execute<{ id: string }>(sql`
-      update jobs set status = 'blocked', error = null, finished_at = null, failures = 0,
-        pending_dependencies = (select count(*) from job_dependencies edge join jobs prerequisite on prerequisite.id = edge.depends_on
-          where edge.job_id = jobs.id and prerequisite.status <> 'completed')
-      where id in (select job_id from job_dependencies where depends_on = any(${sql.param(level)}))
-        and status = 'failed' and error->>'code' = 'dependency_failed'
-        and not exists (select 1 from job_dependencies edge join jobs prerequisite on prerequisite.id = edge.depends_on
-          where edge.job_id = jobs.id and prerequisite.status in ('failed', 'cancelled'))
-      returning id`);
-    level = rows.map(({ id }) => id);
-    restored += level.length;
+export function placeOf(runOn: RunOn, { open, failed }: Edges): Place {
+  if (runOn === 'success' && failed !== null) {
+    const message = `its prerequisite ${failed.id} ${WORDS[failed.outcome]}`;
+    return { status: 'failed', error: { code: 'dependency_failed', message } };
   }
-  return restored;
+  if (open > 0) return { status: 'blocked', pending: open };
+  if (runOn === 'failure' && failed === null) {
+    const message = 'all its prerequisites completed, and it runs on failure';
+    return { status: 'cancelled', error: { code: 'dependency_completed', message } };
+  }
+  return { status: 'free' };
 }

@@ -5,7 +5,7 @@ import { jobs } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
 import type { Job } from './claim.ts';
 import { failRemainingPages, finishUpload } from './conversion.ts';
-import { failDependants, releaseDependants } from './dependencies.ts';
+import { placeDependants } from './dependants.ts';
 import { notifyEnded } from './webhooks.ts';
 
 /** How a job ends for good. */
@@ -24,13 +24,11 @@ export async function endJobs(tx: Transaction, queues: Queues, ends: End[]): Pro
     tx,
     ends.map(({ job, status }) => ({ jobId: job.id, status, notifyUrl: job.notifyUrl })),
   );
-  const idsOf = (list: End[]) => list.map(({ job }) => job.id);
-  const [completed, others] = [
-    ends.filter(({ status }) => status === 'completed'),
-    ends.filter(({ status }) => status !== 'completed'),
-  ];
-  if (completed.length > 0) await releaseDependants(tx, queues, idsOf(completed));
-  if (others.length > 0) await failDependants(tx, idsOf(others));
+  await placeDependants(
+    tx,
+    queues,
+    ends.map(({ job }) => job.id),
+  );
   for (const { job, error } of ends) {
     if (job.uploadId !== null && error !== undefined && job.pendingChildren === 0)
       await failRemainingPages(tx, job, error);

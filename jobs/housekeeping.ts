@@ -1,11 +1,13 @@
 import { and, eq, inArray, lt, lte, ne, notExists, sql } from 'drizzle-orm';
-import type { Database, Transaction } from '../db/client.ts';
+import { type Database, isOutage, type Transaction } from '../db/client.ts';
 import { forgetAnswers } from '../db/idempotency.ts';
 import type { Queues } from '../db/queues.ts';
-import { converters, fairShares, jobs, throughput } from '../db/schema.ts';
+import { bulkOperations, converters, fairShares, jobs, throughput } from '../db/schema.ts';
 import type { Logger } from '../log.ts';
 import { sampleQueues } from './audit.ts';
+import { advanceBulk } from './bulk.ts';
 import type { AttemptKey } from './claim.ts';
+import { advanceDependants } from './dependants.ts';
 import { release } from './ready.ts';
 import { settleAttempts } from './settle.ts';
 import { transition } from './transition.ts';
@@ -23,15 +25,39 @@ export async function keepHouse(db: Database, queues: Queues, log: Logger): Prom
   for (const converter of await declareLost(db)) {
     log.warn({ converter: converter.name }, 'converter lost');
   }
+  await settleOrphans(db, queues, log);
+}
+
+/**
+ * Continues what transactions have left to be done in steps of less than a second: dependants and bulk operations. Ends
+ * when nothing is left, or `signal` aborts. Several processes share the steps.
+ */
+export async function continueChanges(db: Database, queues: Queues, log: Logger, signal?: AbortSignal): Promise<void> {
+  for (let more = true; more && !signal?.aborted; ) {
+    const placed = await advanceDependants(db, queues, log);
+    const changed = await advanceBulk(db, queues, log);
+    more = placed || changed;
+  }
+}
+
+/** Settles attempts of converters that are gone. One that cannot be settled does not keep the others from it. */
+async function settleOrphans(db: Database, queues: Queues, log: Logger): Promise<void> {
   const orphaned = await orphanedAttempts(db);
-  if (orphaned.length > 0) {
-    const error = { code: 'converter_lost' as const, message: 'the converter that ran it went away' };
-    const outcome = { kind: 'failed' as const, error, retryable: true };
-    await settleAttempts(
-      db,
-      queues,
-      orphaned.map((attempt) => ({ attempt, outcome, peakMemoryMb: null })),
-    );
+  if (orphaned.length === 0) return;
+  const error = { code: 'converter_lost' as const, message: 'the converter that ran it went away' };
+  const outcome = { kind: 'failed' as const, error, retryable: true };
+  const settlements = orphaned.map((attempt) => ({ attempt, outcome, peakMemoryMb: null }));
+  try {
+    await settleAttempts(db, queues, settlements);
+    return;
+  } catch (error) {
+    if (isOutage(error)) throw error;
+  }
+  for (const settlement of settlements) {
+    await settleAttempts(db, queues, [settlement]).catch((error) => {
+      if (isOutage(error)) throw error;
+      log.error({ err: error, job: settlement.attempt.id }, 'lost attempt not settled');
+    });
   }
 }
 
@@ -39,6 +65,7 @@ export async function keepHouse(db: Database, queues: Queues, log: Logger): Prom
 export async function tidyUp(db: Database, log: Logger): Promise<void> {
   await forgetAnswers(db);
   await db.delete(fairShares).where(lt(fairShares.usedAt, sql`now() - interval '1 day'`));
+  await db.delete(bulkOperations).where(lt(bulkOperations.finishedAt, sql`now() - interval '1 day'`));
   await db.delete(throughput).where(lt(throughput.minute, sql`now() - interval '1 day'`));
   await db.delete(converters).where(
     and(

@@ -1,11 +1,19 @@
 import { randomUUID, randomUUIDv7 } from 'node:crypto';
-import { asc, inArray, sql } from 'drizzle-orm';
+import { asc, sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
 import { insertRows } from '../db/insert.ts';
 import type { Queues } from '../db/queues.ts';
-import { type JobStatus, jobDependencies, jobs, type Priority } from '../db/schema.ts';
-import { AppError, type PublicError } from '../errors.ts';
-import { dependencyFailed } from './dependencies.ts';
+import {
+  type DependencyOutcome,
+  ENDED,
+  type JobStatus,
+  jobDependencies,
+  jobs,
+  type Priority,
+  type RunOn,
+} from '../db/schema.ts';
+import { AppError } from '../errors.ts';
+import { type Edges, type Place, placeOf } from './dependencies.ts';
 import type { Shape } from './shape.ts';
 import { notifyEnded } from './webhooks.ts';
 
@@ -19,6 +27,7 @@ export interface NewJob {
   shape: Shape;
   /** Jobs that exist, or come in the same call. */
   dependsOn?: string[] | undefined;
+  runOn?: RunOn | undefined;
   runAt?: Date | null | undefined;
   owner?: string | null | undefined;
   fingerprint?: string | undefined;
@@ -42,6 +51,7 @@ export interface NewJob {
 
 export const DEFAULTS = {
   priority: 'normal',
+  runOn: 'success',
   maxAttempts: 3,
   initialDelaySeconds: 1,
   backoffMultiplier: 2,
@@ -64,9 +74,10 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
   const now = new Date(began);
   const places = placesOf(named, prerequisites);
   const rows = named.map((job, index) => {
-    const { pending, error } = places(job.id);
+    const place = places(job.id);
+    const error = 'error' in place ? place.error : null;
     const later = job.runAt && job.runAt > now ? job.runAt : null;
-    const status: JobStatus = error ? 'failed' : pending > 0 ? 'blocked' : later ? 'scheduled' : 'ready';
+    const status: JobStatus = place.status !== 'free' ? place.status : later ? 'scheduled' : 'ready';
     return {
       id: job.id,
       queueId: status === 'ready' ? randomUUID() : null,
@@ -87,7 +98,8 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       uploadId: job.uploadId ?? null,
       original: job.original ?? null,
       parentId: job.parentId ?? null,
-      pendingDependencies: pending,
+      runOn: job.runOn ?? DEFAULTS.runOn,
+      pendingDependencies: place.status === 'blocked' ? place.pending : 0,
       owner: job.owner ?? null,
       fingerprint: job.fingerprint ?? null,
       notifyUrl: job.notifyUrl ?? null,
@@ -107,7 +119,9 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
   await insertRows(tx, jobDependencies, edges);
   await notifyEnded(
     tx,
-    rows.flatMap(({ id, status, notifyUrl }) => (status === 'failed' ? [{ jobId: id, status, notifyUrl }] : [])),
+    rows.flatMap(({ id, status, notifyUrl }) =>
+      status === 'failed' || status === 'cancelled' ? [{ jobId: id, status, notifyUrl }] : [],
+    ),
   );
   return named.map(({ id }) => id);
 }
@@ -128,9 +142,9 @@ async function lockPrerequisites(tx: Transaction, newJobs: (NewJob & { id: strin
   const wanted = [...new Set(newJobs.flatMap(({ dependsOn = [] }) => dependsOn))].filter((id) => !inBatch.has(id));
   if (wanted.length === 0) return new Map<string, JobStatus>();
   const found = await tx
-    .select({ id: jobs.id, status: jobs.status })
+    .select({ id: jobs.id, status: jobs.status, parentId: jobs.parentId })
     .from(jobs)
-    .where(inArray(jobs.id, wanted))
+    .where(sql`${jobs.id} = any(${sql.param(wanted)})`)
     .orderBy(asc(jobs.id))
     .for('share');
   const statuses = new Map(found.map(({ id, status }) => [id, status]));
@@ -138,27 +152,39 @@ async function lockPrerequisites(tx: Transaction, newJobs: (NewJob & { id: strin
   if (unknown !== undefined) {
     throw new AppError('unknown_dependency', `depends_on: there is no job ${unknown}`, { status: 422 });
   }
+  // A child may be replaced by further children, and ends before their pages are made.
+  const child = found.find(({ parentId }) => parentId !== null);
+  if (child !== undefined) {
+    const message = `depends_on: ${child.id} is part of ${child.parentId}: depend on that job`;
+    throw new AppError('unknown_dependency', message, { status: 422 });
+  }
   return statuses;
 }
 
-/** For each job: how many prerequisites are still to complete, or the error if one of them never will. */
+/** Where the prerequisites of each new job put it. */
 function placesOf(newJobs: (NewJob & { id: string })[], prerequisites: Map<string, JobStatus>) {
   const inBatch = new Map(newJobs.map((job) => [job.id, job]));
-  const known = new Map<string, { pending: number; error: PublicError | null }>();
+  const known = new Map<string, Place>();
 
-  function placeOf(id: string): { pending: number; error: PublicError | null } {
+  function outcomeOf(id: string): DependencyOutcome | null {
+    const status = inBatch.has(id) ? placed(id).status : prerequisites.get(id);
+    return ENDED.find((end) => end === status) ?? null;
+  }
+
+  function placed(id: string): Place {
     const seen = known.get(id);
     if (seen !== undefined) return seen;
-    let error: PublicError | null = null;
-    let pending = 0;
-    for (const on of new Set(inBatch.get(id)?.dependsOn)) {
-      const status = inBatch.has(on) ? (placeOf(on).error ? 'failed' : 'blocked') : prerequisites.get(on);
-      if (status !== 'completed') pending++;
-      if (status === 'failed' || status === 'cancelled') error ??= dependencyFailed(on, status);
+    const edges: Edges = { open: 0, failed: null };
+    const job = inBatch.get(id);
+    for (const on of new Set(job?.dependsOn)) {
+      const outcome = outcomeOf(on);
+      if (outcome === null) edges.open++;
+      else if (outcome !== 'completed') edges.failed ??= { id: on, outcome };
     }
-    const place = { pending, error };
+    // A job without prerequisites has nothing to wait for, whatever it runs on.
+    const place: Place = job?.dependsOn?.length ? placeOf(job.runOn ?? DEFAULTS.runOn, edges) : { status: 'free' };
     known.set(id, place);
     return place;
   }
-  return placeOf;
+  return placed;
 }

@@ -20,10 +20,15 @@ export async function transition<T>(db: Database, change: (tx: Transaction) => P
     try {
       return await db.transaction(change);
     } catch (error) {
-      if (!REPEATABLE.has(postgresCode(error)) || tries === MOST_TRIES) throw error;
+      if (!isRepeatable(error) || tries === MOST_TRIES) throw error;
       await delay(tries * 20 * Math.random());
     }
   }
+}
+
+/** Whether a transaction that failed with this error may succeed when it is repeated. */
+export function isRepeatable(error: unknown): boolean {
+  return REPEATABLE.has(postgresCode(error));
 }
 
 /** The SQLSTATE of an error from Postgres, which drizzle wraps; empty for others. */

@@ -3,8 +3,9 @@ import type { Database } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs, uploads } from '../db/schema.ts';
 import { findUpload } from '../db/uploads.ts';
-import { cancelFamilies, conflict, lockFamilies } from './cancel.ts';
-import { restoreDependants } from './dependencies.ts';
+import { cancelFamilies, lockFamilies } from './cancel.ts';
+import { placeDependants } from './dependants.ts';
+import { awaitChange, conflict, lockChange } from './exclusive.ts';
 import { reopen } from './retry.ts';
 import { Moved, transition } from './transition.ts';
 
@@ -19,6 +20,7 @@ import { Moved, transition } from './transition.ts';
  */
 export async function cancelUpload(db: Database, queues: Queues, id: string): Promise<boolean> {
   return transition(db, async (tx) => {
+    await lockChange(tx, id);
     const locked = await lockFamilies(tx, queues, eq(jobs.uploadId, id));
     const upload = await findUpload(tx, id);
     if (upload === undefined) return false;
@@ -34,6 +36,7 @@ export async function cancelUpload(db: Database, queues: Queues, id: string): Pr
  */
 export async function retryUpload(db: Database, queues: Queues, id: string): Promise<boolean> {
   return transition(db, async (tx) => {
+    await lockChange(tx, id);
     const originals = await tx
       .select({ id: jobs.id })
       .from(jobs)
@@ -47,7 +50,7 @@ export async function retryUpload(db: Database, queues: Queues, id: string): Pro
     const reopened: string[] = [];
     // Refused are those that have nothing left to do.
     for (const job of originals) if ((await reopen(tx, queues, job.id)) === undefined) reopened.push(job.id);
-    await restoreDependants(tx, reopened);
+    await placeDependants(tx, queues, reopened);
     return true;
   });
 }
@@ -60,6 +63,7 @@ export async function retryUpload(db: Database, queues: Queues, id: string): Pro
 export async function deleteUpload(db: Database, queues: Queues, id: string, only?: SQL): Promise<boolean> {
   const wanted = and(eq(uploads.id, id), only);
   return transition(db, async (tx) => {
+    await awaitChange(tx, id);
     if ((await tx.$count(uploads, wanted)) === 0) return false;
     await cancelFamilies(tx, queues, await lockFamilies(tx, queues, eq(jobs.uploadId, id)));
     const deleted = await tx.delete(uploads).where(wanted).returning({ id: uploads.id });

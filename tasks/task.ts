@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import type { LogLevel } from '../db/schema.ts';
+import type { JobStatus, LogLevel } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
 import type { Child } from '../jobs/children.ts';
 import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
@@ -19,10 +19,24 @@ export interface TaskContext<Payload> {
   log(level: LogLevel, message: string, data?: Record<string, unknown>): void;
   /** Tells how far the task has come, in units of its choice. What comes in quick succession is told once. */
   progress(done: number, total?: number): void;
+  /** What became of the jobs that this one depends on, by ascending id. */
+  dependencies: Dependency[];
   /** The files of the upload that `reads` names, in order, as local paths: originals, and pages that are complete. */
   files: UploadFiles;
   /** The local path at which to write the file that belongs at `storePath` of the store. */
   output(storePath: string): string;
+}
+
+/** A prerequisite as it was when the attempt began. */
+interface Dependency {
+  id: string;
+  /** Null when the job was deleted. */
+  type: string | null;
+  status: JobStatus | 'deleted';
+  result: Record<string, unknown> | null;
+  error: PublicError | null;
+  /** The result was left out: those of all dependencies together have more than 256 KB of JSON. */
+  truncated: boolean;
 }
 
 export interface UploadFiles {

@@ -54,7 +54,7 @@ Upload with \`POST /uploads\`, ask \`GET /uploads/{id}/status\` until it is \`do
 - Errors are \`application/problem+json\` (RFC 9457) with a stable \`code\` and the id of the request, which is in the log too.
 - \`error\` on an upload, original or page has one of the codes \`corrupt_file\` \`unsupported_feature\` (a sound file that needs
   something that is not supported) \`encrypted_pdf\` \`wrong_password\` \`too_many_pages\` \`too_many_pixels\` \`page_out_of_range\` \`out_of_memory\` \`timeout\` \`converter_lost\` \`internal\`; on a job \`task_failed\` and
-  \`dependency_failed\`, too.
+  \`dependency_failed\`, too, and \`dependency_completed\` on a cancelled job that runs on failure, when nothing failed.
 - Every \`GET\` answers \`HEAD\` as well.`;
 
 /** The OpenAPI 3.1 document of all calls, from the schemas that read the requests and shape the answers. */

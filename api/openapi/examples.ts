@@ -101,6 +101,7 @@ export const readyJob = {
   payload: { upload_id: id },
   resource_requirements: { cpu_units: 1, memory_mb: 256 },
   depends_on: [],
+  run_on: 'success',
   retry_config: { max_attempts: 3, backoff_multiplier: 2, initial_delay_seconds: 1 },
   timeout_seconds: 300,
   run_at: null,
@@ -151,6 +152,17 @@ export const jobList = { items: [archivedJob], next_cursor: null };
 export const jobGraph = {
   items: [{ job_id: 'archive-1', type: 'archive', status: 'ready', parent_id: null, depends_on: [] }],
   complete: true,
+};
+
+export const bulkOperation = {
+  id: '01a20f50-6a10-7d1f-8c3e-0a1b2c3d4e5f',
+  action: 'retry',
+  status: 'completed',
+  count: 3,
+  done: 3,
+  skipped: 0,
+  created_at: '2026-11-24T20:47:35.100Z',
+  finished_at: '2026-11-24T20:47:35.140Z',
 };
 
 const scheduledJob = {

@@ -2,7 +2,16 @@ import { z } from 'zod';
 import type { ZodOpenApiPathsObject } from 'zod-openapi';
 import * as answers from '../answers.ts';
 import { jobId, MOST_JOBS, newJob } from '../job-requests.ts';
-import { idempotencyKey, jobList, jobsToRetry, logList, prefer, streamQuery } from '../schemas.ts';
+import {
+  idempotencyKey,
+  jobList,
+  jobsToCancel,
+  jobsToDelete,
+  jobsToRetry,
+  logList,
+  prefer,
+  streamQuery,
+} from '../schemas.ts';
 import * as examples from './examples.ts';
 import { headersNamed, json, problem, problems, response } from './responses.ts';
 
@@ -15,6 +24,31 @@ const unreadable = {
   413: ['file_too_large' as const],
   415: ['unsupported_media_type' as const],
 };
+
+/** A call that changes all jobs that match a filter. */
+function bulkCall({
+  schema,
+  example,
+  description,
+  ...call
+}: {
+  operationId: string;
+  summary: string;
+  description: string;
+  schema: z.ZodType;
+  example: object;
+}) {
+  return {
+    tags,
+    ...call,
+    description: `Changes the jobs that match at this moment, and answers at once: with \`status\` \`running\` if there are more than a hundred, which are then changed in the background. The same call joins an operation that still runs. ${description}`,
+    requestBody: { required: true, content: { 'application/json': { schema, example } } },
+    responses: {
+      200: json('The operation, with its `Location`', answers.bulkOperation, examples.bulkOperation, ['Location']),
+      ...problems(unreadable),
+    },
+  };
+}
 
 export const jobPaths: ZodOpenApiPathsObject = {
   '/jobs': {
@@ -70,17 +104,43 @@ export const jobPaths: ZodOpenApiPathsObject = {
     },
   },
   '/jobs/retry': {
-    post: {
-      tags,
+    post: bulkCall({
       operationId: 'retryJobs',
-      summary: 'Run all failed or cancelled jobs that match again',
-      requestBody: {
-        required: true,
-        content: { 'application/json': { schema: jobsToRetry, example: { status: 'failed', type: 'checksum' } } },
-      },
+      summary: 'Retry all failed or cancelled jobs that match',
+      description:
+        'A job that its prerequisites do not let run has failed with `dependency_failed` afterwards, and runs once they are retried.',
+      schema: jobsToRetry,
+      example: { status: 'failed', type: 'checksum' },
+    }),
+  },
+  '/jobs/cancel': {
+    post: bulkCall({
+      operationId: 'cancelJobs',
+      summary: 'Cancel all jobs that match and have not ended',
+      description: 'At least one filter is needed.',
+      schema: jobsToCancel,
+      example: { type: 'checksum', created_before: '2026-11-24T00:00:00Z' },
+    }),
+  },
+  '/jobs/delete': {
+    post: bulkCall({
+      operationId: 'deleteJobs',
+      summary: 'Delete all jobs that match and have ended',
+      description: 'Jobs of an upload are left out: they are deleted with it. At least one filter is needed.',
+      schema: jobsToDelete,
+      example: { status: 'completed', created_before: '2026-11-24T00:00:00Z' },
+    }),
+  },
+  '/jobs/bulk/{operation}': {
+    get: {
+      tags,
+      operationId: 'getBulkOperation',
+      summary: 'How far a bulk retry, cancel or delete has come',
+      description: 'Kept for a day after its end.',
+      requestParams: { path: z.object({ operation: z.uuid() }) },
       responses: {
-        200: json('How many run again', answers.retried, { retried: 3 }),
-        ...problems(unreadable),
+        200: json('The operation', answers.bulkOperation, examples.bulkOperation),
+        ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
   },
@@ -115,7 +175,8 @@ export const jobPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'cancelJob',
       summary: 'Cancel a job that has not ended',
-      description: 'What runs is aborted within a second; what depends on it fails.',
+      description:
+        'A running attempt is aborted within a second. Dependants fail, unless their `run_on` says otherwise.',
       requestParams: { path },
       responses: {
         200: json('The job, cancelled', answers.jobDetail, examples.cancelledJob),
@@ -128,7 +189,8 @@ export const jobPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'retryJob',
       summary: 'Run a failed or cancelled job again',
-      description: 'What failed because of it waits for it again.',
+      description:
+        'Dependants that failed because of it wait for it again. A job whose prerequisite failed or was deleted is a `conflict`.',
       requestParams: { path },
       responses: {
         200: json('The job, at work again', answers.jobDetail, examples.retriedJob),

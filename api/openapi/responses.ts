@@ -83,7 +83,10 @@ const CODES: Partial<Record<ErrorCode, { means: string; detail: string; members?
     detail: 'these jobs wait for each other: a -> b -> a',
     members: { cycle: ['a', 'b', 'a'] },
   },
-  unknown_dependency: { means: '`depends_on` names no job', detail: 'depends_on: there is no job report-7' },
+  unknown_dependency: {
+    means: '`depends_on` names no job, or a part of one',
+    detail: 'depends_on: there is no job report-7',
+  },
   unknown_upload: {
     means: 'the payload names no upload',
     detail: `payload: there is no upload ${id}`,

@@ -16,21 +16,31 @@ import {
 } from '../../db/jobs.ts';
 import type { Queues } from '../../db/queues.ts';
 import type { Read } from '../../db/replica.ts';
+import type { BulkAction } from '../../db/schema.ts';
 import { listWebhooks } from '../../db/webhooks.ts';
 import { AppError } from '../../errors.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
+import { findBulk, startBulk } from '../../jobs/bulk.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
-import { retryJob, retryJobs } from '../../jobs/retry.ts';
+import { retryJob } from '../../jobs/retry.ts';
 import type { Logger } from '../../log.ts';
 import type { Tasks } from '../../tasks/registry.ts';
 import { type Caller, callerOf, isVisible } from '../admission.ts';
 import { askTogether } from '../ask.ts';
-import { graphDocument, jobDetail, jobDocument, listedJob, logDocument, webhookDocument } from '../documents.ts';
+import {
+  bulkDocument,
+  graphDocument,
+  jobDetail,
+  jobDocument,
+  listedJob,
+  logDocument,
+  webhookDocument,
+} from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
 import { jobId, readJobs } from '../job-requests.ts';
 import { jsonBody } from '../middleware/json-body.ts';
 import { invalid, notFound, parse } from '../problem.ts';
-import { jobList, jobsToRetry, logList } from '../schemas.ts';
+import { jobList, jobsToCancel, jobsToDelete, jobsToRetry, logList } from '../schemas.ts';
 import { jobKey, type StatusCache, type StatusDocument } from '../status-cache.ts';
 import type { Waiting } from '../waiting.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
@@ -56,7 +66,7 @@ export function jobRoutes(parts: {
   cache: StatusCache;
   waiting: Waiting;
 }): Router {
-  const { db, read, queues, tasks, guard, cache, waiting } = parts;
+  const { db, read, queues, tasks, guard, log, cache, waiting } = parts;
   const router = Router();
   const askDetail = askTogether<StatusDocument>(MAX_DETAILS, async (ids) => {
     const details = await findJobDetails(db, ids);
@@ -117,11 +127,26 @@ export function jobRoutes(parts: {
     });
   });
 
-  router.post('/jobs/retry', jsonBody(LARGEST_BODY), async (request: Request, response: Response) => {
-    const { status, ...query } = parse(jobsToRetry, request.body);
-    const retried = await retryJobs(db, queues, { ...filterOf(query, callerOf(request)), status });
-    await cache.invalidate();
-    response.json({ retried });
+  /** Begins a bulk operation on the jobs that match the request's filter. */
+  function bulk(action: BulkAction, schema: typeof jobsToRetry | typeof jobsToCancel | typeof jobsToDelete) {
+    return async (request: Request, response: Response) => {
+      const caller = callerOf(request);
+      const { status, ...query } = parse(schema, request.body);
+      const filter = { ...filterOf(query, caller), status };
+      const operation = await startBulk(db, queues, log, { owner: caller.owner, action, filter });
+      await cache.invalidate();
+      response.location(`/jobs/bulk/${operation.id}`).json(bulkDocument(operation));
+    };
+  }
+  router.post('/jobs/retry', jsonBody(LARGEST_BODY), bulk('retry', jobsToRetry));
+  router.post('/jobs/cancel', jsonBody(LARGEST_BODY), bulk('cancel', jobsToCancel));
+  router.post('/jobs/delete', jsonBody(LARGEST_BODY), bulk('delete', jobsToDelete));
+
+  router.get('/jobs/bulk/:operation', async (request, response) => {
+    const { operation: id } = request.params;
+    const found = z.uuid().safeParse(id).success ? await findBulk(db, id) : undefined;
+    if (found === undefined || !isVisible(found, callerOf(request))) throw notFound(`bulk operation ${id}`);
+    response.json(bulkDocument(found));
   });
 
   router.get('/jobs/stream', (_request, response) => {

@@ -140,6 +140,7 @@ class FileConversion {
       files: { originals: [], pages: [] },
       input: this.#file,
       password: null,
+      dependencies: [],
       settledPages: this.#settled,
       avoid: [],
       reservation: { cpuUnits: 1, memoryMb },

@@ -12,6 +12,8 @@
  *     });
  *     export default [greet];
  *
+ * `run` is also given `dependencies`: the results of the jobs that its job depends on, as `collect` below shows.
+ *
  * It runs in a sandbox, unless it is `trusted`. The API and the converters are to load the same module:
  *
  *     TASKS=./examples/tasks/index.ts npm start
@@ -153,6 +155,17 @@ const noop = defineTask({
   run: async () => ({}),
 });
 
+/** Gathers the results of the jobs that its own depends on, whatever became of them. */
+const collect = defineTask({
+  type: 'collect',
+  payload: anyPayload,
+  resources,
+  trusted: true,
+  run: async ({ dependencies }) => ({
+    dependencies: dependencies.map(({ id, status, result }) => ({ id, status, result })),
+  }),
+});
+
 const SIMULATED = [
   { type: 'email', length: 0.1 },
   { type: 'send_email', length: 0.1 },
@@ -183,4 +196,4 @@ function simulate({ type, length }: (typeof SIMULATED)[number]) {
   });
 }
 
-export default [sleep, prime, fibonacci, matrix, reverse, fail, noop, ...SIMULATED.map(simulate)];
+export default [sleep, prime, fibonacci, matrix, reverse, fail, noop, collect, ...SIMULATED.map(simulate)];

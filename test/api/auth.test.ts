@@ -145,6 +145,9 @@ describe.each([
   ['GET', '/metrics', 'jobs:read'],
   ['POST', '/jobs', 'jobs:write'],
   ['POST', '/jobs/retry', 'jobs:write'],
+  ['POST', '/jobs/cancel', 'jobs:write'],
+  ['POST', '/jobs/delete', 'jobs:write'],
+  ['GET', `/jobs/bulk/${NOWHERE}`, 'jobs:read'],
   ['POST', '/jobs/x/retry', 'jobs:write'],
   ['PATCH', '/jobs/x/cancel', 'jobs:write'],
   ['PUT', '/schedules/x', 'jobs:write'],
@@ -341,9 +344,12 @@ describe('owners', () => {
     }
     expect(idsOf(await bob.get('/jobs?status=failed&type=fail'))).toEqual([]);
     expect(idsOf(await root.get('/jobs?status=failed&type=fail'))).toContain(job_id);
-    expect((await bob.post('/jobs/retry', { status: 'failed' })).body).toEqual({ retried: 0 });
+    expect((await bob.post('/jobs/retry', { status: 'failed' })).body).toMatchObject({ count: 0 });
     expectProblem(await bob.post('/jobs', { type: 'noop', depends_on: [job_id] }), 422, 'unknown_dependency');
-    expect((await alice.post('/jobs/retry', { status: 'failed' })).body).toEqual({ retried: 1 });
+    const { body: retry } = await alice.post('/jobs/retry', { status: 'failed' });
+    expect(retry).toMatchObject({ count: 1 });
+    expect((await alice.get(`/jobs/bulk/${retry.id}`)).body.id).toBe(retry.id);
+    expectProblem(await bob.send('GET', `/jobs/bulk/${retry.id}`), 404, 'not_found');
     await alice.jobIn('failed', job_id);
   });
 

@@ -1,7 +1,7 @@
 import { buffer } from 'node:stream/consumers';
 import yauzl from 'yauzl';
 import { BLUE, makePdf, RED } from '../support/files.ts';
-import { expectNothingLeft, type Json, type Service, startService } from '../support/service.ts';
+import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
 import { expectProblem } from './problems.ts';
 
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
@@ -144,7 +144,7 @@ test('a dead letter that is retried has its attempts anew, and keeps the old one
   });
 });
 
-test('POST /jobs/retry retries all that match, and says how many come back', async () => {
+test('POST /jobs/retry retries all that match, and says how many', async () => {
   await submitDone([
     { ...fickle, job_id: 'fickle-1' },
     { ...fickle, job_id: 'fickle-2', priority: 'high' },
@@ -155,8 +155,10 @@ test('POST /jobs/retry retries all that match, and says how many come back', asy
   const since = (await service.get('/jobs/fickle-1')).created_at;
   const retry = async (body: object) => {
     const answer = await service.post('/jobs/retry', body);
-    expect([answer.status, Object.keys(answer.body)]).toEqual([200, ['retried']]);
-    return answer.body.retried;
+    expect([answer.status, answer.body.status]).toEqual([200, 'completed']);
+    expect(answer.headers.get('location')).toBe(`/jobs/bulk/${answer.body.id}`);
+    expect(await service.get(`/jobs/bulk/${answer.body.id}`)).toEqual(answer.body);
+    return answer.body.count;
   };
   expect(await retry({ status: 'cancelled', created_after: since })).toBe(0);
   expect(await retry({ status: 'failed', type: 'prime' })).toBe(0);
@@ -175,6 +177,46 @@ test('POST /jobs/retry retries all that match, and says how many come back', asy
     415,
     'unsupported_media_type',
   );
+});
+
+test('POST /jobs/cancel and /jobs/delete change all jobs that match, many of them in the background', async () => {
+  const run_at = new Date(Date.now() + 3_600_000).toISOString();
+  await service.submit(Array.from({ length: 250 }, () => ({ type: 'noop', priority: 'low', run_at })));
+  const filter = { type: 'noop', priority: 'low' };
+  const bulk = async (action: string) => {
+    const { status, body } = await service.post(`/jobs/${action}`, filter);
+    expect([status, body]).toEqual([200, expect.objectContaining({ action, count: 250 })]);
+    await until(async () => (await service.get(`/jobs/bulk/${body.id}`)).status === 'completed');
+    expect(await service.get(`/jobs/bulk/${body.id}`)).toMatchObject({ done: 250, skipped: 0 });
+  };
+  await bulk('cancel');
+  expect((await service.get('/jobs?type=noop&priority=low&limit=1')).items).toMatchObject([{ status: 'cancelled' }]);
+  await bulk('delete');
+  expect((await service.get('/jobs?type=noop&priority=low&limit=1')).items).toEqual([]);
+  for (const [action, body] of [
+    ['cancel', {}],
+    ['delete', {}],
+    ['cancel', { status: 'failed' }],
+    ['delete', { status: 'ready' }],
+  ] as const) {
+    expectProblem(await service.post(`/jobs/${action}`, body), 400, 'invalid_request');
+  }
+  expectProblem(await service.send('GET', '/jobs/bulk/nothing'), 404, 'not_found');
+});
+
+test('a task is given what became of the jobs that its own depends on', async () => {
+  const [good, bad, after] = await service.submit([
+    { job_id: 'given-good', type: 'reverse', payload: { input: 'abc' } },
+    { job_id: 'given-bad', type: 'fail', payload: { times: 9 }, retry_config: { max_attempts: 1 } },
+    { type: 'collect', depends_on: ['given-good', 'given-bad'], run_on: 'always' },
+  ]);
+  expect([good.run_on, after.run_on]).toEqual(['success', 'always']);
+  expect((await service.jobDone(after.job_id)).result).toEqual({
+    dependencies: [
+      { id: bad.job_id, status: 'failed', result: null },
+      { id: good.job_id, status: 'completed', result: { output: 'cba' } },
+    ],
+  });
 });
 
 test('GET /system tells converters with what they reserve, queues with what waits, and what was done lately', async () => {

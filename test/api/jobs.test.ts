@@ -31,6 +31,7 @@ const WRITTEN_ANSWER = {
   payload: {},
   resource_requirements: { cpu_units: 0, memory_mb: 256 },
   depends_on: [],
+  run_on: 'success',
   retry_config: { max_attempts: 3, backoff_multiplier: 2, initial_delay_seconds: 1 },
   timeout_seconds: 300,
   run_at: null,

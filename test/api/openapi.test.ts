@@ -330,8 +330,12 @@ describe('jobs', () => {
     await call('POST', '/jobs/{id}/retry', ['late'], 409);
     await expectNoSuch('POST', '/jobs/{id}/retry', ['nobody']);
     const { body } = await call('POST', '/jobs/retry', [], 200, { body: { status: 'failed', type: 'fail' } });
-    expect(body).toEqual({ retried: 1 });
-    await expectUnreadable('POST', '/jobs/retry', []);
+    expect(body).toMatchObject({ count: 1, done: 1 });
+    await call('POST', '/jobs/cancel', [], 200, { body: { type: 'nothing' } });
+    await call('POST', '/jobs/delete', [], 200, { body: { type: 'nothing' } });
+    for (const action of ['retry', 'cancel', 'delete']) await expectUnreadable('POST', `/jobs/${action}`, []);
+    await call('GET', '/jobs/bulk/{operation}', [body.id], 200);
+    await expectNoSuch('GET', '/jobs/bulk/{operation}', [NOBODY]);
     await service.jobDone('bad');
     await call('PATCH', '/jobs/{id}/cancel', ['late'], 200);
   });

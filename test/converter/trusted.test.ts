@@ -20,6 +20,7 @@ const REQUEST: TaskRequest = {
   files: { originals: [], pages: [] },
   input: '',
   password: null,
+  dependencies: [],
   settledPages: [],
   avoid: [],
   reservation: { cpuUnits: 1, memoryMb: 256 },

@@ -28,6 +28,9 @@ test('a Postgres that cannot be reached, or that ends the connection, is an outa
     expect(isOutage(await failureOf('postgres://127.0.0.1:1/nothing', 'select 1'))).toBe(true);
     expect(isOutage(await failureOf(database.url, 'select pg_terminate_backend(pg_backend_pid())'))).toBe(true);
     expect(isOutage(await failureOf(database.url, 'select 1/0'))).toBe(false);
+    // The same statement would time out, or be malformed, again.
+    expect(isOutage(await failureOf(database.url, 'set statement_timeout = 1; select pg_sleep(1)'))).toBe(false);
+    expect(isOutage(new Error('malformed', { cause: { code: '08P01' } }))).toBe(false);
     expect(isOutage(new Error('the disk is full', { cause: { code: 'ENOSPC' } }))).toBe(false);
   } finally {
     await database.drop();

@@ -167,3 +167,11 @@ test('a bound itself is within', () => {
 test('unknown fields are refused', () => {
   expect(named('prime').payload.safeParse({ input: 1, verbose: true }).success).toBe(false);
 });
+
+test('collect gathers what became of the dependencies', async () => {
+  const one = { id: 'a', type: 'noop', status: 'completed' as const, result: { n: 1 }, error: null, truncated: false };
+  const context = { ...contextOf('collect', {}), dependencies: [one] };
+  expect(await named('collect').run(context)).toEqual({
+    dependencies: [{ id: 'a', status: 'completed', result: { n: 1 } }],
+  });
+});

@@ -65,25 +65,30 @@ const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
   ],
   ['a pending webhook has its time', 'nobody would deliver it', [sql`update webhooks set due_at = 'infinity'`]],
   [
-    'a blocked job counts the prerequisites that have not completed',
+    'a blocked job counts its dependencies without an outcome',
     'it counts too many',
     [sql`update jobs set pending_dependencies = 3 where id = 'blocked'`],
   ],
   [
-    'no job waits for a prerequisite that has failed',
+    'no blocked job waits in vain',
     'the prerequisite was forgotten',
+    [sql`insert into job_dependencies values ('blocked', 'failed')`],
+  ],
+  [
+    'a job that waits knows what became of its prerequisites, or will be placed again',
+    'a prerequisite ended without a word',
     [
-      sql`insert into job_dependencies values ('blocked', 'failed')`,
-      sql`update jobs set pending_dependencies = 3 where id = 'blocked'`,
+      sql`update job_dependencies set outcome = 'completed' where job_id = 'blocked' and depends_on = 'running'`,
+      sql`update jobs set pending_dependencies = 1 where id = 'blocked'`,
     ],
   ],
   [
-    'no job runs before its prerequisites have completed',
+    'no job runs before its dependencies let it',
     'one that is ready waits for another',
     [sql`insert into job_dependencies values ('ready', 'running')`],
   ],
   [
-    'no job runs before its prerequisites have completed',
+    'no job runs before its dependencies let it',
     'one that is to run later waits for one that was cancelled',
     [sql`insert into job_dependencies values ('scheduled', 'cancelled')`],
   ],

@@ -7,7 +7,7 @@ import { audit } from '../../jobs/audit.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
 import { type AttemptKey, type Claimant, type ClaimedJob, claimJobs } from '../../jobs/claim.ts';
 import type { PageOutcome } from '../../jobs/conversion.ts';
-import { keepHouse } from '../../jobs/housekeeping.ts';
+import { continueChanges, keepHouse } from '../../jobs/housekeeping.ts';
 import { retryJob } from '../../jobs/retry.ts';
 import { type Outcome, settleAttempts } from '../../jobs/settle.ts';
 import { type NewJob, submitJobs } from '../../jobs/submit.ts';
@@ -164,12 +164,14 @@ export async function openJobsFixture() {
       await db.update(jobs).set({ dueAt: sql`now()` }).where(eq(jobs.status, 'retrying'));
       await keepHouse(db, queues, log);
     },
+    /** Does what transactions have left to the leader. */
+    continueChanges: () => continueChanges(db, queues, log),
     /** What the auditor finds broken: nothing. */
     findings: () => audit(db),
     /** Everything gone. */
     async empty(): Promise<void> {
       await db.execute(
-        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, fair_shares, webhooks, webhook_attempts, webhook_hosts, schedules`,
+        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, pending_outcomes, bulk_operations, converters, events, throughput, fair_shares, webhooks, webhook_attempts, webhook_hosts, schedules`,
       );
       await db.execute(sql`delete from pgboss.job`);
     },

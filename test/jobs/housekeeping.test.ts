@@ -122,6 +122,24 @@ test('housekeepers that work at the same time send each job once and lose each a
   expect(claimed.map(({ id }) => id).toSorted()).toEqual(ids.toSorted());
 });
 
+test('a lost attempt that cannot be settled does not keep the others from it', async () => {
+  const converter = await fixture.converter();
+  await fixture.submit({ id: 'poison' }, { id: 'victim' });
+  await fixture.claim(converter);
+  await beat(converter.id, 60);
+  await fixture.db.execute(sql`create function refuse() returns trigger language plpgsql as $$ begin
+    if new.id = 'poison' then raise exception 'refused'; end if; return new; end $$`);
+  await fixture.db.execute(sql`create trigger refuse before update on jobs for each row execute function refuse()`);
+  try {
+    await keep();
+    expect(await fixture.statuses('poison', 'victim')).toEqual(['running', 'retrying']);
+  } finally {
+    await fixture.db.execute(sql`drop trigger refuse on jobs; drop function refuse`);
+  }
+  await keep();
+  expect(await fixture.statuses('poison')).toEqual(['retrying']);
+});
+
 test('a round with nothing to do changes nothing', async () => {
   await fixture.submit({});
   const before = await fixture.db.select().from(jobs);

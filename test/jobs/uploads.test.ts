@@ -2,6 +2,7 @@ import { asc, eq, sql } from 'drizzle-orm';
 import { events, jobs } from '../../db/schema.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { recordInspection, recordPages } from '../../jobs/conversion.ts';
+import { lockChange } from '../../jobs/exclusive.ts';
 import { toRanges } from '../../jobs/pages.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import {
@@ -97,12 +98,16 @@ describe('a cancelled upload', () => {
     expect(await fixture.findUpload(upload)).toMatchObject({ status: 'cancelled', error: { code: 'corrupt_file' } });
   });
 
-  test('takes with it what waits for any of its jobs, children among them', async () => {
+  test('takes with it what waits for its jobs; nothing waits for their children', async () => {
     const { upload, root, ranges } = await splitUpload();
     const [child] = ranges as [ClaimedJob];
-    await fixture.submit({ id: 'after', dependsOn: [root] }, { id: 'after-part', dependsOn: [child.id] });
+    await fixture.submit({ id: 'after', dependsOn: [root] });
+    await expect(fixture.submit({ dependsOn: [child.id] })).rejects.toMatchObject({
+      status: 422,
+      message: `depends_on: ${child.id} is part of ${root}: depend on that job`,
+    });
     await fixture.cancelUpload(upload);
-    expect(await fixture.statuses('after', 'after-part')).toEqual(['failed', 'failed']);
+    expect(await fixture.statuses('after')).toEqual(['failed']);
   });
 
   test('is refused once it has ended, and of an upload that nobody knows there is none', async () => {
@@ -152,16 +157,59 @@ describe('a cancelled upload', () => {
       const upload = await fixture.upload(2);
       const [first] = await fixture.claim();
       await fixture.settle(first as ClaimedJob, FAILED_FOR_GOOD);
-      await Promise.all([fixture.cancelUpload(upload), fixture.retry((first as ClaimedJob).id)]);
-      const { status } = await fixture.findUpload(upload);
-      // Retried last, it goes on with that job alone.
-      expect((await statusesOf(upload)).toSorted()).toEqual(
-        status === 'cancelled' ? ['cancelled', 'cancelled'] : ['cancelled', 'ready'],
-      );
+      const changes = await Promise.allSettled([fixture.cancelUpload(upload), fixture.retry((first as ClaimedJob).id)]);
+      const refused = changes.flatMap((change) => (change.status === 'rejected' ? [change.reason] : []));
+      for (const reason of refused) expect(reason).toMatchObject(CONFLICT);
+      const [cancelled, retried] = changes.map((change) => change.status === 'fulfilled');
+      expect(cancelled || retried).toBe(true);
+      const expected = {
+        'cancel alone': ['cancelled', 'failed'],
+        'retry alone': ['ready', 'running'],
+        'cancel last': ['cancelled', 'cancelled'],
+        'retry last': ['cancelled', 'ready'],
+      };
+      const order = !retried ? 'cancel alone' : !cancelled ? 'retry alone' : undefined;
+      const statuses = (await statusesOf(upload)).toSorted();
+      if (order !== undefined) expect(statuses).toEqual(expected[order]);
+      else expect([expected['cancel last'], expected['retry last']]).toContainEqual(statuses);
       expect(await fixture.findings()).toEqual([]);
       await fixture.empty();
     }
   });
+});
+
+test('many changes of one upload at once are refused but one, and leave connections for others', async () => {
+  const upload = await fixture.upload(20);
+  const cancels = Array.from({ length: 300 }, () => fixture.cancelUpload(upload));
+  const results = await Promise.allSettled(cancels);
+  const refused = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));
+  expect(refused).toHaveLength(299);
+  for (const reason of refused) expect(reason).toMatchObject(CONFLICT);
+});
+
+test('a change of an upload is refused while another is in progress, and a deletion waits for it', async () => {
+  const upload = await fixture.upload();
+  const held = Promise.withResolvers<void>();
+  const holds = Promise.withResolvers<void>();
+  const other = fixture.db.transaction(async (tx) => {
+    await lockChange(tx, upload);
+    held.resolve();
+    await holds.promise;
+  });
+  await held.promise;
+  const [job] = await fixture.db.select().from(jobs).where(eq(jobs.uploadId, upload));
+  for (const change of [
+    () => fixture.cancelUpload(upload),
+    () => fixture.retryUpload(upload),
+    () => fixture.cancel(job?.id ?? ''),
+    () => fixture.retry(job?.id ?? ''),
+  ]) {
+    await expect(change()).rejects.toMatchObject({ ...CONFLICT, message: expect.stringContaining('in progress') });
+  }
+  const deletes = fixture.deleteUpload(upload);
+  holds.resolve();
+  await other;
+  expect(await deletes).toBe(true);
 });
 
 describe('an upload that is retried', () => {
@@ -336,7 +384,7 @@ describe('a deleted upload', () => {
     for (let round = 0; round < 12; round++) {
       const upload = await fixture.upload(2);
       await fixture.finishAll(FAILED_FOR_GOOD);
-      const retries = () => fixture.retryUpload(upload);
+      const retries = () => fixture.retryUpload(upload).catch(() => undefined);
       const deletes = () => fixture.deleteUpload(upload);
       await (round % 2 ? both(retries, deletes) : both(deletes, retries));
       expect(await rowsOf(upload)).toEqual(NO_ROWS);

@@ -19,6 +19,7 @@ export function taskContext<Payload>(
     signal: new AbortController().signal,
     log: (level, message) => told.logs.push({ level, message }),
     progress: (done, total) => told.progress.push([done, total]),
+    dependencies: [],
     files: { originals: [], pages: [] },
     output: (storePath) => path.join(root, storePath),
     told,

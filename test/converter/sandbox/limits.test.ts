@@ -67,6 +67,7 @@ function requestOf(type: string, payload: Record<string, unknown>, memoryMb: num
     files: { originals: [], pages: [] },
     input: path.join(folder, 'a.png'),
     password: null,
+    dependencies: [],
     settledPages: [],
     avoid: [],
     reservation: { cpuUnits: 1, memoryMb },

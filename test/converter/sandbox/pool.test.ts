@@ -44,6 +44,7 @@ function requestOf(input: string, type = 'convert'): TaskRequest {
     files: { originals: [], pages: [] },
     input: path.join(folder, input),
     password: null,
+    dependencies: [],
     settledPages: [],
     avoid: [],
     reservation: { cpuUnits: 1, memoryMb: 256 },

@@ -1,0 +1,262 @@
+import { sql } from 'drizzle-orm';
+import { listPrerequisites } from '../../db/jobs.ts';
+import type { RunOn } from '../../db/schema.ts';
+import type { ClaimedJob } from '../../jobs/claim.ts';
+import { recordInspection, recordPages } from '../../jobs/conversion.ts';
+import { advanceDependants } from '../../jobs/dependants.ts';
+import { COMPLETED, completedPage, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
+
+let fixture: JobsFixture;
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+});
+afterEach(() => fixture.expectSound());
+afterAll(() => fixture.close());
+
+const MANY = 10_000;
+const LONGEST_TRANSACTION_MS = 2_000;
+const job = (id: string, ...dependsOn: string[]) => ({ id, dependsOn });
+const numbered = (count: number, name: string) => Array.from({ length: count }, (_, index) => `${name}${index}`);
+const count = async (status: string) =>
+  Number((await fixture.db.execute(sql`select count(*) from jobs where status = ${status}`)).rows[0]?.count);
+const remove = (id: string) => fixture.db.execute(sql`delete from jobs where id = ${id}`);
+
+/** Does `work`, and then the steps that it has left, each within the time that a transaction may take. Gives the time of all. */
+async function inSteps(work: () => Promise<unknown>): Promise<number> {
+  let longest = 0;
+  let total = 0;
+  const timed = async <T>(run: () => Promise<T>): Promise<T> => {
+    const began = performance.now();
+    const result = await run();
+    longest = Math.max(longest, performance.now() - began);
+    total += performance.now() - began;
+    return result;
+  };
+  await timed(work);
+  while (await timed(() => advanceDependants(fixture.db, fixture.queues, fixture.log)));
+  expect(longest).toBeLessThan(LONGEST_TRANSACTION_MS);
+  return total;
+}
+
+describe('many dependants of one job', () => {
+  beforeEach(async () => {
+    await fixture.submit({ id: 'root' });
+    for (const batch of numbered(MANY / 1_000, 'batch')) {
+      await fixture.submit(...numbered(1_000, `${batch}-`).map((id) => job(id, 'root')));
+    }
+  });
+
+  test('are released in bounded steps', async () => {
+    const root = await fixture.claimOne();
+    const took = await inSteps(() => fixture.settle(root, COMPLETED));
+    expect(await count('ready')).toBe(MANY);
+    expect(took).toBeLessThan(6_000);
+  });
+
+  test('fail, wait again and fail again in bounded steps', async () => {
+    const root = await fixture.claimOne();
+    await inSteps(() => fixture.settle(root, FAILED_FOR_GOOD));
+    expect(await count('failed')).toBe(MANY + 1);
+    await inSteps(() => fixture.retry('root'));
+    expect(await count('blocked')).toBe(MANY);
+    await inSteps(() => fixture.cancel('root'));
+    expect(await count('failed')).toBe(MANY);
+  });
+});
+
+test('a long chain fails, is retried and is cancelled in bounded steps, whichever change comes first', async () => {
+  const ids = numbered(300, 'j');
+  await fixture.submit(...ids.map((id, index) => job(id, ...ids.slice(Math.max(0, index - 1), index))));
+  const head = await fixture.claimOne();
+  await inSteps(() => fixture.settle(head, FAILED_FOR_GOOD));
+  expect(await count('failed')).toBe(300);
+  // Cancelled before its retry has reached the end of the chain.
+  await fixture.retry('j0');
+  expect(await count('failed')).toBeGreaterThan(0);
+  await inSteps(() => fixture.cancel('j0'));
+  expect(await count('failed')).toBe(299);
+  await inSteps(() => fixture.retry('j0'));
+  expect(await count('blocked')).toBe(299);
+});
+
+test('steps that are left survive the process that left them, and several processes share them', async () => {
+  await fixture.submit({ id: 'root' }, ...numbered(2_500, 'j').map((id) => job(id, 'root')));
+  await fixture.settle(await fixture.claimOne(), COMPLETED);
+  expect(await count('blocked')).toBe(1_500);
+  expect(await fixture.findings()).toEqual([]);
+  await Promise.all([fixture.continueChanges(), fixture.continueChanges(), fixture.continueChanges()]);
+  expect(await count('ready')).toBe(2_500);
+});
+
+describe('a prerequisite that completes twice', () => {
+  /** A conversion whose first page failed alone. */
+  async function conversion(): Promise<{ upload: string; attempt: ClaimedJob }> {
+    const upload = await fixture.upload();
+    const attempt = await fixture.claimOne();
+    await recordInspection(fixture.db, attempt, { pageCount: 2, selected: [[1, 2]] });
+    const error = { code: 'timeout' as const, message: 'took too long' };
+    await recordPages(fixture.db, attempt, [{ page: 1, status: 'failed', error }, completedPage(2)]);
+    return { upload, attempt };
+  }
+
+  test('does not release a dependant that waits for another job', async () => {
+    const { upload, attempt } = await conversion();
+    await fixture.submit({ id: 'other', runAt: new Date(Date.now() + 3_600_000) }, job('both', attempt.id, 'other'));
+    await fixture.settle(attempt, COMPLETED);
+    expect(await fixture.job('both')).toMatchObject({ status: 'blocked', pendingDependencies: 1 });
+    await fixture.retryUpload(upload);
+    expect(await fixture.job('both')).toMatchObject({ status: 'blocked', pendingDependencies: 2 });
+    expect(await fixture.finishAll()).toHaveLength(1);
+    expect(await fixture.job('both')).toMatchObject({ status: 'blocked', pendingDependencies: 1 });
+  });
+
+  test('leaves a dependant that has started as it is', async () => {
+    const { upload, attempt } = await conversion();
+    await fixture.submit(job('after', attempt.id));
+    await fixture.settle(attempt, COMPLETED);
+    const after = await fixture.claimOne();
+    await fixture.retryUpload(upload);
+    expect(await fixture.job('after')).toMatchObject({ status: 'running', attempt: 1 });
+    expect(await fixture.findings()).toEqual([]);
+    expect(await fixture.settle(after, COMPLETED)).toBe(true);
+    await fixture.finishAll();
+    expect(await fixture.attempts('after')).toHaveLength(1);
+  });
+});
+
+describe('a prerequisite that is deleted', () => {
+  test('before it completed fails its dependants, and no retry runs them', async () => {
+    const upload = await fixture.upload();
+    const conversion = await fixture.claimOne();
+    await fixture.submit(job('after', conversion.id), job('behind', 'after'));
+    await fixture.deleteUpload(upload);
+    expect(await fixture.statuses('after', 'behind')).toEqual(['failed', 'failed']);
+    expect((await fixture.job('after')).error?.code).toBe('dependency_failed');
+    await expect(fixture.retry('after')).rejects.toMatchObject({
+      status: 409,
+      message: `its prerequisite ${conversion.id} was deleted before it completed: submit the job without it`,
+    });
+    expect(await fixture.statuses('after')).toEqual(['failed']);
+  });
+
+  test('by any statement fails its dependants', async () => {
+    await fixture.submit({ id: 'gone' }, job('after', 'gone'));
+    await fixture.settle(await fixture.claimOne(), { kind: 'returned' });
+    await fixture.db.execute(sql`delete from pgboss.job where id = (select queue_id from jobs where id = 'gone')`);
+    await remove('gone');
+    await fixture.continueChanges();
+    expect(await fixture.job('after')).toMatchObject({
+      status: 'failed',
+      error: { code: 'dependency_failed', message: 'its prerequisite gone was deleted' },
+    });
+  });
+
+  test('after it completed stays satisfied', async () => {
+    await fixture.submit({ id: 'done' }, { id: 'other' }, job('both', 'done', 'other'));
+    const attempts = await fixture.claim();
+    const of = (id: string) => attempts.find((attempt) => attempt.id === id) as ClaimedJob;
+    await fixture.settle(of('done'), COMPLETED);
+    await remove('done');
+    await fixture.continueChanges();
+    expect(await fixture.job('both')).toMatchObject({ status: 'blocked', pendingDependencies: 1 });
+    await fixture.settle(of('other'), FAILED_FOR_GOOD);
+    await fixture.retry('other');
+    await fixture.finishAll();
+    expect(await fixture.statuses('both')).toEqual(['completed']);
+  });
+
+  test('while its dependants have yet to learn that it completed is satisfied', async () => {
+    await fixture.submit({ id: 'root' }, ...numbered(1_500, 'j').map((id) => job(id, 'root')));
+    await fixture.settle(await fixture.claimOne(), COMPLETED);
+    await remove('root');
+    await fixture.continueChanges();
+    expect(await count('ready')).toBe(1_500);
+  });
+});
+
+describe('a dependant runs', () => {
+  /** Ends `a` completed and `b` otherwise, in this order. */
+  const cases: [RunOn, string[], string][] = [
+    ['success', ['completed', 'completed'], 'ready'],
+    ['success', ['completed', 'failed'], 'failed'],
+    ['success', ['cancelled'], 'failed'],
+    ['failure', ['completed', 'completed'], 'cancelled'],
+    ['failure', ['failed'], 'blocked'],
+    ['failure', ['failed', 'completed'], 'ready'],
+    ['failure', ['completed', 'cancelled'], 'ready'],
+    ['always', ['completed'], 'blocked'],
+    ['always', ['completed', 'completed'], 'ready'],
+    ['always', ['failed', 'cancelled'], 'ready'],
+  ];
+  test.each(cases)('on %s after %j: it is %s', async (runOn, ends, status) => {
+    await fixture.submit({ id: 'p0' }, { id: 'p1' }, { ...job('after', 'p0', 'p1'), runOn });
+    const attempts = await fixture.claim();
+    for (const [index, end] of ends.entries()) {
+      const attempt = attempts.find(({ id }) => id === `p${index}`) as ClaimedJob;
+      if (end === 'cancelled') await fixture.cancel(attempt.id);
+      else await fixture.settle(attempt, end === 'completed' ? COMPLETED : FAILED_FOR_GOOD);
+    }
+    expect(await fixture.statuses('after')).toEqual([status]);
+    // A job that is submitted afterwards has the same place.
+    await fixture.submit({ ...job('late', 'p0', 'p1'), runOn });
+    expect(await fixture.statuses('late')).toEqual([status]);
+  });
+
+  test('on failure never, once all have completed; a retry of a prerequisite makes it wait again', async () => {
+    await fixture.submit({ id: 'a' }, { ...job('cleanup', 'a'), runOn: 'failure' }, job('behind', 'cleanup'));
+    await fixture.settle(await fixture.claimOne(), COMPLETED);
+    const message = 'all its prerequisites completed, and it runs on failure';
+    expect(await fixture.job('cleanup')).toMatchObject({ status: 'cancelled', error: { message } });
+    expect(await fixture.statuses('behind')).toEqual(['failed']);
+    await expect(fixture.retry('cleanup')).rejects.toMatchObject({ status: 409 });
+  });
+
+  test('on failure again when its prerequisite is retried and fails again', async () => {
+    await fixture.submit({ id: 'a' }, { ...job('cleanup', 'a'), runOn: 'failure' });
+    await fixture.settle(await fixture.claimOne(), FAILED_FOR_GOOD);
+    expect(await fixture.statuses('cleanup')).toEqual(['ready']);
+    await fixture.cancel('cleanup');
+    await fixture.retry('a');
+    await fixture.retry('cleanup');
+    expect(await fixture.statuses('cleanup')).toEqual(['blocked']);
+    await fixture.settle(await fixture.claimOne(), FAILED_FOR_GOOD);
+    expect(await fixture.statuses('cleanup')).toEqual(['ready']);
+  });
+});
+
+test('the results of prerequisites are given up to a size, and what became of deleted ones', async () => {
+  const ids = ['a', 'b', 'c', 'd'];
+  await fixture.submit(...ids.map((id) => ({ id })), { ...job('after', ...ids), runOn: 'always' });
+  const attempts = await fixture.claim();
+  for (const attempt of attempts) {
+    const result = { text: 'x'.repeat(attempt.id === 'b' ? 900 : 100) };
+    await fixture.settle(attempt, attempt.id === 'c' ? FAILED_FOR_GOOD : { kind: 'completed', result });
+  }
+  await remove('d');
+  expect(await listPrerequisites(fixture.db, 'after', 1_000)).toMatchObject([
+    { id: 'a', type: 'test', status: 'completed', result: { text: 'x'.repeat(100) }, error: null, truncated: false },
+    { id: 'b', status: 'completed', result: null, truncated: true },
+    { id: 'c', status: 'failed', result: null, error: { code: 'corrupt_file' }, truncated: false },
+    { id: 'd', type: null, status: 'completed', result: null, error: null, truncated: false },
+  ]);
+  await fixture.continueChanges();
+});
+
+test('a dependant that cannot be written keeps neither its prerequisite nor other dependants from going on', async () => {
+  await fixture.submit({ id: 'a' }, job('poison', 'a'), { id: 'b' }, job('fine', 'b'));
+  await fixture.db.execute(sql`create function refuse() returns trigger language plpgsql as $$ begin
+    if new.id = 'poison' and new.status = 'ready' then raise exception 'refused'; end if; return new; end $$`);
+  await fixture.db.execute(sql`create trigger refuse before update on jobs for each row execute function refuse()`);
+  try {
+    const attempts = await fixture.claim();
+    for (const attempt of attempts) expect(await fixture.settle(attempt, COMPLETED)).toBe(true);
+    expect(await fixture.statuses('a', 'poison', 'b', 'fine')).toEqual(['completed', 'blocked', 'completed', 'ready']);
+    await fixture.continueChanges();
+    expect(await fixture.statuses('poison')).toEqual(['blocked']);
+  } finally {
+    await fixture.db.execute(sql`drop trigger refuse on jobs; drop function refuse`);
+  }
+  await fixture.db.execute(sql`update pending_outcomes set due_at = now()`);
+  await fixture.continueChanges();
+  expect(await fixture.statuses('poison')).toEqual(['ready']);
+});
