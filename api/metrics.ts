@@ -1,7 +1,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry, register } from 'prom-client';
 import { type Database, isOutage } from '../db/client.ts';
 import { watchPool } from '../db/metrics.ts';
-import { DEEPEST_QUEUE, listConverters, queueDepths, recentThroughput } from '../db/system.ts';
+import { DEEPEST_QUEUE, listConverters, queueDepths, recentThroughput, worstDelays } from '../db/system.ts';
 
 /** What an API process tells Prometheus: what it has counted itself, and what Postgres knows, which every API tells alike. */
 
@@ -33,7 +33,7 @@ export function watchProcess(db: Database): void {
 
 /** Everything in Prometheus' text format; while Postgres is away, what this process knows by itself. */
 export async function readMetrics(db: Database): Promise<string> {
-  const asked = Promise.all([listConverters(db), queueDepths(db), recentThroughput(db, 1)]);
+  const asked = Promise.all([listConverters(db), queueDepths(db), recentThroughput(db, 1), worstDelays(db)]);
   const known = await asked.then(
     (rows) => metricsOf(...rows).metrics(),
     (error) => {
@@ -50,6 +50,7 @@ function metricsOf(
   live: Rows<typeof listConverters>,
   queues: Rows<typeof queueDepths>,
   minutes: Rows<typeof recentThroughput>,
+  delays: Rows<typeof worstDelays>,
 ): Registry {
   const registry = new Registry();
   const gauge = <Label extends string>(name: string, help: string, labelNames: readonly Label[]) =>
@@ -69,5 +70,11 @@ function metricsOf(
   }
   const peak = gauge('peak_memory_mb', 'Highest peak memory of the attempts that ended in the last minute', []);
   peak.set(Math.max(0, ...minutes.map(({ peak_memory_mb }) => peak_memory_mb ?? 0)));
+  const used = 'Share of its timeout that an attempt has used, of the running one that has used most; above 1 it hangs';
+  gauge('timeout_used_ratio', used, []).set(delays.timeoutUsed);
+  gauge('due_jobs', `Jobs whose time has come and that are not ready yet, counted up to ${DEEPEST_QUEUE}`, []).set(
+    delays.overdueJobs,
+  );
+  gauge('due_oldest_seconds', 'How long the first of them has been due', []).set(delays.overdueSeconds);
   return registry;
 }

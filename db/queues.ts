@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 import { fromDrizzle, PgBoss } from 'pg-boss';
+import packageJson from 'pg-boss/package.json' with { type: 'json' };
 import type { Logger } from '../log.ts';
 import type { Database, Queryable } from './client.ts';
 import { connectionTo } from './connection.ts';
@@ -32,11 +33,19 @@ export interface Schedule<Data = unknown> {
   createdAt: Date;
 }
 
+/** The version of pg-boss's schema that this version of the library was made for. */
+const SCHEMA_VERSION: number = packageJson.pgboss.schema;
+
 /**
  * Most queues are empty when Postgres takes its statistics, and the plan for what it takes to be one row read all of a
  * queue 32 times over (65 ms a claim, not 3). Without statistics of the names it expects some rows in any queue.
  */
-export const STEADY_PLANS = 'alter table pgboss.job_common alter column name set statistics 0';
+export const STEADY_PLANS = `do $$ begin
+  alter table pgboss.job_common alter column name set statistics 0;
+exception when undefined_table or undefined_column or invalid_schema_name then
+  -- Plans are slower where a newer pg-boss has renamed it, which must not stop a start.
+  null;
+end $$`;
 
 /** Installs or upgrades pg-boss's own schema, and the queue that transactions send to without making it. */
 export async function installQueues(url: string): Promise<void> {
@@ -56,6 +65,12 @@ export async function installQueues(url: string): Promise<void> {
   }
 }
 
+/** Whether a later version has upgraded pg-boss's schema: during a rollout and after a rollback this one works with it. */
+async function isNewer(db: Queryable): Promise<boolean> {
+  const { rows } = await db.execute<{ version: number }>(sql`select version from pgboss.version`);
+  return rows.some(({ version }) => version > SCHEMA_VERSION);
+}
+
 export type Queues = Awaited<ReturnType<typeof openQueues>>;
 
 /**
@@ -72,11 +87,17 @@ export async function openQueues(
     schedule,
     cronMonitorIntervalSeconds: 5,
     cronWorkerIntervalSeconds: 2,
-    migrate: false,
+    // pg-boss refuses every version but its own unless it may migrate, and it never migrates a newer schema.
+    migrate: await isNewer(db),
     registerInstance: false,
   });
   boss.on('error', (error) => log.warn({ err: error }, 'pg-boss'));
-  await boss.start();
+  try {
+    await boss.start();
+  } catch (error) {
+    await boss.stop({ graceful: false });
+    throw error;
+  }
   const known = new Set<string>();
 
   return {

@@ -1,7 +1,7 @@
 import { and, desc, eq, gt, sql } from 'drizzle-orm';
 import type { Queryable } from './client.ts';
 import { readyShapes } from './jobs.ts';
-import { converters, hasDied, jobAttempts, jobs } from './schema.ts';
+import { converters, hasDied, jobAttempts, jobs, PRIORITIES } from './schema.ts';
 
 /** Depths are counted up to here. */
 export const DEEPEST_QUEUE = 10_000;
@@ -80,4 +80,25 @@ export async function recentDeaths(db: Queryable, { owner, limit }: { owner: str
     )
     .orderBy(desc(jobAttempts.finishedAt))
     .limit(limit);
+}
+
+/**
+ * How late the worst job of each kind is: the share of its timeout that the running attempt has used which used most, and
+ * how many jobs are due and not yet ready (up to `DEEPEST_QUEUE`), with the seconds that the first of them is overdue.
+ */
+export async function worstDelays(db: Queryable) {
+  const { rows } = await db.execute<{ used: number; overdue: number; seconds: number }>(sql`
+    select
+      (select coalesce(max(extract(epoch from now() - greatest(job_attempts.started_at, waited_at)) / timeout_seconds), 0)::float
+        from jobs join job_attempts on job_id = jobs.id and job_attempts.attempt = jobs.attempt
+        where jobs.status = 'running' and pending_children = 0) as used,
+      (select count(*)::int from (
+        select from jobs where status in ('scheduled', 'retrying') and priority = any(${sql.param([...PRIORITIES])}) and due_at <= now()
+        limit ${DEEPEST_QUEUE}) due) as overdue,
+      (select coalesce(max(extract(epoch from now() - first.due_at)), 0)::float
+        from unnest(${sql.param([...PRIORITIES])}::text[]) as each(priority), lateral (
+          select due_at from jobs
+          where status in ('scheduled', 'retrying') and jobs.priority = each.priority and due_at <= now()
+          order by due_at limit 1) first) as seconds`);
+  return { timeoutUsed: rows[0]?.used ?? 0, overdueJobs: rows[0]?.overdue ?? 0, overdueSeconds: rows[0]?.seconds ?? 0 };
 }

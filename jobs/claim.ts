@@ -78,7 +78,8 @@ async function claimFrom(
       .select({ id: converters.id })
       .from(converters)
       .where(and(eq(converters.id, converter.id), eq(converters.status, 'live')))
-      .for('share');
+      // A share lock would stop the converter's own heartbeat; this one stops only `declareLost`.
+      .for('key share');
     if (live === undefined) throw new ConverterLost();
     const claimed = await tx
       .update(jobs)

@@ -86,7 +86,7 @@ async function execute(
   claimed = job;
   await onClaim?.(job);
   const lost = new AbortController();
-  await executeJob(parts, job, { sandbox: { run }, stop: stop.signal, lost });
+  await executeJob(parts, job, { sandbox: { run }, stop: stop.signal, lost, onWait: () => undefined });
   return { job: await fixture.job(job.id).catch(() => undefined), lost: lost.signal.aborted };
 }
 

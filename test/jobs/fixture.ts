@@ -7,7 +7,8 @@ import { audit } from '../../jobs/audit.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
 import { type AttemptKey, type ClaimedJob, claimJobs } from '../../jobs/claim.ts';
 import type { PageOutcome } from '../../jobs/conversion.ts';
-import { keepHouse } from '../../jobs/housekeeping.ts';
+import { sendDueJobs } from '../../jobs/due-jobs.ts';
+import { maintain } from '../../jobs/maintenance.ts';
 import { retryJob } from '../../jobs/retry.ts';
 import { type Outcome, settleAttempts } from '../../jobs/settle.ts';
 import { ensureQueues, type NewJob, submitJobs } from '../../jobs/submit.ts';
@@ -156,17 +157,29 @@ export async function openJobsFixture() {
     },
     pages: (uploadId: string) =>
       db.select().from(pages).where(eq(pages.uploadId, uploadId)).orderBy(asc(pages.original), asc(pages.page)),
-    /** Makes every job that waits out its backoff due, and lets housekeeping send it. */
+    /** Makes every job that waits out its backoff due, and ready. */
     async passBackoff(): Promise<void> {
       await db.update(jobs).set({ dueAt: sql`now()` }).where(eq(jobs.status, 'retrying'));
-      await keepHouse(db, queues, log);
+      await sendDueJobs(db, queues);
+    },
+    /** As if the leader had looked each second for so long, the last time so many seconds ago. */
+    async watched(forSeconds: number, untilSecondsAgo = 1): Promise<void> {
+      await db.execute(sql`
+        insert into maintenance (last_seen_at, watched_since)
+        values (now() - make_interval(secs => ${untilSecondsAgo}), now() - make_interval(secs => ${forSeconds + untilSecondsAgo}))
+        on conflict (id) do update set last_seen_at = excluded.last_seen_at, watched_since = excluded.watched_since`);
+    },
+    /** A round of a leader that has watched the heartbeats for long. */
+    async maintain(): Promise<void> {
+      await this.watched(3_600);
+      await maintain(db, queues, log);
     },
     /** What the auditor finds broken: nothing. */
     findings: () => audit(db),
     /** Everything gone. */
     async empty(): Promise<void> {
       await db.execute(
-        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, webhooks, webhook_attempts`,
+        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, webhooks, webhook_attempts, maintenance`,
       );
       await db.execute(sql`delete from pgboss.job`);
     },
