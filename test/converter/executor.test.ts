@@ -182,3 +182,13 @@ test('a task that reads an upload fails for good when that is deleted, and leave
   expect(job).toMatchObject({ status: 'failed', error: { code: 'unknown_upload' }, result: null });
   expect(removed).toEqual([`uploads/${id}`]);
 });
+
+test('a job of a type that is unknown here is handed back for a while, unspent and without being run', async () => {
+  await fixture.submit({ type: 'of the next version' });
+  const { job } = await execute(async () => {
+    throw new Error('it ran');
+  });
+  expect(job).toMatchObject({ status: 'retrying', failures: 0, error: null, converterId: null });
+  expect(job?.dueAt?.getTime()).toBeGreaterThan(Date.now() + 2_000);
+  expect(await fixture.attempts(job?.id ?? '')).toMatchObject([{ status: 'returned', error: null }]);
+});

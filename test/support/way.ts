@@ -38,6 +38,7 @@ export async function startWay(databaseUrl: string) {
             socket.destroy();
             resolve();
           });
+          onward.resume();
         }
       }
       if (last === undefined || !chunk.includes(last)) return;
