@@ -46,7 +46,9 @@ async function startPart(part: 'api' | 'converter', url = database.url): Promise
 }
 
 test('ten processes that start together on an empty database all come up, and every migration runs once', async () => {
-  const parts = (['api', 'converter', 'api', 'converter', 'api', 'converter', 'api'] as const).map((part) => startPart(part));
+  const parts = (['api', 'converter', 'api', 'converter', 'api', 'converter', 'api'] as const).map((part) =>
+    startPart(part),
+  );
   const migrating = [migrate(), migrate(), migrate()];
   const children = await Promise.all(parts);
   for (const program of migrating) expect([await program.exited, program.output()]).toEqual([[0, null], '']);
