@@ -111,3 +111,42 @@ test('after twenty seconds without the network everything that ran goes on, and 
   for (const { attempts } of await all()) expect(attempts).toHaveLength(1);
   expect((await ask('/system')).converters).toHaveLength(3);
 }, 150_000);
+
+test('a primary that becomes read-only is an outage: writes are refused for a while, and what runs ends later', async () => {
+  const tasks = { TASKS: './test/scenarios/deadly-tasks.ts', CAPACITY_CPU: '2' };
+  const [api, converter] = await Promise.all([start('api', tasks), start('converter', tasks)]);
+  for (const { way } of [api, converter]) way.open();
+  const [[{ url = '' }]] = await Promise.all([api.ready, converter.ready]);
+  const job = { type: 'sleep', payload: { input: 2 }, retry_config: { max_attempts: 1 } };
+  const headers = { 'Content-Type': 'application/json' };
+  const post = () => fetch(`${url}/jobs`, { method: 'POST', headers, body: JSON.stringify(job) });
+  const { job_id }: Json = await (await post()).json();
+  const read = async (): Promise<Json> => (await fetch(`${url}/jobs/${job_id}`)).json();
+  await until(async () => (await read()).status === 'running');
+
+  const name = new URL(database.url).pathname.slice(1);
+  await pool.query(`alter database ${name} set default_transaction_read_only = on`);
+  await pool.query(
+    'select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()',
+  );
+  await until(async () => (await fetch(`${url}/health/ready`)).status === 503);
+  await until(async () => {
+    const refused = await post();
+    expect([refused.status, ((await refused.json()) as Json).code]).toEqual([503, 'unavailable']);
+    expect(Number(refused.headers.get('Retry-After'))).toBeGreaterThan(0);
+    // The job has ended meanwhile, and cannot be settled.
+    const { rows } = await pool.query(
+      'select clock_timestamp() - started_at > make_interval(secs => 3) as over from jobs where id = $1',
+      [job_id],
+    );
+    return rows[0].over;
+  });
+  expect((await read()).status).toBe('running');
+  await pool.query(`set default_transaction_read_only = off`);
+  await pool.query(`alter database ${name} reset default_transaction_read_only`);
+
+  await until(async () => (await read()).status === 'completed');
+  expect((await read()).attempts).toHaveLength(1);
+  await until(async () => (await fetch(`${url}/health/ready`)).status === 200);
+  await until(async () => (await post()).status === 201);
+}, 120_000);
