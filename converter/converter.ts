@@ -154,7 +154,8 @@ export async function startConverter({
       await running.ended();
       clearTimeout(grace);
       await running.settleStray().catch(onError('settling stray attempts'));
-      await Promise.all([pool.close(), heartbeat.close(), ...timers.map((stopTimer) => stopTimer())]);
+      await Promise.all([pool.close(), ...timers.map((stopTimer) => stopTimer())]);
+      await heartbeat.close();
       await db
         .update(converters)
         .set({ status: 'stopped' })
