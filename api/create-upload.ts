@@ -1,8 +1,8 @@
 import type { z } from 'zod';
-import type { Database, Transaction } from '../db/client.ts';
+import { type Database, isOutage, type Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { originals } from '../db/schema.ts';
-import { findUpload, insertUpload, type Original, type Upload } from '../db/uploads.ts';
+import { insertUpload, type Original, type Upload } from '../db/uploads.ts';
 import { largestClass } from '../jobs/capacity.ts';
 import type { Shape } from '../jobs/shape.ts';
 import { submitJobs } from '../jobs/submit.ts';
@@ -14,7 +14,8 @@ import type { ReceivedUpload } from './middleware/receive-files.ts';
 import type { uploadFields } from './schemas.ts';
 
 /**
- * Stores the upload of the received files, its originals and one `convert` job for each in one transaction, in which `answer` makes what this gives. When it throws, no row is stored, and no file is left behind unless the database cannot be asked.
+ * Stores the upload of the received files, its originals and one `convert` job for each in one transaction, in which `answer`
+ * makes what this gives. When it throws, no row is stored and no file is left behind, unless the answer to the commit was lost.
  */
 export async function createUpload<Answer>(
   { db, queues, store }: { db: Database; queues: Queues; store: Store },
@@ -26,6 +27,8 @@ export async function createUpload<Answer>(
   const rows = files.map(({ original, filename, mediaType, received: { path, bytes, sha256 } }) => {
     return { uploadId: id, original, filename, mediaType, bytes, sha256, path };
   });
+  /** Whether a COMMIT may have been sent. */
+  let isCommitting = false;
   try {
     const most = await largestClass(db);
     const shapes = rows.map(({ mediaType, bytes }) => {
@@ -33,6 +36,7 @@ export async function createUpload<Answer>(
       return { ...shape, memoryMb: Math.min(shape.memoryMb, most) };
     });
     return await transition(db, async (tx) => {
+      isCommitting = false;
       const upload = await insertUpload(tx, {
         id,
         owner,
@@ -68,12 +72,13 @@ export async function createUpload<Answer>(
           } satisfies ConvertPayload,
         })),
       );
-      return answer(tx, upload, stored);
+      const made = await answer(tx, upload, stored);
+      isCommitting = true;
+      return made;
     });
   } catch (error) {
-    // When the answer to the commit was lost, the row may be there all the same, and needs its files.
-    const stored = await findUpload(db, id).catch(() => 'unknown');
-    if (stored === undefined) await store.removeFolder(uploadFolder(id));
+    // A commit whose answer was lost may take place, even later than now: the sweep removes files without a row.
+    if (!(isCommitting && isOutage(error))) await store.removeFolder(uploadFolder(id));
     throw error;
   }
 }

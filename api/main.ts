@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { configOrExit, exitWithReason, requireAuth, requireDatabaseUrl } from '../config.ts';
-import { openDatabase } from '../db/client.ts';
+import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { openReplica } from '../db/replica.ts';
@@ -50,7 +50,7 @@ const database = await openDatabase(databaseUrl, { name: 'sheetmill-api', log })
 await migrateDatabase(databaseUrl).catch(exitWithReason);
 watchProcess(database.db);
 const replica = openReplica(database.db, config.DATABASE_READ_URL, log);
-const queues = await openQueues(database.db, { supervise: false, log });
+const queues = await whenReachable(() => openQueues(database.db, { supervise: false, log }));
 const store = await openStore(config);
 const admit = createAdmission(config);
 const guard = createGuard(config);

@@ -2,7 +2,7 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry, register } 
 import { type Database, isOutage } from '../db/client.ts';
 import { type EventsHealth, readEventsHealth } from '../db/events.ts';
 import { watchPool } from '../db/metrics.ts';
-import { listConverters, queueDepths, recentThroughput } from '../db/system.ts';
+import { listConverters, queueDepths, recentThroughput, worstDelays } from '../db/system.ts';
 
 /** What an API process tells Prometheus: what it has counted itself, and what Postgres knows, which every API tells alike. */
 
@@ -47,6 +47,7 @@ export async function readMetrics(db: Database): Promise<string> {
     queueDepths(db, MAX_DEPTH),
     recentThroughput(db, 1),
     readEventsHealth(db),
+    worstDelays(db, MAX_DEPTH),
   ]);
   const known = await asked.then(
     (rows) => metricsOf(...rows).metrics(),
@@ -65,6 +66,7 @@ function metricsOf(
   queues: Rows<typeof queueDepths>,
   minutes: Rows<typeof recentThroughput>,
   { lagSeconds, notificationQueueUsage }: EventsHealth,
+  delays: Rows<typeof worstDelays>,
 ): Registry {
   const registry = new Registry();
   const gauge = <Label extends string>(name: string, help: string, labelNames: readonly Label[]) =>
@@ -92,5 +94,11 @@ function metricsOf(
   lag.set(lagSeconds);
   const usage = gauge('notification_queue_usage_ratio', "Used share of Postgres's queue of notifications", []);
   usage.set(notificationQueueUsage);
+  const used = 'Share of its timeout that an attempt has used, of the running one that has used most; above 1 it hangs';
+  gauge('timeout_used_ratio', used, []).set(delays.timeoutUsed);
+  gauge('due_jobs', `Jobs whose time has come and that are not ready yet, counted up to ${MAX_DEPTH}`, []).set(
+    delays.overdueJobs,
+  );
+  gauge('due_oldest_seconds', 'How long the first of them has been due', []).set(delays.overdueSeconds);
   return registry;
 }

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import path from 'node:path';
-import { and, eq, sql } from 'drizzle-orm';
+import { and, eq } from 'drizzle-orm';
 import type { Config } from '../config.ts';
 import type { Database } from '../db/client.ts';
 import { listen } from '../db/listen.ts';
@@ -9,8 +9,9 @@ import type { Queues } from '../db/queues.ts';
 import { overdueSeconds } from '../db/retention.ts';
 import { converters } from '../db/schema.ts';
 import { ConverterLost, claimJobs } from '../jobs/claim.ts';
-import { continueChanges, keepHouse, tidyUp } from '../jobs/housekeeping.ts';
-import { CANCELLED_CHANNEL, keyOf, ownedAttempts, READY_CHANNEL } from '../jobs/running.ts';
+import { sendDueJobs } from '../jobs/due-jobs.ts';
+import { continueChanges, maintain, tidyUp } from '../jobs/maintenance.ts';
+import { CANCELLED_CHANNEL, READY_CHANNEL } from '../jobs/running.ts';
 import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
 import type { Store } from '../store/store.ts';
@@ -18,20 +19,21 @@ import type { Tasks } from '../tasks/registry.ts';
 import { traceIdIn } from '../tracing.ts';
 import { createLedger } from './capacity.ts';
 import { executeJob } from './executor.ts';
+import { Heartbeat } from './heartbeat.ts';
 import { jobWait, watchLedger, watchRetention } from './metrics.ts';
 import { Retention } from './retention.ts';
+import { RunningAttempts } from './running-attempts.ts';
 import { createSandboxPool } from './sandbox/pool.ts';
 import { createSettler } from './settler.ts';
 import { sweepStore } from './sweep.ts';
 
-const HEARTBEAT_MS = 3_000;
-const HOUSEKEEPING_MS = 1_000;
+const ROUND_MS = 1_000;
 const TIDY_MS = 60_000;
 const SWEEP_STORE_MS = 6 * 3_600_000;
 
 /**
  * A converter at work: claims jobs that fit what it has free, runs them in sandboxes and settles them, under an id of
- * its own. Throws, with nothing left behind, when Postgres cannot be reached. `lost` resolves when others have declared it lost, or when it could not settle an attempt;
+ * its own. Throws, with nothing left behind, when Postgres cannot be reached. `lost` resolves when others have declared it lost;
  * the owner then calls `stop(0)` and starts another.
  * `stop` claims nothing new, waits up to the grace for what runs, and hands back the rest.
  */
@@ -70,9 +72,9 @@ export async function startConverter({
   const handBack = new AbortController();
   const closing = new AbortController();
   const lost = Promise.withResolvers<void>();
-  const running = new Map<string, { execution: Promise<void>; lost: AbortController }>();
   const types = [...tasks.keys()];
   const parts = { db, store, tasks, settle: createSettler(db, queues), config };
+  const running = new RunningAttempts({ db, converterId: converter.id, settle: parts.settle, log });
   const retention = new Retention({ db, queues, store, log }, config.RETENTION_DAYS);
   let stopping = false;
 
@@ -89,40 +91,18 @@ export async function startConverter({
       const release = ledger.reserve(job, job.timeoutSeconds);
       const sandbox = tasks.get(job.type)?.trusted ? undefined : pool.lease(job.memoryMb, jobLog);
       const lostJob = new AbortController();
-      const execution = executeJob({ ...parts, log: jobLog }, job, { sandbox, stop: handBack.signal, lost: lostJob })
-        .catch((error) => {
-          // Under a new id, whoever keeps house settles it as lost; left alone, it would be `running` for ever.
-          jobLog.error({ err: error }, 'attempt not settled; starting again');
-          lost.resolve();
-        })
-        .finally(() => {
+      const execution = { sandbox, stop: handBack.signal, lost: lostJob };
+      running.begin(job, lostJob, (onWait) =>
+        executeJob({ ...parts, log: jobLog }, job, { ...execution, onWait }).finally(() => {
           sandbox?.release();
           release();
           pool.refill();
-          running.delete(keyOf(job));
           wake.set();
-        });
-      running.set(keyOf(job), { execution, lost: lostJob });
+        }),
+      );
     }
     if (claimed.length > 0) void pool.makeRoom();
     return claimed.length > 0;
-  }
-
-  /** Aborts what runs here and is no longer ours: cancelled, most likely. */
-  async function abortLost(): Promise<void> {
-    const before = [...running];
-    if (before.length === 0) return;
-    const owned = await ownedAttempts(db, converter.id);
-    for (const [key, { lost: lostJob }] of before) if (!owned.has(key)) lostJob.abort();
-  }
-
-  async function heartbeat(): Promise<void> {
-    const beaten = await db
-      .update(converters)
-      .set({ heartbeatAt: sql`now()` })
-      .where(and(eq(converters.id, converter.id), eq(converters.status, 'live')))
-      .returning({ id: converters.id });
-    if (beaten.length === 0) throw new ConverterLost();
   }
 
   const onError = (doing: string) => (error: unknown) => {
@@ -131,28 +111,37 @@ export async function startConverter({
     return false;
   };
   const claiming = (async () => {
+    let lookedAt = performance.now();
     while (!stopping) {
-      if (!(await claimWhatFits().catch(onError('claim')))) await wake.wait(HOUSEKEEPING_MS);
+      if (!(await claimWhatFits().catch(onError('claim')))) await wake.wait(ROUND_MS);
+      // Between two claims: what a claim at work has committed looks like a stray attempt until it is answered.
+      if (performance.now() - lookedAt < ROUND_MS) continue;
+      await running.settleStray().catch(onError('settling stray attempts'));
+      lookedAt = performance.now();
     }
   })();
+  const heartbeat = new Heartbeat(databaseUrl, converter.id, { log, onLost: lost.resolve });
   const listener = listen(databaseUrl, {
     name: 'sheetmill-converter',
     log,
     channels: {
       [READY_CHANNEL]: wake.set,
-      [CANCELLED_CHANNEL]: () => void abortLost().catch(onError('looking for cancelled jobs')),
+      [CANCELLED_CHANNEL]: () => void running.abortLost().catch(onError('looking for cancelled jobs')),
     },
   });
   const every = (ms: number, doing: string, work: () => Promise<void>) =>
     repeat(ms, () => work().catch(onError(doing)));
   const timers = [
-    every(HEARTBEAT_MS, 'heartbeat', heartbeat),
-    every(HOUSEKEEPING_MS, 'housekeeping', () => keepHouse(db, queues, log)),
-    every(HOUSEKEEPING_MS, 'continuing changes', () => continueChanges(db, queues, log, closing.signal)),
-    every(TIDY_MS, 'tidying up', () => tidyUp(db, log)),
+    every(ROUND_MS, 'sending due jobs', () => sendDueJobs(db, queues, closing.signal)),
+    every(ROUND_MS, 'maintenance', async () => {
+      await heartbeat.refresh();
+      await maintain(db, queues, log);
+    }),
+    every(ROUND_MS, 'continuing changes', () => continueChanges(db, queues, log, closing.signal)),
+    every(TIDY_MS, 'tidying up', () => tidyUp(db, queues, log)),
     every(TIDY_MS, 'retention', () => retention.round(closing.signal)),
     every(SWEEP_STORE_MS, 'sweeping the store', () => sweepStore({ db, store, log }, closing.signal)),
-    every(HOUSEKEEPING_MS, 'looking for cancelled jobs', abortLost),
+    every(ROUND_MS, 'looking for cancelled jobs', () => running.abortLost()),
   ];
   log.info({ capacity }, 'converter started');
 
@@ -167,9 +156,11 @@ export async function startConverter({
       wake.set();
       await Promise.all([claiming, listener.close()]);
       const grace = setTimeout(() => handBack.abort(), graceMs);
-      await Promise.all([...running.values()].map(({ execution }) => execution));
+      await running.ended();
       clearTimeout(grace);
+      await running.settleStray().catch(onError('settling stray attempts'));
       await Promise.all([pool.close(), ...timers.map((stopTimer) => stopTimer())]);
+      await heartbeat.close();
       await db
         .update(converters)
         .set({ status: 'stopped' })

@@ -6,6 +6,7 @@ import { type PageRange, uploads } from '../db/schema.ts';
 import { findUpload, listOriginals, listPages } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { settledPages } from '../jobs/conversion.ts';
+import { isSettledAs } from '../jobs/running.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../log.ts';
 import { uploadFolder } from '../store/paths.ts';
@@ -42,7 +43,14 @@ interface Execution {
   stop: AbortSignal;
   /** Aborted, by the caller or here, when the job is no longer ours. */
   lost: AbortController;
+  /** Called while the job waits for the store. */
+  onWait: () => void;
 }
+
+/** How long the end of a job that was handed back may wait for Postgres, within the time that a shutdown has. */
+const SETTLE_AFTER_STOP_MS = 5_000;
+/** Until a job of a type that this converter does not know may be claimed again, by one that does. */
+const UNKNOWN_TYPE_SECONDS = 5;
 
 const NOTHING_TO_READ: Outcome = {
   kind: 'failed',
@@ -59,8 +67,8 @@ const BROKEN: Outcome = {
 };
 
 /**
- * Runs one claimed job from claim to settlement, as a span of its request's trace. Rejects only when the database stays
- * away; housekeeping then settles the job as lost.
+ * Runs one claimed job from claim to settlement, as a span of its request's trace. Waits for a database that is away, and
+ * rejects when its end cannot be stored, or not before this converter stops.
  */
 export function executeJob(parts: ExecutorParts, job: ClaimedJob, execution: Execution): Promise<void> {
   const attributes = {
@@ -79,11 +87,16 @@ export function executeJob(parts: ExecutorParts, job: ClaimedJob, execution: Exe
 async function execute(
   parts: ExecutorParts,
   job: ClaimedJob,
-  { sandbox, stop, lost }: Execution,
+  { sandbox, stop, lost, onWait }: Execution,
   span: Span,
 ): Promise<void> {
-  const { db, settle, config, tasks, log } = parts;
+  const { db, config, tasks, log } = parts;
   const task = tasks.get(job.type);
+  if (task === undefined) {
+    log.info({ type: job.type }, 'handed back: this converter does not know the job type');
+    await settleOnce(parts, job, stop, { kind: 'returned', afterSeconds: UNKNOWN_TYPE_SECONDS }, null);
+    return;
+  }
   const journal = createJournal(db, job, log);
   const observeRun = jobRun.startTimer({ type: job.type });
   const observeEnd = (outcome: Outcome['kind'] | 'lost') => {
@@ -99,7 +112,7 @@ async function execute(
   const recorder = new PageRecorder(
     {
       ...{ db, job, log, stop },
-      publish: (path) => persist(log, giveUp, async () => workspace?.publish(path)),
+      publish: (path) => persist(log, giveUp, async () => workspace?.publish(path), onWait),
       discard: (path) => parts.store.removeFile(path),
       onLost: () => lost.abort(),
       onBroken: () => broken.abort(),
@@ -120,7 +133,7 @@ async function execute(
       return files.input(path);
     };
     uploadId ??= task?.reads?.(job.payload) ?? null;
-    const inputs = await persist(log, giveUp, () => readInputs(db, job, uploadId, task?.readsOnly, input));
+    const inputs = await persist(log, giveUp, () => readInputs(db, job, uploadId, task?.readsOnly, input), onWait);
     recorder.addSettled(inputs.settledPages);
     const request: TaskRequest = {
       type: job.type,
@@ -152,15 +165,14 @@ async function execute(
     // Of what fails in a sandbox, each run has a line of its own.
     if (sandbox === undefined && ran.outcome.kind === 'failed') log.info(ran.outcome, 'task failed');
     await recorder.flush();
-    if (ran.outcome.kind === 'completed') await persist(log, giveUp, () => files.publishAll());
+    if (ran.outcome.kind === 'completed') await persist(log, giveUp, () => files.publishAll(), onWait);
     return { settled: outcomeOf(ran, job, task, recorder.left), peakMemoryMb: ran.peakMemoryMb };
   }
 
   const { settled, peakMemoryMb } = await run()
     .catch((error) => {
-      // The job was to be handed back, or was lost, while files were fetched or the store was away.
-      if (isAway(error) || error === giveUp.reason) return { settled: RETURNED, peakMemoryMb: null };
-      if (isOutage(error)) throw error;
+      // The job was to be handed back, or was lost, while files were fetched or the store or the database was away.
+      if (isAway(error) || isOutage(error) || error === giveUp.reason) return { settled: RETURNED, peakMemoryMb: null };
       // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
       log.error({ err: error }, 'attempt broken');
       return { settled: BROKEN, peakMemoryMb: null };
@@ -175,7 +187,7 @@ async function execute(
     return log.info('job cancelled, deleted, or lost to another converter');
   }
   const outcome = deleted ? NOTHING_TO_READ : settled;
-  const ours = await persist(log, AbortSignal.timeout(30_000), () => settle({ attempt: job, outcome, peakMemoryMb }));
+  const ours = await settleOnce(parts, job, stop, outcome, peakMemoryMb);
   if (!ours) await removeIfDeleted(parts, uploadId);
   observeEnd(ours ? outcome.kind : 'lost');
   if (outcome.kind === 'failed') failSpan(span, outcome.error.message);
@@ -184,6 +196,37 @@ async function execute(
     { outcome: outcome.kind, ...('error' in outcome && { error: outcome.error }), peakMemoryMb, ours },
     'settled',
   );
+}
+
+/**
+ * Settles an attempt, however often it takes to reach the database: one whose answer was lost is settled. Gives whether
+ * the attempt still owned its job.
+ */
+async function settleOnce(
+  { db, settle, log }: ExecutorParts,
+  job: ClaimedJob,
+  stop: AbortSignal,
+  outcome: Outcome,
+  peakMemoryMb: number | null,
+): Promise<boolean> {
+  const settlement = { attempt: job, outcome, peakMemoryMb };
+  const giveUp = new AbortController();
+  const onStop = () => setTimeout(() => giveUp.abort(), SETTLE_AFTER_STOP_MS).unref();
+  if (stop.aborted) onStop();
+  stop.addEventListener('abort', onStop, { once: true });
+  let isRepeated = false;
+  try {
+    return await persist(
+      log,
+      giveUp.signal,
+      async () => (await settle(settlement)) || (isRepeated && (await isSettledAs(db, settlement))),
+      () => {
+        isRepeated = true;
+      },
+    );
+  } finally {
+    stop.removeEventListener('abort', onStop);
+  }
 }
 
 /** What an attempt has written since its upload was deleted goes as well. Gives whether it was deleted. */

@@ -24,7 +24,7 @@ const flushSpans = await startTracing('sheetmill-converter', config, log);
 
 const database = await openDatabase(databaseUrl, { name: 'sheetmill-converter', log }).catch(exitWithReason);
 await migrateDatabase(databaseUrl).catch(exitWithReason);
-const queues = await openQueues(database.db, { supervise: true, log });
+const queues = await whenReachable(() => openQueues(database.db, { supervise: true, log }));
 const store = await openStore(config);
 const start = () => startConverter({ db: database.db, databaseUrl, queues, store, tasks, config, log });
 

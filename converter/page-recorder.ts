@@ -1,5 +1,6 @@
 import type { Database } from '../db/client.ts';
 import type { PageRange } from '../db/schema.ts';
+import { listPagePaths } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { type Inspection, type PageOutcome, recordInspection, recordPages } from '../jobs/conversion.ts';
 import { pagesIn } from '../jobs/pages.ts';
@@ -95,10 +96,22 @@ export class PageRecorder {
       const batch = this.#waiting.splice(0);
       for (const outcome of batch) if (outcome.status === 'completed') await this.#publish(outcome);
       if (await this.#isOwned((db, job) => recordPages(db, job, batch))) countPages(batch);
-      else for (const outcome of batch) if (outcome.status === 'completed') await this.#parts.discard(outcome.path);
+      else await this.#discard(batch);
       if (!this.#isEnding) await this.#hurry.wait(BATCH_MS);
     }
     this.#isWriting = false;
+  }
+
+  /** Removes pages that no row names: the answer to a write that took place may have been lost before the job was. */
+  async #discard(batch: PageOutcome[]): Promise<void> {
+    const { db, job, log, discard } = this.#parts;
+    try {
+      const recorded = new Set(await listPagePaths(db, job.uploadId === null ? [] : [job.uploadId]));
+      for (const outcome of batch)
+        if (outcome.status === 'completed' && !recorded.has(outcome.path)) await discard(outcome.path);
+    } catch (error) {
+      log.warn({ err: error }, 'pages of a lost attempt left to the sweep');
+    }
   }
 
   /** A sandbox is not trusted: rows name nothing but pages of their own. */

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { sql } from 'drizzle-orm';
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 import type { Logger } from '../log.ts';
@@ -55,10 +56,14 @@ export async function whenReachable<Result>(work: () => Promise<Result>): Promis
   }
 }
 
-/** A pool that outlives its connections, and calls `onLoss` for each that breaks while nobody uses it. */
+/**
+ * A pool that outlives its connections, and calls `onLoss` for each that breaks while nobody uses it. When a server turns
+ * out to be read-only, the pool drops every connection to it: the address may lead to the new primary by now.
+ */
 export function openPool(config: pg.PoolConfig, onLoss: (error: Error) => void) {
   const pool = new pg.Pool({ ...config, Client: PreparedClient });
   pool.on('error', onLoss);
+  const dropDemoted = trackDemotions(pool);
   // One that breaks while it is used fails its query; an error that nobody hears would end the process besides.
   pool.on('connect', (client) => client.on('error', () => undefined));
   const db: Database = drizzle({ client: pool, schema });
@@ -70,6 +75,9 @@ export function openPool(config: pg.PoolConfig, onLoss: (error: Error) => void) 
       const onClient = databases.get(client) ?? drizzle({ client, schema });
       databases.set(client, onClient);
       return await onClient.transaction(work, config);
+    } catch (error) {
+      if (isRefusedWrite(error)) dropDemoted();
+      throw error;
     } finally {
       client.release();
     }
@@ -77,19 +85,61 @@ export function openPool(config: pg.PoolConfig, onLoss: (error: Error) => void) 
   return { db, pool };
 }
 
+/** Gives a function that drops all connections that are open now: idle ones at once, those in use when they are given back. */
+function trackDemotions(pool: pg.Pool): () => void {
+  const open = new Set<pg.PoolClient>();
+  const demoted = new WeakSet<pg.PoolClient>();
+  function dropDemoted(): void {
+    for (const client of open) demoted.add(client);
+    for (let idle = pool.idleCount; idle > 0 && !pool.ending; idle--)
+      pool.connect((_error, client) => client?.release(true));
+  }
+  pool.on('connect', (client) => open.add(client));
+  pool.on('remove', (client) => open.delete(client));
+  pool.on('release', (error, client) => {
+    if (isRefusedWrite(error) && !demoted.has(client)) dropDemoted();
+    // The pool does not keep a client that is ending.
+    if (demoted.has(client)) void client.end();
+  });
+  return dropDemoted;
+}
+
+/** The SQLSTATE of a write that reached a server which takes none: a standby, or a primary that was demoted. */
+const READ_ONLY = '25006';
+
+function isRefusedWrite(error: unknown): boolean {
+  return codeOf(error) === READ_ONLY;
+}
+
+/** Whether the server takes no writes now, as during a failover. */
+export async function isReadOnly(db: Queryable): Promise<boolean> {
+  const { rows } = await db.execute<{ read_only: boolean }>(
+    sql`select pg_is_in_recovery() or current_setting('transaction_read_only')::bool as read_only`,
+  );
+  return rows[0]?.read_only === true;
+}
+
 /**
- * Codes of the network, and Postgres's classes 08 (connection), 53 (resources) and 57 (shutting down). A protocol
- * violation (08P01) and a statement timeout (57014) come again when the same statement does.
+ * Codes of the network, and Postgres's classes 08 (connection), 53 (resources) and 57 (shutting down), and its refusal of
+ * writes during a failover. A statement that took too long (57014) or that Postgres cannot read (08P01) would fail again.
  */
-const OUTAGE_CODES = /^(08(?!P01)|53|57(?!014)|ECONN|EHOST|ENET|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN)/;
+const OUTAGE_CODES = /^(08(?!P01)|53|57(?!014)|25006|ECONN|EHOST|ENET|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN)/;
 /** The client library's own errors have no code. */
 const OUTAGE_MESSAGES =
   /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection)/;
 
 /** Whether a query failed because the database could not be reached: the same query may work later. */
 export function isOutage(error: unknown): boolean {
-  // drizzle wraps what Postgres or the client library said.
-  const inner = (error as { cause?: unknown } | null)?.cause ?? error;
-  const { code, message } = inner as { code?: string; message?: string };
-  return OUTAGE_CODES.test(code ?? '') || OUTAGE_MESSAGES.test(message ?? '');
+  const { message } = innermost(error);
+  return OUTAGE_CODES.test(codeOf(error)) || OUTAGE_MESSAGES.test(message ?? '');
+}
+
+/** The error of Postgres or of the client library, which drizzle wraps. */
+function innermost(error: unknown): { code?: unknown; message?: string } {
+  const inner = error instanceof Error && error.cause !== undefined ? error.cause : error;
+  return typeof inner === 'object' && inner !== null ? inner : {};
+}
+
+function codeOf(error: unknown): string {
+  return String(innermost(error).code ?? '');
 }

@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 import { fromDrizzle, PgBoss } from 'pg-boss';
+import packageJson from 'pg-boss/package.json' with { type: 'json' };
 import type { Logger } from '../log.ts';
 import type { Database, Queryable } from './client.ts';
 import { connectionTo } from './connection.ts';
@@ -15,6 +16,9 @@ const QUEUE_OPTIONS = {
 };
 
 const REQUEUE_BATCH = 5_000;
+
+/** The version of pg-boss's schema that this version of the library was made for. */
+const SCHEMA_VERSION: number = packageJson.pgboss.schema;
 
 /** Installs or upgrades pg-boss's own schema. */
 export async function installQueues(url: string): Promise<void> {
@@ -46,6 +50,12 @@ async function requeue(boss: PgBoss): Promise<void> {
   }
 }
 
+/** Whether a later version has upgraded pg-boss's schema: during a rollout and after a rollback this one works with it. */
+async function isNewer(db: Queryable): Promise<boolean> {
+  const { rows } = await db.execute<{ version: number }>(sql`select version from pgboss.version`);
+  return rows.some(({ version }) => version > SCHEMA_VERSION);
+}
+
 export type Queues = Awaited<ReturnType<typeof openQueues>>;
 
 /**
@@ -57,11 +67,17 @@ export async function openQueues(db: Database, { supervise, log }: { supervise: 
     db: fromDrizzle(db, sql),
     supervise,
     schedule: false,
-    migrate: false,
+    // pg-boss refuses every version but its own unless it may migrate, and it never migrates a newer schema.
+    migrate: await isNewer(db),
     registerInstance: false,
   });
   boss.on('error', (error) => log.warn({ err: error }, 'pg-boss'));
-  await boss.start();
+  try {
+    await boss.start();
+  } catch (error) {
+    await boss.stop({ graceful: false });
+    throw error;
+  }
 
   return {
     /** Queues the pg-boss jobs that stand for ready jobs. */

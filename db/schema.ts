@@ -224,7 +224,7 @@ export const jobs = pgTable(
         table.id,
       )
       .where(sql`status = 'ready'`),
-    index('jobs_due').on(table.dueAt).where(sql`status in ('scheduled', 'retrying')`),
+    index('jobs_due').on(table.priority, table.dueAt).where(sql`status in ('scheduled', 'retrying')`),
     index('jobs_running').on(table.converterId).where(sql`status = 'running'`),
     uniqueIndex('jobs_queue').on(table.queueId).where(sql`queue_id is not null`),
     index('jobs_newest').on(table.status, table.priority, table.createdAt, table.id),
@@ -344,6 +344,8 @@ export const jobAttempts = pgTable(
     peakMemoryMb: integer('peak_memory_mb'),
     error: jsonb('error').$type<PublicError>(),
     startedAt: time('started_at').notNull().defaultNow(),
+    /** When it last waited for the store: that time does not count against its timeout. */
+    waitedAt: time('waited_at'),
     finishedAt: time('finished_at'),
   },
   (table) => [
@@ -562,3 +564,14 @@ export const converters = pgTable('converters', {
   startedAt: time('started_at').notNull().defaultNow(),
   heartbeatAt: time('heartbeat_at').notNull().defaultNow(),
 });
+
+/** One row: since when the leader has looked at the heartbeats without a gap. Without such a watch nobody is declared lost. */
+export const maintenance = pgTable(
+  'maintenance',
+  {
+    id: integer('id').primaryKey().default(1),
+    lastSeenAt: time('last_seen_at').notNull(),
+    watchedSince: time('watched_since').notNull(),
+  },
+  () => [check('maintenance_one_row', sql`id = 1`)],
+);

@@ -1,7 +1,7 @@
 import { and, desc, eq, gt, sql } from 'drizzle-orm';
 import type { Queryable } from './client.ts';
 import { inGroup, readyGroups } from './ready-jobs.ts';
-import { converters, hasDied, jobAttempts, jobs } from './schema.ts';
+import { converters, hasDied, jobAttempts, jobs, PRIORITIES } from './schema.ts';
 
 /** Every live converter with what its running jobs have reserved. */
 export async function listConverters(db: Queryable) {
@@ -32,15 +32,15 @@ export async function listConverters(db: Queryable) {
     .orderBy(desc(converters.startedAt));
 }
 
-/** For each shape that has ready jobs: how many (up to `max`), and since when the oldest of these has been ready. */
+/** For each shape that has ready jobs: how many (up to `max`), and the time since the oldest of them arrived. Reads the index alone. */
 export async function queueDepths(db: Queryable, max: number) {
   const { rows } = await db.execute<{ cpu_units: number; memory_mb: number; depth: number; age: number }>(sql`
     ${readyGroups}
     select cpu_units, memory_mb, least(${max}, sum(depth))::int as depth,
       extract(epoch from now() - min(oldest))::float as age
     from groups, lateral (
-      select count(*) as depth, min(ready_at) as oldest from (
-        select ready_at from jobs where ${inGroup} order by arrived_at limit ${max}) first) counted
+      select count(*) as depth, min(arrived_at) as oldest from (
+        select arrived_at from jobs where ${inGroup} order by arrived_at limit ${max}) first) counted
     group by cpu_units, memory_mb order by cpu_units, memory_mb`);
   return rows.map((row) => ({
     cpuUnits: row.cpu_units,
@@ -78,4 +78,25 @@ export async function recentDeaths(db: Queryable, { owner, limit }: { owner: str
     )
     .orderBy(desc(jobAttempts.finishedAt))
     .limit(limit);
+}
+
+/**
+ * How late the worst job of each kind is: the share of its timeout that the running attempt has used which used most, and
+ * how many jobs are due and not yet ready (up to `max`), with the seconds that the first of them is overdue.
+ */
+export async function worstDelays(db: Queryable, max: number) {
+  const { rows } = await db.execute<{ used: number; overdue: number; seconds: number }>(sql`
+    select
+      (select coalesce(max(extract(epoch from now() - greatest(job_attempts.started_at, waited_at)) / timeout_seconds), 0)::float
+        from jobs join job_attempts on job_id = jobs.id and job_attempts.attempt = jobs.attempt
+        where jobs.status = 'running' and pending_children = 0) as used,
+      (select count(*)::int from (
+        select from jobs where status in ('scheduled', 'retrying') and priority = any(${sql.param([...PRIORITIES])}) and due_at <= now()
+        limit ${max}) due) as overdue,
+      (select coalesce(max(extract(epoch from now() - first.due_at)), 0)::float
+        from unnest(${sql.param([...PRIORITIES])}::text[]) as each(priority), lateral (
+          select due_at from jobs
+          where status in ('scheduled', 'retrying') and jobs.priority = each.priority and due_at <= now()
+          order by due_at limit 1) first) as seconds`);
+  return { timeoutUsed: rows[0]?.used ?? 0, overdueJobs: rows[0]?.overdue ?? 0, overdueSeconds: rows[0]?.seconds ?? 0 };
 }

@@ -1,6 +1,7 @@
 import { type SQL, sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
 import { waits } from './dependants.ts';
+import { isOverdue } from './overdue.ts';
 
 /** Examples shown of each kind of finding. */
 const MOST_EXAMPLES = 5;
@@ -42,6 +43,8 @@ const PROMISES: Record<string, SQL> = {
   'a running attempt belongs to a running job': sql`
     select job_id || ' attempt ' || job_attempts.attempt as id from job_attempts join jobs on jobs.id = job_id
     where job_attempts.status = 'running' and (jobs.status <> 'running' or jobs.attempt <> job_attempts.attempt)`,
+  'no job runs past its timeout': sql`
+    select jobs.id from jobs join job_attempts on job_id = jobs.id and job_attempts.attempt = jobs.attempt where ${isOverdue}`,
   'no job completes twice': sql`
     select job_id as id from job_attempts join jobs on jobs.id = job_id where job_attempts.status = 'completed'
     group by job_id having count(*) > 1`,
@@ -79,15 +82,4 @@ export async function audit(db: Database): Promise<Finding[]> {
     },
     { isolationLevel: 'repeatable read', accessMode: 'read only' },
   );
-}
-
-/** Of up to a thousand ready jobs, those without the pg-boss job that ought to stand for them. */
-export async function sampleQueues(db: Database): Promise<string[]> {
-  const { rows } = await db.execute<{ id: string }>(sql`
-    select id from (
-      select * from jobs where status = 'ready' and queue_id > (select gen_random_uuid()) order by queue_id limit 1000) sample
-    where not exists (
-      select 1 from pgboss.job queued
-      where name = 'jobs' and queued.id = sample.queue_id and state < 'completed')`);
-  return rows.map(({ id }) => id);
 }

@@ -100,7 +100,7 @@ async function take(
 ): Promise<ClaimedJob[]> {
   return transition(db, async (tx) => {
     const { rows } = await tx.execute<{ id: string; queue_id: string | null; waited: number }>(sql`
-      with live as (select id, name from converters where id = ${id} and status = 'live' for share),
+      with live as (select id, name from converters where id = ${id} and status = 'live' for key share),
       free as (
         select jobs.id, jobs.queue_id from jobs, live where jobs.id = any(${sql.param(ids)}) and jobs.status = 'ready'
         for update of jobs skip locked),

@@ -1,27 +1,53 @@
-import { and, eq, isNotNull, type SQL } from 'drizzle-orm';
+import { and, eq, isNotNull, type SQL, sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
-import { jobs } from '../db/schema.ts';
+import { jobAttempts, jobs } from '../db/schema.ts';
 import type { AttemptKey } from './claim.ts';
+import { attemptStatus, type Settlement } from './settle.ts';
 
 /** NOTIFY channels, without content: they only wake, and a slow poll backs them up. Triggers notify (see migrations). */
 export const READY_CHANNEL = 'sheetmill_ready';
 export const CANCELLED_CHANNEL = 'sheetmill_cancelled';
+
+/** Columns of a running job that identify its attempt. */
+export const attemptKey = { id: jobs.id, attempt: jobs.attempt, cpuUnits: jobs.cpuUnits, memoryMb: jobs.memoryMb };
+
+/** One name for one attempt of one job. */
+export function attemptName({ id, attempt }: Pick<AttemptKey, 'id' | 'attempt'>): string {
+  return `${attempt} ${id}`;
+}
 
 /** That a row of `jobs` is run by this attempt, which then may write what comes of it. */
 export function ownedBy({ id, attempt }: Pick<AttemptKey, 'id' | 'attempt'>): SQL | undefined {
   return and(eq(jobs.id, id), eq(jobs.attempt, attempt), eq(jobs.status, 'running'), isNotNull(jobs.converterId));
 }
 
-/** Names an attempt among those of all jobs. */
-export function keyOf({ id, attempt }: Pick<AttemptKey, 'id' | 'attempt'>): string {
-  return `${id}/${attempt}`;
-}
-
-/** The keys of the attempts that a converter runs, as the database knows them. */
-export async function ownedAttempts(db: Database, converterId: string): Promise<Set<string>> {
-  const rows = await db
-    .select({ id: jobs.id, attempt: jobs.attempt })
+/** The attempts that a converter runs, as the database knows it. */
+export async function ownedAttempts(db: Database, converterId: string): Promise<AttemptKey[]> {
+  return db
+    .select(attemptKey)
     .from(jobs)
     .where(and(eq(jobs.converterId, converterId), eq(jobs.status, 'running')));
-  return new Set(rows.map(keyOf));
+}
+
+/** Notes attempts that wait for the store just now: the time of their wait does not count against their timeout. */
+export async function noteWaits(db: Database, waiting: Pick<AttemptKey, 'id' | 'attempt'>[]): Promise<void> {
+  if (waiting.length === 0) return;
+  const rows = waiting.map(({ id, attempt }) => ({ job_id: id, attempt }));
+  await db.execute(sql`
+    update job_attempts set waited_at = now()
+    from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) as x(job_id text, attempt int)
+    where job_attempts.job_id = x.job_id and job_attempts.attempt = x.attempt and status = 'running'`);
+}
+
+/**
+ * Whether an attempt ended with just this outcome: then a settlement whose answer was lost has taken place. Others end
+ * attempts in other ways only, as cancelled, lost or overdue.
+ */
+export async function isSettledAs(db: Database, { attempt, outcome }: Settlement): Promise<boolean> {
+  const [row] = await db
+    .select({ status: jobAttempts.status, error: jobAttempts.error })
+    .from(jobAttempts)
+    .where(and(eq(jobAttempts.jobId, attempt.id), eq(jobAttempts.attempt, attempt.attempt)));
+  const code = 'error' in outcome ? outcome.error?.code : undefined;
+  return row?.status === attemptStatus(outcome) && row.error?.code === code;
 }

@@ -22,8 +22,8 @@ export type Outcome =
   /** Its reservation was too small: it runs again with `payload` and the next class of memory, `spent` with a try less. */
   | { kind: 'outgrown'; error: PublicError; spent: boolean; payload?: Record<string, unknown> }
   | { kind: 'failed'; error: PublicError; retryable: boolean }
-  /** Handed back by a converter that stops: the attempt is not spent. */
-  | { kind: 'returned' };
+  /** Handed back by its converter: the attempt is not spent. `afterSeconds` delays the next one. */
+  | { kind: 'returned'; afterSeconds?: number };
 
 export interface Settlement {
   attempt: AttemptKey;
@@ -84,7 +84,8 @@ export async function settleAttempts(
           else ends.push({ job, status: 'failed', error: outcome.error });
           break;
         case 'returned':
-          returned.push(job.id);
+          if (outcome.afterSeconds === undefined) returned.push(job.id);
+          else await runLater(tx, job, outcome.afterSeconds);
           break;
         default:
           outcome satisfies never;
@@ -159,7 +160,7 @@ async function recordAttempts(tx: Transaction, owned: (Settlement & { job: Job }
       peak_memory_mb = greatest(throughput.peak_memory_mb, excluded.peak_memory_mb)`);
 }
 
-function attemptStatus(outcome: Outcome): 'completed' | 'failed' | 'returned' {
+export function attemptStatus(outcome: Outcome): 'completed' | 'failed' | 'returned' {
   if (outcome.kind === 'split') return outcome.error ? 'failed' : 'completed';
   return outcome.kind === 'outgrown' ? 'failed' : outcome.kind;
 }
@@ -185,15 +186,18 @@ async function split(
 /** Backoff grows with each attempt spent; jitter spreads what failed together over the second half of the delay. */
 async function retryLater(tx: Transaction, job: Job, error: PublicError): Promise<void> {
   const delay = Math.min(job.initialDelaySeconds * job.backoffMultiplier ** job.failures, LONGEST_DELAY_SECONDS);
-  const seconds = delay * (0.5 + Math.random() / 2);
+  await runLater(tx, job, delay * (0.5 + Math.random() / 2), { failures: job.failures + 1, error });
+}
+
+async function runLater(
+  tx: Transaction,
+  job: Job,
+  seconds: number,
+  failed?: { failures: number; error: PublicError },
+): Promise<void> {
+  const dueAt = sql`now() + make_interval(secs => ${seconds})`;
   await tx
     .update(jobs)
-    .set({
-      status: 'retrying',
-      converterId: null,
-      failures: job.failures + 1,
-      dueAt: sql`now() + make_interval(secs => ${seconds})`,
-      error,
-    })
+    .set({ status: 'retrying', converterId: null, dueAt, ...failed })
     .where(eq(jobs.id, job.id));
 }

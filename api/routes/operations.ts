@@ -1,6 +1,6 @@
 import { Router } from 'express';
 import { register } from 'prom-client';
-import type { Database } from '../../db/client.ts';
+import { type Database, isReadOnly } from '../../db/client.ts';
 import { isMigrated } from '../../db/migrate.ts';
 import { listConverters, queueDepths, recentDeaths, recentThroughput } from '../../db/system.ts';
 import { AppError } from '../../errors.ts';
@@ -32,6 +32,7 @@ export function operationRoutes({ db, store }: { db: Database; store: Store }): 
     };
     const migrated = await isMigrated(db).catch(fails('Postgres'));
     if (!migrated) fails('the database schema')('migrations are missing');
+    if (await isReadOnly(db).catch(fails('Postgres'))) fails('Postgres')('the server is read-only');
     await store.check().catch(fails('the store'));
     response.json({ status: 'ok', checks: { postgres: 'ok', migrations: 'ok', store: 'ok' } });
   });

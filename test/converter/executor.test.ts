@@ -86,7 +86,7 @@ async function execute(
   claimed = job;
   await onClaim?.(job);
   const lost = new AbortController();
-  await executeJob(parts, job, { sandbox: { run }, stop: stop.signal, lost });
+  await executeJob(parts, job, { sandbox: { run }, stop: stop.signal, lost, onWait: () => undefined });
   return { job: await fixture.job(job.id).catch(() => undefined), lost: lost.signal.aborted };
 }
 
@@ -181,4 +181,14 @@ test('a task that reads an upload fails for good when that is deleted, and leave
   );
   expect(job).toMatchObject({ status: 'failed', error: { code: 'unknown_upload' }, result: null });
   expect(removed).toEqual([`uploads/${id}`]);
+});
+
+test('a job of a type that is unknown here is handed back for a while, unspent and without being run', async () => {
+  await fixture.submit({ type: 'of the next version' });
+  const { job } = await execute(async () => {
+    throw new Error('it ran');
+  });
+  expect(job).toMatchObject({ status: 'retrying', failures: 0, error: null, converterId: null });
+  expect(job?.dueAt?.getTime()).toBeGreaterThan(Date.now() + 2_000);
+  expect(await fixture.attempts(job?.id ?? '')).toMatchObject([{ status: 'returned', error: null }]);
 });

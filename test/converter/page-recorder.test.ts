@@ -1,10 +1,12 @@
 import { eq, sql } from 'drizzle-orm';
 import { PageRecorder } from '../../converter/page-recorder.ts';
+import { openDatabase } from '../../db/client.ts';
 import { pages, uploads } from '../../db/schema.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { createLogger } from '../../log.ts';
 import { pagePath } from '../../store/paths.ts';
 import { COMPLETED, completedPage, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
+import { startWay } from '../support/way.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {
@@ -13,11 +15,11 @@ beforeAll(async () => {
 afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
-function record(job: ClaimedJob) {
+function record(job: ClaimedJob, db = fixture.db) {
   const calls = { published: [] as string[], discarded: [] as string[], lost: 0, broken: 0 };
   const recorder = new PageRecorder(
     {
-      ...{ db: fixture.db, job, log: createLogger('silent', {}), stop: new AbortController().signal },
+      ...{ db, job, log: createLogger('silent', {}), stop: new AbortController().signal },
       publish: async (path) => calls.published.push(path),
       discard: async (path) => calls.discarded.push(path),
       onLost: () => calls.lost++,
@@ -82,4 +84,23 @@ test('an attempt that no longer owns its job learns that it is lost, and its pag
   await recorder.flush();
   expect(calls.lost).toBe(1);
   expect(calls.discarded).toEqual([pagePath(job.uploadId ?? '', 1, 1, '1')]);
+});
+
+test('pages that were recorded without an answer keep their files when the job is lost before the next try', async () => {
+  const way = await startWay(fixture.url);
+  way.open();
+  const database = await openDatabase(way.url, { name: 'test', log: fixture.log });
+  const { id, job } = await start(1);
+  const { recorder, page, calls } = record(job, database.db);
+  const unanswered = way.loseAnswer('commit', 'insert into "pages"');
+  page(1);
+  await unanswered;
+  way.close();
+  await fixture.settle(job, { kind: 'returned' });
+  way.open();
+  await recorder.flush();
+  expect(calls).toMatchObject({ lost: 1, discarded: [] });
+  expect(await fixture.db.$count(pages, eq(pages.uploadId, id))).toBe(1);
+  await database.close();
+  await way.stop();
 });

@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
-import { type Database, isOutage, openDatabase, openPool } from '../../db/client.ts';
+import { type Database, isOutage, isReadOnly, openDatabase, openPool } from '../../db/client.ts';
 import { connectionTo } from '../../db/connection.ts';
 import { createLogger } from '../../log.ts';
 import { cloneDatabase } from '../support/database.ts';
@@ -28,9 +28,12 @@ test('a Postgres that cannot be reached, or that ends the connection, is an outa
     expect(isOutage(await failureOf('postgres://127.0.0.1:1/nothing', 'select 1'))).toBe(true);
     expect(isOutage(await failureOf(database.url, 'select pg_terminate_backend(pg_backend_pid())'))).toBe(true);
     expect(isOutage(await failureOf(database.url, 'select 1/0'))).toBe(false);
-    // The same statement would time out, or be malformed, again.
-    expect(isOutage(await failureOf(database.url, 'set statement_timeout = 1; select pg_sleep(1)'))).toBe(false);
-    expect(isOutage(new Error('malformed', { cause: { code: '08P01' } }))).toBe(false);
+    const readOnly = 'set transaction read only; create table notes ()';
+    expect(isOutage(await failureOf(database.url, readOnly))).toBe(true);
+    const tooLong = 'set statement_timeout = 1; select pg_sleep(1)';
+    expect(isOutage(await failureOf(database.url, tooLong))).toBe(false);
+    expect(isOutage(Object.assign(new Error('bind message has 1 parameter formats'), { code: '08P01' }))).toBe(false);
+    expect(isOutage(undefined)).toBe(false);
     expect(isOutage(new Error('the disk is full', { cause: { code: 'ENOSPC' } }))).toBe(false);
   } finally {
     await database.drop();
@@ -153,3 +156,55 @@ test.each([
     }
   },
 );
+
+describe('a server that has become read-only', () => {
+  let database: Awaited<ReturnType<typeof cloneDatabase>>;
+  let admin: pg.Client;
+  beforeEach(async () => {
+    database = await cloneDatabase('template1');
+    admin = new pg.Client({ connectionString: database.url });
+    await admin.connect();
+    await admin.query('create table notes (word text)');
+  });
+  afterEach(async () => {
+    await admin.end();
+    await database.drop();
+  });
+
+  /** Connections that are opened from now on reach a server that takes no writes, or one that does. */
+  const demote = async (readOnly: boolean) =>
+    admin.query(
+      `alter database ${new URL(database.url).pathname.slice(1)} set default_transaction_read_only = ${readOnly}`,
+    );
+
+  test.each([
+    ['a statement', (db: Database) => db.execute(sql`insert into notes values ('a')`)],
+    ['a transaction', (db: Database) => db.transaction((tx) => tx.execute(sql`insert into notes values ('a')`))],
+  ])('fails %s as an outage does, and every connection to it is dropped, idle or used', async (_what, write) => {
+    await demote(true);
+    const { db, pool, close } = await openDatabase(database.url, {
+      name: 'test',
+      log: createLogger('silent', {}),
+      max: 5,
+    });
+    try {
+      const release = Promise.withResolvers<void>();
+      const used = db.transaction(async (tx) => {
+        await tx.execute(sql`select 1`);
+        await release.promise;
+      });
+      // Idle ones, too.
+      await Promise.all([1, 2, 3].map(() => db.execute(sql`select pg_sleep(0.05)`)));
+      expect(pool.totalCount).toBeGreaterThan(2);
+      expect(await isReadOnly(db)).toBe(true);
+      await demote(false);
+      expect(isOutage(await write(db).then(String, (error: unknown) => error))).toBe(true);
+      release.resolve();
+      await used;
+      for (let round = 0; round < 5; round++) await Promise.all(Array.from({ length: 5 }, () => write(db)));
+      expect(await isReadOnly(db)).toBe(false);
+    } finally {
+      await close();
+    }
+  });
+});

@@ -7,6 +7,7 @@ import pg from 'pg';
 import { cloneDatabase } from '../support/database.ts';
 import { type Program, ROOT, run } from '../support/programs.ts';
 import { until } from '../support/service.ts';
+import { startWay } from '../support/way.ts';
 
 let database: Awaited<ReturnType<typeof cloneDatabase>>;
 let pool: pg.Pool;
@@ -32,10 +33,10 @@ function migrate(args: string[] = [], env: Record<string, string> = {}): Program
 }
 const applied = async () => (await pool.query('select created_at from drizzle.__drizzle_migrations order by id')).rows;
 
-async function startPart(part: 'api' | 'converter'): Promise<ChildProcess> {
+async function startPart(part: 'api' | 'converter', url = database.url): Promise<ChildProcess> {
   const child = fork(path.join(ROOT, part, 'main.ts'), {
     cwd: ROOT,
-    env: { ...process.env, NODE_OPTIONS: '', ...environment() },
+    env: { ...process.env, NODE_OPTIONS: '', ...environment(), DATABASE_URL: url },
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
   const [ready] = await Promise.race([once(child, 'message'), once(child, 'exit').then(([code]) => [{ code }])]);
@@ -44,7 +45,9 @@ async function startPart(part: 'api' | 'converter'): Promise<ChildProcess> {
 }
 
 test('ten processes that start together on an empty database all come up, and every migration runs once', async () => {
-  const parts = (['api', 'converter', 'api', 'converter', 'api', 'converter', 'api'] as const).map(startPart);
+  const parts = (['api', 'converter', 'api', 'converter', 'api', 'converter', 'api'] as const).map((part) =>
+    startPart(part),
+  );
   const migrating = [migrate(), migrate(), migrate()];
   const children = await Promise.all(parts);
   for (const program of migrating) expect([await program.exited, program.output()]).toEqual([[0, null], '']);
@@ -71,3 +74,34 @@ test('says in one line why it cannot migrate', async () => {
   expect(await migrating.exited).toEqual([1, null]);
   expect(migrating.output()).toMatch(/^sheetmill: .*column "hash" does not exist\n$/s);
 });
+
+test('API and converter start on a schema of pg-boss that is newer than theirs, and a migration leaves it alone', async () => {
+  expect(await migrate().exited).toEqual([0, null]);
+  const { rows } = await pool.query('update pgboss.version set version = version + 1 returning version');
+  expect(await migrate().exited).toEqual([0, null]);
+  const children = await Promise.all([startPart('api'), startPart('converter')]);
+  expect((await pool.query('select version from pgboss.version')).rows).toEqual(rows);
+  const ended = children.map((child) => once(child, 'exit'));
+  for (const child of children) child.kill('SIGTERM');
+  expect(await Promise.all(ended)).toEqual(children.map(() => [0, null]));
+}, 120_000);
+
+test('API and converter wait for a server that is read-only when they start', async () => {
+  expect(await migrate().exited).toEqual([0, null]);
+  const name = new URL(database.url).pathname.slice(1);
+  await pool.query(`alter database ${name} set default_transaction_read_only = on`);
+  const way = await startWay(database.url);
+  way.open();
+  const starting = Promise.all([startPart('api', way.url), startPart('converter', way.url)]);
+  try {
+    await until(async () => way.accepted() > 12, 40_000);
+    await pool.query('set default_transaction_read_only = off');
+    await pool.query(`alter database ${name} reset default_transaction_read_only`);
+    const children = await starting;
+    const ended = children.map((child) => once(child, 'exit'));
+    for (const child of children) child.kill('SIGTERM');
+    expect(await Promise.all(ended)).toEqual(children.map(() => [0, null]));
+  } finally {
+    await way.stop();
+  }
+}, 120_000);

@@ -1,5 +1,5 @@
 import { type SQL, sql } from 'drizzle-orm';
-import { audit, sampleQueues } from '../../jobs/audit.ts';
+import { audit } from '../../jobs/audit.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
@@ -187,15 +187,4 @@ test('nothing is found while jobs are submitted, claimed, settled, cancelled and
   while (working) expect(await audit(fixture.db)).toEqual([]);
   await all;
   expect(await audit(fixture.db)).toEqual([]);
-});
-
-test('a sample of the queues finds the jobs that nothing stands for', async () => {
-  await busy();
-  expect(await sampleQueues(fixture.db)).toEqual([]);
-  const ids = await fixture.submit(...Array(200).fill({}));
-  await fixture.db.execute(sql`delete from pgboss.job where id in (select queue_id from jobs where status = 'ready')`);
-  const astray = await sampleQueues(fixture.db);
-  expect(astray.length).toBeGreaterThan(0);
-  const { rows } = await fixture.db.execute<{ id: string }>(sql`select id from jobs where status = 'ready'`);
-  expect(rows.map(({ id }) => id)).toEqual(expect.arrayContaining([...astray, ...ids]));
 });

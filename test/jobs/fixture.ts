@@ -7,7 +7,8 @@ import { audit } from '../../jobs/audit.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
 import { type AttemptKey, type Claimant, type ClaimedJob, claimJobs } from '../../jobs/claim.ts';
 import type { PageOutcome } from '../../jobs/conversion.ts';
-import { continueChanges, keepHouse } from '../../jobs/housekeeping.ts';
+import { sendDueJobs } from '../../jobs/due-jobs.ts';
+import { continueChanges, maintain } from '../../jobs/maintenance.ts';
 import { retryJob } from '../../jobs/retry.ts';
 import { type Outcome, settleAttempts } from '../../jobs/settle.ts';
 import { type NewJob, submitJobs } from '../../jobs/submit.ts';
@@ -159,10 +160,22 @@ export async function openJobsFixture() {
     },
     pages: (uploadId: string) =>
       db.select().from(pages).where(eq(pages.uploadId, uploadId)).orderBy(asc(pages.original), asc(pages.page)),
-    /** Makes every job that waits out its backoff due, and lets housekeeping send it. */
+    /** Makes every job that waits out its backoff due, and ready. */
     async passBackoff(): Promise<void> {
       await db.update(jobs).set({ dueAt: sql`now()` }).where(eq(jobs.status, 'retrying'));
-      await keepHouse(db, queues, log);
+      await sendDueJobs(db, queues);
+    },
+    /** As if the leader had looked each second for so long, the last time so many seconds ago. */
+    async watched(forSeconds: number, untilSecondsAgo = 1): Promise<void> {
+      await db.execute(sql`
+        insert into maintenance (last_seen_at, watched_since)
+        values (now() - make_interval(secs => ${untilSecondsAgo}), now() - make_interval(secs => ${forSeconds + untilSecondsAgo}))
+        on conflict (id) do update set last_seen_at = excluded.last_seen_at, watched_since = excluded.watched_since`);
+    },
+    /** A round of a leader that has watched the heartbeats for long. */
+    async maintain(): Promise<void> {
+      await this.watched(3_600);
+      await maintain(db, queues, log);
     },
     /** Does what transactions have left to the leader. */
     continueChanges: () => continueChanges(db, queues, log),
@@ -171,7 +184,7 @@ export async function openJobsFixture() {
     /** Everything gone. */
     async empty(): Promise<void> {
       await db.execute(
-        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, pending_outcomes, bulk_operations, converters, events, throughput, fair_shares, webhooks, webhook_attempts, webhook_hosts, schedules`,
+        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, pending_outcomes, bulk_operations, converters, events, throughput, fair_shares, webhooks, webhook_attempts, webhook_hosts, schedules, maintenance`,
       );
       await db.execute(sql`delete from pgboss.job`);
     },

@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { recordInspection, recordPages, settledPages } from '../../jobs/conversion.ts';
-import { keepHouse } from '../../jobs/housekeeping.ts';
+import { sendDueJobs } from '../../jobs/due-jobs.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
 
@@ -63,7 +63,8 @@ test('many uploads, converters and mishaps at once end with every page once and 
       for (const job of await fixture.claim(converter)) await play(job, chance);
       // Nobody waits for a backoff here.
       await fixture.db.execute(sql`update jobs set due_at = now() where status = 'retrying'`);
-      await keepHouse(fixture.db, fixture.queues, fixture.log);
+      await sendDueJobs(fixture.db, fixture.queues);
+      await fixture.maintain();
       expect(await fixture.findings()).toEqual([]);
     }
   };

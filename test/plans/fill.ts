@@ -31,6 +31,7 @@ const JOB: Record<string, string> = {
   priority: `case when n % 1000 = 0 then 'critical' else (array['high', 'normal', 'low'])[1 + n % 3] end`,
   queue_id: `case when n <= ${READY} then gen_random_uuid() end`,
   ready_at: at,
+  arrived_at: at,
   due_at: `case when n between ${READY + 1} and ${READY + SCHEDULED} then now() + n * interval '1 second' end`,
   run_at: `case when n between ${READY + 1} and ${READY + SCHEDULED} then now() + n * interval '1 second' end`,
   // Parents: they run without a place in the queue.

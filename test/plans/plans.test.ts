@@ -15,7 +15,9 @@ import {
   listUploads,
 } from '../../db/uploads.ts';
 import { listWebhooks } from '../../db/webhooks.ts';
-import { keepHouse } from '../../jobs/housekeeping.ts';
+import { type Claimant, claimJobs } from '../../jobs/claim.ts';
+import { sendDueJobs } from '../../jobs/due-jobs.ts';
+import { maintain } from '../../jobs/maintenance.ts';
 import { type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
 import { insertUploads } from '../support/listed-uploads.ts';
 import { fillMillions, HUB, JOBS, jobIdOf, READY, UPLOADS, uploadIdOf } from './fill.ts';
@@ -144,15 +146,23 @@ const CHECKS: Check[] = [
   ['whether too many are ready', () => hasBacklog(db, 1_000), { rows: 1_100 }],
 
   ['converters', () => listConverters(db)],
-  ['depths of queues', () => queueDepths(db, 1_000), { rows: 1_010 }],
+  // Up to a thousand of each group, from the index alone.
+  ['depths of queues', () => queueDepths(db, 1_000), { rows: 8_000 }],
   ['throughput', () => recentThroughput(db, 10)],
   ['deaths', () => recentDeaths(db, { owner: undefined, limit: 20 })],
   ['deaths of an owner', () => recentDeaths(db, { owner: 'alice', limit: 20 })],
-  ['due jobs and lost converters, of which there are none', () => keepHouse(db, fixture.queues, fixture.log)],
+  ['a claim', async () => claimJobs(db, fixture.queues, await claimant()), { rows: 2_000 }],
+  ['due jobs, of which there are none', () => sendDueJobs(db, fixture.queues)],
+  ['lost converters and overdue attempts, of which there are none', () => maintain(db, fixture.queues, fixture.log)],
 ];
 
 function ids(idOf: (n: number) => string, count: number): string[] {
   return Array.from({ length: count }, (_, index) => idOf(((index + 1) * 7_919) % UPLOADS));
+}
+
+async function claimant(): Promise<Claimant> {
+  const types = ['noop', 'email', 'report', 'checksum'];
+  return { ...(await fixture.converter()), capacity: { cpuUnits: 64, memoryMb: 65_536 }, types, running: [] };
 }
 
 async function aJob(n: number) {

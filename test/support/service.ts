@@ -165,6 +165,9 @@ export async function startService({
     jobDone: (id: string, ms = 20_000) => ended(`/jobs/${id}`, ms),
     /** As if a converter that was killed had sent no heartbeat for long: others need not wait to see it lost. */
     async forget(converter: ChildProcess): Promise<void> {
+      await pool.query(`
+        insert into maintenance (last_seen_at, watched_since) values (now(), now() - interval '1 hour')
+        on conflict (id) do update set last_seen_at = excluded.last_seen_at, watched_since = excluded.watched_since`);
       await pool.query(`update converters set heartbeat_at = now() - interval '1 hour' where name like '%-' || $1`, [
         String(converter.pid),
       ]);

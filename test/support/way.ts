@@ -7,7 +7,9 @@ export async function startWay(databaseUrl: string) {
   const sockets = new Set<Socket>();
   let isOpen = false;
   let refused = 0;
+  let accepted = 0;
   let last: string | undefined;
+  let unanswered: { words: string; after: string; resolve: () => void } | undefined;
 
   function close(): void {
     isOpen = false;
@@ -21,8 +23,24 @@ export async function startWay(databaseUrl: string) {
       socket.destroy();
       return;
     }
+    accepted++;
+    let isMarked = false;
     const onward = connect(Number(target.port), target.hostname);
     socket.on('data', (chunk) => {
+      if (unanswered !== undefined) {
+        isMarked ||= chunk.includes(unanswered.after);
+        if (isMarked && chunk.includes(unanswered.words)) {
+          const { resolve } = unanswered;
+          unanswered = undefined;
+          onward.unpipe(socket);
+          // Postgres has answered, and so has done what it was asked for.
+          onward.once('data', () => {
+            socket.destroy();
+            resolve();
+          });
+          onward.resume();
+        }
+      }
       if (last === undefined || !chunk.includes(last)) return;
       last = undefined;
       close();
@@ -48,6 +66,17 @@ export async function startWay(databaseUrl: string) {
     url: url.href,
     /** How often somebody came while it was closed. */
     refused: () => refused,
+    /** How many connections it has let through. */
+    accepted: () => accepted,
+    /**
+     * Lets Postgres do what the next connection asks for with these words, after it has sent `after`, and cuts that connection
+     * before the answer. Resolves when that has happened.
+     */
+    loseAnswer(words: string, after: string): Promise<void> {
+      return new Promise((resolve) => {
+        unanswered = { words, after, resolve };
+      });
+    },
     open(): void {
       isOpen = true;
     },

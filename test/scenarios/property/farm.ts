@@ -73,6 +73,9 @@ export async function startFarm(capacities: Shape[]) {
   }
 
   async function bury(name: string): Promise<void> {
+    await db.execute(sql`
+      insert into maintenance (last_seen_at, watched_since) values (now(), now() - interval '1 hour')
+      on conflict (id) do update set last_seen_at = excluded.last_seen_at, watched_since = excluded.watched_since`);
     await db
       .update(converters)
       .set({ heartbeatAt: sql`now() - interval '1 hour'` })

@@ -1,0 +1,81 @@
+import { and, eq, sql } from 'drizzle-orm';
+import { openPool } from '../db/client.ts';
+import { connectionTo } from '../db/connection.ts';
+import { converters } from '../db/schema.ts';
+import { ConverterLost } from '../jobs/claim.ts';
+import type { Logger } from '../log.ts';
+import { createSignal } from '../signal.ts';
+
+const HEARTBEAT_MS = 3_000;
+/** After a failure: what comes back must be heard well before it is declared lost. */
+const RETRY_MS = 500;
+/** A round of the leader needs a heartbeat that is no older. */
+const MAX_AGE_MS = HEARTBEAT_MS + 1_000;
+const CONNECT_MS = 2_000;
+const STATEMENT_MS = 3_000;
+/** Longer than the pause between two heartbeats, as silence then is no sign. */
+const SILENT_MS = 4_000;
+
+/**
+ * Tells Postgres every three seconds that a converter lives. It has a connection of its own, since those of the pool may
+ * all wait for locks, and gives up early on one that does not answer. `onLost` is called when others have declared the
+ * converter lost. The owner calls `close()`.
+ */
+export class Heartbeat {
+  readonly #converterId: string;
+  readonly #connection: ReturnType<typeof openPool>;
+  readonly #stopped = createSignal();
+  readonly #beating: Promise<void>;
+  #lastBeat = performance.now();
+  #isClosed = false;
+
+  constructor(url: string, converterId: string, { log, onLost }: { log: Logger; onLost: () => void }) {
+    this.#converterId = converterId;
+    this.#connection = openPool(
+      {
+        ...connectionTo(url, { name: 'sheetmill-heartbeat', silentMs: SILENT_MS }),
+        connectionTimeoutMillis: CONNECT_MS,
+        statement_timeout: STATEMENT_MS,
+        max: 1,
+      },
+      (error) => log.warn({ err: error }, 'heartbeat connection lost'),
+    );
+    this.#beating = this.#repeat(log, onLost);
+  }
+
+  /** Beats now unless it did so lately: the leader must not judge the heartbeats of others by its own that is old. */
+  async refresh(): Promise<void> {
+    if (performance.now() - this.#lastBeat > MAX_AGE_MS) await this.#beat();
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#stopped.set();
+    await this.#beating;
+    await this.#connection.pool.end();
+  }
+
+  async #repeat(log: Logger, onLost: () => void): Promise<void> {
+    while (!this.#isClosed) {
+      const wait = await this.#beat().then(
+        () => HEARTBEAT_MS,
+        (error) => {
+          if (error instanceof ConverterLost) onLost();
+          else log.warn({ err: error }, 'heartbeat failed');
+          return RETRY_MS;
+        },
+      );
+      await this.#stopped.wait(wait);
+    }
+  }
+
+  async #beat(): Promise<void> {
+    const alive = await this.#connection.db
+      .update(converters)
+      .set({ heartbeatAt: sql`now()` })
+      .where(and(eq(converters.id, this.#converterId), eq(converters.status, 'live')))
+      .returning({ id: converters.id });
+    if (alive.length === 0) throw new ConverterLost();
+    this.#lastBeat = performance.now();
+  }
+}

@@ -1,0 +1,57 @@
+import { and, eq, inArray, lte, sql } from 'drizzle-orm';
+import type { Database, Transaction } from '../db/client.ts';
+import type { Queues } from '../db/queues.ts';
+import { jobs, PRIORITIES } from '../db/schema.ts';
+import { release } from './ready.ts';
+import { transition } from './transition.ts';
+
+/** Any constant will do, as long as all converters agree on it. */
+const DUE_LOCK = 7_311_006;
+/** Small enough that a job which becomes due meanwhile waits for a fraction of a second. */
+const BATCH = 500;
+
+const due = and(inArray(jobs.status, ['scheduled', 'retrying']), lte(jobs.dueAt, sql`now()`));
+
+/**
+ * Makes jobs ready whose time has come: the highest priority first, then those due first, in batches until none is left
+ * or `signal` is aborted. One process at a time does so.
+ */
+export async function sendDueJobs(db: Database, queues: Queues, signal?: AbortSignal): Promise<void> {
+  while (!signal?.aborted && (await hasDueJobs(db))) {
+    if ((await sendBatch(db, queues)) < BATCH) return;
+  }
+}
+
+/** Every converter asks each second, and there is hardly ever one: that should be one statement. */
+async function hasDueJobs(db: Database): Promise<boolean> {
+  const [first] = await db
+    .select({ id: jobs.id })
+    .from(jobs)
+    .where(and(due, inArray(jobs.priority, [...PRIORITIES])))
+    .limit(1);
+  return first !== undefined;
+}
+
+/** Gives how many it has sent: none while another process sends. */
+async function sendBatch(db: Database, queues: Queues): Promise<number> {
+  return transition(db, async (tx) => {
+    const { rows } = await tx.execute<{ got: boolean }>(sql`select pg_try_advisory_xact_lock(${DUE_LOCK}) as got`);
+    if (!rows[0]?.got) return 0;
+    const ids: string[] = [];
+    for (const priority of PRIORITIES) ids.push(...(await lockDueJobs(tx, priority, BATCH - ids.length)));
+    await release(tx, queues, ids);
+    return ids.length;
+  });
+}
+
+async function lockDueJobs(tx: Transaction, priority: (typeof PRIORITIES)[number], limit: number): Promise<string[]> {
+  if (limit === 0) return [];
+  const found = await tx
+    .select({ id: jobs.id })
+    .from(jobs)
+    .where(and(due, eq(jobs.priority, priority)))
+    .orderBy(jobs.dueAt)
+    .limit(limit)
+    .for('update', { skipLocked: true });
+  return found.map(({ id }) => id);
+}

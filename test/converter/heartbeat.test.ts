@@ -1,0 +1,76 @@
+import { eq, sql } from 'drizzle-orm';
+import { Heartbeat } from '../../converter/heartbeat.ts';
+import { openDatabase } from '../../db/client.ts';
+import { converters } from '../../db/schema.ts';
+import { type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
+import { until } from '../support/service.ts';
+import { startWay } from '../support/way.ts';
+
+let fixture: JobsFixture;
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+});
+afterEach(() => fixture.expectSound());
+afterAll(() => fixture.close());
+
+const nobodyIsLost = () => {
+  throw new Error('declared lost');
+};
+
+/** Makes the converter's heartbeat old; resolves when it is fresh again. */
+async function beats(id: string): Promise<void> {
+  await fixture.db.update(converters).set({ heartbeatAt: sql`now() - interval '1 hour'` }).where(eq(converters.id, id));
+  await until(async () => {
+    const [row] = await fixture.db.select().from(converters).where(eq(converters.id, id));
+    return row !== undefined && row.heartbeatAt.getTime() > Date.now() - 60_000;
+  }, 10_000);
+}
+
+test('heartbeats go on while every connection of the pool waits for a lock', async () => {
+  const pool = await openDatabase(fixture.url, { name: 'test', log: fixture.log, max: 3 });
+  const { id } = await fixture.converter();
+  await fixture.submit({});
+  const heartbeat = new Heartbeat(fixture.url, id, { log: fixture.log, onLost: nobodyIsLost });
+  const release = Promise.withResolvers<void>();
+  const held = Promise.withResolvers<void>();
+  const migration = fixture.db.transaction(async (tx) => {
+    await tx.execute(sql`lock table jobs in share mode`);
+    held.resolve();
+    await release.promise;
+  });
+  await held.promise;
+  const writes = Array.from({ length: 5 }, () => pool.pool.query('update jobs set progress = null'));
+  await until(async () => pool.pool.waitingCount === 2);
+  await beats(id);
+  await beats(id);
+  release.resolve();
+  await Promise.all([migration, ...writes]);
+  await heartbeat.close();
+  await pool.close();
+});
+
+test('heartbeats come again soon after an outage, and at once for who is about to judge others', async () => {
+  const way = await startWay(fixture.url);
+  way.open();
+  const { id } = await fixture.converter();
+  const heartbeat = new Heartbeat(way.url, id, { log: fixture.log, onLost: nobodyIsLost });
+  await beats(id);
+  way.close();
+  await until(async () => way.refused() > 1, 10_000);
+  way.open();
+  const began = performance.now();
+  await beats(id);
+  expect(performance.now() - began).toBeLessThan(2_500);
+  await heartbeat.refresh();
+  await heartbeat.close();
+  await way.stop();
+});
+
+test('a converter that others have declared lost hears so', async () => {
+  const { id } = await fixture.converter();
+  await fixture.db.update(converters).set({ status: 'lost' }).where(eq(converters.id, id));
+  const lost = Promise.withResolvers<void>();
+  const heartbeat = new Heartbeat(fixture.url, id, { log: fixture.log, onLost: lost.resolve });
+  await lost.promise;
+  await heartbeat.close();
+});
