@@ -82,7 +82,7 @@ export async function reopen(tx: Transaction, queues: Queues, id: string): Promi
     await release(
       tx,
       queues,
-      undone.map((child) => child.id),
+      undone.toSorted((a, b) => a.arrivedAt.getTime() - b.arrivedAt.getTime()).map((child) => child.id),
       { forget: true },
     );
     const attempt = Math.max(...[job, ...children].map((maker) => maker.attempt));

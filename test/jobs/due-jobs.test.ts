@@ -16,9 +16,9 @@ const send = () => sendDueJobs(fixture.db, fixture.queues);
 /** Jobs that failed once and whose backoff ended so many seconds ago. */
 async function submitDue(count: number, priority: 'critical' | 'low', secondsAgo: number): Promise<void> {
   await fixture.db.execute(sql`
-    insert into jobs (id, type, priority, rank, payload, cpu_units, memory_mb, status, max_attempts, initial_delay_seconds,
+    insert into jobs (id, type, priority, arrived_at, payload, cpu_units, memory_mb, status, max_attempts, initial_delay_seconds,
       backoff_multiplier, timeout_seconds, due_at)
-    select ${priority} || '_' || n, 'test', ${priority}, 0, '{}', 1, 256, 'retrying', 3, 1, 2, 300,
+    select ${priority} || '_' || n, 'test', ${priority}, now(), '{}', 1, 256, 'retrying', 3, 1, 2, 300,
       now() - make_interval(secs => ${secondsAgo})
     from generate_series(1, ${count}) n`);
 }

