@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
-import type { PublicError } from '../errors.ts';
+import { AppError, type PublicError } from '../errors.ts';
 import { release } from './ready.ts';
 import { notifyEnded } from './webhooks.ts';
 
@@ -34,6 +34,14 @@ export function findCycle(dependsOn: Map<string, string[]>): string[] | undefine
       if (!done.has(next)) enter(next);
     }
   }
+}
+
+/** Throws `dependency_cycle` (422) for jobs that wait for each other. */
+export function refuseCycle(dependsOn: Map<string, string[]>): void {
+  const cycle = findCycle(dependsOn);
+  if (cycle === undefined) return;
+  const message = `these jobs wait for each other: ${cycle.join(' -> ')}`;
+  throw new AppError('dependency_cycle', message, { status: 422, details: { cycle } });
 }
 
 /** The error of a job that will not run because a prerequisite ended otherwise than `completed`. */

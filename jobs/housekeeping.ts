@@ -9,6 +9,7 @@ import type { AttemptKey } from './claim.ts';
 import { release } from './ready.ts';
 import { settleAttempts } from './settle.ts';
 import { transition } from './transition.ts';
+import { forgetUniqueKeys } from './unique.ts';
 
 /** Any constant will do, as long as all converters agree on it. */
 const HOUSEKEEPING_LOCK = 7_311_002;
@@ -38,6 +39,7 @@ export async function keepHouse(db: Database, queues: Queues, log: Logger): Prom
 /** Once in a while: history that nobody asks for is forgotten, and a sample of the queues is checked. */
 export async function tidyUp(db: Database, log: Logger): Promise<void> {
   await forgetAnswers(db);
+  await forgetUniqueKeys(db);
   await db.delete(fairShares).where(lt(fairShares.usedAt, sql`now() - interval '1 day'`));
   await db.delete(throughput).where(lt(throughput.minute, sql`now() - interval '1 day'`));
   await db.delete(converters).where(

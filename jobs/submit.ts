@@ -19,6 +19,10 @@ export interface NewJob {
   shape: Shape;
   /** Jobs that exist, or come in the same call. */
   dependsOn?: string[] | undefined;
+  /** Requests with the same owner, type and key get this job for so long; see jobs/unique.ts. */
+  unique?: { key: string; periodSeconds: number } | undefined;
+  /** The upload of whose pages it makes an archive; see jobs/archives.ts. */
+  archiveOf?: string | undefined;
   runAt?: Date | null | undefined;
   owner?: string | null | undefined;
   fingerprint?: string | undefined;
@@ -55,7 +59,7 @@ export const DEFAULTS = {
  */
 export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJob[]): Promise<string[]> {
   if (newJobs.length === 0) return [];
-  const named = newJobs.map((job) => ({ ...job, id: job.id ?? `job_${randomUUIDv7()}` }));
+  const named = newJobs.map((job) => ({ ...job, id: job.id ?? newJobId() }));
   const prerequisites = await lockPrerequisites(tx, named);
   const { rows: clock } = await tx.execute<{ now: string }>(
     sql`select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as now`,
@@ -74,6 +78,7 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       priority: job.priority,
       arrivedAt: job.arrivedAt ?? microsecondsAfter(began, index),
       payload: job.payload,
+      payloadBytes: payloadBytes(job.payload),
       ...job.shape,
       status,
       attempt: job.attempt ?? 0,
@@ -111,6 +116,15 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
     rows.flatMap(({ id, status, notifyUrl }) => (status === 'failed' ? [{ jobId: id, status, notifyUrl }] : [])),
   );
   return named.map(({ id }) => id);
+}
+
+/** The length of a payload as JSON. */
+export function payloadBytes(payload: Record<string, unknown>): number {
+  return Buffer.byteLength(JSON.stringify(payload));
+}
+
+export function newJobId(): string {
+  return `job_${randomUUIDv7()}`;
 }
 
 /** Keeps the order of a batch. Takes and gives RFC 3339 with microseconds, which a Date would lose. */

@@ -19,16 +19,20 @@ import { listWebhooks } from '../../db/webhooks.ts';
 import { AppError } from '../../errors.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
+import { changeJob } from '../../jobs/change.ts';
 import { retryJob, retryJobs } from '../../jobs/retry.ts';
 import { listSchedules, scheduleKey } from '../../jobs/schedules.ts';
+import { payloadBytes } from '../../jobs/submit.ts';
 import type { Logger } from '../../log.ts';
 import type { Tasks } from '../../tasks/registry.ts';
 import { type Caller, callerOf, isVisible } from '../admission.ts';
 import { graphDocument, jobDetail, jobDocument, logDocument, scheduleDocument, webhookDocument } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
-import { jobId, readJobs, readScheduledJob } from '../job-requests.ts';
+import { jobId, readJobChange, readJobs, readScheduledJob } from '../job-requests.ts';
+import { refuseFull } from '../middleware/back-pressure.ts';
 import { jsonBody } from '../middleware/json-body.ts';
 import { invalid, notFound, parse } from '../problem.ts';
+import { NO_SHAPES, type QueueBounds, usageOf } from '../queue-bounds.ts';
 import { jobList, jobsToRetry, logList, scheduleName, scheduleRequest } from '../schemas.ts';
 import { jobKey, type Statuses } from '../statuses/statuses.ts';
 import type { Waiting } from '../waiting.ts';
@@ -47,20 +51,22 @@ export function jobRoutes(parts: {
   db: Database;
   read: Read;
   queues: Queues;
+  bounds: QueueBounds;
   tasks: Tasks;
   guard: Guard;
   log: Logger;
   statuses: Statuses;
   waiting: Waiting;
 }): Router {
-  const { db, read, queues, tasks, guard, statuses, waiting } = parts;
+  const { db, read, queues, bounds, tasks, guard, statuses, waiting } = parts;
   const router = Router();
 
   router.param('id', function refuseImpossibleId(_request, _response, next, id) {
     next(jobId.safeParse(id).success ? undefined : notFound(`job ${id}`));
   });
 
-  router.post('/jobs', idempotent(parts), jsonBody(LARGEST_BATCH), async (request: Request, response: Response) => {
+  const receive = [refuseFull(bounds), idempotent(parts), ...jsonBody(LARGEST_BATCH)];
+  router.post('/jobs', receive, async (request: Request, response: Response) => {
     const fingerprint = fingerprintOf(request.body);
     const idempotency = idempotencyOf(request);
     const known = idempotency.known(fingerprint);
@@ -71,6 +77,7 @@ export function jobRoutes(parts: {
     for (const { notifyUrl } of newJobs) refuseForbidden(guard, notifyUrl);
     let told: JobRow[] = [];
     let answer = { status: 201, location: null as string | null, body: {} as unknown };
+    const release = await bounds.reserve(callerOf(request).owner, usageOf(newJobs));
     await acceptJobs(db, queues, newJobs, async (tx, jobs) => {
       const dependsOn = await dependenciesOf(
         tx,
@@ -86,7 +93,7 @@ export function jobRoutes(parts: {
           };
       await idempotency.keep(tx, fingerprint, answer);
       told = jobs;
-    });
+    }).finally(release);
     if (Array.isArray(request.body)) response.locals.jobs = told.slice(0, MOST_LOGGED).map(({ id }) => id);
     // Of a new job nothing can be known yet.
     await forget(told.filter(({ version }) => version > 0));
@@ -130,6 +137,16 @@ export function jobRoutes(parts: {
     // A position changes with what others do: it is counted each time.
     const hasPosition = body.status === 'ready' || body.status === 'blocked';
     response.json(hasPosition ? await detailOf(await requestedJob(request)) : body);
+  });
+
+  router.patch('/jobs/:id', jsonBody(LARGEST_BODY), async (request: Request<{ id: string }>, response: Response) => {
+    const { id, type, owner } = await requestedJob(request);
+    const change = await readJobChange(db, tasks, callerOf(request), type, request.body);
+    const bytes = change.payload === undefined ? 0 : payloadBytes(change.payload);
+    const release = await bounds.reserve(owner, { jobs: 0, payloadBytes: bytes, shapes: NO_SHAPES });
+    const job = await changeJob(db, queues, id, change).finally(release);
+    if (job === undefined) throw notFound(`job ${id}`);
+    response.json(await detailOf(job));
   });
 
   router.patch('/jobs/:id/cancel', async (request, response) => {

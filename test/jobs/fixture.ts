@@ -169,7 +169,7 @@ export async function openJobsFixture() {
     /** Everything gone. */
     async empty(): Promise<void> {
       await db.execute(
-        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, fair_shares, webhooks, webhook_attempts`,
+        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, fair_shares, webhooks, webhook_attempts, unique_keys, upload_archives`,
       );
       await db.execute(sql`delete from pgboss.job`);
     },
