@@ -16,7 +16,7 @@ export function shapeKey({ cpuUnits, memoryMb }: { cpuUnits: number; memoryMb: n
 
 /**
  * Reads the usage of an owner from the index `jobs_waiting`: at most `maxJobs` jobs are looked at, and each shape costs
- * one probe for each status.
+ * one probe for each status. The order is the index's: Postgres then stops at the limit.
  * @param owner empty for jobs without an owner
  */
 export async function readUsage(db: Queryable, owner: string, maxJobs: number, maxShapes: number): Promise<Usage> {
@@ -35,7 +35,9 @@ export async function readUsage(db: Queryable, owner: string, maxJobs: number, m
     found as (select cpu_units, memory_mb from shapes limit ${maxShapes * 4})
     select count(*)::int as jobs, coalesce(sum(payload_bytes), 0) as bytes,
       (select coalesce(json_agg(distinct jsonb_build_object('cpuUnits', cpu_units, 'memoryMb', memory_mb)), '[]') from found) as shapes
-    from (select payload_bytes from jobs where ${ofOwner} limit ${maxJobs}) looked_at`,
+    from (
+      select payload_bytes from jobs where ${ofOwner}
+      order by jobs.status, jobs.cpu_units, jobs.memory_mb limit ${maxJobs}) looked_at`,
   );
   const [row] = rows;
   return {

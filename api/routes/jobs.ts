@@ -140,13 +140,14 @@ export function jobRoutes(parts: {
   });
 
   router.patch('/jobs/:id', jsonBody(LARGEST_BODY), async (request: Request<{ id: string }>, response: Response) => {
-    const { id, type, owner } = await requestedJob(request);
-    const change = await readJobChange(db, tasks, callerOf(request), type, request.body);
-    const bytes = change.payload === undefined ? 0 : payloadBytes(change.payload);
-    const release = await bounds.reserve(owner, { jobs: 0, payloadBytes: bytes, shapes: NO_SHAPES });
-    const job = await changeJob(db, queues, id, change).finally(release);
-    if (job === undefined) throw notFound(`job ${id}`);
-    response.json(await detailOf(job));
+    const job = await requestedJob(request);
+    const change = await readJobChange(db, tasks, callerOf(request), job.type, request.body);
+    const grownBytes = change.payload === undefined ? 0 : payloadBytes(change.payload) - job.payloadBytes;
+    const growth = { jobs: 0, payloadBytes: Math.max(0, grownBytes), shapes: NO_SHAPES };
+    const release = await bounds.reserve(job.owner, growth);
+    const changed = await changeJob(db, queues, job.id, change).finally(release);
+    if (changed === undefined) throw notFound(`job ${job.id}`);
+    response.json(await detailOf(changed));
   });
 
   router.patch('/jobs/:id/cancel', async (request, response) => {
