@@ -1,6 +1,8 @@
-import { jest } from '@jest/globals';
 import { Tally } from '../../api/tally.ts';
 import type { Usage } from '../../db/usage.ts';
+
+// A module has no global `jest`.
+const { jest } = import.meta;
 
 const of = (jobs: number): Usage => ({ jobs, payloadBytes: 0, shapes: new Set() });
 const upTo = (most: number, wanted: number) => (waiting: Usage) => {
