@@ -58,6 +58,8 @@ const S3_MB = 64;
 /** What the API, the embedded Postgres and `npm start` itself take where they share a machine with the converter. */
 const LOCAL_MB = 512;
 const SMALLEST_CAPACITY_MB = 256;
+/** Fewer owners cannot fill the whole queue, unless MAX_QUEUED_JOBS_PER_OWNER allows it. */
+const OWNERS_TO_FILL_THE_QUEUE = 4;
 
 const collector = z.url({ protocol: /^https?$/, error: 'must be a http or https URL' });
 
@@ -106,9 +108,13 @@ const settings = z.object({
   PDF_ENGINE: z.enum(PDF_ENGINES, { error: `must be one of ${PDF_ENGINES.join(', ')}` }).default('pdfium'),
   CAPACITY_CPU: wholeNumber(1, 1024).default(availableParallelism()),
   CAPACITY_MEMORY_MB: wholeNumber(SMALLEST_CAPACITY_MB, 16_777_216).optional(),
-  /** Uploads are refused for a while when more jobs than this wait, or the store has less room. */
+  /** Uploads and jobs are refused for a while when as many jobs are ready; uploads, too, when the store has less room. */
   MAX_QUEUED_JOBS: wholeNumber(1, 1_000_000_000).default(10_000),
   MAX_SCHEDULES_PER_OWNER: wholeNumber(1, 1_000_000).default(1_000),
+  /** The same for one owner: waiting jobs, the payloads of them, and their shapes. Unset: a quarter of MAX_QUEUED_JOBS. */
+  MAX_QUEUED_JOBS_PER_OWNER: wholeNumber(1, 1_000_000_000).optional(),
+  MAX_QUEUED_PAYLOAD_MB_PER_OWNER: wholeNumber(1, 1_000_000).default(256),
+  MAX_SHAPES_PER_OWNER: wholeNumber(1, 10_000).default(32),
   MIN_FREE_MB: wholeNumber(0, 1_000_000_000).default(1024),
   /** Sign webhooks; several while they are being changed, each for the receivers that know it. */
   WEBHOOK_SECRET: listOf(z.string().refine(isWebhookSecret, 'must be whsec_ and 24 to 64 bytes in base64')).optional(),
@@ -172,6 +178,8 @@ export function parseConfig(environment: NodeJS.ProcessEnv) {
   const tasks = parsed.data.TASKS;
   return {
     ...parsed.data,
+    MAX_QUEUED_JOBS_PER_OWNER:
+      parsed.data.MAX_QUEUED_JOBS_PER_OWNER ?? Math.ceil(parsed.data.MAX_QUEUED_JOBS / OWNERS_TO_FILL_THE_QUEUE),
     CAPACITY_MEMORY_MB: parsed.data.CAPACITY_MEMORY_MB ?? defaultCapacityMb(CONVERTER_MB, parsed.data),
     DATA_DIR: dataDir,
     STORE_DIR: path.join(dataDir, 'store'),

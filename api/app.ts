@@ -10,6 +10,7 @@ import type { Tasks } from '../tasks/registry.ts';
 import { type Admission, admission } from './admission.ts';
 import { observeRequests } from './middleware/observe-requests.ts';
 import { noSuchRoute, problems } from './problem.ts';
+import { createQueueBounds } from './queue-bounds.ts';
 import { dashboardRoutes } from './routes/dashboard.ts';
 import { documentationRoutes } from './routes/documentation.ts';
 import { jobRoutes } from './routes/jobs.ts';
@@ -61,8 +62,9 @@ export function createApp(parts: {
   app.use(secureHeaders);
   app.use(admission(parts.admit));
   // What is asked for most comes first: each route before it is tried in vain.
-  app.use(uploadRoutes(parts));
-  app.use(jobRoutes(parts));
+  const bounds = createQueueBounds(parts.db, parts.config);
+  app.use(uploadRoutes({ ...parts, bounds }));
+  app.use(jobRoutes({ ...parts, bounds }));
   app.use(scheduleRoutes(parts));
   app.use(operationRoutes(parts));
   app.use(documentationRoutes());

@@ -4,9 +4,11 @@ import { findJobs } from '../db/jobs.ts';
 import { PRIORITIES, RUN_ON } from '../db/schema.ts';
 import { listUploadIds } from '../db/uploads.ts';
 import { AppError } from '../errors.ts';
-import { findCycle } from '../jobs/dependencies.ts';
+import type { JobChange } from '../jobs/change.ts';
+import { refuseCycle } from '../jobs/dependencies.ts';
 import { memoryClass } from '../jobs/shape.ts';
 import { DEFAULTS, type NewJob } from '../jobs/submit.ts';
+import { archive } from '../tasks/archive.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import type { Task } from '../tasks/task.ts';
 import { type Caller, isVisible } from './admission.ts';
@@ -20,6 +22,10 @@ export const MOST_JOBS = 1_000;
 const MOST_EDGES = 10_000;
 const LARGEST_PAYLOAD = 256 * 1024;
 const LONGEST_TIMEOUT_SECONDS = 12 * 3_600;
+/** A shorter delay than a millisecond is none; smaller numbers do not fit the column. */
+const MIN_DELAY_SECONDS = 0.001;
+const MAX_DELAY_SECONDS = 3_600;
+const MAX_PERIOD_SECONDS = 365 * 86_400;
 /** Ranks count seconds in an int4. */
 const LATEST_YEARS = 30;
 
@@ -45,7 +51,10 @@ const graphOfJob = z.object(place);
 export const scheduledJob = z.strictObject({
   type: z.string().min(1).max(200).describe('One of `GET /job-types` that is not `internal`'),
   priority: z.enum(PRIORITIES).default(DEFAULTS.priority),
-  payload: z.record(z.string(), z.unknown()).default({}).describe("As its type's JSON Schema wants it"),
+  payload: z
+    .record(z.string(), z.unknown())
+    .default({})
+    .describe("As its type's JSON Schema wants it. Numbers are IEEE doubles: send longer integers as strings"),
   resource_requirements: z
     .strictObject({
       cpu_units: z.int().min(0).max(1_024).optional(),
@@ -57,7 +66,16 @@ export const scheduledJob = z.strictObject({
     .strictObject({
       max_attempts: z.int().min(1).max(100).default(DEFAULTS.maxAttempts),
       backoff_multiplier: z.number().min(1).max(100).default(DEFAULTS.backoffMultiplier),
-      initial_delay_seconds: z.number().min(0).max(3_600).default(DEFAULTS.initialDelaySeconds),
+      initial_delay_seconds: z
+        .number()
+        .min(0)
+        .max(MAX_DELAY_SECONDS)
+        .refine(
+          (seconds) => seconds === 0 || seconds >= MIN_DELAY_SECONDS,
+          `must be 0, or from ${MIN_DELAY_SECONDS} to ${MAX_DELAY_SECONDS}`,
+        )
+        .default(DEFAULTS.initialDelaySeconds)
+        .describe(`0, or from ${MIN_DELAY_SECONDS}`),
     })
     .prefault({}),
   timeout_seconds: z
@@ -69,6 +87,11 @@ export const scheduledJob = z.strictObject({
   notify_url: notifyUrl.nullish(),
 });
 
+const runAt = moment.refine(
+  (date) => date.getTime() < Date.now() + LATEST_YEARS * 365 * 86_400_000,
+  'lies too far in the future',
+);
+
 export const newJob = scheduledJob.extend({
   ...place,
   run_on: z
@@ -77,12 +100,52 @@ export const newJob = scheduledJob.extend({
     .describe(
       'When it runs after the jobs that it depends on: all completed (`success`), not all did (`failure`), or in either case (`always`)',
     ),
-  run_at: moment
-    .refine((date) => date.getTime() < Date.now() + LATEST_YEARS * 365 * 86_400_000, 'lies too far in the future')
+  unique: z
+    .strictObject({
+      key: z.string().min(1).max(200),
+      period_seconds: z.int().min(1).max(MAX_PERIOD_SECONDS),
+    })
+    .nullish()
+    .describe(
+      'For this long, jobs of the same type with the same key are this job: the answer has it, whatever became of it',
+    ),
+  run_at: runAt
     .nullish()
     .transform((date) => date ?? null)
     .describe('Not before this moment'),
 });
+
+/** What can change of a job that waits. */
+export const jobChange = z
+  .strictObject({
+    priority: z.enum(PRIORITIES).optional(),
+    run_at: runAt.nullable().optional().describe('Not before this moment; null or a moment in the past means now'),
+    payload: z.record(z.string(), z.unknown()).optional().describe('Replaces the payload'),
+  })
+  .refine((change) => Object.values(change).some((value) => value !== undefined), 'the change is empty')
+  .meta({ minProperties: 1 });
+
+/** Reads the change of a job of this type. Throws 400 with the place of what is wrong. */
+export async function readJobChange(
+  db: Database,
+  tasks: Tasks,
+  caller: Caller,
+  type: string,
+  body: unknown,
+): Promise<JobChange> {
+  const { priority, run_at, payload } = parse(jobChange, body);
+  const change = {
+    ...(priority !== undefined && { priority }),
+    ...(run_at !== undefined && { runAt: run_at }),
+  };
+  if (payload === undefined) return change;
+  const task = tasks.get(type);
+  if (task === undefined) throw invalid(`payload: there is no job type ${JSON.stringify(type)} any more`);
+  if (task.type === archive.type) throw invalid('payload: an archive stays with its upload');
+  const read = readPayload(task, payload, '');
+  await checkUploads(db, tasks, caller, [{ type, payload: read }]);
+  return { ...change, payload: read };
+}
 
 /**
  * Reads one job or a batch. The graph is checked before types and payloads: `dependency_cycle` and `unknown_dependency`
@@ -99,7 +162,7 @@ export async function readJobs(db: Database, tasks: Tasks, caller: Caller, body:
   await checkGraph(db, caller, graph);
   const jobs = written.map((job, index) => readJob(tasks, parse(newJob, job, at(index)), at(index)));
   await checkUploads(db, tasks, caller, jobs);
-  return jobs.map((job) => ({ ...job, owner: caller.owner }));
+  return jobs.map((job) => ({ ...job, owner: caller.owner, archiveOf: archivedUpload(job) }));
 }
 
 /** Reads the job of a schedule. */
@@ -115,7 +178,16 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
     const known = [...tasks.values()].filter(({ internal }) => !internal).map(({ type }) => type);
     throw invalid(`${at}type: there is no job type ${JSON.stringify(job.type)}; there are ${known.join(', ')}`);
   }
-  const { job_id: id, depends_on, run_on, run_at, retry_config, timeout_seconds, resource_requirements: wanted } = job;
+  const {
+    job_id: id,
+    depends_on,
+    run_on,
+    unique,
+    run_at,
+    retry_config,
+    timeout_seconds,
+    resource_requirements: wanted,
+  } = job;
   const cpuUnits = wanted.cpu_units ?? task.resources.cpuUnits;
   if (cpuUnits === 0 && !task.trusted) {
     throw invalid(`${at}resource_requirements.cpu_units: only tasks that run in the converter may ask for none`);
@@ -134,8 +206,15 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
     initialDelaySeconds: retry_config.initial_delay_seconds,
     backoffMultiplier: retry_config.backoff_multiplier,
     notifyUrl: job.notify_url ?? undefined,
+    // Absent otherwise: the fingerprints of jobs stored before know no such fields.
+    ...(unique && { unique: { key: unique.key, periodSeconds: unique.period_seconds } }),
   };
   return id === undefined ? read : { ...read, id, fingerprint: fingerprintOf(read) };
+}
+
+/** The upload of which a job makes an archive. */
+function archivedUpload({ type, payload }: NewJob): string | undefined {
+  return type === archive.type ? archive.payload.parse(payload).upload_id : undefined;
 }
 
 function readPayload(task: Task, payload: unknown, at: string): Record<string, unknown> {
@@ -153,13 +232,7 @@ async function checkGraph(db: Database, caller: Caller, graph: z.output<typeof g
   }
   const edges = [...dependsOn.values()].flat();
   if (edges.length > MOST_EDGES) throw invalid(`${edges.length} dependencies in one batch, more than ${MOST_EDGES}`);
-  const cycle = findCycle(dependsOn);
-  if (cycle !== undefined) {
-    throw new AppError('dependency_cycle', `these jobs wait for each other: ${cycle.join(' -> ')}`, {
-      status: 422,
-      details: { cycle },
-    });
-  }
+  refuseCycle(dependsOn);
   const outside = [...new Set(edges)].filter((id) => !dependsOn.has(id));
   const stored = (await findJobs(db, outside)).filter((job) => isVisible(job, caller));
   const seen = new Set(stored.map(({ id }) => id));
@@ -170,7 +243,12 @@ async function checkGraph(db: Database, caller: Caller, graph: z.output<typeof g
 }
 
 /** A job that reads an upload which is not there could only fail. */
-async function checkUploads(db: Database, tasks: Tasks, { sees }: Caller, jobs: NewJob[]): Promise<void> {
+async function checkUploads(
+  db: Database,
+  tasks: Tasks,
+  { sees }: Caller,
+  jobs: Pick<NewJob, 'type' | 'payload'>[],
+): Promise<void> {
   const read = [...new Set(jobs.flatMap(({ type, payload }) => tasks.get(type)?.reads?.(payload) ?? []))];
   const stored = await listUploadIds(db, read, sees);
   const missing = read.find((id) => !stored.has(id));

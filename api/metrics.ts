@@ -34,6 +34,9 @@ export const scheduleRuns = new Counter({
 /** Ready jobs of a shape are counted up to here. */
 const MAX_DEPTH = 10_000;
 
+/** Shapes that have series of their own, the smallest first; the rest is counted as `other`. */
+const MAX_SHAPES = 64;
+
 /** Begins to watch this process and its connections. */
 export function watchProcess(db: Database): void {
   collectDefaultMetrics();
@@ -80,9 +83,18 @@ function metricsOf(
   const shape = ['cpu_units', 'memory_mb'] as const;
   const depth = gauge('queue_depth', `Ready jobs of a shape, counted up to ${MAX_DEPTH}`, shape);
   const age = gauge('queue_oldest_seconds', 'How long the oldest of them has been ready', shape);
-  for (const { cpuUnits, memoryMb, depth: jobs, oldestAgeSeconds } of queues) {
+  for (const { cpuUnits, memoryMb, depth: jobs, oldestAgeSeconds } of queues.slice(0, MAX_SHAPES)) {
     depth.set({ cpu_units: cpuUnits, memory_mb: memoryMb }, jobs);
     age.set({ cpu_units: cpuUnits, memory_mb: memoryMb }, oldestAgeSeconds);
+  }
+  const others = queues.slice(MAX_SHAPES);
+  if (others.length > 0) {
+    const other = { cpu_units: 'other', memory_mb: 'other' };
+    depth.set(
+      other,
+      others.reduce((sum, { depth: jobs }) => sum + jobs, 0),
+    );
+    age.set(other, Math.max(...others.map(({ oldestAgeSeconds }) => oldestAgeSeconds)));
   }
   const peak = gauge('peak_memory_mb', 'Highest peak memory of the attempts that ended in the last minute', []);
   peak.set(Math.max(0, ...minutes.map(({ peak_memory_mb }) => peak_memory_mb ?? 0)));

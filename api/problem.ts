@@ -33,8 +33,8 @@ const MAX_SHOWN_LENGTH = 50;
 const MAX_SHOWN_LEVELS = 5;
 
 /**
- * Parses with a schema. The error names each field (below `at`), what is valid, and the value. What Postgres cannot store
- * is invalid in every field.
+ * Parses with a schema. The error names each field (below `at`), what is valid, and the value. Text and numbers that
+ * Postgres cannot store are invalid in every field.
  */
 export function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, at = ''): z.output<Schema> {
   const parsed = schema.safeParse(value, { error: inWords });
@@ -79,10 +79,23 @@ function shown(value: unknown, path: PropertyKey[]): string {
 }
 
 function refuseUnstorable(parsed: unknown, at: string): void {
-  const found = findUnstorable(parsed);
+  const found = findUnstorable(parsed) ?? findInfinite(parsed);
   if (found === undefined) return;
   const place = `${at}${found.path.slice(0, MAX_SHOWN_LEVELS).join('.')}`.replace(/\.$/, '');
   throw invalid([place, found.reason].filter(Boolean).join(': '));
+}
+
+/** A number of JSON beyond the range of doubles, such as 1e400: it would be stored as null. */
+function findInfinite(value: unknown): { path: string[]; reason: string } | undefined {
+  if (typeof value === 'number' && !Number.isFinite(value)) {
+    return { path: [], reason: 'must be a number within the range of IEEE doubles' };
+  }
+  if (typeof value !== 'object' || value === null) return undefined;
+  for (const [name, member] of Object.entries(value)) {
+    const found = findInfinite(member);
+    if (found !== undefined) return { path: [name, ...found.path], reason: found.reason };
+  }
+  return undefined;
 }
 
 export const noSuchRoute: RequestHandler = (request) => {

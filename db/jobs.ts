@@ -58,12 +58,6 @@ export async function findJob(db: Queryable, id: string): Promise<JobRow | undef
   return job;
 }
 
-/** Whether more than `most` jobs are ready and wait for a converter. */
-export async function hasBacklog(db: Queryable, most: number): Promise<boolean> {
-  const { rowCount } = await db.execute(sql`select 1 from jobs where status = 'ready' offset ${most} limit 1`);
-  return rowCount === 1;
-}
-
 /** In the order of the ids; those that are not there are left out. */
 export async function findJobs(db: Queryable, ids: string[]): Promise<JobRow[]> {
   if (ids.length === 0) return [];

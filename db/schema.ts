@@ -41,6 +41,8 @@ export type RunOn = (typeof RUN_ON)[number];
 export const BULK_ACTIONS = ['retry', 'cancel', 'delete'] as const;
 export type BulkAction = (typeof BULK_ACTIONS)[number];
 
+const WAITING = ['scheduled', 'blocked', 'ready', 'retrying'] as const satisfies JobStatus[];
+
 export const PRIORITIES = ['critical', 'high', 'normal', 'low'] as const;
 export type Priority = (typeof PRIORITIES)[number];
 
@@ -61,6 +63,9 @@ const time = (name: string) => timestamp(name, { withTimezone: true });
 const createdAt = () => time('created_at').notNull().defaultNow();
 const oneOf = (column: string, values: readonly string[]): SQL =>
   sql.raw(`${column} in (${values.map((value) => `'${value}'`).join(', ')})`);
+
+/** That a row of `jobs` waits. Written as the index has it. */
+export const isWaiting = oneOf('jobs.status', WAITING);
 
 export const uploads = pgTable(
   'uploads',
@@ -170,6 +175,8 @@ export const jobs = pgTable(
     /** When it came into the queue, for its turn: a part of a job counts as later than its parent. See jobs/plan-claim.ts. */
     arrivedAt: time('arrived_at').notNull(),
     payload: jsonb('payload').$type<Record<string, unknown>>().notNull(),
+    /** The length of the payload's JSON; 0 for jobs of older versions. */
+    payloadBytes: integer('payload_bytes').notNull().default(0),
     cpuUnits: integer('cpu_units').notNull(),
     memoryMb: integer('memory_mb').notNull(),
     status: text('status').$type<JobStatus>().notNull(),
@@ -224,6 +231,9 @@ export const jobs = pgTable(
         table.id,
       )
       .where(sql`status = 'ready'`),
+    index('jobs_waiting')
+      .on(sql`coalesce(owner, '')`, table.status, table.cpuUnits, table.memoryMb, table.payloadBytes)
+      .where(oneOf('status', WAITING)),
     index('jobs_due').on(table.priority, table.dueAt).where(sql`status in ('scheduled', 'retrying')`),
     index('jobs_running').on(table.converterId).where(sql`status = 'running'`),
     uniqueIndex('jobs_queue').on(table.queueId).where(sql`queue_id is not null`),
@@ -536,6 +546,42 @@ export const idempotencyKeys = pgTable(
     createdAt: createdAt(),
   },
   (table) => [primaryKey({ columns: [table.owner, table.key] }), index('idempotency_keys_age').on(table.createdAt)],
+);
+
+/** The job that requests with the same `unique` key get instead of a second one, until the key expires. */
+export const uniqueKeys = pgTable(
+  'unique_keys',
+  {
+    /** Empty for jobs without an owner. */
+    owner: text('owner').notNull(),
+    type: text('type').notNull(),
+    key: text('key').notNull(),
+    jobId: text('job_id')
+      .notNull()
+      .references(() => jobs.id, { onDelete: 'cascade' }),
+    expiresAt: time('expires_at').notNull(),
+  },
+  (table) => [
+    primaryKey({ columns: [table.owner, table.type, table.key] }),
+    index('unique_keys_job').on(table.jobId),
+    index('unique_keys_expires').on(table.expiresAt),
+  ],
+);
+
+/** The latest job of each owner that archives an upload; see jobs/archives.ts. */
+export const uploadArchives = pgTable(
+  'upload_archives',
+  {
+    uploadId: uuid('upload_id')
+      .notNull()
+      .references(() => uploads.id, { onDelete: 'cascade' }),
+    /** Empty for jobs without an owner. */
+    owner: text('owner').notNull(),
+    jobId: text('job_id')
+      .notNull()
+      .references(() => jobs.id, { onDelete: 'cascade' }),
+  },
+  (table) => [primaryKey({ columns: [table.uploadId, table.owner] }), index('upload_archives_job').on(table.jobId)],
 );
 
 /** How many turns each owner has taken; see jobs/fairness.ts. */

@@ -2,17 +2,24 @@ import type { Database, Transaction } from '../db/client.ts';
 import { findJobs } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { AppError } from '../errors.ts';
+import { findCurrentArchives, keepArchives } from './archives.ts';
 import { refuseUnholdable } from './capacity.ts';
 import type { Job } from './claim.ts';
-import { type NewJob, submitJobs } from './submit.ts';
+import { refuseCycle } from './dependencies.ts';
+import { type NewJob, newJobId, submitJobs } from './submit.ts';
 import { Moved, postgresCode, transition } from './transition.ts';
+import { findByUniqueKey, keepUniqueKeys } from './unique.ts';
 
 const UNIQUE_VIOLATION = '23505';
 
+type Named = NewJob & { id: string };
+
 /**
  * Takes jobs from a client, all or none. A job whose id exists already is that job, if the client sent the same for it
- * (same `owner` and `fingerprint`), and a `conflict` otherwise. Gives all rows in order. `record` is called in the transaction, once
- * they are stored. Throws `exceeds_capacity` (422) for a shape that no live converter could ever hold.
+ * (same `owner` and `fingerprint`), and a `conflict` otherwise. For a job whose `unique` key is in use, and for an archive
+ * that is being made or has been made already, the existing job is given. Gives all rows in order. `record` is called in
+ * the transaction, once they are stored. Throws `exceeds_capacity` (422) for a shape that no live converter could ever
+ * hold, and 429 for a second archive of an upload at a time.
  */
 export async function acceptJobs(
   db: Database,
@@ -25,33 +32,49 @@ export async function acceptJobs(
     newJobs.map(({ shape }) => shape),
   );
   return transition(db, async (tx) => {
-    const existing = new Map(
-      (
-        await findJobs(
-          tx,
-          newJobs.flatMap(({ id }) => id ?? []),
-        )
-      ).map((job) => [job.id, job]),
-    );
-    for (const { id, owner = null, fingerprint } of newJobs) {
-      const known = id === undefined ? undefined : existing.get(id);
-      if (known !== undefined && (known.owner !== owner || known.fingerprint !== fingerprint)) {
-        throw new AppError('conflict', `there is another job ${id} already`, { status: 409 });
-      }
-    }
-    const stored = await submitJobs(
-      tx,
-      queues,
-      newJobs.filter(({ id }) => id === undefined || !existing.has(id)),
-    ).catch((error) => {
+    const named = newJobs.map((job) => ({ ...job, id: job.id ?? newJobId() }));
+    const standIns = await findStandIns(tx, named);
+    const idOf = (id: string) => standIns.get(id) ?? id;
+    const fresh = named
+      .filter(({ id }) => !standIns.has(id))
+      .map((job) => ({ ...job, dependsOn: job.dependsOn?.map(idOf) }));
+    // Jobs that share a stand-in may wait for each other.
+    if (standIns.size > 0) refuseCycle(new Map(fresh.map(({ id, dependsOn = [] }) => [id, dependsOn])));
+    await submitJobs(tx, queues, fresh).catch((error) => {
       // Another request has just stored a job of that id: look again.
       throw postgresCode(error) === UNIQUE_VIOLATION ? new Moved() : error;
     });
-    const fresh = (await findJobs(tx, stored)).values();
-    const all = newJobs.map(
-      ({ id }) => (id === undefined ? undefined : existing.get(id)) ?? (fresh.next().value as Job),
-    );
-    await record(tx, all);
-    return all;
+    await keepUniqueKeys(tx, fresh);
+    await keepArchives(tx, fresh);
+    const ids = named.map(({ id }) => idOf(id));
+    const stored = await findJobs(tx, ids);
+    // A stand-in was deleted since it was found.
+    if (stored.length !== ids.length) throw new Moved();
+    await record(tx, stored);
+    return stored;
   });
+}
+
+/** By id: the jobs that need not be stored, and the job that each of them is. Throws 409 for another job of the same id. */
+async function findStandIns(tx: Transaction, named: Named[]): Promise<Map<string, string>> {
+  const existing = new Map(
+    (
+      await findJobs(
+        tx,
+        named.map(({ id }) => id),
+      )
+    ).map((job) => [job.id, job]),
+  );
+  for (const { id, owner = null, fingerprint } of named) {
+    const known = existing.get(id);
+    if (known !== undefined && (known.owner !== owner || known.fingerprint !== fingerprint)) {
+      throw new AppError('conflict', `there is another job ${id} already`, { status: 409 });
+    }
+  }
+  const standIns = new Map([...existing.keys()].map((id) => [id, id]));
+  const absent = () => named.filter(({ id }) => !standIns.has(id));
+  for (const find of [findByUniqueKey, findCurrentArchives]) {
+    for (const [id, standIn] of await find(tx, absent())) standIns.set(id, standIn);
+  }
+  return standIns;
 }

@@ -1,5 +1,5 @@
 import type { DependencyOutcome, RunOn } from '../db/schema.ts';
-import type { PublicError } from '../errors.ts';
+import { AppError, type PublicError } from '../errors.ts';
 
 /**
  * A cycle in `depends_on`, as the ids along it with the first one repeated at the end, or undefined.
@@ -24,6 +24,14 @@ export function findCycle(dependsOn: Map<string, string[]>): string[] | undefine
       if (!done.has(next)) enter(next);
     }
   }
+}
+
+/** Throws `dependency_cycle` (422) for jobs that wait for each other. */
+export function refuseCycle(dependsOn: Map<string, string[]>): void {
+  const cycle = findCycle(dependsOn);
+  if (cycle === undefined) return;
+  const message = `these jobs wait for each other: ${cycle.join(' -> ')}`;
+  throw new AppError('dependency_cycle', message, { status: 422, details: { cycle } });
 }
 
 /** The edges of one job, counted. */

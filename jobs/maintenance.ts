@@ -13,6 +13,7 @@ import { repairQueues } from './repair.ts';
 import { attemptKey } from './running.ts';
 import { settleAttempts } from './settle.ts';
 import { transition } from './transition.ts';
+import { forgetUniqueKeys } from './unique.ts';
 
 /** Any constant will do, as long as all converters agree on it. */
 const MAINTENANCE_LOCK = 7_311_002;
@@ -61,6 +62,7 @@ export async function continueChanges(db: Database, queues: Queues, log: Logger,
 /** Once in a while: history that nobody asks for is forgotten, and a sample of the queues is checked. */
 export async function tidyUp(db: Database, queues: Queues, log: Logger): Promise<void> {
   await forgetAnswers(db);
+  await forgetUniqueKeys(db);
   await db.delete(fairShares).where(lt(fairShares.usedAt, sql`now() - interval '1 day'`));
   await db.delete(bulkOperations).where(lt(bulkOperations.finishedAt, sql`now() - interval '1 day'`));
   await db.delete(throughput).where(lt(throughput.minute, sql`now() - interval '1 day'`));

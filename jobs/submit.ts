@@ -28,6 +28,10 @@ export interface NewJob {
   /** Jobs that exist, or come in the same call. */
   dependsOn?: string[] | undefined;
   runOn?: RunOn | undefined;
+  /** Requests with the same owner, type and key get this job for so long; see jobs/unique.ts. */
+  unique?: { key: string; periodSeconds: number } | undefined;
+  /** The upload of whose pages it makes an archive; see jobs/archives.ts. */
+  archiveOf?: string | undefined;
   runAt?: Date | null | undefined;
   owner?: string | null | undefined;
   fingerprint?: string | undefined;
@@ -65,7 +69,7 @@ export const DEFAULTS = {
  */
 export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJob[]): Promise<string[]> {
   if (newJobs.length === 0) return [];
-  const named = newJobs.map((job) => ({ ...job, id: job.id ?? `job_${randomUUIDv7()}` }));
+  const named = newJobs.map((job) => ({ ...job, id: job.id ?? newJobId() }));
   const prerequisites = await lockPrerequisites(tx, named);
   const { rows: clock } = await tx.execute<{ now: string }>(
     sql`select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as now`,
@@ -85,6 +89,7 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       priority: job.priority,
       arrivedAt: job.arrivedAt ?? microsecondsAfter(began, index),
       payload: job.payload,
+      payloadBytes: payloadBytes(job.payload),
       ...job.shape,
       status,
       attempt: job.attempt ?? 0,
@@ -124,6 +129,15 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
     ),
   );
   return named.map(({ id }) => id);
+}
+
+/** The length of a payload as JSON. */
+export function payloadBytes(payload: Record<string, unknown>): number {
+  return Buffer.byteLength(JSON.stringify(payload));
+}
+
+export function newJobId(): string {
+  return `job_${randomUUIDv7()}`;
 }
 
 /** Keeps the order of a batch. Takes and gives RFC 3339 with microseconds, which a Date would lose. */

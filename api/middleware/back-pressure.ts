@@ -1,42 +1,55 @@
-import type { RequestHandler } from 'express';
+import type { Request, RequestHandler, Response } from 'express';
 import type { Config } from '../../config.ts';
-import type { Database } from '../../db/client.ts';
-import { hasBacklog } from '../../db/jobs.ts';
 import { AppError } from '../../errors.ts';
 import type { Store } from '../../store/store.ts';
-import { stopReading } from '../admission.ts';
+import { callerOf, stopReading } from '../admission.ts';
+import { ONE_JOB, type QueueBounds } from '../queue-bounds.ts';
 
-/** What was found out is good for this long: refusing must stay cheap, and a burst within it is small. */
+/** The free room of the store is good for this long: refusing must stay cheap, and a burst within it is small. */
 const GOOD_FOR_MS = 500;
 
 /**
- * Refuses what would only wait or fill the disk, before its body is read: 503 while more jobs wait than MAX_QUEUED_JOBS,
- * or the store has less room than MIN_FREE_MB. What was accepted before goes on.
+ * Refuses an upload before its body is read: 503 while the store has less room than MIN_FREE_MB, and beyond the bounds of
+ * the queue. Room for its first job is reserved until the request ends.
  */
 export function refuseOverload({
-  db,
+  bounds,
   store,
   config,
 }: {
-  db: Database;
+  bounds: QueueBounds;
   store: Store;
-  config: Pick<Config, 'MAX_QUEUED_JOBS' | 'MIN_FREE_MB'>;
+  config: Pick<Config, 'MIN_FREE_MB'>;
 }): RequestHandler {
-  let known: { reason: Promise<string | undefined>; until: number } | undefined;
-
-  async function findReason(): Promise<string | undefined> {
-    if ((await store.freeMb()) < config.MIN_FREE_MB) return 'the store is nearly full';
-    if (await hasBacklog(db, config.MAX_QUEUED_JOBS)) return `more than ${config.MAX_QUEUED_JOBS} jobs wait already`;
-    return undefined;
-  }
+  let known: { freeMb: Promise<number>; until: number } | undefined;
 
   return async function refuseWhenOverloaded(request, response, next) {
     if (known === undefined || known.until < performance.now()) {
-      known = { reason: findReason(), until: performance.now() + GOOD_FOR_MS };
+      known = { freeMb: store.freeMb(), until: performance.now() + GOOD_FOR_MS };
     }
-    const reason = await known.reason;
-    if (reason === undefined) return next();
+    if ((await known.freeMb) < config.MIN_FREE_MB) {
+      stopReading(request, response);
+      throw new AppError('unavailable', 'the store is nearly full: send it again later', { status: 503 });
+    }
+    // Heard from now on: a client may go away meanwhile.
+    const closed = new Promise((resolve) => response.once('close', resolve));
+    const release = await bounds.reserve(callerOf(request).owner, ONE_JOB).catch(refusing(request, response));
+    void closed.then(release);
+    next();
+  };
+}
+
+/** Refuses jobs, before their body is read, while not even one more may wait. */
+export function refuseFull(bounds: QueueBounds): RequestHandler {
+  return async function refuseWhenFull(request, response, next) {
+    await bounds.check(callerOf(request).owner).catch(refusing(request, response));
+    next();
+  };
+}
+
+function refusing(request: Request, response: Response): (error: unknown) => never {
+  return (error) => {
     stopReading(request, response);
-    throw new AppError('unavailable', `${reason}: send it again later`, { status: 503 });
+    throw error;
   };
 }

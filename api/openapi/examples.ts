@@ -173,6 +173,7 @@ const scheduledJob = {
   run_at: '2026-12-24T18:00:00.000Z',
   created_at: '2026-11-24T20:47:34.869Z',
 };
+export const changedJob = { ...readyJob, priority: 'high', attempts: [] };
 export const cancelledJob = {
   ...scheduledJob,
   status: 'cancelled',

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { ZodOpenApiPathsObject } from 'zod-openapi';
 import * as answers from '../answers.ts';
-import { jobId, MOST_JOBS, newJob } from '../job-requests.ts';
+import { jobChange, jobId, MOST_JOBS, newJob } from '../job-requests.ts';
 import {
   idempotencyKey,
   jobList,
@@ -57,7 +57,7 @@ export const jobPaths: ZodOpenApiPathsObject = {
       operationId: 'createJobs',
       summary: 'Submit a job, or a batch',
       description:
-        'A batch is taken whole or not at all. A job whose `job_id` is there already is that job, if it is the same, and a `conflict` otherwise.',
+        'Batches are atomic. A job whose `job_id` exists already is that job, if it is the same, and a `conflict` otherwise. A `unique` key that is in use, and an archive of pages that have been archived, give the existing job. One archive of an upload is made at a time.',
       requestParams: { header: z.object({ 'Idempotency-Key': idempotencyKey.optional() }) },
       requestBody: {
         required: true,
@@ -167,6 +167,27 @@ export const jobPaths: ZodOpenApiPathsObject = {
       responses: {
         200: json('All of it', answers.jobDetail, examples.jobDetail, ['Retry-After', 'Preference-Applied']),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
+      },
+    },
+    patch: {
+      tags,
+      operationId: 'changeJob',
+      summary: 'Change a job that waits',
+      description:
+        'A job that runs or has ended is a `conflict`. Only the priority can change of jobs that an upload or another job has made, and never the payload of an archive.',
+      requestParams: { path },
+      requestBody: {
+        required: true,
+        content: { 'application/json': { schema: jobChange, example: { priority: 'high', run_at: null } } },
+      },
+      responses: {
+        200: json('The job, changed', answers.jobDetail, examples.changedJob),
+        ...problems({
+          ...unreadable,
+          404: ['not_found'],
+          409: ['conflict'],
+          422: ['unknown_upload'],
+        }),
       },
     },
   },

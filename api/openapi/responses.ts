@@ -109,7 +109,7 @@ const CODES: Partial<Record<ErrorCode, { means: string; detail: string; members?
   internal: { means: 'a failure of the service', detail: 'an unexpected error; the log has the details' },
   unavailable: {
     means: 'not just now: something that it needs is out of reach, or too much waits already',
-    detail: 'more than 10000 jobs wait already: send it again later',
+    detail: 'at most 10000 jobs may be ready, and 10000 are: send it again later',
   },
 };
 

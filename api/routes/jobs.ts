@@ -22,7 +22,9 @@ import { AppError } from '../../errors.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
 import { findBulk, startBulk } from '../../jobs/bulk.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
+import { changeJob } from '../../jobs/change.ts';
 import { retryJob } from '../../jobs/retry.ts';
+import { payloadBytes } from '../../jobs/submit.ts';
 import type { Logger } from '../../log.ts';
 import type { Tasks } from '../../tasks/registry.ts';
 import { type Caller, callerOf, isVisible } from '../admission.ts';
@@ -37,9 +39,11 @@ import {
   webhookDocument,
 } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
-import { jobId, readJobs } from '../job-requests.ts';
+import { jobId, readJobChange, readJobs } from '../job-requests.ts';
+import { refuseFull } from '../middleware/back-pressure.ts';
 import { jsonBody } from '../middleware/json-body.ts';
 import { invalid, notFound, parse } from '../problem.ts';
+import { NO_SHAPES, type QueueBounds, usageOf } from '../queue-bounds.ts';
 import { jobList, jobsToCancel, jobsToDelete, jobsToRetry, logList } from '../schemas.ts';
 import { jobKey, type StatusCache, type StatusDocument } from '../status-cache.ts';
 import type { Waiting } from '../waiting.ts';
@@ -60,13 +64,14 @@ export function jobRoutes(parts: {
   db: Database;
   read: Read;
   queues: Queues;
+  bounds: QueueBounds;
   tasks: Tasks;
   guard: Guard;
   log: Logger;
   cache: StatusCache;
   waiting: Waiting;
 }): Router {
-  const { db, read, queues, tasks, guard, log, cache, waiting } = parts;
+  const { db, read, queues, bounds, tasks, guard, log, cache, waiting } = parts;
   const router = Router();
   const askDetail = askTogether<StatusDocument>(MAX_DETAILS, async (ids) => {
     const details = await findJobDetails(db, ids);
@@ -82,7 +87,8 @@ export function jobRoutes(parts: {
     next(jobId.safeParse(id).success ? undefined : notFound(`job ${id}`));
   });
 
-  router.post('/jobs', idempotent(parts), jsonBody(LARGEST_BATCH), async (request: Request, response: Response) => {
+  const receive = [refuseFull(bounds), idempotent(parts), ...jsonBody(LARGEST_BATCH)];
+  router.post('/jobs', receive, async (request: Request, response: Response) => {
     const fingerprint = fingerprintOf(request.body);
     const idempotency = idempotencyOf(request);
     const known = idempotency.known(fingerprint);
@@ -93,6 +99,7 @@ export function jobRoutes(parts: {
     for (const { notifyUrl } of newJobs) refuseForbidden(guard, notifyUrl);
     let told: JobRow[] = [];
     let answer = { status: 201, location: null as string | null, body: {} as unknown };
+    const release = await bounds.reserve(callerOf(request).owner, usageOf(newJobs));
     await acceptJobs(db, queues, newJobs, async (tx, jobs) => {
       const dependsOn = await dependenciesOf(
         tx,
@@ -108,7 +115,7 @@ export function jobRoutes(parts: {
           };
       await idempotency.keep(tx, fingerprint, answer);
       told = jobs;
-    });
+    }).finally(release);
     if (Array.isArray(request.body)) response.locals.jobs = told.slice(0, MOST_LOGGED).map(({ id }) => id);
     sendAnswer(response, answer);
   });
@@ -164,6 +171,17 @@ export function jobRoutes(parts: {
     // A position changes with what others do: it is counted each time.
     const hasPosition = body.status === 'ready' || body.status === 'blocked';
     response.json(hasPosition ? await detailOf(await requestedJob(request)) : body);
+  });
+
+  router.patch('/jobs/:id', jsonBody(LARGEST_BODY), async (request: Request<{ id: string }>, response: Response) => {
+    const job = await requestedJob(request);
+    const change = await readJobChange(db, tasks, callerOf(request), job.type, request.body);
+    const grownBytes = change.payload === undefined ? 0 : payloadBytes(change.payload) - job.payloadBytes;
+    const growth = { jobs: 0, payloadBytes: Math.max(0, grownBytes), shapes: NO_SHAPES };
+    const release = await bounds.reserve(job.owner, growth);
+    const changed = await changeJob(db, queues, job.id, change).finally(release);
+    if (changed === undefined) throw notFound(`job ${job.id}`);
+    response.json(await detailOf(changed));
   });
 
   router.patch('/jobs/:id/cancel', async (request, response) => {

@@ -38,6 +38,7 @@ import { refuseOverload } from '../middleware/back-pressure.ts';
 import { limitConcurrentUploads } from '../middleware/concurrent-uploads.ts';
 import { discardFiles, receivedUpload, receiveFiles } from '../middleware/receive-files.ts';
 import { notFound, parse } from '../problem.ts';
+import type { QueueBounds } from '../queue-bounds.ts';
 import { readUpload } from '../read-upload.ts';
 import { ordinal, pageList, readPageCursor, uploadFields, uploadList, withoutEmptyFields } from '../schemas.ts';
 import { sendArchive } from '../send-archive.ts';
@@ -55,6 +56,7 @@ export function uploadRoutes(parts: {
   db: Database;
   read: Read;
   queues: Queues;
+  bounds: QueueBounds;
   store: Store;
   guard: Guard;
   config: Config;

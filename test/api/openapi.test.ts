@@ -322,6 +322,22 @@ describe('jobs', () => {
     await expectNoSuch('GET', '/jobs/{id}/graph', ['nobody']);
   });
 
+  test('are changed while they wait', async () => {
+    await call('PATCH', '/jobs/{id}', ['late'], 200, { body: { priority: 'high', run_at: later, payload: {} } });
+    await call('PATCH', '/jobs/{id}', ['late'], 200, { body: { priority: 'normal' } });
+    await call('PATCH', '/jobs/{id}', ['alone'], 409, { body: { priority: 'high' } });
+    const body = { type: 'checksum', payload: { upload_id: NOBODY }, run_at: later };
+    await call('POST', '/jobs', [], 422, { body });
+    const { id } = (await service.upload([['a.png', png]])).body;
+    const sums = (await service.submit({ ...body, payload: { upload_id: id } })).job_id;
+    await call('PATCH', '/jobs/{id}', [sums], 422, { body: { payload: body.payload } });
+    await call('PATCH', '/jobs/{id}/cancel', [sums], 200);
+    await expectUnreadable('PATCH', '/jobs/{id}', ['late']);
+    await call('PATCH', '/jobs/{id}', ['nobody'], 404, { body: { priority: 'high' } });
+    await call('PATCH', '/jobs/{id}', [BROKEN], 400, { body: { priority: 'high' } });
+    await service.done(id);
+  });
+
   test('are cancelled and run again', async () => {
     await call('PATCH', '/jobs/{id}/cancel', ['late'], 200);
     await call('PATCH', '/jobs/{id}/cancel', ['late'], 409);

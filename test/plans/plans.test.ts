@@ -2,7 +2,7 @@ import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 import type { Database } from '../../db/client.ts';
 import { listLogs } from '../../db/events.ts';
-import { findJobDetails, findJobs, hasBacklog, listJobs, listRelatives, positionInQueue } from '../../db/jobs.ts';
+import { findJobDetails, findJobs, listJobs, listRelatives, positionInQueue } from '../../db/jobs.ts';
 import * as schema from '../../db/schema.ts';
 import { listConverters, queueDepths, recentDeaths, recentThroughput } from '../../db/system.ts';
 import {
@@ -14,6 +14,7 @@ import {
   listUploadIds,
   listUploads,
 } from '../../db/uploads.ts';
+import { countReady, readUsage } from '../../db/usage.ts';
 import { listWebhooks } from '../../db/webhooks.ts';
 import { type Claimant, claimJobs } from '../../jobs/claim.ts';
 import { sendDueJobs } from '../../jobs/due-jobs.ts';
@@ -143,7 +144,8 @@ const CHECKS: Check[] = [
   ['logs', () => listLogs(db, jobIdOf(7), { after: 0, limit: LIMIT })],
   ['webhooks of a job', () => listWebhooks(db, { jobId: jobIdOf(7) })],
   ['the position of the last', async () => positionInQueue(db, await aJob(READY)), { rows: 2_000 }],
-  ['whether too many are ready', () => hasBacklog(db, 1_000), { rows: 1_100 }],
+  ['whether too many are ready', () => countReady(db, 10_000, 2_500), { rows: 25_000, blocks: 10_000 }],
+  ['what an owner has waiting', () => readUsage(db, 'alice', 2_500, 32), { rows: 3_000 }],
 
   ['converters', () => listConverters(db)],
   // Up to a thousand of each group, from the index alone.

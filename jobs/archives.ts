@@ -1,0 +1,125 @@
+import { sql } from 'drizzle-orm';
+import type { Transaction } from '../db/client.ts';
+import type { JobStatus } from '../db/schema.ts';
+import { AppError } from '../errors.ts';
+import type { NewJob } from './submit.ts';
+import { Moved, postgresCode } from './transition.ts';
+
+/**
+ * One archive of an upload at a time for each owner: an archive may be as large as the upload, so a flood of them would
+ * fill the store.
+ */
+
+type Named = NewJob & { id: string };
+type Archiving = Named & { archiveOf: string };
+
+/** The latest archive job of an upload. */
+type Latest = {
+  id: string;
+  status: JobStatus;
+  /** Whether it has, or will have, the pages that the upload has now. */
+  isCurrent: boolean;
+  /** Whether the upload has ended: only a retry adds pages. */
+  isFinal: boolean;
+};
+
+const RETRY_AFTER_SECONDS = 5;
+const FOREIGN_KEY_VIOLATION = '23503';
+
+/**
+ * By the id of each job that would make an archive once more: the id of the job that makes or has made it, stored or
+ * before it among `jobs`. Throws 429 for a job that has to wait until another archive of its upload is made.
+ */
+export async function findCurrentArchives(tx: Transaction, jobs: Named[]): Promise<Map<string, string>> {
+  const archiving = jobs.filter(isArchiving);
+  if (archiving.length === 0) return new Map();
+  const { rows } = await tx.execute<Latest & { name: string }>(sql`
+    select latest.owner || '/' || latest.upload_id as name, jobs.id, jobs.status,
+      case jobs.status
+        when 'running' then uploads.finished_at < jobs.started_at
+        when 'completed' then (jobs.result->>'pages')::int = uploads.pages_done
+        else true end is true as "isCurrent",
+      uploads.finished_at is not null as "isFinal"
+    from (select distinct owner, upload_id from ${recordset(archiving)}) wanted
+    join upload_archives latest using (owner, upload_id) join jobs on jobs.id = latest.job_id
+    join uploads on uploads.id = latest.upload_id`);
+  const latest = new Map<string, Latest>(rows.map(({ name, ...job }) => [name, job]));
+  const standIns = new Map<string, string>();
+  for (const job of archiving) {
+    const name = `${job.owner ?? ''}/${job.archiveOf}`;
+    const before = latest.get(name);
+    if (before !== undefined && isGiven(before, job)) standIns.set(job.id, before.id);
+    else
+      latest.set(name, {
+        id: job.id,
+        status: waitsForNothing(job) ? 'ready' : 'scheduled',
+        isCurrent: true,
+        isFinal: false,
+      });
+  }
+  return standIns;
+}
+
+/**
+ * Stores which jobs make the archives. Throws `Moved` when another transaction has just done so,
+ * and `unknown_upload` (422) when the upload was deleted meanwhile.
+ */
+export async function keepArchives(tx: Transaction, jobs: Named[]): Promise<void> {
+  const archiving = jobs.filter(isArchiving);
+  if (archiving.length === 0) return;
+  await tx.execute(sql`
+    delete from upload_archives latest using ${recordset(archiving)}, jobs
+    where latest.upload_id = x.upload_id and latest.owner = x.owner and jobs.id = latest.job_id and jobs.finished_at is not null`);
+  const { rowCount } = await tx
+    .execute(sql`
+      insert into upload_archives (upload_id, owner, job_id)
+      select upload_id, owner, job_id from ${recordset(archiving)} order by upload_id, owner on conflict do nothing`)
+    .catch((error) => {
+      if (postgresCode(error) !== FOREIGN_KEY_VIOLATION) throw error;
+      throw new AppError('unknown_upload', 'payload: the upload was deleted', { status: 422, cause: error });
+    });
+  if (rowCount !== archiving.length) throw new Moved();
+}
+
+/** Whether the request for `job` gets the job `before`; false when it gets a job of its own. */
+function isGiven(before: Latest, job: Archiving): boolean {
+  switch (before.status) {
+    case 'failed':
+    case 'cancelled':
+      return false;
+    case 'completed':
+      return before.isCurrent && (before.isFinal || waitsForNothing(job));
+    case 'ready':
+    case 'retrying':
+      return true;
+    case 'running':
+      if (before.isCurrent) return true;
+      throw busy(job, before);
+    case 'scheduled':
+    case 'blocked':
+      throw busy(job, before);
+    default:
+      return before.status satisfies never;
+  }
+}
+
+function waitsForNothing({ dependsOn = [], runAt }: NewJob): boolean {
+  return dependsOn.length === 0 && !runAt;
+}
+
+function busy({ archiveOf }: Archiving, before: Latest): AppError {
+  return new AppError(
+    'too_many_requests',
+    `one archive of an upload is made at a time: job ${before.id} of upload ${archiveOf} is ${before.status}`,
+    { status: 429, details: { retry_after_seconds: RETRY_AFTER_SECONDS } },
+  );
+}
+
+function isArchiving(job: Named): job is Archiving {
+  return job.archiveOf !== undefined;
+}
+
+function recordset(jobs: Archiving[]) {
+  const rows = jobs.map(({ id, owner, archiveOf }) => ({ owner: owner ?? '', upload_id: archiveOf, job_id: id }));
+  return sql`jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) as x(owner text, upload_id uuid, job_id text)`;
+}

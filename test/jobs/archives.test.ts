@@ -1,0 +1,98 @@
+import { eq } from 'drizzle-orm';
+import { jobs } from '../../db/schema.ts';
+import { acceptJobs } from '../../jobs/accept.ts';
+import type { ClaimedJob } from '../../jobs/claim.ts';
+import { recordInspection, recordPages } from '../../jobs/conversion.ts';
+import type { NewJob } from '../../jobs/submit.ts';
+import { COMPLETED, completedPage, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
+
+let fixture: JobsFixture;
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+});
+afterEach(() => fixture.expectSound());
+afterAll(() => fixture.close());
+
+const archiveOf = (upload: string, more: Partial<NewJob> = {}): NewJob => ({
+  type: 'archive',
+  priority: 'normal',
+  payload: { upload_id: upload },
+  shape: SMALL,
+  archiveOf: upload,
+  ...more,
+});
+async function accept(...newJobs: NewJob[]): Promise<string[]> {
+  return (await acceptJobs(fixture.db, fixture.queues, newJobs)).map(({ id }) => id);
+}
+const refused = { status: 429, code: 'too_many_requests', details: { retry_after_seconds: expect.any(Number) } };
+
+/** An upload of two pages, the first of which is made; with the attempt that makes the second. */
+async function convertHalf(): Promise<{ upload: string; attempt: ClaimedJob }> {
+  const upload = await fixture.upload();
+  const attempt = await fixture.claimOne();
+  await recordInspection(fixture.db, attempt, { pageCount: 2, selected: [[1, 2]] });
+  await recordPages(fixture.db, attempt, [completedPage(1)]);
+  return { upload, attempt };
+}
+
+async function finish(attempt: ClaimedJob): Promise<void> {
+  await recordPages(fixture.db, attempt, [completedPage(2)]);
+  await fixture.settle(attempt, COMPLETED);
+}
+
+const completed = (pages: number) => ({ kind: 'completed' as const, result: { pages, path: 'a.zip' } });
+
+test('an archive that waits or has all pages is given to everybody who asks, one that fails is not', async () => {
+  const { upload, attempt } = await convertHalf();
+  await finish(attempt);
+  const [failed] = await accept(archiveOf(upload));
+  expect(await accept(archiveOf(upload), archiveOf(upload))).toEqual([failed, failed]);
+  await fixture.settle(await fixture.claimOne(), FAILED_FOR_GOOD);
+  const [good = ''] = await accept(archiveOf(upload));
+  expect(good).not.toBe(failed);
+  const running = await fixture.claimOne();
+  expect(await accept(archiveOf(upload))).toEqual([good]);
+  await fixture.settle(running, completed(2));
+  // An upload that has ended gets no more pages: there is nothing to wait for.
+  expect(await accept(archiveOf(upload, { dependsOn: [good] }), archiveOf(upload))).toEqual([good, good]);
+  expect(await fixture.db.$count(jobs, eq(jobs.type, 'archive'))).toBe(2);
+});
+
+test('an archive that lacks pages is made once more, after the one that is being made', async () => {
+  const { upload, attempt } = await convertHalf();
+  const [partial] = await accept(archiveOf(upload));
+  const running = await fixture.claimOne();
+  await expect(accept(archiveOf(upload))).rejects.toMatchObject(refused);
+  await fixture.settle(running, completed(1));
+  expect(await accept(archiveOf(upload))).toEqual([partial]);
+  await finish(attempt);
+  const [complete] = await accept(archiveOf(upload));
+  expect(complete).not.toBe(partial);
+});
+
+test('an archive that waits for something else is not given to those who ask for one now', async () => {
+  const { upload, attempt } = await convertHalf();
+  const [waits] = await accept(archiveOf(upload, { dependsOn: [attempt.id] }));
+  await expect(accept(archiveOf(upload))).rejects.toMatchObject(refused);
+  await finish(attempt);
+  expect(await accept(archiveOf(upload))).toEqual([waits]);
+});
+
+test('archives of one upload that are asked for at once are one', async () => {
+  for (let round = 0; round < 5; round++) {
+    const upload = await fixture.upload();
+    const answers = await Promise.all(Array.from({ length: 8 }, () => accept(archiveOf(upload))));
+    expect(new Set(answers.flat()).size).toBe(1);
+  }
+});
+
+test('each owner has an archive of its own', async () => {
+  const upload = await fixture.upload();
+  expect(new Set(await accept(archiveOf(upload), archiveOf(upload, { owner: 'ann' }))).size).toBe(2);
+});
+
+test('an upload that is deleted while its archive is asked for is unknown', async () => {
+  const upload = await fixture.upload();
+  await fixture.deleteUpload(upload);
+  await expect(accept(archiveOf(upload))).rejects.toMatchObject({ status: 422, code: 'unknown_upload' });
+});
