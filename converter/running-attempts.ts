@@ -1,6 +1,7 @@
 import type { Database } from '../db/client.ts';
+import { attemptName } from '../jobs/attempt.ts';
 import type { AttemptKey } from '../jobs/claim.ts';
-import { attemptName, noteWaits, ownedAttempts } from '../jobs/running.ts';
+import { noteWaits, ownedAttempts } from '../jobs/running.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../log.ts';
 

@@ -2,10 +2,10 @@ import { and, asc, eq, inArray, isNull, notInArray, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import { ENDED, jobs, originals, type PageRange, pages, uploads } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
+import { ownedBy } from './attempt.ts';
 import type { Child } from './children.ts';
 import type { AttemptKey, Job } from './claim.ts';
 import { countPages, toRanges } from './pages.ts';
-import { ownedBy } from './running.ts';
 import { transition } from './transition.ts';
 import { notifyEnded } from './webhooks.ts';
 

@@ -1,7 +1,7 @@
 import type { Database } from '../db/client.ts';
 import { jobs, type Progress } from '../db/schema.ts';
+import { ownedBy } from './attempt.ts';
 import type { AttemptKey } from './claim.ts';
-import { ownedBy } from './running.ts';
 
 /** Records how far a running attempt has come; nothing, when it no longer owns its job. */
 export async function recordProgress(db: Database, attempt: AttemptKey, progress: Progress): Promise<void> {

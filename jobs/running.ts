@@ -1,25 +1,13 @@
-import { and, eq, isNotNull, type SQL, sql } from 'drizzle-orm';
+import { and, eq, sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
 import { jobAttempts, jobs } from '../db/schema.ts';
+import { attemptKey } from './attempt.ts';
 import type { AttemptKey } from './claim.ts';
 import { attemptStatus, type Settlement } from './settle.ts';
 
 /** NOTIFY channels, without content: they only wake, and a slow poll backs them up. Triggers notify (see migrations). */
 export const READY_CHANNEL = 'sheetmill_ready';
 export const CANCELLED_CHANNEL = 'sheetmill_cancelled';
-
-/** Columns of a running job that identify its attempt. */
-export const attemptKey = { id: jobs.id, attempt: jobs.attempt, cpuUnits: jobs.cpuUnits, memoryMb: jobs.memoryMb };
-
-/** One name for one attempt of one job. */
-export function attemptName({ id, attempt }: Pick<AttemptKey, 'id' | 'attempt'>): string {
-  return `${attempt} ${id}`;
-}
-
-/** That a row of `jobs` is run by this attempt, which then may write what comes of it. */
-export function ownedBy({ id, attempt }: Pick<AttemptKey, 'id' | 'attempt'>): SQL | undefined {
-  return and(eq(jobs.id, id), eq(jobs.attempt, attempt), eq(jobs.status, 'running'), isNotNull(jobs.converterId));
-}
 
 /** The attempts that a converter runs, as the database knows it. */
 export async function ownedAttempts(db: Database, converterId: string): Promise<AttemptKey[]> {
