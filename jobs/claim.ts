@@ -1,9 +1,10 @@
 import { sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
-import { findJobs, type JobRow } from '../db/jobs.ts';
+import type { JobRow } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { inGroup, readyGroups } from '../db/ready-jobs.ts';
-import type { Priority } from '../db/schema.ts';
+import { rowFromJson } from '../db/rows.ts';
+import { jobs, type Priority } from '../db/schema.ts';
 import { takeDrainLease } from './drain-lease.ts';
 import type { Shares } from './fairness.ts';
 import { findHeld, planClaim, type Waiting } from './plan-claim.ts';
@@ -99,7 +100,7 @@ async function take(
   clock: number | null,
 ): Promise<ClaimedJob[]> {
   return transition(db, async (tx) => {
-    const { rows } = await tx.execute<{ id: string; queue_id: string | null; waited: number }>(sql`
+    const { rows } = await tx.execute<{ job: Record<string, unknown> | null; queue_id: string; waited: number }>(sql`
       with live as (select id, name from converters where id = ${id} and status = 'live' for key share),
       free as (
         select jobs.id, jobs.queue_id from jobs, live where jobs.id = any(${sql.param(ids)}) and jobs.status = 'ready'
@@ -108,7 +109,7 @@ async function take(
         update jobs set status = 'running', attempt = attempt + 1, converter_id = ${id}, queue_id = null, progress = null,
           started_at = coalesce(started_at, now())
         from free where jobs.id = free.id
-        returning jobs.id, free.queue_id, attempt, jobs.cpu_units, jobs.memory_mb, upload_id, coalesce(owner, '') as owner, ready_at),
+        returning jobs.*, free.queue_id as taken_id),
       attempts as (
         insert into job_attempts (job_id, attempt, converter_id, converter, cpu_units, memory_mb)
         select id, attempt, ${id}, ${name}, cpu_units, memory_mb from claimed),
@@ -116,24 +117,24 @@ async function take(
         update uploads set status = 'processing'
         where id in (select upload_id from claimed) and status = 'queued'),
       shares as (
-        insert into fair_shares (owner, turns) select owner, ${clock}::bigint + count(*) from claimed
-        where ${clock}::bigint is not null group by owner order by owner
+        insert into fair_shares (owner, turns) select coalesce(owner, ''), ${clock}::bigint + count(*) from claimed
+        where ${clock}::bigint is not null group by 1 order by 1
         on conflict (owner) do update
           set turns = greatest(fair_shares.turns, ${clock}::bigint) + excluded.turns - ${clock}::bigint, used_at = now())
-      select live.id::text, null::uuid as queue_id, null::float as waited from live
-      union all
-      select id, queue_id, extract(epoch from clock_timestamp() - ready_at)::float from claimed`);
+      select to_jsonb(claimed) as job, taken_id as queue_id, extract(epoch from clock_timestamp() - ready_at)::float as waited
+      from live left join claimed on true`);
     if (rows.length === 0) throw new ConverterLost();
-    const waited = new Map(rows.flatMap((row) => (row.queue_id === null ? [] : [[row.id, row.waited]])));
+    const started = rows.flatMap(({ job, queue_id, waited }) =>
+      job === null ? [] : [{ ...rowFromJson(jobs, job), queue_id, waitedSeconds: waited }],
+    );
     await queues.remove(
       tx,
-      rows.flatMap(({ queue_id }) => queue_id ?? []),
+      started.map(({ queue_id }) => queue_id),
     );
-    const started = await findJobs(
-      tx,
-      ids.filter((one) => waited.has(one)),
-    );
-    return started.map((job) => ({ ...job, waitedSeconds: waited.get(job.id) ?? 0 }));
+    const places = new Map(ids.map((one, place) => [one, place]));
+    return started
+      .map(({ queue_id: _, ...job }) => job)
+      .sort((a, b) => (places.get(a.id) ?? 0) - (places.get(b.id) ?? 0));
   });
 }
 
