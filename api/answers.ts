@@ -108,7 +108,7 @@ export const job = z.strictObject({
 
 export const attempt = z.strictObject({
   attempt: z.int(),
-  status: z.enum(['running', 'completed', 'failed', 'cancelled', 'returned']),
+  status: z.enum(['running', 'completed', 'failed', 'cancelled', 'returned', 'snoozed']),
   converter: z.string(),
   cpu_units: z.int(),
   memory_mb: z.int(),

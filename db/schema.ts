@@ -2,8 +2,10 @@ import { type SQL, sql } from 'drizzle-orm';
 import {
   bigint,
   bigserial,
+  boolean,
   check,
   customType,
+  doublePrecision,
   index,
   integer,
   json,
@@ -194,6 +196,10 @@ export const jobs = pgTable(
     pendingChildren: integer('pending_children').notNull().default(0),
     /** Name of the client's key; null where none are configured. Owners take turns: see jobs/fairness.ts. */
     owner: text('owner'),
+    /** Jobs of a type that have the same key run at the same time only as far as the type's `per_key` allows. */
+    concurrencyKey: text('concurrency_key'),
+    /** It is ready, and waits until a job of its key ends. Triggers keep this column (`admit_jobs`). */
+    throttled: boolean('throttled').notNull().default(false),
     /** Of what the client sent, for jobs whose id it chose: the same again is the same job. */
     fingerprint: text('fingerprint'),
     progress: jsonb('progress').$type<Progress>(),
@@ -212,6 +218,7 @@ export const jobs = pgTable(
   (table) => [
     index('jobs_ready')
       .on(
+        table.throttled,
         table.priority,
         sql`coalesce(owner, '')`,
         table.type,
@@ -221,6 +228,12 @@ export const jobs = pgTable(
         table.id,
       )
       .where(sql`status = 'ready'`),
+    index('jobs_key_open')
+      .on(table.type, table.concurrencyKey)
+      .where(sql`concurrency_key is not null and not throttled and status in ('ready', 'running')`),
+    index('jobs_key_throttled')
+      .on(table.type, table.concurrencyKey, table.priority, table.arrivedAt, table.id)
+      .where(sql`throttled`),
     index('jobs_due').on(table.dueAt).where(sql`status in ('scheduled', 'retrying')`),
     index('jobs_running').on(table.converterId).where(sql`status = 'running'`),
     uniqueIndex('jobs_queue').on(table.queueId).where(sql`queue_id is not null`),
@@ -235,6 +248,7 @@ export const jobs = pgTable(
     check('jobs_status_known', oneOf('status', JOB_STATUSES)),
     check('jobs_queue_id', sql`(queue_id is not null) = (status = 'ready')`),
     check('jobs_converter', sql`(converter_id is not null) = (status = 'running' and pending_children = 0)`),
+    check('jobs_throttled', sql`not throttled or (status = 'ready' and concurrency_key is not null)`),
     check('jobs_ready_at', sql`status <> 'ready' or ready_at is not null`),
     check('jobs_end', sql`(status in ('completed', 'failed', 'cancelled')) = (finished_at is not null)`),
     check('jobs_due_time', sql`(status in ('scheduled', 'retrying')) = (due_at is not null)`),
@@ -242,6 +256,32 @@ export const jobs = pgTable(
       'jobs_pending',
       sql`pending_dependencies >= 0 and pending_children >= 0 and (status <> 'blocked' or pending_dependencies > 0)
         and (pending_dependencies = 0 or status in ('blocked', 'failed', 'cancelled'))`,
+    ),
+  ],
+);
+
+/** The limits of each job type, as its task defines them, and how far they are used. See jobs/job-types.ts. */
+export const jobTypes = pgTable(
+  'job_types',
+  {
+    type: text('type').primaryKey(),
+    /** Jobs of a paused type wait. */
+    pausedAt: time('paused_at'),
+    perType: integer('per_type'),
+    perKey: integer('per_key'),
+    rateLimit: integer('rate_limit'),
+    rateSeconds: integer('rate_seconds'),
+    /** When the limits last changed: jobs that ran before may exceed them. */
+    limitedAt: time('limited_at').notNull().defaultNow(),
+    /** The token bucket of the rate limit, as of `refilledAt`. */
+    tokens: doublePrecision('tokens').notNull().default(0),
+    refilledAt: time('refilled_at').notNull().defaultNow(),
+  },
+  () => [
+    check('job_types_limits', sql`per_type >= 1 and per_key >= 1`),
+    check(
+      'job_types_rate',
+      sql`(rate_limit is null) = (rate_seconds is null) and rate_limit >= 1 and rate_seconds >= 1 and tokens >= 0`,
     ),
   ],
 );
@@ -276,7 +316,7 @@ export const jobAttempts = pgTable(
       .references(() => jobs.id, { onDelete: 'cascade' }),
     attempt: integer('attempt').notNull(),
     status: text('status')
-      .$type<'running' | 'completed' | 'failed' | 'cancelled' | 'returned'>()
+      .$type<'running' | 'completed' | 'failed' | 'cancelled' | 'returned' | 'snoozed'>()
       .notNull()
       .default('running'),
     converterId: uuid('converter_id').notNull(),

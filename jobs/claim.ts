@@ -6,7 +6,8 @@ import { inGroup, readyGroups } from '../db/ready-jobs.ts';
 import type { Priority } from '../db/schema.ts';
 import { takeDrainLease } from './drain-lease.ts';
 import type { Shares } from './fairness.ts';
-import { findHeld, planClaim, type Waiting } from './plan-claim.ts';
+import { freeSlots, spendTokens, withinLimits } from './limits.ts';
+import { findHeld, planClaim, type Slots, type Waiting } from './plan-claim.ts';
 import type { Reservation } from './room.ts';
 import type { Shape } from './shape.ts';
 import { transition } from './transition.ts';
@@ -39,23 +40,31 @@ const MAX_LOOK_PER_GROUP = 32;
  * job. Throws `ConverterLost` when this converter was declared lost.
  */
 export async function claimJobs(db: Database, queues: Queues, claimant: Claimant): Promise<ClaimedJob[]> {
-  const { waiting, shares } = await look(db, claimant);
+  const { waiting, shares, slots } = await look(db, claimant);
   if (waiting.length === 0) return [];
   const converter = { capacity: claimant.capacity, running: claimant.running, now: Date.now() };
   const wanted = findHeld(waiting, converter);
   const held = wanted && (await takeDrainLease(db, claimant.id, wanted.startsAt)) ? wanted : undefined;
-  const ids = planClaim(waiting, shares, converter, held);
-  if (ids.length === 0) return [];
+  const planned = planClaim(waiting, shares, converter, held, slots);
+  if (planned.length === 0) return [];
   const compete = new Set(waiting.map(({ owner }) => owner)).size > 1;
-  return take(db, queues, claimant, ids, compete ? shares.clock : null);
+  return take(db, queues, claimant, planned, compete ? shares.clock : null);
 }
 
-/** The oldest ready jobs of each group that could ever fit this converter, and the turns of their owners. */
-async function look(db: Database, { capacity, types }: Claimant): Promise<{ waiting: Waiting[]; shares: Shares }> {
+/**
+ * The oldest ready jobs of each group that could ever fit this converter and whose type may start jobs now, the turns of
+ * their owners, and how many jobs of each type may start.
+ */
+async function look(
+  db: Database,
+  { capacity, types }: Claimant,
+): Promise<{ waiting: Waiting[]; shares: Shares; slots: Slots }> {
   const { rows } = await db.execute<{
     id: string;
     priority: Priority;
     owner: string;
+    type: string;
+    slots: number | null;
     cpu_units: number;
     memory_mb: number;
     timeout_seconds: number;
@@ -63,23 +72,28 @@ async function look(db: Database, { capacity, types }: Claimant): Promise<{ wait
     turns: string | null;
     clock: string | null;
   }>(sql`
-    ${readyGroups}
-    select first.id, groups.priority, groups.owner, groups.cpu_units, groups.memory_mb, first.timeout_seconds, first.waited,
+    ${readyGroups},
+    limits as materialized (
+      select type, ${freeSlots} as slots from job_types where type = any(${sql.param(types)}))
+    select first.id, groups.priority, groups.owner, groups.type, limits.slots, groups.cpu_units, groups.memory_mb, first.timeout_seconds, first.waited,
       (select turns from fair_shares where fair_shares.owner = groups.owner) as turns,
       (select max(turns) - 1 from fair_shares) as clock
-    from groups, lateral (
+    from groups left join limits on limits.type = groups.type, lateral (
       select id, timeout_seconds, extract(epoch from now() - arrived_at)::float as waited from jobs where ${inGroup}
       order by arrived_at, id
       limit (select greatest(1, least(${MAX_LOOK_PER_GROUP}, ${MAX_LOOK} / count(*))) from groups)) first
-    where cpu_units <= ${capacity.cpuUnits} and memory_mb <= ${capacity.memoryMb} and type = any(${sql.param(types)})
+    where cpu_units <= ${capacity.cpuUnits} and memory_mb <= ${capacity.memoryMb} and groups.type = any(${sql.param(types)})
+      and not throttled and coalesce(limits.slots, 1) > 0
     limit ${MAX_LOOK}`);
   const turns = new Map(rows.map(({ owner, turns }) => [owner, Number(turns ?? 0)]));
   return {
+    slots: new Map(rows.flatMap(({ type, slots }) => (slots === null ? [] : [[type, slots]]))),
     shares: { clock: Math.max(0, Number(rows[0]?.clock ?? 0)), turns },
     waiting: rows.map((row) => ({
       id: row.id,
       priority: row.priority,
       owner: row.owner,
+      type: row.type,
       shape: { cpuUnits: row.cpu_units, memoryMb: row.memory_mb },
       timeoutSeconds: row.timeout_seconds,
       waitedSeconds: row.waited,
@@ -88,21 +102,22 @@ async function look(db: Database, { capacity, types }: Claimant): Promise<{ wait
 }
 
 /**
- * Starts those of the jobs that are still ready, in one transaction: their rows, attempts and uploads, the turns of their
+ * Starts those of the jobs that are still ready and within the limits of their types, in one transaction: their rows, attempts and uploads, the turns of their
  * owners (unless `clock` is null), and their pg-boss jobs.
  */
 async function take(
   db: Database,
   queues: Queues,
   { id, name }: Claimant,
-  ids: string[],
+  planned: Waiting[],
   clock: number | null,
 ): Promise<ClaimedJob[]> {
   return transition(db, async (tx) => {
+    const ids = (await withinLimits(tx, planned)).map((job) => job.id);
     const { rows } = await tx.execute<{ id: string; queue_id: string | null; waited: number }>(sql`
       with live as (select id, name from converters where id = ${id} and status = 'live' for share),
       free as (
-        select jobs.id, jobs.queue_id from jobs, live where jobs.id = any(${sql.param(ids)}) and jobs.status = 'ready'
+        select jobs.id, jobs.queue_id from jobs, live where jobs.id = any(${sql.param(ids)}) and jobs.status = 'ready' and not throttled
         for update of jobs skip locked),
       claimed as (
         update jobs set status = 'running', attempt = attempt + 1, converter_id = ${id}, queue_id = null, progress = null,
@@ -133,6 +148,7 @@ async function take(
       tx,
       ids.filter((one) => waited.has(one)),
     );
+    await spendTokens(tx, started);
     return started.map((job) => ({ ...job, waitedSeconds: waited.get(job.id) ?? 0 }));
   });
 }

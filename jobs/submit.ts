@@ -21,6 +21,8 @@ export interface NewJob {
   dependsOn?: string[] | undefined;
   runAt?: Date | null | undefined;
   owner?: string | null | undefined;
+  /** Joins the jobs of a type of which only so many run at a time as the task allows. */
+  concurrencyKey?: string | null | undefined;
   fingerprint?: string | undefined;
   /** Of the request that it comes from. */
   traceparent?: string | null;
@@ -89,6 +91,7 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       parentId: job.parentId ?? null,
       pendingDependencies: pending,
       owner: job.owner ?? null,
+      concurrencyKey: job.concurrencyKey ?? null,
       fingerprint: job.fingerprint ?? null,
       notifyUrl: job.notifyUrl ?? null,
       traceparent: job.traceparent ?? null,

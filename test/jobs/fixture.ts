@@ -164,12 +164,13 @@ export async function openJobsFixture() {
       await db.update(jobs).set({ dueAt: sql`now()` }).where(eq(jobs.status, 'retrying'));
       await keepHouse(db, queues, log);
     },
+    keepHouse: () => keepHouse(db, queues, log),
     /** What the auditor finds broken: nothing. */
     findings: () => audit(db),
     /** Everything gone. */
     async empty(): Promise<void> {
       await db.execute(
-        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, fair_shares, webhooks, webhook_attempts`,
+        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, converters, events, throughput, fair_shares, job_types, webhooks, webhook_attempts`,
       );
       await db.execute(sql`delete from pgboss.job`);
     },
