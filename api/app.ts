@@ -12,6 +12,7 @@ import { observeRequests } from './middleware/observe-requests.ts';
 import { noSuchRoute, problems } from './problem.ts';
 import { dashboardRoutes } from './routes/dashboard.ts';
 import { documentationRoutes } from './routes/documentation.ts';
+import { jobTypeRoutes } from './routes/job-types.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { uploadRoutes } from './routes/uploads.ts';
@@ -62,6 +63,7 @@ export function createApp(parts: {
   // What is asked for most comes first: each route before it is tried in vain.
   app.use(uploadRoutes(parts));
   app.use(jobRoutes(parts));
+  app.use(jobTypeRoutes(parts));
   app.use(operationRoutes(parts));
   app.use(documentationRoutes());
   app.use(dashboardRoutes());

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import type { Database } from '../db/client.ts';
 import { findJobs } from '../db/jobs.ts';
 import { PRIORITIES } from '../db/schema.ts';
+import { isStorable } from '../db/storable.ts';
 import { listUploadIds } from '../db/uploads.ts';
 import { AppError } from '../errors.ts';
 import { findCycle } from '../jobs/dependencies.ts';
@@ -19,6 +20,7 @@ import { moment, notifyUrl } from './schemas.ts';
 export const MOST_JOBS = 1_000;
 const MOST_EDGES = 10_000;
 const LARGEST_PAYLOAD = 256 * 1024;
+const MAX_KEY_BYTES = 200;
 const LONGEST_TIMEOUT_SECONDS = 12 * 3_600;
 /** Ranks count seconds in an int4. */
 const LATEST_YEARS = 30;
@@ -67,6 +69,16 @@ export const scheduledJob = z.strictObject({
     .default(DEFAULTS.timeoutSeconds)
     .describe('For each attempt'),
   notify_url: notifyUrl.nullish(),
+  concurrency_key: z
+    .string()
+    .min(1, 'must not be empty')
+    .refine((key) => Buffer.byteLength(key) <= MAX_KEY_BYTES, `must be at most ${MAX_KEY_BYTES} bytes of UTF-8`)
+    .refine(isStorable, 'must not contain NUL or half a surrogate pair')
+    .nullish()
+    .describe(
+      'Jobs of this type with the same key run at the same time only as far as `concurrency.per_key` of the type allows',
+    )
+    .meta({ maxLength: MAX_KEY_BYTES }),
 });
 
 export const newJob = scheduledJob.extend({
@@ -126,6 +138,7 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
     initialDelaySeconds: retry_config.initial_delay_seconds,
     backoffMultiplier: retry_config.backoff_multiplier,
     notifyUrl: job.notify_url ?? undefined,
+    ...(job.concurrency_key != null && { concurrencyKey: job.concurrency_key }),
   };
   return id === undefined ? read : { ...read, id, fingerprint: fingerprintOf(read) };
 }

@@ -6,6 +6,7 @@ import { openDatabase } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { openReplica } from '../db/replica.ts';
+import { registerJobTypes } from '../jobs/job-types.ts';
 import { followSchedules } from '../jobs/schedules.ts';
 import { createLogger } from '../log.ts';
 import { onShutdown } from '../shutdown.ts';
@@ -50,6 +51,8 @@ await migrateDatabase(databaseUrl).catch(exitWithReason);
 watchProcess(database.db);
 const replica = openReplica(database.db, config.DATABASE_READ_URL, log);
 const queues = await openQueues(database.db, { supervise: false, schedule: true, log });
+// Before any job of a type that has limits is stored.
+await registerJobTypes(database.db, tasks.values());
 await followSchedules(database.db, queues);
 const store = await openStore(config);
 const admit = createAdmission(config);

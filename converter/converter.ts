@@ -9,6 +9,7 @@ import type { Queues } from '../db/queues.ts';
 import { converters } from '../db/schema.ts';
 import { ConverterLost, claimJobs } from '../jobs/claim.ts';
 import { keepHouse, tidyUp } from '../jobs/housekeeping.ts';
+import { registerJobTypes } from '../jobs/job-types.ts';
 import { CANCELLED_CHANNEL, keyOf, ownedAttempts, READY_CHANNEL } from '../jobs/running.ts';
 import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
@@ -53,6 +54,7 @@ export async function startConverter({
   const converter = { id: randomUUID(), name: `${hostname()}-${process.pid}` };
   const log = parentLog.child({ converter: converter.id });
   const capacity = { cpuUnits: config.CAPACITY_CPU, memoryMb: config.CAPACITY_MEMORY_MB };
+  await registerJobTypes(db, tasks.values());
   await db.insert(converters).values({ ...converter, ...capacity });
   const ledger = createLedger(capacity);
   watchLedger(capacity, ledger.free);

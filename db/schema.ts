@@ -271,6 +271,8 @@ export const jobTypes = pgTable(
     perKey: integer('per_key'),
     rateLimit: integer('rate_limit'),
     rateSeconds: integer('rate_seconds'),
+    /** Jobs that wait are fitted to a new `per_key`, in batches; none of the type starts until that is done. */
+    isRelimited: boolean('is_relimited').notNull().default(false),
     /** When the limits last changed: jobs that ran before may exceed them. */
     limitedAt: time('limited_at').notNull().defaultNow(),
     /** The token bucket of the rate limit, as of `refilledAt`. */

@@ -1,7 +1,7 @@
 import { eq, isNotNull, sql } from 'drizzle-orm';
 import type { Database, Queryable } from '../db/client.ts';
 import { jobTypes } from '../db/schema.ts';
-import type { Concurrency, Rate } from './limits.ts';
+import { admitMissed, type Concurrency, type Rate } from './limits.ts';
 import { READY_CHANNEL } from './running.ts';
 import { transition } from './transition.ts';
 
@@ -21,24 +21,20 @@ export async function registerJobTypes(db: Database, types: Iterable<LimitedType
     rate_limit: rate?.limit,
     rate_seconds: rate?.per_seconds,
   }));
-  await transition(db, async (tx) => {
-    const { rows: changed } = await tx.execute<{ type: string }>(sql`
-      insert into job_types (type, per_type, per_key, rate_limit, rate_seconds, tokens)
-      select type, per_type, per_key, rate_limit, rate_seconds, coalesce(rate_limit, 0)
+  await transition(db, (tx) =>
+    tx.execute(sql`
+      insert into job_types (type, per_type, per_key, rate_limit, rate_seconds, tokens, is_relimited)
+      select type, per_type, per_key, rate_limit, rate_seconds, coalesce(rate_limit, 0), per_key is not null
       from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb)
         as given(type text, per_type int, per_key int, rate_limit int, rate_seconds int) order by type
       on conflict (type) do update set per_type = excluded.per_type, per_key = excluded.per_key,
-        rate_limit = excluded.rate_limit, rate_seconds = excluded.rate_seconds, limited_at = now(),
+        rate_limit = excluded.rate_limit, rate_seconds = excluded.rate_seconds, limited_at = clock_timestamp(),
+        is_relimited = job_types.is_relimited or job_types.per_key is distinct from excluded.per_key,
         tokens = least(case when job_types.rate_limit is null then excluded.rate_limit else job_types.tokens end, excluded.tokens)
       where (job_types.per_type, job_types.per_key, job_types.rate_limit, job_types.rate_seconds)
-        is distinct from (excluded.per_type, excluded.per_key, excluded.rate_limit, excluded.rate_seconds)
-      returning type`);
-    await tx.execute(sql`
-      select admit_jobs(type, concurrency_key) from (
-        select distinct type, concurrency_key from jobs
-        where type = any(${sql.param(changed.map(({ type }) => type))}) and status = 'ready' and concurrency_key is not null
-        order by type, concurrency_key) keys`);
-  });
+        is distinct from (excluded.per_type, excluded.per_key, excluded.rate_limit, excluded.rate_seconds)`),
+  );
+  await admitMissed(db);
 }
 
 /** From here on no job of the type starts; those that run go on. A claim that has begun ends first. */

@@ -23,7 +23,7 @@ const tokensNow = sql`least(rate_limit, tokens
   + greatest(0, extract(epoch from clock_timestamp() - refilled_at)) * rate_limit / rate_seconds)`;
 
 /** Of a row of `job_types`: how many more jobs of the type may start now; null for any number. */
-export const freeSlots: SQL = sql`case when paused_at is not null then 0 when per_type is null and rate_limit is null then null else greatest(0, least(
+export const freeSlots: SQL = sql`case when paused_at is not null or is_relimited then 0 when per_type is null and rate_limit is null then null else greatest(0, least(
   case when per_type is not null then
     per_type - (select count(*) from jobs where jobs.type = job_types.type and jobs.status = 'running') end,
   floor(${tokensNow})))::int end`;
@@ -39,7 +39,7 @@ export async function withinLimits<Planned extends { type: string }>(
   const types = [...new Set(planned.map(({ type }) => type))];
   const { rows: locked } = await tx.execute<{ type: string; limited: boolean }>(sql`
     with free as (
-      select type, paused_at is not null as limited from job_types
+      select type, paused_at is not null or is_relimited as limited from job_types
       where type = any(${sql.param(types)}) and per_type is null and rate_limit is null for share),
     limited as (
       select type, true as limited from job_types
@@ -69,22 +69,50 @@ export async function spendTokens(tx: Transaction, started: { type: string }[]):
     where job_types.type = spent.type and rate_limit is not null`);
 }
 
+/** Keys that one transaction looks after. */
+const BATCH = 100;
+
 /**
  * Admits jobs to keys that have room. The triggers do that at once, but pass over a job whose row another transaction
- * has locked at that moment.
+ * has locked at that moment, and leave changed limits to this.
  */
 export async function admitMissed(db: Database): Promise<void> {
-  await transition(db, (tx) =>
-    tx.execute(sql`
-      with recursive keys as (
-        (select type, concurrency_key from jobs where throttled order by type, concurrency_key limit 1)
-        union all
-        select next.* from keys, lateral (
-          select type, concurrency_key from jobs where throttled and (type, concurrency_key) > (keys.type, keys.concurrency_key)
-          order by type, concurrency_key limit 1) next)
-      select admit_jobs(type, concurrency_key) from keys left join job_types using (type)
-      where per_key is null or per_key > (
-        select count(*) from jobs where jobs.type = keys.type and jobs.concurrency_key = keys.concurrency_key
-          and not throttled and status in ('ready', 'running'))`),
-  );
+  const admit = (keys: SQL) =>
+    transition(db, async (tx) => {
+      const { rows } = await tx.execute<{ moved: number }>(sql`
+        ${keys} select coalesce(sum(admit_jobs(type, concurrency_key)), 0)::int as moved from keys`);
+      return rows[0]?.moved ?? 0;
+    });
+  while ((await admit(overfullKeys)) > 0);
+  await db.execute(sql`
+    update job_types set is_relimited = false where is_relimited and not exists (
+      select from jobs where jobs.type = job_types.type and ${isActive}
+      group by concurrency_key having count(*) > per_key and bool_or(status = 'ready'))`);
+  while ((await admit(roomyKeys)) > 0);
 }
+
+const isActive = sql`concurrency_key is not null and not throttled and status in ('ready', 'running')`;
+
+/** Of types whose limits have changed: keys with more jobs than may run, some of which have not started. */
+const overfullKeys = sql`
+  with keys as (
+    select type, concurrency_key from jobs join job_types using (type)
+    where is_relimited and ${isActive}
+    group by type, concurrency_key, per_key having count(*) > per_key and bool_or(status = 'ready')
+    order by type, concurrency_key limit ${BATCH})`;
+
+/** Keys that could run more jobs, and have some that are throttled. */
+const roomyKeys = sql`
+  with recursive throttled as (
+    (select type, concurrency_key from jobs where throttled order by type, concurrency_key limit 1)
+    union all
+    select next.* from throttled, lateral (
+      select type, concurrency_key from jobs
+      where jobs.throttled and (type, concurrency_key) > (throttled.type, throttled.concurrency_key)
+      order by type, concurrency_key limit 1) next),
+  keys as (
+    select type, concurrency_key from throttled left join job_types using (type)
+    where per_key is null or per_key > (
+      select count(*) from jobs where jobs.type = throttled.type and jobs.concurrency_key = throttled.concurrency_key
+        and not jobs.throttled and status in ('ready', 'running'))
+    limit ${BATCH})`;

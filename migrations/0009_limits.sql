@@ -5,6 +5,7 @@ CREATE TABLE "job_types" (
 	"per_key" integer,
 	"rate_limit" integer,
 	"rate_seconds" integer,
+	"is_relimited" boolean DEFAULT false NOT NULL,
 	"limited_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"tokens" double precision DEFAULT 0 NOT NULL,
 	"refilled_at" timestamp with time zone DEFAULT now() NOT NULL,
@@ -26,10 +27,12 @@ CREATE FUNCTION turn_of(priority text, arrived_at timestamptz) RETURNS timestamp
 $$;--> statement-breakpoint
 -- Keeps the jobs of a key that run, or are ready and not throttled, at the key's limit while others of it are throttled.
 -- One transaction at a time does that for a key. Rows that others have locked are passed over, so that none waits here.
-CREATE FUNCTION admit_jobs(of_type text, of_key text) RETURNS void LANGUAGE plpgsql AS $$
+-- Gives how many jobs it changed, at most 1000: the triggers on jobs become slow for more.
+CREATE FUNCTION admit_jobs(of_type text, of_key text) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
 	most int;
 	active int;
+	moved int := 0;
 	last record;
 	next record;
 BEGIN
@@ -39,20 +42,22 @@ BEGIN
 		SELECT count(*) INTO active FROM jobs
 			WHERE type = of_type AND concurrency_key = of_key AND NOT throttled AND status IN ('ready', 'running');
 		IF most IS NULL OR active < most THEN
-			UPDATE jobs SET throttled = false WHERE id IN (
+			UPDATE jobs SET throttled = false WHERE id = ANY (ARRAY(
 				SELECT first.id FROM unnest(ARRAY['critical', 'high', 'normal', 'low']) level, LATERAL (
 					SELECT id, turn_of(priority, arrived_at) AS turn FROM jobs
 					WHERE throttled AND type = of_type AND concurrency_key = of_key AND priority = level
-					ORDER BY arrived_at, id LIMIT most - active FOR UPDATE SKIP LOCKED) first
-				ORDER BY turn, id LIMIT most - active);
-			RETURN;
+					ORDER BY arrived_at, id LIMIT least(most - active, 1000) FOR UPDATE SKIP LOCKED) first
+				ORDER BY turn, id LIMIT least(most - active, 1000)));
+			GET DIAGNOSTICS moved = ROW_COUNT;
+			RETURN moved;
 		END IF;
 		IF active > most THEN
-			UPDATE jobs SET throttled = true WHERE id IN (
+			UPDATE jobs SET throttled = true WHERE id = ANY (ARRAY(
 				SELECT id FROM jobs
 				WHERE type = of_type AND concurrency_key = of_key AND NOT throttled AND status = 'ready'
-				ORDER BY turn_of(priority, arrived_at) DESC, id DESC LIMIT active - most FOR UPDATE SKIP LOCKED);
-			RETURN;
+				ORDER BY turn_of(priority, arrived_at) DESC, id DESC LIMIT least(active - most, 1000) FOR UPDATE SKIP LOCKED));
+			GET DIAGNOSTICS moved = ROW_COUNT;
+			RETURN moved;
 		END IF;
 		-- A job that is more urgent than one that was admitted, and has not started, takes its place.
 		SELECT id, turn_of(priority, arrived_at) AS turn INTO last FROM jobs
@@ -66,7 +71,9 @@ BEGIN
 			ORDER BY turn, id LIMIT 1;
 		EXIT WHEN NOT FOUND OR next.turn >= last.turn;
 		UPDATE jobs SET throttled = (id = last.id) WHERE id IN (last.id, next.id);
+		moved := moved + 2;
 	END LOOP;
+	RETURN moved;
 END $$;--> statement-breakpoint
 CREATE FUNCTION throttle_job() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

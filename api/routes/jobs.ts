@@ -1,5 +1,5 @@
 import { type Request, type Response, Router } from 'express';
-import { z } from 'zod';
+import type { z } from 'zod';
 import type { Database } from '../../db/client.ts';
 import { listLogs } from '../../db/events.ts';
 import {
@@ -170,17 +170,6 @@ export function jobRoutes(parts: {
   router.get('/jobs/:id/webhooks', async (request, response) => {
     const { id } = await requestedJob(request);
     response.json({ items: (await listWebhooks(db, { jobId: id })).map(webhookDocument), next_cursor: null });
-  });
-
-  router.get('/job-types', (_request, response) => {
-    const items = [...tasks.values()].map(({ type, payload, resources, trusted = false, internal = false }) => ({
-      type,
-      payload: z.toJSONSchema(payload, { io: 'input' }),
-      resource_requirements: { cpu_units: resources.cpuUnits, memory_mb: resources.memoryMb },
-      trusted,
-      internal,
-    }));
-    response.json({ items, next_cursor: null });
   });
 
   router.put('/schedules/:name', jsonBody(LARGEST_BODY), async (request: Request, response: Response) => {

@@ -259,6 +259,6 @@ test('whatever several converters do at once, no limit is exceeded, every job en
       await Promise.all([1, 2, 3].map((each) => converterAtWork(seeded(seed + each + random(100)))));
       await fixture.expectSound();
     }),
-    { numRuns: 5 },
+    { numRuns: 25 },
   );
 });

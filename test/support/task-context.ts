@@ -19,6 +19,9 @@ export function taskContext<Payload>(
     signal: new AbortController().signal,
     log: (level, message) => told.logs.push({ level, message }),
     progress: (done, total) => told.progress.push([done, total]),
+    snooze: (seconds) => {
+      throw new Error(`snoozes for ${seconds} s`);
+    },
     files: { originals: [], pages: [] },
     output: (storePath) => path.join(root, storePath),
     told,
