@@ -10,6 +10,7 @@ import { converters } from '../db/schema.ts';
 import { ConverterLost, claimJobs } from '../jobs/claim.ts';
 import { keepHouse, tidyUp } from '../jobs/housekeeping.ts';
 import { registerJobTypes } from '../jobs/job-types.ts';
+import { admitMissed } from '../jobs/limits.ts';
 import { CANCELLED_CHANNEL, keyOf, ownedAttempts, READY_CHANNEL } from '../jobs/running.ts';
 import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
@@ -25,6 +26,7 @@ import { sweepHistory, sweepStore } from './sweep.ts';
 
 const HEARTBEAT_MS = 3_000;
 const HOUSEKEEPING_MS = 1_000;
+const ADMIT_MS = 10_000;
 const TIDY_MS = 60_000;
 const SWEEP_STORE_MS = 6 * 3_600_000;
 
@@ -147,6 +149,7 @@ export async function startConverter({
   const timers = [
     every(HEARTBEAT_MS, 'heartbeat', heartbeat),
     every(HOUSEKEEPING_MS, 'housekeeping', () => keepHouse(db, queues, log)),
+    every(ADMIT_MS, 'admitting jobs to their keys', () => admitMissed(db)),
     every(TIDY_MS, 'tidying up', () => tidyUp(db, log)),
     every(TIDY_MS, 'sweeping', () => sweepHistory(sweepParts, config.RETENTION_DAYS, closing.signal)),
     every(SWEEP_STORE_MS, 'sweeping the store', () => sweepStore(sweepParts, closing.signal)),

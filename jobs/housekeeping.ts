@@ -6,7 +6,6 @@ import { converters, fairShares, jobs, throughput } from '../db/schema.ts';
 import type { Logger } from '../log.ts';
 import { sampleQueues } from './audit.ts';
 import type { AttemptKey } from './claim.ts';
-import { admitMissed } from './limits.ts';
 import { release } from './ready.ts';
 import { settleAttempts } from './settle.ts';
 import { transition } from './transition.ts';
@@ -39,7 +38,6 @@ export async function keepHouse(db: Database, queues: Queues, log: Logger): Prom
 /** Once in a while: history that nobody asks for is forgotten, and a sample of the queues is checked. */
 export async function tidyUp(db: Database, log: Logger): Promise<void> {
   await forgetAnswers(db);
-  await admitMissed(db);
   await db.delete(fairShares).where(lt(fairShares.usedAt, sql`now() - interval '1 day'`));
   await db.delete(throughput).where(lt(throughput.minute, sql`now() - interval '1 day'`));
   await db.delete(converters).where(

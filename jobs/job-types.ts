@@ -1,7 +1,7 @@
 import { eq, isNotNull, sql } from 'drizzle-orm';
 import type { Database, Queryable } from '../db/client.ts';
 import { jobTypes } from '../db/schema.ts';
-import { admitMissed, type Concurrency, type Rate } from './limits.ts';
+import type { Concurrency, Rate } from './limits.ts';
 import { READY_CHANNEL } from './running.ts';
 import { transition } from './transition.ts';
 
@@ -12,7 +12,10 @@ export interface LimitedType {
   rate?: Rate;
 }
 
-/** Stores the limits of all types. Those that have changed hold from here on for the jobs that wait. */
+/**
+ * Stores the limits of all types. No job of a type whose `per_key` has changed starts until `admitMissed` has fitted those
+ * that wait to it.
+ */
 export async function registerJobTypes(db: Database, types: Iterable<LimitedType>): Promise<void> {
   const rows = [...types].map(({ type, concurrency, rate }) => ({
     type,
@@ -24,7 +27,9 @@ export async function registerJobTypes(db: Database, types: Iterable<LimitedType
   await transition(db, (tx) =>
     tx.execute(sql`
       insert into job_types (type, per_type, per_key, rate_limit, rate_seconds, tokens, is_relimited)
-      select type, per_type, per_key, rate_limit, rate_seconds, coalesce(rate_limit, 0), per_key is not null
+      select type, per_type, per_key, rate_limit, rate_seconds, coalesce(rate_limit, 0),
+        per_key is not null and exists (
+          select from jobs where jobs.type = given.type and status = 'ready' and concurrency_key is not null)
       from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb)
         as given(type text, per_type int, per_key int, rate_limit int, rate_seconds int) order by type
       on conflict (type) do update set per_type = excluded.per_type, per_key = excluded.per_key,
@@ -34,7 +39,6 @@ export async function registerJobTypes(db: Database, types: Iterable<LimitedType
       where (job_types.per_type, job_types.per_key, job_types.rate_limit, job_types.rate_seconds)
         is distinct from (excluded.per_type, excluded.per_key, excluded.rate_limit, excluded.rate_seconds)`),
   );
-  await admitMissed(db);
 }
 
 /** From here on no job of the type starts; those that run go on. A claim that has begun ends first. */
