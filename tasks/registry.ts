@@ -1,26 +1,10 @@
 import { pathToFileURL } from 'node:url';
-import { z } from 'zod';
-import { MAX_CONCURRENCY, MAX_RATE, MAX_RATE_SECONDS } from '../jobs/limits.ts';
+import { taskLimits } from '../jobs/task-limits.ts';
 import { archive } from './archive.ts';
 import { checksum } from './checksum.ts';
 import { convert } from './convert.ts';
 import { convertRange } from './convert-range.ts';
 import type { Task } from './task.ts';
-
-const wholeNumber = (max: number) => {
-  const error = `must be a whole number from 1 to ${max}`;
-  return z.int({ error }).min(1, { error }).max(max, { error });
-};
-
-const limits = z.object({
-  concurrency: z
-    .strictObject({
-      perType: wholeNumber(MAX_CONCURRENCY).optional(),
-      perKey: wholeNumber(MAX_CONCURRENCY).optional(),
-    })
-    .optional(),
-  rate: z.strictObject({ limit: wholeNumber(MAX_RATE), per_seconds: wholeNumber(MAX_RATE_SECONDS) }).optional(),
-});
 
 /** Every job type by its name. */
 export type Tasks = ReadonlyMap<string, Task>;
@@ -49,7 +33,7 @@ export async function loadTasks(modulePath: string | undefined): Promise<Tasks> 
     if (tasks.has(task.type)) throw refuse(`there is a task ${task.type} already`);
     if (task.resources.cpuUnits < (task.trusted ? 0 : 1))
       throw refuse(`${task.type}: only a trusted task may reserve no CPU`);
-    const wrong = limits.safeParse(task).error?.issues[0];
+    const wrong = taskLimits.safeParse(task).error?.issues[0];
     if (wrong !== undefined) throw refuse(`${task.type}: ${wrong.path.join('.')}: ${wrong.message}`);
     tasks.set(task.type, task);
   }
