@@ -1,8 +1,8 @@
 import { eq, isNotNull, sql } from 'drizzle-orm';
 import type { Database, Queryable } from '../db/client.ts';
 import { jobTypes } from '../db/schema.ts';
+import type { Concurrency, Rate } from './limits.ts';
 import { READY_CHANNEL } from './running.ts';
-import type { Concurrency, Rate } from './task-limits.ts';
 import { transition } from './transition.ts';
 
 /** A task, as far as its jobs have limits. */

@@ -2,6 +2,19 @@ import { type SQL, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import { transition } from './transition.ts';
 
+/** How many jobs of a type may run at a time, in all converters together. */
+export interface Concurrency {
+  perType?: number;
+  /** Of those jobs that have the same `concurrency_key`. */
+  perKey?: number;
+}
+
+/** How many jobs of a type may start: `limit` at once, then one each `per_seconds / limit` seconds. */
+export interface Rate {
+  limit: number;
+  per_seconds: number;
+}
+
 const tokensNow = sql`least(rate_limit, tokens
   + greatest(0, extract(epoch from clock_timestamp() - refilled_at)) * rate_limit / rate_seconds)`;
 

@@ -1,9 +1,9 @@
 import { pathToFileURL } from 'node:url';
-import { taskLimits } from '../jobs/task-limits.ts';
 import { archive } from './archive.ts';
 import { checksum } from './checksum.ts';
 import { convert } from './convert.ts';
 import { convertRange } from './convert-range.ts';
+import { taskLimits } from './limits.ts';
 import type { Task } from './task.ts';
 
 /** Every job type by its name. */

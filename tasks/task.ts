@@ -3,8 +3,8 @@ import type { LogLevel } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
 import type { Child } from '../jobs/children.ts';
 import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
+import type { Concurrency, Rate } from '../jobs/limits.ts';
 import type { Shape } from '../jobs/shape.ts';
-import type { Concurrency, Rate } from '../jobs/task-limits.ts';
 
 /** What a running task is given. */
 export interface TaskContext<Payload> {

@@ -1,18 +1,5 @@
 import { z } from 'zod';
 
-/** How many jobs of a type may run at a time, in all converters together. */
-export interface Concurrency {
-  perType?: number;
-  /** Of those jobs that have the same `concurrency_key`. */
-  perKey?: number;
-}
-
-/** How many jobs of a type may start: `limit` at once, then one each `per_seconds / limit` seconds. */
-export interface Rate {
-  limit: number;
-  per_seconds: number;
-}
-
 const MAX_CONCURRENCY = 10_000;
 const MAX_RATE = 1_000_000;
 const MAX_RATE_SECONDS = 86_400;
