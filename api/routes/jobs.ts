@@ -222,17 +222,6 @@ export function jobRoutes(parts: {
     response.json({ items: (await listWebhooks(db, { jobId: id })).map(webhookDocument), next_cursor: null });
   });
 
-  router.get('/job-types', (_request, response) => {
-    const items = [...tasks.values()].map(({ type, payload, resources, trusted = false, internal = false }) => ({
-      type,
-      payload: z.toJSONSchema(payload, { io: 'input' }),
-      resource_requirements: { cpu_units: resources.cpuUnits, memory_mb: resources.memoryMb },
-      trusted,
-      internal,
-    }));
-    response.json({ items, next_cursor: null });
-  });
-
   async function requestedJob(request: Request<{ id: string }>): Promise<JobRow> {
     const { id } = request.params;
     const job = await findJob(db, id);
