@@ -127,11 +127,11 @@ async function take(
     const ids = (isLimited ? await withinLimits(tx, planned) : planned).map((job) => job.id);
     const { rows } = await tx.execute<{ job: Record<string, unknown> | null; queue_id: string; waited: number }>(sql`
       with live as (select id, name from converters where id = ${id} and status = 'live' for key share),
+      locked_types as materialized (select * from job_types where type = any(${sql.param(types)}) for share),
       shut as (
-        select type from (
-          select type, paused_at, is_relimited, coalesce(per_type, rate_limit) is not null as is_limited from job_types
-          where type = any(${sql.param(types)}) for share) known
-        where not ${isLimited}::boolean and (paused_at is not null or is_relimited or is_limited)),
+        select type from locked_types
+        where not ${isLimited}::boolean
+          and (paused_at is not null or is_relimited or per_type is not null or rate_limit is not null)),
       free as (
         select jobs.id, jobs.queue_id from jobs, live
         where jobs.id = any(${sql.param(ids)}) and jobs.status = 'ready' and not throttled and jobs.type not in (select type from shut)

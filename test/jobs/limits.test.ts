@@ -5,6 +5,7 @@ import { listen } from '../../db/listen.ts';
 import { jobAttempts, jobs, PRIORITIES } from '../../db/schema.ts';
 import { queueDepths } from '../../db/system.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
+import { sendDueJobs } from '../../jobs/due-jobs.ts';
 import { type LimitedType, pauseJobType, registerJobTypes, resumeJobType } from '../../jobs/job-types.ts';
 import { admitMissed } from '../../jobs/limits.ts';
 import { READY_CHANNEL } from '../../jobs/running.ts';

@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 import { jobs } from '../../db/schema.ts';
+import { sendDueJobs } from '../../jobs/due-jobs.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import { submitJobs } from '../../jobs/submit.ts';
 import { COMPLETED, FAILED, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture, range, SMALL } from './fixture.ts';
@@ -248,7 +249,7 @@ test('a job that is snoozed is scheduled again, and spends no attempt', async ()
     expect(await secondsUntilDue(id)).toBeGreaterThan(50);
     await intact();
     await fixture.db.update(jobs).set({ dueAt: sql`now()` });
-    await fixture.keepHouse();
+    await sendDueJobs(fixture.db, fixture.queues);
   }
   await end(await fixture.claimOne(), COMPLETED);
   expect((await fixture.attempts(id)).map(({ status }) => status)).toEqual(['snoozed', 'snoozed', 'completed']);
