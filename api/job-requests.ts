@@ -28,7 +28,7 @@ const LONGEST_TIMEOUT_SECONDS = 12 * 3_600;
 const MIN_DELAY_SECONDS = 0.001;
 const MAX_DELAY_SECONDS = 3_600;
 const MAX_PERIOD_SECONDS = 365 * 86_400;
-/** Ranks count seconds in an int4. */
+/** A later moment is a mistake. */
 const LATEST_YEARS = 30;
 
 export const jobId = z
