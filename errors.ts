@@ -44,19 +44,28 @@ export class AppError extends Error {
   readonly code: ErrorCode;
   readonly status: number;
   readonly retryable: boolean;
+  /** When a job that ended with it runs again; undefined leaves that to its backoff. */
+  readonly retryAfterSeconds: number | undefined;
   /** Further members of the problem that a client is shown. */
   readonly details: Record<string, unknown>;
 
   constructor(
     code: ErrorCode,
     message: string,
-    options: { status?: number; retryable?: boolean; details?: Record<string, unknown>; cause?: unknown } = {},
+    options: {
+      status?: number;
+      retryable?: boolean;
+      retryAfterSeconds?: number;
+      details?: Record<string, unknown>;
+      cause?: unknown;
+    } = {},
   ) {
     super(message, { cause: options.cause });
     this.name = 'AppError';
     this.code = code;
     this.status = options.status ?? 500;
-    this.retryable = options.retryable ?? false;
+    this.retryable = options.retryable ?? options.retryAfterSeconds !== undefined;
+    this.retryAfterSeconds = options.retryAfterSeconds;
     this.details = options.details ?? {};
   }
 }

@@ -13,7 +13,8 @@ const ofJobs = { read: 'jobs:read', write: 'jobs:write' } as const;
 const ROUTES = new Map<string, { read: Access; write: Access }>([
   ['uploads', { read: 'uploads:read', write: 'uploads:write' }],
   ['jobs', ofJobs],
-  ['job-types', ofJobs],
+  // A type is everybody's.
+  ['job-types', { read: 'jobs:read', write: 'admin' }],
   ['schedules', ofJobs],
   ['system', ofJobs],
   ['metrics', ofJobs],

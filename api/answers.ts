@@ -110,6 +110,7 @@ export const job = z.strictObject({
   timeout_seconds: z.int(),
   run_at: time.nullable(),
   notify_url: z.string().nullable(),
+  concurrency_key: z.string().nullable(),
   upload_id: z.uuid().nullable(),
   parent_id: z.string().nullable(),
   progress: z.strictObject({ done: z.number(), total: z.number().nullable() }).nullable(),
@@ -122,7 +123,7 @@ export const job = z.strictObject({
 
 export const attempt = z.strictObject({
   attempt: z.int(),
-  status: z.enum(['running', 'completed', 'failed', 'cancelled', 'returned']),
+  status: z.enum(['running', 'completed', 'failed', 'cancelled', 'returned', 'snoozed']),
   converter: z.string(),
   cpu_units: z.int(),
   memory_mb: z.int(),
@@ -200,6 +201,19 @@ export const jobType = z.strictObject({
   resource_requirements: z.strictObject({ cpu_units: z.int(), memory_mb: z.int() }),
   trusted: z.boolean(),
   internal: z.boolean(),
+  paused: z.boolean().describe('A paused type accepts jobs and starts none'),
+  paused_at: time.nullable(),
+  concurrency: z.strictObject({
+    per_type: z.int().nullable().describe('How many jobs of the type run at a time; null for no limit'),
+    per_key: z
+      .int()
+      .nullable()
+      .describe('How many jobs of the same `concurrency_key` run at a time; null for no limit'),
+  }),
+  rate: z
+    .strictObject({ limit: z.int(), per_seconds: z.int() })
+    .nullable()
+    .describe('`limit` jobs start at once, and `limit` per `per_seconds` in the long run; null for no limit'),
 });
 export const jobTypeList = listOf(jobType);
 

@@ -13,6 +13,7 @@ import { noSuchRoute, problems } from './problem.ts';
 import { createQueueBounds } from './queue-bounds.ts';
 import { dashboardRoutes } from './routes/dashboard.ts';
 import { documentationRoutes } from './routes/documentation.ts';
+import { jobTypeRoutes } from './routes/job-types.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { scheduleRoutes } from './routes/schedules.ts';
@@ -65,6 +66,7 @@ export function createApp(parts: {
   const bounds = createQueueBounds(parts.db, parts.config);
   app.use(uploadRoutes({ ...parts, bounds }));
   app.use(jobRoutes({ ...parts, bounds }));
+  app.use(jobTypeRoutes(parts));
   app.use(scheduleRoutes(parts));
   app.use(operationRoutes(parts));
   app.use(documentationRoutes());

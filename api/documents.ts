@@ -1,4 +1,4 @@
-import type { z } from 'zod';
+import { z } from 'zod';
 import type { Event } from '../db/events.ts';
 import type { Attempt, JobRow, ListedJob, Relative } from '../db/jobs.ts';
 import type { Schedule } from '../db/schedules.ts';
@@ -8,6 +8,7 @@ import type { ListedUpload, Original, Page, PageCursor, Upload } from '../db/upl
 import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
 import { publicError } from '../errors.ts';
 import type { BulkOperation } from '../jobs/bulk.ts';
+import type { Task } from '../tasks/task.ts';
 import type * as answers from './answers.ts';
 
 /** The answers of the contract (see answers.ts), made from rows. */
@@ -122,6 +123,7 @@ export function jobDocument(
     timeout_seconds: job.timeoutSeconds,
     run_at: time(job.runAt),
     notify_url: job.notifyUrl,
+    concurrency_key: job.concurrencyKey,
     upload_id: job.uploadId,
     parent_id: job.parentId,
     progress: job.progress,
@@ -256,6 +258,20 @@ export function scheduleDocument(schedule: Schedule): Answer<typeof answers.sche
     last_error: schedule.lastError,
     created_at: time(schedule.createdAt),
     updated_at: time(schedule.updatedAt),
+  };
+}
+
+export function jobTypeDocument(task: Task, pausedAt: Date | undefined): Answer<typeof answers.jobType> {
+  return {
+    type: task.type,
+    payload: z.toJSONSchema(task.payload, { io: 'input' }),
+    resource_requirements: { cpu_units: task.resources.cpuUnits, memory_mb: task.resources.memoryMb },
+    trusted: task.trusted ?? false,
+    internal: task.internal ?? false,
+    paused: pausedAt !== undefined,
+    paused_at: pausedAt === undefined ? null : time(pausedAt),
+    concurrency: { per_type: task.concurrency?.perType ?? null, per_key: task.concurrency?.perKey ?? null },
+    rate: task.rate ?? null,
   };
 }
 

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import type { Database } from '../db/client.ts';
 import { findJobs } from '../db/jobs.ts';
 import { PRIORITIES, RUN_ON } from '../db/schema.ts';
+import { isStorable } from '../db/storable.ts';
 import { listUploadIds } from '../db/uploads.ts';
 import { AppError } from '../errors.ts';
 import type { JobChange } from '../jobs/change.ts';
@@ -21,12 +22,13 @@ import { moment, notifyUrl } from './schemas.ts';
 export const MOST_JOBS = 1_000;
 const MOST_EDGES = 10_000;
 const LARGEST_PAYLOAD = 256 * 1024;
+const MAX_KEY_BYTES = 200;
 const LONGEST_TIMEOUT_SECONDS = 12 * 3_600;
 /** A shorter delay than a millisecond is none; smaller numbers do not fit the column. */
 const MIN_DELAY_SECONDS = 0.001;
 const MAX_DELAY_SECONDS = 3_600;
 const MAX_PERIOD_SECONDS = 365 * 86_400;
-/** Ranks count seconds in an int4. */
+/** A later moment is a mistake. */
 const LATEST_YEARS = 30;
 
 export const jobId = z
@@ -85,6 +87,16 @@ export const scheduledJob = z.strictObject({
     .default(DEFAULTS.timeoutSeconds)
     .describe('For each attempt'),
   notify_url: notifyUrl.nullish(),
+  concurrency_key: z
+    .string()
+    .min(1, 'must not be empty')
+    .refine((key) => Buffer.byteLength(key) <= MAX_KEY_BYTES, `must be at most ${MAX_KEY_BYTES} bytes of UTF-8`)
+    .refine(isStorable, 'must not contain NUL or half a surrogate pair')
+    .nullish()
+    .describe(
+      'Jobs of this type with the same key run at the same time only as far as `concurrency.per_key` of the type allows',
+    )
+    .meta({ maxLength: MAX_KEY_BYTES }),
 });
 
 const runAt = moment.refine(
@@ -208,6 +220,7 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
     notifyUrl: job.notify_url ?? undefined,
     // Absent otherwise: the fingerprints of jobs stored before know no such fields.
     ...(unique && { unique: { key: unique.key, periodSeconds: unique.period_seconds } }),
+    ...(job.concurrency_key != null && { concurrencyKey: job.concurrency_key }),
   };
   return id === undefined ? read : { ...read, id, fingerprint: fingerprintOf(read) };
 }

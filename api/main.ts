@@ -6,6 +6,7 @@ import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { openReplica } from '../db/replica.ts';
+import { registerJobTypes } from '../jobs/job-types.ts';
 import { createLogger } from '../log.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openStore } from '../store/open.ts';
@@ -51,6 +52,8 @@ await migrateDatabase(databaseUrl).catch(exitWithReason);
 watchProcess(database.db);
 const replica = openReplica(database.db, config.DATABASE_READ_URL, log);
 const queues = await whenReachable(() => openQueues(database.db, { supervise: false, log }));
+// Before any job of a type that has limits is stored.
+await whenReachable(() => registerJobTypes(database.db, tasks.values()));
 const store = await openStore(config);
 const admit = createAdmission(config);
 const guard = createGuard(config);

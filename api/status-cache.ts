@@ -16,11 +16,13 @@ const GENERATION_LENGTH = 36;
 export interface StatusDocument {
   owner: string | null;
   done: boolean;
+  /** Whether it stays as it is until `invalidate` is called. */
+  isCacheable: boolean;
   body: Record<string, unknown>;
 }
 
 export interface StatusCache {
-  /** Gives the cached document; else the document that `read` gives, which is cached if it has ended and is small. */
+  /** Gives the cached document; else the document that `read` gives, which is cached if it is cacheable and small. */
   through(key: string, read: () => Promise<StatusDocument | undefined>): Promise<StatusDocument | undefined>;
   /** Invalidates all documents, since a retry or a deletion changes an unknown number of them. Never throws. */
   invalidate(): Promise<void>;
@@ -55,7 +57,7 @@ export function openStatusCache(url: string | undefined, log: Logger): StatusCac
       const [generation, entry] = await within(client.mGet([GENERATION, entryKey])).catch(() => []);
       if (generation && entry?.startsWith(generation)) return JSON.parse(entry.slice(GENERATION_LENGTH));
       const found = await read();
-      if (!found?.done || generation === undefined) return found;
+      if (!found?.isCacheable || generation === undefined) return found;
       const text = JSON.stringify(found);
       if (generation === null) void client.set(GENERATION, randomUUID(), { NX: true }).catch(() => undefined);
       else if (text.length <= MAX_CHARACTERS) {

@@ -10,6 +10,8 @@ import { overdueSeconds } from '../db/retention.ts';
 import { converters } from '../db/schema.ts';
 import { ConverterLost, claimJobs } from '../jobs/claim.ts';
 import { sendDueJobs } from '../jobs/due-jobs.ts';
+import { registerJobTypes } from '../jobs/job-types.ts';
+import { admitMissed } from '../jobs/limits.ts';
 import { continueChanges, maintain, tidyUp } from '../jobs/maintenance.ts';
 import { CANCELLED_CHANNEL, READY_CHANNEL } from '../jobs/running.ts';
 import type { Logger } from '../log.ts';
@@ -28,6 +30,7 @@ import { createSettler } from './settler.ts';
 import { sweepStore } from './sweep.ts';
 
 const ROUND_MS = 1_000;
+const ADMIT_MS = 10_000;
 const TIDY_MS = 60_000;
 const SWEEP_STORE_MS = 6 * 3_600_000;
 
@@ -57,6 +60,7 @@ export async function startConverter({
   const converter = { id: randomUUID(), name: `${hostname()}-${process.pid}` };
   const log = parentLog.child({ converter: converter.id });
   const capacity = { cpuUnits: config.CAPACITY_CPU, memoryMb: config.CAPACITY_MEMORY_MB };
+  await registerJobTypes(db, tasks.values());
   await db.insert(converters).values({ ...converter, ...capacity });
   const ledger = createLedger(capacity);
   watchLedger(capacity, ledger.free);
@@ -138,6 +142,7 @@ export async function startConverter({
       await maintain(db, queues, log);
     }),
     every(ROUND_MS, 'continuing changes', () => continueChanges(db, queues, log, closing.signal)),
+    every(ADMIT_MS, 'admitting jobs to their keys', () => admitMissed(db)),
     every(TIDY_MS, 'tidying up', () => tidyUp(db, queues, log)),
     every(TIDY_MS, 'retention', () => retention.round(closing.signal)),
     every(SWEEP_STORE_MS, 'sweeping the store', () => sweepStore({ db, store, log }, closing.signal)),

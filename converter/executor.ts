@@ -242,6 +242,11 @@ async function removeIfDeleted({ db, store, log }: ExecutorParts, uploadId: stri
   }
 }
 
+async function findPassword(db: Database, uploadId: string): Promise<string | null> {
+  const [upload] = await db.select({ password: uploads.password }).from(uploads).where(eq(uploads.id, uploadId));
+  return upload?.password ?? null;
+}
+
 /** What the task needs besides the payload. The password is read here and goes to the sandbox alone. */
 async function readInputs(
   db: Database,
@@ -264,10 +269,11 @@ async function readInputs(
     const dependencies = await listPrerequisites(db, job.id, MAX_RESULTS_BYTES);
     return { input: '', password: null, settledPages: [], files, dependencies };
   }
-  const [upload] = await db.select({ password: uploads.password }).from(uploads).where(eq(uploads.id, job.uploadId));
+  const { path, media_type } = job.payload as { path: string; media_type?: string };
   return {
-    input: await input((job.payload as { path: string }).path),
-    password: upload?.password ?? null,
+    input: await input(path),
+    // An image has none.
+    password: media_type?.startsWith('image/') ? null : await findPassword(db, job.uploadId),
     settledPages: job.attempt > 1 ? await settledPages(db, job.uploadId, job.original) : [],
     files,
     // Conversions depend on no other job.

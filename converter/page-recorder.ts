@@ -2,7 +2,7 @@ import type { Database } from '../db/client.ts';
 import type { PageRange } from '../db/schema.ts';
 import { listPagePaths } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
-import { type Inspection, type PageOutcome, recordInspection, recordPages } from '../jobs/conversion.ts';
+import { type Inspection, type PageOutcome, recordPages } from '../jobs/conversion.ts';
 import { pagesIn } from '../jobs/pages.ts';
 import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
@@ -12,6 +12,8 @@ import { persist } from './persist.ts';
 
 /** Pages that are ready within this time are recorded in one transaction. */
 const BATCH_MS = 200;
+/** What was found in the original waits this long for the first page, to be recorded with it. */
+const INSPECTION_MS = 500;
 
 interface Parts {
   db: Database;
@@ -30,17 +32,20 @@ interface Parts {
 }
 
 /**
- * Records what a running conversion reports of its pages, in order. The first page is recorded at once, later ones in
- * batches. `flush` resolves when all is recorded, and rejects with the error that broke the recording.
+ * Records what a running conversion reports of its original and pages, in order. The first page is recorded at once, later
+ * ones in batches. `flush` resolves when all is recorded, and rejects with the error that broke the recording.
  */
 export class PageRecorder {
   readonly #parts: Parts;
   readonly #settled: number[];
   #selected: PageRange[];
+  #found: Inspection | undefined;
   #waiting: PageOutcome[] = [];
   #written: Promise<void> = Promise.resolve();
   #isWriting = false;
   #isEnding = false;
+  /** Set with each page, and by `flush`. */
+  readonly #news = createSignal();
   readonly #hurry = createSignal();
 
   constructor(parts: Parts, selected: PageRange[]) {
@@ -67,37 +72,41 @@ export class PageRecorder {
 
   inspected(found: Inspection): void {
     this.#selected = found.selected;
-    this.#then(async () => {
-      await this.#isOwned((db, job) => recordInspection(db, job, found));
-    });
+    this.#found = found;
+    this.#write();
   }
 
   page(outcome: PageOutcome): void {
     this.#settled.push(outcome.page);
     this.#waiting.push(outcome);
-    if (this.#isWriting) return;
-    this.#isWriting = true;
-    this.#then(() => this.#writeBatches());
+    this.#news.set();
+    this.#write();
   }
 
   flush(): Promise<void> {
     this.#isEnding = true;
+    this.#news.set();
     this.#hurry.set();
     return this.#written;
   }
 
-  #then(write: () => Promise<void>): void {
-    this.#written = this.#written.then(write);
+  #write(): void {
+    if (this.#isWriting) return;
+    this.#isWriting = true;
+    this.#written = this.#written.then(() => this.#writeBatches());
     this.#written.catch(() => this.#parts.onBroken());
   }
 
   async #writeBatches(): Promise<void> {
-    while (this.#waiting.length > 0) {
+    while (this.#waiting.length > 0 || this.#found !== undefined) {
+      if (this.#waiting.length === 0 && !this.#isEnding) await this.#news.wait(INSPECTION_MS);
       const batch = this.#waiting.splice(0);
+      const found = this.#found;
+      this.#found = undefined;
       for (const outcome of batch) if (outcome.status === 'completed') await this.#publish(outcome);
-      if (await this.#isOwned((db, job) => recordPages(db, job, batch))) countPages(batch);
+      if (await this.#isOwned((db, job) => recordPages(db, job, batch, found))) countPages(batch);
       else await this.#discard(batch);
-      if (!this.#isEnding) await this.#hurry.wait(BATCH_MS);
+      if (!this.#isEnding && batch.length > 0) await this.#hurry.wait(BATCH_MS);
     }
     this.#isWriting = false;
   }

@@ -37,10 +37,13 @@ export type TaskEvent =
 export type TaskOutcome =
   | { kind: 'completed'; result: Record<string, unknown> }
   | { kind: 'split'; children: Child[] }
-  | { kind: 'failed'; error: PublicError; retryable: boolean; detail?: string };
+  | { kind: 'snoozed'; seconds: number }
+  | { kind: 'failed'; error: PublicError; retryable: boolean; retryAfterSeconds?: number | undefined; detail?: string };
 
 const LARGEST_RESULT = 256 * 1024;
 const LONGEST_MESSAGE = 2_000;
+/** A year: for a snooze, and for the delay of a retry that a task asks for. */
+const MAX_DELAY_SECONDS = 365 * 86_400;
 
 /** Runs a task where this is called: in the sandbox, or in the converter for trusted ones. Never rejects. */
 export async function runTask(
@@ -49,6 +52,7 @@ export async function runTask(
   signal: AbortSignal,
   tell: (event: TaskEvent) => void,
 ): Promise<TaskOutcome> {
+  let snoozed: number | undefined;
   try {
     if (task === undefined) {
       // Another converter may: they are not all replaced at once.
@@ -61,6 +65,10 @@ export async function runTask(
       signal,
       log: (level, message, data) => tell({ kind: 'log', level, message: String(message), data }),
       progress: (done, total) => tell({ kind: 'progress', progress: { done, total: total ?? null } }),
+      snooze: (seconds) => {
+        snoozed = checkedSnooze(seconds);
+        throw new Error(`snoozes for ${seconds} s`);
+      },
       output: (storePath) => path.join(outputRoot, storePath),
       inspected: (found) => tell({ kind: 'inspected', found }),
       step: (step) => tell({ kind: 'step', step }),
@@ -70,9 +78,12 @@ export async function runTask(
       },
     };
     const result = await task.run(context);
+    // A task may have caught what `snooze` threw.
+    if (snoozed !== undefined) return { kind: 'snoozed', seconds: snoozed };
     if (children !== undefined) return { kind: 'split', children };
     return { kind: 'completed', result: checkedResult(result) };
   } catch (error) {
+    if (snoozed !== undefined) return { kind: 'snoozed', seconds: snoozed };
     const cause = error instanceof Error && error.cause !== undefined ? `; cause: ${textOf(error.cause)}` : '';
     const known = task?.internal || error instanceof AppError ? publicError(error) : taskFailed(error);
     if (isOutOfMemory(error)) Object.assign(known, OUT_OF_MEMORY);
@@ -80,6 +91,7 @@ export async function runTask(
       kind: 'failed',
       error: { ...known, message: storableText(known.message.slice(0, LONGEST_MESSAGE)) },
       retryable: error instanceof AppError ? error.retryable : true,
+      ...(error instanceof AppError && delayOf(error)),
       detail: `${error instanceof Error ? error.stack : textOf(error)}${cause}`,
     };
   }
@@ -92,6 +104,17 @@ function payloadOf(task: Task, payload: unknown): Record<string, unknown> {
   if (data !== undefined) return data;
   const issues = error?.issues.map((issue) => [...issue.path, issue.message].join(': '));
   throw new AppError('task_failed', `its payload does not fit the task: ${issues?.join('; ')}`, { retryable: true });
+}
+
+function checkedSnooze(seconds: number): number {
+  if (seconds >= 1 && seconds <= MAX_DELAY_SECONDS) return seconds;
+  throw new AppError('task_failed', `snooze: must be between 1 and ${MAX_DELAY_SECONDS} seconds (got ${seconds})`);
+}
+
+function delayOf({ retryAfterSeconds: seconds }: AppError): { retryAfterSeconds?: number } {
+  return seconds === undefined || Number.isNaN(seconds)
+    ? {}
+    : { retryAfterSeconds: Math.min(Math.max(seconds, 0), MAX_DELAY_SECONDS) };
 }
 
 /** A task's own words are its clients' to read; those of the system name our paths. */

@@ -5,6 +5,7 @@ import {
   boolean,
   check,
   customType,
+  doublePrecision,
   index,
   integer,
   json,
@@ -206,6 +207,10 @@ export const jobs = pgTable(
     pendingChildren: integer('pending_children').notNull().default(0),
     /** Name of the client's key; null where none are configured. Owners take turns: see jobs/fairness.ts. */
     owner: text('owner'),
+    /** Jobs of a type that have the same key run at the same time only as far as the type's `per_key` allows. */
+    concurrencyKey: text('concurrency_key'),
+    /** It is ready, and waits until a job of its key ends. Triggers keep this column (`admit_jobs`). */
+    throttled: boolean('throttled').notNull().default(false),
     /** Of what the client sent, for jobs whose id it chose: the same again is the same job. */
     fingerprint: text('fingerprint'),
     progress: jsonb('progress').$type<Progress>(),
@@ -222,6 +227,7 @@ export const jobs = pgTable(
   (table) => [
     index('jobs_ready')
       .on(
+        table.throttled,
         table.priority,
         sql`coalesce(owner, '')`,
         table.type,
@@ -234,6 +240,12 @@ export const jobs = pgTable(
     index('jobs_waiting')
       .on(sql`coalesce(owner, '')`, table.status, table.cpuUnits, table.memoryMb, table.payloadBytes)
       .where(oneOf('status', WAITING)),
+    index('jobs_key_open')
+      .on(table.type, table.concurrencyKey)
+      .where(sql`concurrency_key is not null and not throttled and status in ('ready', 'running')`),
+    index('jobs_key_throttled')
+      .on(table.type, table.concurrencyKey, table.priority, table.arrivedAt, table.id)
+      .where(sql`throttled`),
     index('jobs_due').on(table.priority, table.dueAt).where(sql`status in ('scheduled', 'retrying')`),
     index('jobs_running').on(table.converterId).where(sql`status = 'running'`),
     uniqueIndex('jobs_queue').on(table.queueId).where(sql`queue_id is not null`),
@@ -252,6 +264,7 @@ export const jobs = pgTable(
     check('jobs_run_on_known', oneOf('run_on', RUN_ON)),
     check('jobs_queue_id', sql`(queue_id is not null) = (status = 'ready')`),
     check('jobs_converter', sql`(converter_id is not null) = (status = 'running' and pending_children = 0)`),
+    check('jobs_throttled', sql`not throttled or (status = 'ready' and concurrency_key is not null)`),
     check('jobs_ready_at', sql`status <> 'ready' or ready_at is not null`),
     check('jobs_end', sql`(status in ('completed', 'failed', 'cancelled')) = (finished_at is not null)`),
     check('jobs_due_time', sql`(status in ('scheduled', 'retrying')) = (due_at is not null)`),
@@ -259,6 +272,34 @@ export const jobs = pgTable(
       'jobs_pending',
       sql`pending_dependencies >= 0 and pending_children >= 0 and (status <> 'blocked' or pending_dependencies > 0)
         and (pending_dependencies = 0 or status in ('blocked', 'failed', 'cancelled'))`,
+    ),
+  ],
+);
+
+/** The limits of each job type, as its task defines them, and how far they are used. See jobs/job-types.ts. */
+export const jobTypes = pgTable(
+  'job_types',
+  {
+    type: text('type').primaryKey(),
+    /** Jobs of a paused type wait. */
+    pausedAt: time('paused_at'),
+    perType: integer('per_type'),
+    perKey: integer('per_key'),
+    rateLimit: integer('rate_limit'),
+    rateSeconds: integer('rate_seconds'),
+    /** Jobs that wait are fitted to a new `per_key`, in batches; none of the type starts until that is done. */
+    isRelimited: boolean('is_relimited').notNull().default(false),
+    /** When the limits last changed: jobs that ran before may exceed them. */
+    limitedAt: time('limited_at').notNull().defaultNow(),
+    /** The token bucket of the rate limit, as of `refilledAt`. */
+    tokens: doublePrecision('tokens').notNull().default(0),
+    refilledAt: time('refilled_at').notNull().defaultNow(),
+  },
+  () => [
+    check('job_types_limits', sql`per_type >= 1 and per_key >= 1`),
+    check(
+      'job_types_rate',
+      sql`(rate_limit is null) = (rate_seconds is null) and rate_limit >= 1 and rate_seconds >= 1 and tokens >= 0`,
     ),
   ],
 );
@@ -344,7 +385,7 @@ export const jobAttempts = pgTable(
       .references(() => jobs.id, { onDelete: 'cascade' }),
     attempt: integer('attempt').notNull(),
     status: text('status')
-      .$type<'running' | 'completed' | 'failed' | 'cancelled' | 'returned'>()
+      .$type<'running' | 'completed' | 'failed' | 'cancelled' | 'returned' | 'snoozed'>()
       .notNull()
       .default('running'),
     converterId: uuid('converter_id').notNull(),

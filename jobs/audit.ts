@@ -52,6 +52,20 @@ const PROMISES: Record<string, SQL> = {
     select converters.id::text from converters join jobs on jobs.converter_id = converters.id and jobs.status = 'running'
     where converters.status = 'live' group by converters.id
     having sum(jobs.cpu_units) > converters.cpu_units or sum(jobs.memory_mb) > converters.memory_mb`,
+  'no key runs more jobs than its type allows': sql`
+    select jobs.type || ' ' || concurrency_key as id from jobs join job_types using (type)
+      join job_attempts on job_id = jobs.id and job_attempts.attempt = jobs.attempt
+    where jobs.status = 'running' and concurrency_key is not null and job_attempts.started_at > limited_at
+    group by jobs.type, concurrency_key, per_key having count(*) > per_key`,
+  'no type runs more jobs than it allows': sql`
+    select jobs.type as id from jobs join job_types using (type)
+      join job_attempts on job_id = jobs.id and job_attempts.attempt = jobs.attempt
+    where jobs.status = 'running' and job_attempts.started_at > limited_at
+    group by jobs.type, per_type having count(*) > per_type`,
+  'a throttled job waits for a key that has no room': sql`
+    select id from jobs left join job_types using (type) where throttled and (per_key is null or per_key > (
+      select count(*) from jobs active where active.type = jobs.type and active.concurrency_key = jobs.concurrency_key
+        and not active.throttled and active.status in ('ready', 'running')))`,
   'an upload counts its completed pages': sql`
     select id::text from uploads where pages_done <> (
       select count(*) from pages where upload_id = uploads.id and pages.status = 'completed')`,

@@ -1,12 +1,14 @@
 import { sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
-import { findJobs, type JobRow } from '../db/jobs.ts';
+import type { JobRow } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { inGroup, readyGroups } from '../db/ready-jobs.ts';
-import type { Priority } from '../db/schema.ts';
+import { rowFromJson } from '../db/rows.ts';
+import { jobs, type Priority } from '../db/schema.ts';
 import { takeDrainLease } from './drain-lease.ts';
 import type { Shares } from './fairness.ts';
-import { findHeld, planClaim, type Waiting } from './plan-claim.ts';
+import { freeSlots, spendTokens, withinLimits } from './limits.ts';
+import { findHeld, planClaim, type Slots, type Waiting } from './plan-claim.ts';
 import type { Reservation } from './room.ts';
 import type { Shape } from './shape.ts';
 import { transition } from './transition.ts';
@@ -39,23 +41,32 @@ const MAX_LOOK_PER_GROUP = 32;
  * job. Throws `ConverterLost` when this converter was declared lost.
  */
 export async function claimJobs(db: Database, queues: Queues, claimant: Claimant): Promise<ClaimedJob[]> {
-  const { waiting, shares } = await look(db, claimant);
+  const { waiting, shares, slots } = await look(db, claimant);
   if (waiting.length === 0) return [];
   const converter = { capacity: claimant.capacity, running: claimant.running, now: Date.now() };
   const wanted = findHeld(waiting, converter);
   const held = wanted && (await takeDrainLease(db, claimant.id, wanted.startsAt)) ? wanted : undefined;
-  const ids = planClaim(waiting, shares, converter, held);
-  if (ids.length === 0) return [];
+  const planned = planClaim(waiting, shares, converter, held, slots);
+  if (planned.length === 0) return [];
   const compete = new Set(waiting.map(({ owner }) => owner)).size > 1;
-  return take(db, queues, claimant, ids, compete ? shares.clock : null);
+  const isLimited = planned.some(({ type }) => slots.has(type));
+  return take(db, queues, claimant, { planned, isLimited, clock: compete ? shares.clock : null });
 }
 
-/** The oldest ready jobs of each group that could ever fit this converter, and the turns of their owners. */
-async function look(db: Database, { capacity, types }: Claimant): Promise<{ waiting: Waiting[]; shares: Shares }> {
+/**
+ * The oldest ready jobs of each group that could ever fit this converter and whose type may start jobs now, the turns of
+ * their owners, and how many jobs of each type may start.
+ */
+async function look(
+  db: Database,
+  { capacity, types }: Claimant,
+): Promise<{ waiting: Waiting[]; shares: Shares; slots: Slots }> {
   const { rows } = await db.execute<{
     id: string;
     priority: Priority;
     owner: string;
+    type: string;
+    slots: number | null;
     cpu_units: number;
     memory_mb: number;
     timeout_seconds: number;
@@ -63,23 +74,28 @@ async function look(db: Database, { capacity, types }: Claimant): Promise<{ wait
     turns: string | null;
     clock: string | null;
   }>(sql`
-    ${readyGroups}
-    select first.id, groups.priority, groups.owner, groups.cpu_units, groups.memory_mb, first.timeout_seconds, first.waited,
+    ${readyGroups},
+    limits as materialized (
+      select type, ${freeSlots} as slots from job_types where type = any(${sql.param(types)}))
+    select first.id, groups.priority, groups.owner, groups.type, limits.slots, groups.cpu_units, groups.memory_mb, first.timeout_seconds, first.waited,
       (select turns from fair_shares where fair_shares.owner = groups.owner) as turns,
       (select max(turns) - 1 from fair_shares) as clock
-    from groups, lateral (
+    from groups left join limits on limits.type = groups.type, lateral (
       select id, timeout_seconds, extract(epoch from now() - arrived_at)::float as waited from jobs where ${inGroup}
       order by arrived_at, id
       limit (select greatest(1, least(${MAX_LOOK_PER_GROUP}, ${MAX_LOOK} / count(*))) from groups)) first
-    where cpu_units <= ${capacity.cpuUnits} and memory_mb <= ${capacity.memoryMb} and type = any(${sql.param(types)})
+    where cpu_units <= ${capacity.cpuUnits} and memory_mb <= ${capacity.memoryMb} and groups.type = any(${sql.param(types)})
+      and not throttled and coalesce(limits.slots, 1) > 0
     limit ${MAX_LOOK}`);
   const turns = new Map(rows.map(({ owner, turns }) => [owner, Number(turns ?? 0)]));
   return {
+    slots: new Map(rows.flatMap(({ type, slots }) => (slots === null ? [] : [[type, slots]]))),
     shares: { clock: Math.max(0, Number(rows[0]?.clock ?? 0)), turns },
     waiting: rows.map((row) => ({
       id: row.id,
       priority: row.priority,
       owner: row.owner,
+      type: row.type,
       shape: { cpuUnits: row.cpu_units, memoryMb: row.memory_mb },
       timeoutSeconds: row.timeout_seconds,
       waitedSeconds: row.waited,
@@ -87,28 +103,44 @@ async function look(db: Database, { capacity, types }: Claimant): Promise<{ wait
   };
 }
 
+interface Plan {
+  planned: Waiting[];
+  /** Whether a type among them has a limit for all converters together. */
+  isLimited: boolean;
+  /** The clock of the owners' turns; null when no others wait. */
+  clock: number | null;
+}
+
 /**
- * Starts those of the jobs that are still ready, in one transaction: their rows, attempts and uploads, the turns of their
- * owners (unless `clock` is null), and their pg-boss jobs.
+ * Starts those of the jobs that are still ready and within the limits of their types, in one transaction: their rows,
+ * attempts and uploads, the turns of their owners, and their pg-boss jobs. A type that was paused or limited since the
+ * look starts none.
  */
 async function take(
   db: Database,
   queues: Queues,
   { id, name }: Claimant,
-  ids: string[],
-  clock: number | null,
+  { planned, isLimited, clock }: Plan,
 ): Promise<ClaimedJob[]> {
+  const types = [...new Set(planned.map(({ type }) => type))];
   return transition(db, async (tx) => {
-    const { rows } = await tx.execute<{ id: string; queue_id: string | null; waited: number }>(sql`
+    const ids = (isLimited ? await withinLimits(tx, planned) : planned).map((job) => job.id);
+    const { rows } = await tx.execute<{ job: Record<string, unknown> | null; queue_id: string; waited: number }>(sql`
       with live as (select id, name from converters where id = ${id} and status = 'live' for key share),
+      locked_types as materialized (select * from job_types where type = any(${sql.param(types)}) for share),
+      shut as (
+        select type from locked_types
+        where not ${isLimited}::boolean
+          and (paused_at is not null or is_relimited or per_type is not null or rate_limit is not null)),
       free as (
-        select jobs.id, jobs.queue_id from jobs, live where jobs.id = any(${sql.param(ids)}) and jobs.status = 'ready'
+        select jobs.id, jobs.queue_id from jobs, live
+        where jobs.id = any(${sql.param(ids)}) and jobs.status = 'ready' and not throttled and jobs.type not in (select type from shut)
         for update of jobs skip locked),
       claimed as (
         update jobs set status = 'running', attempt = attempt + 1, converter_id = ${id}, queue_id = null, progress = null,
           started_at = coalesce(started_at, now())
         from free where jobs.id = free.id
-        returning jobs.id, free.queue_id, attempt, jobs.cpu_units, jobs.memory_mb, upload_id, coalesce(owner, '') as owner, ready_at),
+        returning jobs.*, free.queue_id as taken_id),
       attempts as (
         insert into job_attempts (job_id, attempt, converter_id, converter, cpu_units, memory_mb)
         select id, attempt, ${id}, ${name}, cpu_units, memory_mb from claimed),
@@ -116,24 +148,25 @@ async function take(
         update uploads set status = 'processing'
         where id in (select upload_id from claimed) and status = 'queued'),
       shares as (
-        insert into fair_shares (owner, turns) select owner, ${clock}::bigint + count(*) from claimed
-        where ${clock}::bigint is not null group by owner order by owner
+        insert into fair_shares (owner, turns) select coalesce(owner, ''), ${clock}::bigint + count(*) from claimed
+        where ${clock}::bigint is not null group by 1 order by 1
         on conflict (owner) do update
           set turns = greatest(fair_shares.turns, ${clock}::bigint) + excluded.turns - ${clock}::bigint, used_at = now())
-      select live.id::text, null::uuid as queue_id, null::float as waited from live
-      union all
-      select id, queue_id, extract(epoch from clock_timestamp() - ready_at)::float from claimed`);
+      select to_jsonb(claimed) as job, taken_id as queue_id, extract(epoch from clock_timestamp() - ready_at)::float as waited
+      from live left join claimed on true`);
     if (rows.length === 0) throw new ConverterLost();
-    const waited = new Map(rows.flatMap((row) => (row.queue_id === null ? [] : [[row.id, row.waited]])));
+    const started = rows.flatMap(({ job, queue_id, waited }) =>
+      job === null ? [] : [{ ...rowFromJson(jobs, job), queue_id, waitedSeconds: waited }],
+    );
     await queues.remove(
       tx,
-      rows.flatMap(({ queue_id }) => queue_id ?? []),
+      started.map(({ queue_id }) => queue_id),
     );
-    const started = await findJobs(
-      tx,
-      ids.filter((one) => waited.has(one)),
-    );
-    return started.map((job) => ({ ...job, waitedSeconds: waited.get(job.id) ?? 0 }));
+    if (isLimited) await spendTokens(tx, started);
+    const places = new Map(ids.map((one, place) => [one, place]));
+    return started
+      .map(({ queue_id: _, ...job }) => job)
+      .sort((a, b) => (places.get(a.id) ?? 0) - (places.get(b.id) ?? 0));
   });
 }
 

@@ -1,12 +1,12 @@
-import { and, asc, eq, inArray, isNull, notInArray, sql } from 'drizzle-orm';
+import { and, eq, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
-import { ENDED, jobs, originals, type PageRange, pages, uploads } from '../db/schema.ts';
+import { jobs, originals, type PageRange, pages, uploads } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
 import { ownedBy } from './attempt.ts';
 import type { Child } from './children.ts';
 import type { AttemptKey, Job } from './claim.ts';
 import { countPages, toRanges } from './pages.ts';
-import { transition } from './transition.ts';
+import { repeating, transition } from './transition.ts';
 import { notifyEnded } from './webhooks.ts';
 
 /** What an inspection found out about an original. */
@@ -35,14 +35,8 @@ export type PageOutcome =
   | { page: number; status: 'failed'; error: PublicError };
 
 /** Records what the running attempt found in its original. Gives false when the attempt no longer owns its job. */
-export async function recordInspection(db: Database, attempt: AttemptKey, found: Inspection): Promise<boolean> {
-  return transition(db, async (tx) => {
-    const job = await lockRunning(tx, attempt);
-    if (job === undefined) return false;
-    await tx.update(originals).set({ pageCount: found.pageCount, selected: found.selected }).where(originalOf(job));
-    await countTotal(tx, job.uploadId);
-    return true;
-  });
+export function recordInspection(db: Database, attempt: AttemptKey, found: Inspection): Promise<boolean> {
+  return recordPages(db, attempt, [], found);
 }
 
 /** Sets the total once every original was inspected or has failed. */
@@ -59,27 +53,45 @@ async function countTotal(tx: Transaction, uploadId: string): Promise<void> {
 }
 
 /**
- * Records pages before their job ends, in one transaction. A page that a later attempt made again counts once. Gives
- * false when the attempt no longer owns its job.
+ * Records pages before their job ends, and with them what was found in their original, in one statement. A page that a
+ * later attempt made again counts once. Gives false when the attempt no longer owns its job.
  */
-export async function recordPages(db: Database, attempt: AttemptKey, outcomes: PageOutcome[]): Promise<boolean> {
-  return transition(db, async (tx) => {
-    const job = await lockRunning(tx, attempt);
-    if (job === undefined) return false;
-    const recorded = await tx
-      .insert(pages)
-      .values(outcomes.map((outcome) => ({ uploadId: job.uploadId, original: job.original, ...outcome })))
-      .onConflictDoNothing()
-      .returning({ status: pages.status });
-    const completed = recorded.filter(({ status }) => status === 'completed').length;
-    if (completed > 0) {
-      await tx
-        .update(uploads)
-        .set({ pagesDone: sql`${uploads.pagesDone} + ${completed}` })
-        .where(eq(uploads.id, job.uploadId));
-    }
-    return true;
-  });
+export async function recordPages(
+  db: Database,
+  attempt: AttemptKey,
+  outcomes: PageOutcome[],
+  found?: Inspection,
+): Promise<boolean> {
+  const isFound = found !== undefined;
+  const total = countPages(found?.selected ?? []);
+  const { rows } = await repeating(() =>
+    db.execute<{ upload_id: string; has_others: boolean }>(sql`
+      with job as (
+        select upload_id, original from jobs
+        where ${ownedBy(attempt)} and upload_id is not null and original is not null for update),
+      inspected as (
+        update originals set page_count = ${found?.pageCount ?? null}::int, selected = ${JSON.stringify(found?.selected ?? null)}::jsonb
+        from job where ${isFound}::boolean and originals.upload_id = job.upload_id and originals.original = job.original),
+      recorded as (
+        insert into pages (upload_id, original, page, status, path, width, height, bytes, sha256, dpi, reduced, engine, note, error)
+        select job.upload_id, job.original, made.* from job, jsonb_to_recordset(${JSON.stringify(outcomes)}::jsonb)
+          as made(page int, status text, path text, width int, height int, bytes int, sha256 text, dpi real, reduced text,
+            engine text, note text, error jsonb)
+        on conflict do nothing returning status),
+      made as (select count(*)::int as count from recorded where status = 'completed'),
+      others as (
+        select exists (
+          select from originals where originals.upload_id = job.upload_id and originals.original <> job.original) as has_others from job),
+      counted as (
+        update uploads set pages_done = pages_done + made.count,
+          pages_total = case when ${isFound}::boolean and not has_others then ${total}::int else pages_total end
+        from job, made, others where uploads.id = job.upload_id and (${isFound}::boolean or made.count > 0))
+      select upload_id, has_others from job, others`),
+  );
+  const [job] = rows;
+  // The originals of an upload are inspected at the same time: the last of them sees all under the lock of the upload.
+  if (job?.has_others && isFound) await transition(db, (tx) => countTotal(tx, job.upload_id));
+  return job !== undefined;
 }
 
 /** Which pages of the job's original have an outcome already, so that a retry leaves them alone. */
@@ -117,26 +129,27 @@ export async function failRemainingPages(tx: Transaction, job: Job, error: Publi
 /** Ends an upload whose last job has ended. The upload's row is locked first, so that of two last jobs one sees both. */
 export async function finishUpload(tx: Transaction, uploadId: string): Promise<void> {
   await lockUpload(tx, uploadId);
-  const [unfinished] = await tx
-    .select({ id: jobs.id })
-    .from(jobs)
-    .where(and(eq(jobs.uploadId, uploadId), isNull(jobs.parentId), notInArray(jobs.status, [...ENDED])))
-    .limit(1);
-  if (unfinished !== undefined) return;
-  const error = await firstError(tx, uploadId);
-  const cancelled = await tx.$count(
-    jobs,
-    and(eq(jobs.uploadId, uploadId), isNull(jobs.parentId), eq(jobs.status, 'cancelled')),
-  );
-  const status = cancelled > 0 ? 'cancelled' : error === null ? 'completed' : 'failed';
-  const ended = await tx
-    .update(uploads)
-    .set({ status, error, password: null, finishedAt: sql`now()` })
-    .where(and(eq(uploads.id, uploadId), inArray(uploads.status, ['queued', 'processing'])))
-    .returning({ notifyUrl: uploads.notifyUrl });
+  const { rows } = await tx.execute<{ status: 'completed' | 'failed' | 'cancelled'; notifyUrl: string | null }>(sql`
+    with found as (
+      select
+        exists (select from jobs where upload_id = ${uploadId} and parent_id is null and status = 'cancelled') as is_cancelled,
+        coalesce(
+          (select error from originals where upload_id = ${uploadId} and error is not null order by original limit 1),
+          (select jsonb_build_object('code', error->'code',
+              'message', format('original %s, page %s: %s', original, page, error->>'message'))
+            from pages where upload_id = ${uploadId} and status = 'failed' order by original, page limit 1)) as error,
+        (select sum((range->>1)::int - (range->>0)::int + 1)
+          from originals, jsonb_array_elements(selected) range where upload_id = ${uploadId}) as total)
+    update uploads set password = null, finished_at = now(), error = found.error,
+      pages_total = coalesce(pages_total, found.total),
+      status = case when is_cancelled then 'cancelled' when found.error is null then 'completed' else 'failed' end
+    from found
+    where id = ${uploadId} and status in ('queued', 'processing') and not exists (
+      select from jobs where upload_id = ${uploadId} and parent_id is null and finished_at is null)
+    returning status, notify_url as "notifyUrl"`);
   await notifyEnded(
     tx,
-    ended.map(({ notifyUrl }) => ({ uploadId, status, notifyUrl })),
+    rows.map((ended) => ({ uploadId, ...ended })),
   );
 }
 
@@ -185,35 +198,6 @@ export function partsFor(numbers: number[], makers: [Job, ...Job[]]): (Child & {
 export async function hasFailedPages(tx: Transaction, { uploadId, original }: Job): Promise<boolean> {
   if (uploadId === null || original === null) return false;
   return (await tx.$count(pages, failedOf({ uploadId, original }))) > 0;
-}
-
-/** The first failed original's error, or else the first failed page's with its place. */
-async function firstError(tx: Transaction, uploadId: string): Promise<PublicError | null> {
-  const [original] = await tx
-    .select({ error: originals.error })
-    .from(originals)
-    .where(and(eq(originals.uploadId, uploadId), sql`${originals.error} is not null`))
-    .orderBy(asc(originals.original))
-    .limit(1);
-  if (original?.error) return original.error;
-  const [page] = await tx
-    .select({ original: pages.original, page: pages.page, error: pages.error })
-    .from(pages)
-    .where(and(eq(pages.uploadId, uploadId), eq(pages.status, 'failed')))
-    .orderBy(asc(pages.original), asc(pages.page))
-    .limit(1);
-  if (!page?.error) return null;
-  return { code: page.error.code, message: `original ${page.original}, page ${page.page}: ${page.error.message}` };
-}
-
-async function lockRunning(tx: Transaction, attempt: AttemptKey) {
-  const [job] = await tx
-    .select({ uploadId: jobs.uploadId, original: jobs.original })
-    .from(jobs)
-    .where(ownedBy(attempt))
-    .for('update');
-  if (job === undefined || job.uploadId === null || job.original === null) return undefined;
-  return { uploadId: job.uploadId, original: job.original };
 }
 
 async function lockUpload(tx: Transaction, uploadId: string): Promise<void> {

@@ -59,6 +59,14 @@ export async function continueChanges(db: Database, queues: Queues, log: Logger,
   }
 }
 
+/** Whether there are such changes, so that jobs that have ended may be retried or deleted in the background. */
+export async function isChanging(db: Database): Promise<boolean> {
+  const { rows } = await db.execute<{ found: boolean }>(sql`
+    select exists (select from bulk_operations where status = 'running')
+      or exists (select from pending_outcomes) as found`);
+  return rows[0]?.found === true;
+}
+
 /** Once in a while: history that nobody asks for is forgotten, and a sample of the queues is checked. */
 export async function tidyUp(db: Database, queues: Queues, log: Logger): Promise<void> {
   await forgetAnswers(db);

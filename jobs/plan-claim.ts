@@ -11,11 +11,15 @@ export interface Waiting {
   priority: Priority;
   /** Empty where no keys are configured. */
   owner: string;
+  type: string;
   shape: Shape;
   timeoutSeconds: number;
   /** Since its arrival in the queue. */
   waitedSeconds: number;
 }
+
+/** How many jobs of a type may start; a type without an entry has no limit. */
+export type Slots = ReadonlyMap<string, number>;
 
 /** The job that a converter keeps room for. */
 export interface Held {
@@ -62,25 +66,28 @@ export function findHeld(waiting: Waiting[], { capacity, running, now }: Convert
 }
 
 /**
- * The ids of the jobs to start now, in order: the most urgent level first, within it the owner whose turn it is, of one
- * owner the job that came first. A job that lacks room lets the next one pass, unless that would delay `held`.
+ * The jobs to start now, in order: the most urgent level first, within it the owner whose turn it is, of one owner the job
+ * that came first, and of each type no more than its slots. A job that lacks room lets the next one pass, unless that would delay `held`.
  */
 export function planClaim(
   waiting: Waiting[],
   shares: Shares,
   { capacity, running, now }: Converter,
   held: Held | undefined,
-): string[] {
+  slots: Slots = new Map(),
+): Waiting[] {
   const turns = countTurns(shares);
   const started = [...running];
   const byLevel = Map.groupBy(waiting, (job) => levelOf(job.priority, job.waitedSeconds));
-  const planned: string[] = [];
+  const planned: Waiting[] = [];
+  const free = new Map(slots);
   for (const [level, jobs] of [...byLevel].sort(([a], [b]) => b - a)) {
     const left = jobs.toSorted((a, b) => b.waitedSeconds - a.waitedSeconds);
     while (planned.length < MAX_CLAIM) {
       const room = roomOf(capacity, started);
       const reservationOf = ({ shape, timeoutSeconds }: Waiting) => ({ shape, endsAt: now + timeoutSeconds * 1_000 });
       const mayStart = (job: Waiting) =>
+        (free.get(job.type) ?? Infinity) > 0 &&
         fits(job.shape, room) &&
         (held === undefined || level > held.level || mayBackfill(capacity, started, held, reservationOf(job)));
       // The first of each owner; the sort is stable, so that of equal turns the longest waiting is first.
@@ -91,7 +98,8 @@ export function planClaim(
       if (next === undefined) break;
       turns.take(next.owner);
       started.push(reservationOf(next));
-      planned.push(next.id);
+      planned.push(next);
+      free.set(next.type, (free.get(next.type) ?? Infinity) - 1);
       left.splice(left.indexOf(next), 1);
     }
   }

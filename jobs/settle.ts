@@ -21,7 +21,10 @@ export type Outcome =
   | { kind: 'split'; children: Child[]; error?: PublicError }
   /** Its reservation was too small: it runs again with `payload` and the next class of memory, `spent` with a try less. */
   | { kind: 'outgrown'; error: PublicError; spent: boolean; payload?: Record<string, unknown> }
-  | { kind: 'failed'; error: PublicError; retryable: boolean }
+  /** Unless `retryAfterSeconds` is given, a retry waits out its backoff. */
+  | { kind: 'failed'; error: PublicError; retryable: boolean; retryAfterSeconds?: number | undefined }
+  /** The task has nothing to do yet: the job is scheduled again, and the attempt is not spent. */
+  | { kind: 'snoozed'; seconds: number }
   /** Handed back by its converter: the attempt is not spent. `afterSeconds` delays the next one. */
   | { kind: 'returned'; afterSeconds?: number };
 
@@ -72,7 +75,7 @@ export async function settleAttempts(
             ends.push({ job, status: 'completed', result: { parts: outcome.children.length } });
           break;
         case 'failed':
-          if (outcome.retryable && mayRetry(job)) await retryLater(tx, job, outcome.error);
+          if (outcome.retryable && mayRetry(job)) await retryLater(tx, job, outcome.error, outcome.retryAfterSeconds);
           else ends.push({ job, status: 'failed', error: outcome.error });
           break;
         case 'outgrown':
@@ -82,6 +85,9 @@ export async function settleAttempts(
           if (outcome.spent && mayRetry(job)) await retryLater(tx, job, outcome.error);
           else if (!outcome.spent && grownMb !== undefined) returned.push(job.id);
           else ends.push({ job, status: 'failed', error: outcome.error });
+          break;
+        case 'snoozed':
+          await snooze(tx, job, outcome.seconds);
           break;
         case 'returned':
           if (outcome.afterSeconds === undefined) returned.push(job.id);
@@ -160,7 +166,7 @@ async function recordAttempts(tx: Transaction, owned: (Settlement & { job: Job }
       peak_memory_mb = greatest(throughput.peak_memory_mb, excluded.peak_memory_mb)`);
 }
 
-export function attemptStatus(outcome: Outcome): 'completed' | 'failed' | 'returned' {
+export function attemptStatus(outcome: Outcome): 'completed' | 'failed' | 'returned' | 'snoozed' {
   if (outcome.kind === 'split') return outcome.error ? 'failed' : 'completed';
   return outcome.kind === 'outgrown' ? 'failed' : outcome.kind;
 }
@@ -183,10 +189,20 @@ async function split(
   await submitChildren(tx, queues, job, children, error && job.attempt);
 }
 
-/** Backoff grows with each attempt spent; jitter spreads what failed together over the second half of the delay. */
-async function retryLater(tx: Transaction, job: Job, error: PublicError): Promise<void> {
+async function snooze(tx: Transaction, job: Job, seconds: number): Promise<void> {
+  await tx
+    .update(jobs)
+    .set({ status: 'scheduled', converterId: null, dueAt: sql`now() + make_interval(secs => ${seconds})` })
+    .where(eq(jobs.id, job.id));
+}
+
+/**
+ * Backoff grows with each attempt spent; jitter spreads what failed together over the second half of the delay.
+ * @param afterSeconds overrides the backoff
+ */
+async function retryLater(tx: Transaction, job: Job, error: PublicError, afterSeconds?: number): Promise<void> {
   const delay = Math.min(job.initialDelaySeconds * job.backoffMultiplier ** job.failures, LONGEST_DELAY_SECONDS);
-  await runLater(tx, job, delay * (0.5 + Math.random() / 2), { failures: job.failures + 1, error });
+  await runLater(tx, job, afterSeconds ?? delay * (0.5 + Math.random() / 2), { failures: job.failures + 1, error });
 }
 
 async function runLater(

@@ -34,6 +34,8 @@ export interface NewJob {
   archiveOf?: string | undefined;
   runAt?: Date | null | undefined;
   owner?: string | null | undefined;
+  /** Joins the jobs of a type of which only so many run at a time as the task allows. */
+  concurrencyKey?: string | null | undefined;
   fingerprint?: string | undefined;
   /** Of the request that it comes from. */
   traceparent?: string | null;
@@ -106,6 +108,7 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
       runOn: job.runOn ?? DEFAULTS.runOn,
       pendingDependencies: place.status === 'blocked' ? place.pending : 0,
       owner: job.owner ?? null,
+      concurrencyKey: job.concurrencyKey ?? null,
       fingerprint: job.fingerprint ?? null,
       notifyUrl: job.notifyUrl ?? null,
       traceparent: job.traceparent ?? null,

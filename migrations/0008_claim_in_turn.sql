@@ -1,3 +1,4 @@
+-- incompatible: converters of earlier versions fetch from queues that this removes.
 CREATE TABLE "fair_shares" (
 	"owner" text PRIMARY KEY NOT NULL,
 	"turns" bigint NOT NULL,

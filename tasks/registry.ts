@@ -3,6 +3,7 @@ import { archive } from './archive.ts';
 import { checksum } from './checksum.ts';
 import { convert } from './convert.ts';
 import { convertRange } from './convert-range.ts';
+import { taskLimits } from './limits.ts';
 import type { Task } from './task.ts';
 
 /** Every job type by its name. */
@@ -32,6 +33,8 @@ export async function loadTasks(modulePath: string | undefined): Promise<Tasks> 
     if (tasks.has(task.type)) throw refuse(`there is a task ${task.type} already`);
     if (task.resources.cpuUnits < (task.trusted ? 0 : 1))
       throw refuse(`${task.type}: only a trusted task may reserve no CPU`);
+    const wrong = taskLimits.safeParse(task).error?.issues[0];
+    if (wrong !== undefined) throw refuse(`${task.type}: ${wrong.path.join('.')}: ${wrong.message}`);
     tasks.set(task.type, task);
   }
   return tasks;

@@ -3,6 +3,7 @@ import type { JobStatus, LogLevel } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
 import type { Child } from '../jobs/children.ts';
 import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
+import type { Concurrency, Rate } from '../jobs/limits.ts';
 import type { Shape } from '../jobs/shape.ts';
 
 /** What a running task is given. */
@@ -21,6 +22,11 @@ export interface TaskContext<Payload> {
   progress(done: number, total?: number): void;
   /** What became of the jobs that this one depends on, by ascending id. */
   dependencies: Dependency[];
+  /**
+   * Ends the attempt, by throwing, because the task has nothing to do yet: the job is scheduled again in so many seconds
+   * (1 to 31536000, a year). That spends no attempt.
+   */
+  snooze(seconds: number): never;
   /** The files of the upload that `reads` names, in order, as local paths: originals, and pages that are complete. */
   files: UploadFiles;
   /** The local path at which to write the file that belongs at `storePath` of the store. */
@@ -86,6 +92,10 @@ export interface Task<Schema extends z.ZodType<Record<string, unknown>> = z.ZodT
   resources: Shape;
   /** Runs in the converter itself and not in a sandbox: for short work of our own that waits more than it computes. */
   trusted?: boolean;
+  /** How many of its jobs run at a time, in all converters together. */
+  concurrency?: Concurrency;
+  /** How many of its jobs start, in all converters together. */
+  rate?: Rate;
   /** Made by uploads alone; clients cannot submit it. */
   internal?: boolean;
   /** The id of the upload whose files it reads. */
@@ -94,7 +104,8 @@ export interface Task<Schema extends z.ZodType<Record<string, unknown>> = z.ZodT
   readsOnly?: keyof UploadFiles;
   /**
    * Gives what is kept as the job's result, as JSON. An AppError that is not retryable ends the job at once; what else it
-   * throws fails the attempt, as `task_failed` with the error's message.
+   * throws fails the attempt, as `task_failed` with the error's message. An AppError with `retryAfterSeconds` is retryable,
+   * and overrides the backoff of that retry.
    */
   run(context: TaskContext<z.output<Schema>>): Promise<Record<string, unknown>>;
 }

@@ -161,7 +161,13 @@ test('no log has a secret, whatever fails', async () => {
   expect((await service.post('/jobs', { type: 'noop', notify_url: withPassword }, root)).status).toBe(400);
 
   await service.send('GET', '/uploads', undefined, root);
-  for (const msg of ['no redis', 'replica not read; the primary is', 'spans not sent', 'request failed', 'task failed'])
+  for (const msg of [
+    'redis connection failed',
+    'replica not read; the primary is',
+    'spans not sent',
+    'request failed',
+    'task failed',
+  ])
     await line({ msg });
   const all = service.log();
   const connection = new URL(process.env.TEST_POSTGRES_URL as string);

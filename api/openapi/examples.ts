@@ -106,6 +106,7 @@ export const readyJob = {
   timeout_seconds: 300,
   run_at: null,
   notify_url: null,
+  concurrency_key: null,
   upload_id: null,
   parent_id: null,
   progress: null,
@@ -221,10 +222,16 @@ export const jobTypeList = {
       resource_requirements: { cpu_units: 1, memory_mb: 256 },
       trusted: false,
       internal: false,
+      paused: false,
+      paused_at: null,
+      concurrency: { per_type: null, per_key: null },
+      rate: null,
     },
   ],
   next_cursor: null,
 };
+
+export const pausedJobType = { ...jobTypeList.items[0], paused: true, paused_at: '2026-11-24T20:47:32.682Z' };
 
 export const scheduleRequest = {
   cron: '0 3 * * *',

@@ -17,6 +17,7 @@ import { headersNamed, json, problem, problems, response } from './responses.ts'
 
 const tags = ['Jobs'];
 const path = z.object({ id: jobId });
+const typePath = z.object({ type: z.string().min(1).max(200) });
 
 /** What calls with a body of JSON can answer. */
 const unreadable = {
@@ -260,10 +261,36 @@ export const jobPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listJobTypes',
-      summary: 'Every job type with the JSON Schema of its payload',
+      summary: 'Every job type with the JSON Schema of its payload, its limits, and whether it is paused',
       responses: {
         200: json('All of them', answers.jobTypeList, examples.jobTypeList),
         ...problems({}),
+      },
+    },
+  },
+  '/job-types/{type}/pause': {
+    post: {
+      tags,
+      operationId: 'pauseJobType',
+      summary: 'Start no more jobs of a type',
+      description: 'Jobs of the type are still accepted, and wait. Running jobs continue. Takes the scope `admin`.',
+      requestParams: { path: typePath },
+      responses: {
+        200: json('The type, paused', answers.jobType, examples.pausedJobType),
+        ...problems({ 404: ['not_found'] }),
+      },
+    },
+  },
+  '/job-types/{type}/resume': {
+    post: {
+      tags,
+      operationId: 'resumeJobType',
+      summary: 'Start jobs of a paused type again',
+      description: 'Takes the scope `admin`.',
+      requestParams: { path: typePath },
+      responses: {
+        200: json('The type, not paused', answers.jobType, examples.jobTypeList.items[0]),
+        ...problems({ 404: ['not_found'] }),
       },
     },
   },

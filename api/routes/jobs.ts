@@ -23,6 +23,7 @@ import { acceptJobs } from '../../jobs/accept.ts';
 import { findBulk, startBulk } from '../../jobs/bulk.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
 import { changeJob } from '../../jobs/change.ts';
+import { isChanging } from '../../jobs/maintenance.ts';
 import { retryJob } from '../../jobs/retry.ts';
 import { payloadBytes } from '../../jobs/submit.ts';
 import type { Logger } from '../../log.ts';
@@ -74,11 +75,14 @@ export function jobRoutes(parts: {
   const { db, read, queues, bounds, tasks, guard, log, cache, waiting } = parts;
   const router = Router();
   const askDetail = askTogether<StatusDocument>(MAX_DETAILS, async (ids) => {
+    // Before the rows, so that none is cached as it was before the last step of a change.
+    const isStable = !(await isChanging(db));
     const details = await findJobDetails(db, ids);
     return new Map(
       details.map(({ job, dependsOn, attempts }) => {
         const body = jobDetail(job, dependsOn, null, attempts);
-        return [job.id, { owner: job.owner, done: job.finishedAt !== null, body }];
+        const done = job.finishedAt !== null;
+        return [job.id, { owner: job.owner, done, isCacheable: done && isStable, body }];
       }),
     );
   });
@@ -220,17 +224,6 @@ export function jobRoutes(parts: {
   router.get('/jobs/:id/webhooks', async (request, response) => {
     const { id } = await requestedJob(request);
     response.json({ items: (await listWebhooks(db, { jobId: id })).map(webhookDocument), next_cursor: null });
-  });
-
-  router.get('/job-types', (_request, response) => {
-    const items = [...tasks.values()].map(({ type, payload, resources, trusted = false, internal = false }) => ({
-      type,
-      payload: z.toJSONSchema(payload, { io: 'input' }),
-      resource_requirements: { cpu_units: resources.cpuUnits, memory_mb: resources.memoryMb },
-      trusted,
-      internal,
-    }));
-    response.json({ items, next_cursor: null });
   });
 
   async function requestedJob(request: Request<{ id: string }>): Promise<JobRow> {

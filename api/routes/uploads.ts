@@ -15,6 +15,7 @@ import {
   type Upload,
 } from '../../db/uploads.ts';
 import { listWebhooks } from '../../db/webhooks.ts';
+import { isChanging } from '../../jobs/maintenance.ts';
 import { cancelUpload, deleteUpload, retryUpload } from '../../jobs/uploads.ts';
 import type { Logger } from '../../log.ts';
 import { uploadFolder } from '../../store/paths.ts';
@@ -66,11 +67,13 @@ export function uploadRoutes(parts: {
   const { db, read, queues, store, config, cache, waiting, log } = parts;
   const router = Router();
   const askStatus = askTogether<StatusDocument>(MAX_STATUSES, async (ids) => {
+    // Before the rows, so that none is cached as it was before the last step of a change.
+    const isStable = !(await isChanging(db));
     const found = await findUploads(db, ids);
     return new Map(
       found.map((upload) => {
         const body = statusDocument(upload);
-        return [upload.id, { owner: upload.owner, done: body.done, body }];
+        return [upload.id, { owner: upload.owner, done: body.done, isCacheable: body.done && isStable, body }];
       }),
     );
   });

@@ -118,6 +118,7 @@ class FileConversion {
       }
       return;
     }
+    if (outcome.kind === 'snoozed') throw new Error('a conversion does not snooze');
     const { code, message } = outcome.error;
     if (outcome.kind === 'died' && outcome.how === 'outgrown' && memoryMb < MAX_MEMORY_MB) {
       return this.#runJob(type, payload, MAX_MEMORY_MB, spentSeconds);

@@ -174,6 +174,15 @@ describe.each([
   });
 });
 
+test('only the scope admin pauses and resumes job types, as they are shared by all owners', async () => {
+  for (const change of ['pause', 'resume']) {
+    const route = `/job-types/noop/${change}`;
+    expectProblem(await client(undefined).post(route), 401, 'unauthorized', /Bearer/);
+    expectProblem(await named(allBut('uploads:read')).post(route), 403, 'forbidden', /admin/);
+    expect((await named('root').post(route)).status).not.toBe(403);
+  }
+});
+
 test('health, the description of the API and its page are open', async () => {
   for (const route of ['/health/live', '/health/ready'])
     expect((await client(undefined).ask('GET', route)).status).toBe(200);

@@ -316,3 +316,26 @@ test('an archive holds the pages of an upload, and a checksum is that of its ori
   const pages: Buffer[] = await Promise.all(upload.pages.map(({ url }: Json) => service.bytes(url)));
   expect(contents.map((content, index) => content.equals(pages[index] as Buffer))).toEqual([true, true]);
 });
+
+test('a paused type accepts jobs and starts none until it is resumed', async () => {
+  const { body: paused } = await service.post('/job-types/noop/pause');
+  expect(paused).toMatchObject({ type: 'noop', paused: true, paused_at: expect.any(String) });
+  const { body: job } = await service.post('/jobs', { type: 'noop', concurrency_key: 'acme' });
+  expect(job).toMatchObject({ status: 'ready', concurrency_key: 'acme' });
+  const { body: other } = await service.post('/jobs', { type: 'reverse', payload: { input: 'ab' } });
+  await service.jobDone(other.job_id);
+  expect(await service.get(`/jobs/${job.job_id}`)).toMatchObject({ status: 'ready', position_in_queue: 1 });
+  const { body: resumed } = await service.post('/job-types/noop/resume');
+  expect(resumed).toMatchObject({ paused: false, paused_at: null });
+  expect(await service.jobDone(job.job_id)).toMatchObject({ status: 'completed' });
+});
+
+test.each([
+  ['', 'must not be empty'],
+  ['é'.repeat(101), 'must be at most 200 bytes of UTF-8'],
+  ['a\0b', 'must not contain NUL'],
+])('a concurrency_key of %j is refused', async (concurrency_key, message) => {
+  const { status, body } = await service.post('/jobs', { type: 'noop', concurrency_key });
+  expect(status).toBe(400);
+  expect(body.detail).toContain(message);
+});

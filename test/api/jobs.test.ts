@@ -36,6 +36,7 @@ const WRITTEN_ANSWER = {
   timeout_seconds: 300,
   run_at: null,
   notify_url: null,
+  concurrency_key: null,
   upload_id: null,
   parent_id: null,
   progress: null,
@@ -71,6 +72,7 @@ describe('a job', () => {
       timeout_seconds: 60,
       run_at: '2026-01-02T03:04:05+01:00',
       notify_url: null,
+      concurrency_key: null,
     };
     const { status, headers, body } = await service.post('/jobs', job);
     expect([status, headers.get('location')]).toEqual([201, '/jobs/written%3Ain.full_1']);

@@ -377,6 +377,10 @@ describe('jobs', () => {
 
   test('have types, and recur', async () => {
     await call('GET', '/job-types', [], 200);
+    for (const change of ['pause', 'resume']) {
+      await call('POST', `/job-types/{type}/${change}`, ['checksum'], 200);
+      await call('POST', `/job-types/{type}/${change}`, ['nothing'], 404);
+    }
     const body = { cron: '0 3 * * *', timezone: 'Europe/Berlin', job: { type: 'noop', priority: 'low' } };
     await call('PUT', '/schedules/{name}', ['nightly'], 200, { body });
     await expectUnreadable('PUT', '/schedules/{name}', ['nightly']);

@@ -10,7 +10,7 @@ const describeWithRedis = hasRedis ? describe : describe.skip;
 if (!hasRedis) process.stderr.write('no redis-server on this machine: its tests are skipped\n');
 
 const log = createLogger('silent', {});
-const ENDED: StatusDocument = { owner: 'alice', done: true, body: { status: 'completed' } };
+const ENDED: StatusDocument = { owner: 'alice', done: true, isCacheable: true, body: { status: 'completed' } };
 
 /** Whether a read is answered from the cache. */
 async function isCached(cache: StatusCache, key: string): Promise<boolean> {
@@ -57,7 +57,7 @@ describeWithRedis('with Redis', () => {
     await fill(cache, 'ended');
     expect(await other.through('ended', async () => undefined)).toEqual(ENDED);
     const large = { ...ENDED, body: { result: 'x'.repeat(8_192) } };
-    for (const document of [{ ...ENDED, done: false }, large, undefined]) {
+    for (const document of [{ ...ENDED, isCacheable: false }, large, undefined]) {
       expect(await cache.through('not-kept', async () => document)).toBe(document);
       await fill(cache, 'later');
       expect(await isCached(cache, 'not-kept')).toBe(false);
@@ -172,8 +172,27 @@ describeWithRedis('two API processes that share a cache', () => {
     await service.send('PATCH', `${route}/cancel`, undefined, headersOf('alice'));
     await expectCached(route, 'jobs');
     const all = await service.send('POST', '/jobs/retry', { status: 'cancelled' }, headersOf('alice'));
-    expect(all.body).toEqual({ retried: 1 });
+    expect(all.body).toMatchObject({ count: 1, done: 1, status: 'completed' });
     for (const url of urls) expect(await read(url + route, 'alice')).toMatchObject({ status: 'ready' });
+  });
+
+  test('show a job that is retried in the background at once', async () => {
+    const priorities = ['high', 'low'];
+    let id = '';
+    for (const priority of priorities) {
+      const newJob = { type: 'noop', priority, run_at: '2040-01-01T00:00:00Z' };
+      const { body } = await service.send('POST', '/jobs', Array(75).fill(newJob), headersOf('alice'));
+      id = body.items[0].job_id;
+      await service.send('POST', '/jobs/cancel', { priority }, headersOf('alice'));
+    }
+    const { body } = await service.send('POST', '/jobs/retry', { status: 'cancelled' }, headersOf('alice'));
+    expect(body.status).toBe('running');
+    for (const url of [...urls, ...urls])
+      expect(await read(`${url}/jobs/${id}`, 'alice')).toMatchObject({ status: 'cancelled' });
+    const converter = await service.startConverter();
+    await until(async () => (await read(`${urls[0]}/jobs/bulk/${body.id}`, 'alice')).status === 'completed');
+    for (const url of urls) expect(await read(`${url}/jobs/${id}`, 'alice')).toMatchObject({ status: 'scheduled' });
+    await service.end(converter);
   });
 
   test('show a retry and a deletion of an upload at once', async () => {

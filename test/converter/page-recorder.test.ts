@@ -92,7 +92,7 @@ test('pages that were recorded without an answer keep their files when the job i
   const database = await openDatabase(way.url, { name: 'test', log: fixture.log });
   const { id, job } = await start(1);
   const { recorder, page, calls } = record(job, database.db);
-  const unanswered = way.loseAnswer('commit', 'insert into "pages"');
+  const unanswered = way.loseAnswer('insert into pages', 'insert into pages');
   page(1);
   await unanswered;
   way.close();

@@ -78,6 +78,44 @@ test('a task that splits its job gives the parts, whatever it returns', async ()
   expect(outcome).toEqual({ kind: 'split', children });
 });
 
+describe('a task that snoozes', () => {
+  test('ends at once with the seconds until it runs again', async () => {
+    const { outcome, events } = await run(({ snooze, log }) => {
+      snooze(60);
+      log('info', 'goes on');
+    });
+    expect(outcome).toEqual({ kind: 'snoozed', seconds: 60 });
+    expect(events).toEqual([]);
+  });
+
+  test('does so even if it catches every error', async () => {
+    const { outcome } = await run(({ snooze }) => {
+      try {
+        snooze(1);
+      } catch {
+        return { ignored: true };
+      }
+    });
+    expect(outcome).toEqual({ kind: 'snoozed', seconds: 1 });
+  });
+
+  test.each([0, 0.5, -1, 31_536_001, Number.NaN])('may not do so for %s s', async (seconds) => {
+    const { outcome } = await run(({ snooze }) => snooze(seconds));
+    const message = `snooze: must be between 1 and 31536000 seconds (got ${seconds})`;
+    expect(outcome).toMatchObject({ kind: 'failed', error: { code: 'task_failed', message }, retryable: false });
+  });
+});
+
+test.each([
+  [90, 90],
+  [0, 0],
+  [-1, 0],
+  [1e12, 31_536_000],
+])('an error may ask for a retry after %s s', async (retryAfterSeconds, given) => {
+  const error = new AppError('task_failed', 'the receiver is busy', { retryAfterSeconds });
+  expect(await fail(error)).toMatchObject({ kind: 'failed', retryable: true, retryAfterSeconds: given });
+});
+
 describe('a result', () => {
   test.each([
     ['nothing', undefined, {}],

@@ -248,7 +248,7 @@ describeInBrowser('the lists of the dashboard', () => {
     expect(await rowOf(page, 'dead-3').isVisible()).toBe(true);
     await page.getByRole('button', { name: 'Retry all that match' }).click();
     await dialog.getByRole('button', { name: 'Retry all' }).click();
-    await page.getByText('2 jobs run again.').waitFor();
+    await page.getByText('Retried 2 jobs.').waitFor();
     await page.getByText('Nothing matches.').waitFor();
     for (const id of ids) expect((await service.jobDone(id)).status).toBe('completed');
     expect(faults).toEqual([]);

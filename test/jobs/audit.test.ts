@@ -134,6 +134,27 @@ const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
     [sql`update converters set memory_mb = 511 where id = (select converter_id from jobs where id = 'running')`],
   ],
   [
+    'no key runs more jobs than its type allows',
+    'several run',
+    [
+      sql`insert into job_types (type, per_key, limited_at) values ('test', 1, '-infinity')`,
+      sql`update jobs set type = 'test', concurrency_key = 'key' where status = 'running'`,
+    ],
+  ],
+  [
+    'no type runs more jobs than it allows',
+    'several run',
+    [
+      sql`insert into job_types (type, per_type, limited_at) values ('test', 1, '-infinity')`,
+      sql`update jobs set type = 'test' where status = 'running'`,
+    ],
+  ],
+  [
+    'a throttled job waits for a key that has no room',
+    'its type has no limit',
+    [sql`update jobs set concurrency_key = 'key', throttled = true where id = 'ready'`],
+  ],
+  [
     'an upload counts its completed pages',
     'it counts one more',
     [sql`update uploads set pages_done = 2 where finished_at is null`],

@@ -184,7 +184,7 @@ export async function openJobsFixture() {
     /** Everything gone. */
     async empty(): Promise<void> {
       await db.execute(
-        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, pending_outcomes, bulk_operations, converters, events, throughput, fair_shares, webhooks, webhook_attempts, webhook_hosts, schedules, maintenance, unique_keys, upload_archives`,
+        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, pending_outcomes, bulk_operations, converters, events, throughput, fair_shares, job_types, webhooks, webhook_attempts, webhook_hosts, schedules, maintenance, unique_keys, upload_archives`,
       );
       await db.execute(sql`delete from pgboss.job`);
     },

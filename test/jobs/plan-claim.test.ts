@@ -14,6 +14,7 @@ const shape = fc.record({
 const job = fc.record({
   priority: fc.constantFrom(...PRIORITIES),
   owner: fc.constantFrom('', 'A', 'B', 'C'),
+  type: fc.constantFrom('one', 'two'),
   shape,
   timeoutSeconds: fc.constantFrom(1, 60, 300, 43_200),
   waitedSeconds: fc.integer({ min: -60, max: 90_000 }),
@@ -27,8 +28,6 @@ const converter = fc.record({
   now: fc.constant(NOW),
 });
 
-const present = (jobs: Waiting[], ids: string[]): Waiting[] =>
-  ids.flatMap((id) => jobs.find((one) => one.id === id) ?? []);
 const level = ({ priority, waitedSeconds }: Waiting) => levelOf(priority, waitedSeconds);
 const reservationOf = ({ shape, timeoutSeconds }: Waiting): Reservation => ({
   shape,
@@ -38,7 +37,7 @@ const reservationOf = ({ shape, timeoutSeconds }: Waiting): Reservation => ({
 test('a claim never takes more than fits', () => {
   fc.assert(
     fc.property(waiting, converter, (jobs, by) => {
-      const started = present(jobs, planClaim(jobs, NO_TURNS, by, findHeld(jobs, by)));
+      const started = planClaim(jobs, NO_TURNS, by, findHeld(jobs, by));
       for (const [index, one] of started.entries()) {
         const before = [...by.running, ...started.slice(0, index).map(reservationOf)];
         expect(fits(one.shape, roomOf(by.capacity, before))).toBe(true);
@@ -51,7 +50,7 @@ test('no job starts before one of a higher level that would have fitted, whoever
   fc.assert(
     fc.property(waiting, converter, fc.array(fc.nat(50), { minLength: 4, maxLength: 4 }), (jobs, by, [a, b, c, d]) => {
       const turns = new Map(Object.entries({ '': a ?? 0, A: b ?? 0, B: c ?? 0, C: d ?? 0 }));
-      const started = present(jobs, planClaim(jobs, { clock: 0, turns }, by, undefined));
+      const started = planClaim(jobs, { clock: 0, turns }, by, undefined);
       const levels = started.map(level);
       expect(levels).toEqual(levels.toSorted((x, y) => y - x));
       if (started.length === 32) return;
@@ -66,10 +65,26 @@ test('nothing that starts delays the job that room is made for, unless it is mor
     fc.property(waiting, converter, (jobs, by) => {
       const held = findHeld(jobs, by);
       if (held === undefined) return;
-      const started = present(jobs, planClaim(jobs, NO_TURNS, by, held)).filter((one) => level(one) <= held.level);
+      const started = planClaim(jobs, NO_TURNS, by, held).filter((one) => level(one) <= held.level);
       for (const one of started.map(reservationOf)) {
         const then = [...by.running, one].filter(({ endsAt }) => endsAt > held.startsAt);
         expect(fits(held.shape, roomOf(by.capacity, then))).toBe(true);
+      }
+    }),
+  );
+});
+
+test('no more jobs of a type start than it has slots, and the rest still does', () => {
+  fc.assert(
+    fc.property(waiting, converter, fc.nat(5), (jobs, by, slots) => {
+      const started = planClaim(jobs, NO_TURNS, by, undefined, new Map([['one', slots]]));
+      const ofOne = started.filter(({ type }) => type === 'one').length;
+      expect(ofOne).toBeLessThanOrEqual(slots);
+      if (started.length === 32) return;
+      const room = roomOf(by.capacity, [...by.running, ...started.map(reservationOf)]);
+      for (const left of jobs) {
+        if (started.includes(left) || (left.type === 'one' && ofOne === slots)) continue;
+        expect(fits(left.shape, room)).toBe(false);
       }
     }),
   );
@@ -82,10 +97,9 @@ function serve(starts: number, jobs: Waiting[], onStart: (started: Waiting, at: 
   const single = { capacity: { cpuUnits: 1, memoryMb: 256 }, running: [], now: NOW };
   for (let at = 0; at < starts; at++) {
     const clock = Math.max(0, ...turns.values()) - 1;
-    const [id] = planClaim(jobs, { clock: Math.max(0, clock), turns }, single, undefined);
-    const index = jobs.findIndex((one) => one.id === id);
-    const [started] = jobs.splice(index, 1);
+    const [started] = planClaim(jobs, { clock: Math.max(0, clock), turns }, single, undefined);
     if (started === undefined) throw new Error('nothing was planned');
+    jobs.splice(jobs.indexOf(started), 1);
     turns.set(started.owner, Math.max(turns.get(started.owner) ?? 0, clock) + 1);
     owners.push(started.owner);
     onStart(started, at);
@@ -111,6 +125,7 @@ test('four busy owners get between 22 and 28 of every 100 starts each, whatever 
           id: `job${made++}`,
           priority: 'normal',
           owner,
+          type: 'one',
           shape: { cpuUnits: 1, memoryMb: 256 },
           timeoutSeconds: 300,
           waitedSeconds: (waited[owners.indexOf(owner)] ?? 0) - made / 1_000,

@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 import { jobs } from '../../db/schema.ts';
+import { sendDueJobs } from '../../jobs/due-jobs.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import { submitJobs } from '../../jobs/submit.ts';
 import { COMPLETED, FAILED, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture, range, SMALL } from './fixture.ts';
@@ -238,4 +239,27 @@ test('a parent fails with its failed child, and not before the others have ended
   expect((await fixture.job(parent.id)).status).toBe('running');
   await end(second, COMPLETED);
   expect(await fixture.job(parent.id)).toMatchObject({ status: 'failed', error: { code: 'corrupt_file' } });
+});
+
+test('a job that is snoozed is scheduled again, and spends no attempt', async () => {
+  const [id = ''] = await fixture.submit({ maxAttempts: 1 });
+  for (const attempt of [1, 2]) {
+    await end(await fixture.claimOne(), { kind: 'snoozed', seconds: 60 });
+    expect(await fixture.job(id)).toMatchObject({ status: 'scheduled', attempt, failures: 0, converterId: null });
+    expect(await secondsUntilDue(id)).toBeGreaterThan(50);
+    await intact();
+    await fixture.db.update(jobs).set({ dueAt: sql`now()` });
+    await sendDueJobs(fixture.db, fixture.queues);
+  }
+  await end(await fixture.claimOne(), COMPLETED);
+  expect((await fixture.attempts(id)).map(({ status }) => status)).toEqual(['snoozed', 'snoozed', 'completed']);
+});
+
+test('a retry waits as long as the error says, and not for its backoff', async () => {
+  const [id = ''] = await fixture.submit({ initialDelaySeconds: 3_600 });
+  await end(await fixture.claimOne(), Object.assign({ ...FAILED }, { retryAfterSeconds: 90 }));
+  expect(await fixture.job(id)).toMatchObject({ status: 'retrying', failures: 1 });
+  const due = await secondsUntilDue(id);
+  expect(due).toBeGreaterThan(60);
+  expect(due).toBeLessThanOrEqual(90);
 });

@@ -20,6 +20,9 @@ export function taskContext<Payload>(
     log: (level, message) => told.logs.push({ level, message }),
     progress: (done, total) => told.progress.push([done, total]),
     dependencies: [],
+    snooze: (seconds) => {
+      throw new Error(`snoozes for ${seconds} s`);
+    },
     files: { originals: [], pages: [] },
     output: (storePath) => path.join(root, storePath),
     told,

@@ -111,6 +111,7 @@ function checkAttempt(
     completed: step === 'complete',
     cancelled: true,
     returned: terminated.has(attempt.converter),
+    snoozed: false,
     failed:
       (attempt.code === 'converter_lost' && killed.has(attempt.converter)) ||
       (attempt.code === 'timeout' && tookMicroseconds >= planned.timeoutSeconds * 1e6) ||
