@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { Request, RequestHandler, Response } from 'express';
 import type { Database, Queryable } from '../db/client.ts';
-import { type Answer, freeKey, holdKey, keepAnswer, takeKey } from '../db/idempotency.ts';
+import { type Answer, freeKey, holdKey, keepAnswers, takeKey } from '../db/idempotency.ts';
 import { AppError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { callerOf } from './admission.ts';
@@ -14,12 +14,14 @@ const HOLD_MS = 10_000;
 export interface Idempotency {
   /** The first answer, if the key was used for the same request. Throws 422 if it was used for another. */
   known(fingerprint: string): Answer | undefined;
-  /** Keeps the answer in the transaction that does what it says. */
-  keep(tx: Queryable, fingerprint: string, answer: Answer): Promise<void>;
+  /** Undefined without one. */
+  key: { owner: string; key: string } | undefined;
 }
 
 const requests = new WeakMap<Request, Idempotency>();
-const NONE: Idempotency = { known: () => undefined, keep: async () => undefined };
+const NONE: Idempotency = { known: () => undefined, key: undefined };
+/** Responses whose answer was kept, so that their key is never freed. */
+const answered = new WeakSet<Response>();
 
 /**
  * Holds the request's Idempotency-Key from before the body is read: 409 while another request has it. It is freed
@@ -44,7 +46,7 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
       const holding = setInterval(() => void holdKey(db, owner, key).catch(ignore), HOLD_MS);
       void closed.then(() => {
         clearInterval(holding);
-        return freeKey(db, owner, key).catch(ignore);
+        return answered.has(response) ? undefined : freeKey(db, owner, key).catch(ignore);
       });
     }
     requests.set(request, {
@@ -55,13 +57,24 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
           status: 422,
         });
       },
-      async keep(tx, fingerprint, answer) {
-        // Lost when this process stood still for long: then what the other request did counts.
-        if (!(await keepAnswer(tx, owner, key, { fingerprint, answer }))) throw underWay();
-      },
+      key: { owner, key },
     });
     next();
   };
+}
+
+/** The answer to a request, which is kept if the request has an Idempotency-Key. */
+export interface RequestAnswer {
+  idempotency: Idempotency;
+  fingerprint: string;
+  answer: Answer;
+}
+
+/** Keeps answers in the transaction that does what they say. */
+export async function keepForKeys(tx: Queryable, answers: RequestAnswer[]): Promise<void> {
+  const kept = answers.flatMap(({ idempotency: { key }, ...answer }) => (key ? [{ ...key, ...answer }] : []));
+  // A key is lost when this process stood still for long: then what the other request did counts.
+  if (!(await keepAnswers(tx, kept))) throw underWay();
 }
 
 /** What tells two requests apart, whatever the order of their members: of anything that was parsed from JSON. */
@@ -78,7 +91,9 @@ export function idempotencyOf(request: Request): Idempotency {
   return requests.get(request) ?? NONE;
 }
 
+/** Sends an answer that is committed. */
 export function sendAnswer(response: Response, { status, location, body }: Answer): void {
+  answered.add(response);
   if (location !== null) response.location(location);
   response.status(status).json(body);
 }

@@ -38,18 +38,22 @@ export async function holdKey(db: Queryable, owner: string, key: string): Promis
   await db.update(idempotencyKeys).set({ lockedUntil: lockedUntil() }).where(is(owner, key));
 }
 
-/** In the transaction that did what the answer says. Gives false when the key has an answer already. */
-export async function keepAnswer(
-  tx: Queryable,
-  owner: string,
-  key: string,
-  { fingerprint, answer }: { fingerprint: string; answer: Answer },
-): Promise<boolean> {
-  const { rowCount } = await tx
-    .update(idempotencyKeys)
-    .set({ fingerprint, answer })
-    .where(and(is(owner, key), sql`${idempotencyKeys.answer} is null`));
-  return rowCount === 1;
+/** A request with a key, and its answer. */
+export interface KeptAnswer {
+  owner: string;
+  key: string;
+  fingerprint: string;
+  answer: Answer;
+}
+
+/** In the transaction that did what the answers say. Gives false when one of the keys has an answer already. */
+export async function keepAnswers(tx: Queryable, answers: KeptAnswer[]): Promise<boolean> {
+  if (answers.length === 0) return true;
+  const { rowCount } = await tx.execute(sql`
+    update idempotency_keys known set fingerprint = x.fingerprint, answer = x.answer
+    from json_to_recordset(${JSON.stringify(answers)}::json) as x(owner text, key text, fingerprint text, answer json)
+    where known.owner = x.owner and known.key = x.key and known.answer is null`);
+  return rowCount === answers.length;
 }
 
 /** Frees the key of a request that was refused. */

@@ -1,18 +1,20 @@
-import { getTableColumns, type InferInsertModel, sql } from 'drizzle-orm';
+import { getTableColumns, type InferInsertModel, type SQL, sql } from 'drizzle-orm';
 import type { PgTable } from 'drizzle-orm/pg-core';
 import type { Queryable } from './client.ts';
 
+export type Rows<Table extends PgTable> = { [Key in keyof InferInsertModel<Table>]?: unknown }[];
+
+/** Inserts many rows, of the same columns each. */
+export async function insertRows<Table extends PgTable>(db: Queryable, table: Table, rows: Rows<Table>): Promise<void> {
+  if (rows.length > 0) await db.execute(insertOf(table, rows));
+}
+
 /**
- * Inserts many rows, of the same columns each, as one JSON parameter: to build a statement of 30,000 parameters takes
- * longer than Postgres needs to run it.
+ * The statement that inserts many rows, of the same columns each, as one JSON parameter: to build a statement of 30,000
+ * parameters takes longer than Postgres needs to run it.
  */
-export async function insertRows<Table extends PgTable>(
-  db: Queryable,
-  table: Table,
-  rows: { [Key in keyof InferInsertModel<Table>]?: unknown }[],
-): Promise<void> {
-  const [first] = rows;
-  if (first === undefined) return;
+export function insertOf<Table extends PgTable>(table: Table, rows: Rows<Table>): SQL {
+  const first = rows[0] ?? {};
   const columns = Object.entries(getTableColumns(table)).filter(([key]) => key in first);
   const json = rows.map((row) =>
     Object.fromEntries(columns.map(([key, { name }]) => [name, row[key as keyof typeof row]])),
@@ -21,6 +23,6 @@ export async function insertRows<Table extends PgTable>(
     columns.map(([, { name }]) => sql.identifier(name)),
     sql`, `,
   );
-  await db.execute(sql`
-    insert into ${table} (${names}) select ${names} from jsonb_populate_recordset(null::${table}, ${JSON.stringify(json)}::jsonb)`);
+  return sql`
+    insert into ${table} (${names}) select ${names} from jsonb_populate_recordset(null::${table}, ${JSON.stringify(json)}::jsonb)`;
 }

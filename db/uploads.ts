@@ -1,6 +1,7 @@
 import { and, asc, desc, eq, getTableColumns, gte, inArray, isNotNull, lt, lte, type SQL, sql } from 'drizzle-orm';
 import { unionAll } from 'drizzle-orm/pg-core';
 import type { Queryable } from './client.ts';
+import { insertOf } from './insert.ts';
 import { originals, pages, type UploadStatus, uploads } from './schema.ts';
 
 export type Upload = Omit<typeof uploads.$inferSelect, 'password'>;
@@ -10,9 +11,17 @@ export type Page = typeof pages.$inferSelect;
 /** Every column but the password, which only the converter reads. */
 const { password: _, ...publicColumns } = getTableColumns(uploads);
 
-export async function insertUpload(db: Queryable, values: typeof uploads.$inferInsert): Promise<Upload> {
-  const [upload] = await db.insert(uploads).values(values).returning(publicColumns);
-  return upload as Upload;
+/** Inserts uploads and their originals in one statement. Gives the uploads in any order. */
+export async function insertUploads(
+  db: Queryable,
+  newUploads: (typeof uploads.$inferInsert)[],
+  newOriginals: (typeof originals.$inferInsert)[],
+): Promise<Upload[]> {
+  const insertedOriginals = db
+    .$with('inserted_originals', { uploadId: originals.uploadId })
+    .as(sql`${insertOf(originals, newOriginals)} returning upload_id`);
+  const inserted = db.$with('inserted', publicColumns).as(sql`${insertOf(uploads, newUploads)} returning *`);
+  return db.with(insertedOriginals, inserted).select().from(inserted);
 }
 
 /** A page by its place in an upload. */

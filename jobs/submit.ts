@@ -64,6 +64,9 @@ export const DEFAULTS = {
   timeoutSeconds: 300,
 } as const;
 
+/** Postgres reads this as the start of the transaction. */
+const TRANSACTION_START = 'now';
+
 /**
  * Stores jobs in the caller's transaction: `ready` and queued, `scheduled`, `blocked`, or failed with a prerequisite that
  * has failed already. Gives their ids in order. Throws
@@ -73,23 +76,20 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
   if (newJobs.length === 0) return [];
   const named = newJobs.map((job) => ({ ...job, id: job.id ?? newJobId() }));
   const prerequisites = await lockPrerequisites(tx, named);
-  const { rows: clock } = await tx.execute<{ now: string }>(
-    sql`select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as now`,
-  );
-  const began = clock[0]?.now as string;
-  const now = new Date(began);
+  const isPlain = newJobs.length === 1 && !newJobs[0]?.runAt;
+  const began = isPlain ? TRANSACTION_START : await readTransactionStart(tx);
   const places = placesOf(named, prerequisites);
   const rows = named.map((job, index) => {
     const place = places(job.id);
     const error = 'error' in place ? place.error : null;
-    const later = job.runAt && job.runAt > now ? job.runAt : null;
+    const later = job.runAt && job.runAt > new Date(began) ? job.runAt : null;
     const status: JobStatus = place.status !== 'free' ? place.status : later ? 'scheduled' : 'ready';
     return {
       id: job.id,
       queueId: status === 'ready' ? randomUUID() : null,
       type: job.type,
       priority: job.priority,
-      arrivedAt: job.arrivedAt ?? microsecondsAfter(began, index),
+      arrivedAt: job.arrivedAt ?? (index === 0 ? began : microsecondsAfter(began, index)),
       payload: job.payload,
       payloadBytes: payloadBytes(job.payload),
       ...job.shape,
@@ -141,6 +141,14 @@ export function payloadBytes(payload: Record<string, unknown>): number {
 
 export function newJobId(): string {
   return `job_${randomUUIDv7()}`;
+}
+
+/** RFC 3339 with microseconds, which a Date would lose. */
+async function readTransactionStart(tx: Transaction): Promise<string> {
+  const { rows } = await tx.execute<{ now: string }>(
+    sql`select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as now`,
+  );
+  return rows[0]?.now as string;
 }
 
 /** Keeps the order of a batch. Takes and gives RFC 3339 with microseconds, which a Date would lose. */

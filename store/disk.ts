@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { constants } from 'node:fs';
-import { access, mkdir, open, opendir, rename, rm, rmdir, stat, statfs } from 'node:fs/promises';
+import { access, type FileHandle, mkdir, open, opendir, rename, rm, rmdir, stat, statfs } from 'node:fs/promises';
 import path from 'node:path';
 import { measure } from './measure.ts';
 import { gone, type Store } from './store.ts';
@@ -47,20 +47,30 @@ export async function openDiskStore(root: string): Promise<Store> {
     for (const empty of foldersFrom(folder).slice(0, -2)) await rmdir(empty);
   }
 
+  /** Makes a folder, with those above it, that survives a power cut. */
+  async function makeFolder(folder: string): Promise<void> {
+    const firstMade = await mkdir(folder, { recursive: true });
+    if (firstMade === undefined) return;
+    const above = foldersFrom(path.dirname(folder));
+    await Promise.all(above.slice(0, above.indexOf(path.dirname(firstMade)) + 1).map(syncFolder));
+  }
+
   return {
     async receive(source, place) {
       const { head, whole, drop, measured } = await measure(source);
       const temporary = path.join(incoming, randomUUID());
       try {
         const relative = place(head);
-        await writeSynced(temporary, whole);
         const folder = path.dirname(absolute(relative));
-        const firstMade = await mkdir(folder, { recursive: true });
+        const handle = await open(temporary, 'wx');
+        try {
+          await writeAll(handle, whole);
+          await Promise.all([handle.sync(), makeFolder(folder)]);
+        } finally {
+          await handle.close();
+        }
         await rename(temporary, absolute(relative));
-        // Up to the folder in which the first new one stands.
-        const changed = foldersFrom(folder);
-        const last = firstMade === undefined ? 0 : changed.indexOf(path.dirname(firstMade));
-        for (const each of changed.slice(0, last + 1)) await syncFolder(each);
+        await syncFolder(folder);
         return {
           path: relative,
           ...measured(),
@@ -113,15 +123,9 @@ export async function openDiskStore(root: string): Promise<Store> {
   };
 }
 
-async function writeSynced(file: string, content: AsyncIterable<Buffer>): Promise<void> {
-  const handle = await open(file, 'wx');
-  try {
-    for await (const chunk of content) {
-      for (let at = 0; at < chunk.length; ) at += (await handle.write(chunk, at)).bytesWritten;
-    }
-    await handle.sync();
-  } finally {
-    await handle.close();
+async function writeAll(file: FileHandle, content: AsyncIterable<Buffer>): Promise<void> {
+  for await (const chunk of content) {
+    for (let at = 0; at < chunk.length; ) at += (await file.write(chunk, at)).bytesWritten;
   }
 }
 

@@ -39,7 +39,7 @@ import {
   logDocument,
   webhookDocument,
 } from '../documents.ts';
-import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
+import { fingerprintOf, idempotencyOf, idempotent, keepForKeys, sendAnswer } from '../idempotency.ts';
 import { jobId, readJobChange, readJobs } from '../job-requests.ts';
 import { refuseFull } from '../middleware/back-pressure.ts';
 import { jsonBody } from '../middleware/json-body.ts';
@@ -117,7 +117,7 @@ export function jobRoutes(parts: {
             location: `/jobs/${encodeURIComponent(first.id)}`,
             body: jobDocument(first, dependsOn.get(first.id), await positionInQueue(tx, first)),
           };
-      await idempotency.keep(tx, fingerprint, answer);
+      await keepForKeys(tx, [{ idempotency, fingerprint, answer }]);
       told = jobs;
     }).finally(release);
     if (Array.isArray(request.body)) response.locals.jobs = told.slice(0, MOST_LOGGED).map(({ id }) => id);

@@ -22,14 +22,13 @@ import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
 import { callerOf, isVisible } from '../admission.ts';
 import { askTogether } from '../ask.ts';
-import { createUpload } from '../create-upload.ts';
+import { createUploads } from '../create-uploads.ts';
 import { originalDisposition, pageDisposition } from '../disposition.ts';
 import {
   listedUpload,
   originalDocument,
   pageDocument,
   statusDocument,
-  uploadDocument,
   webhookDocument,
   writePageCursor,
 } from '../documents.ts';
@@ -94,6 +93,7 @@ export function uploadRoutes(parts: {
   }
 
   const receive = receiveFiles(store, config.MAX_UPLOAD_MB * 2 ** 20);
+  const createUpload = createUploads(parts);
   router.post(
     '/uploads',
     limitConcurrentUploads(config.MAX_CONCURRENT_UPLOADS),
@@ -109,20 +109,14 @@ export function uploadRoutes(parts: {
         await discardFiles(request);
         return sendAnswer(response, known);
       }
-      const { owner } = callerOf(request);
-      const { traceparent } = response.locals;
-      const answer = await createUpload(
-        parts,
-        { owner, traceparent },
+      const answer = await createUpload({
+        owner: callerOf(request).owner,
+        traceparent: response.locals.traceparent,
         fields,
         received,
-        async (tx, upload, originals) => {
-          const body = uploadDocument(upload, originals);
-          const stored = { status: 200, location: `/uploads/${upload.id}`, body };
-          await idempotencyOf(request).keep(tx, fingerprint, stored);
-          return stored;
-        },
-      );
+        idempotency: idempotencyOf(request),
+        fingerprint,
+      });
       uploadsAccepted.inc();
       bytesReceived.inc(received.files.reduce((sum, file) => sum + file.received.bytes, 0));
       sendAnswer(response, answer);

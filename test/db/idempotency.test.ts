@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
 import { openDatabase } from '../../db/client.ts';
-import { forgetAnswers, keepAnswer, takeKey } from '../../db/idempotency.ts';
+import { forgetAnswers, keepAnswers, takeKey } from '../../db/idempotency.ts';
 import { idempotencyKeys } from '../../db/schema.ts';
 import { createLogger } from '../../log.ts';
 import { cloneDatabase } from '../support/database.ts';
@@ -26,7 +26,7 @@ test('the answer to a request that took over an expired key is kept for a day fr
   // Its request died two days ago, before it had an answer.
   await db.update(idempotencyKeys).set({ createdAt: twoDaysAgo, lockedUntil: twoDaysAgo });
   expect(await takeKey(db, 'owner', 'key')).toBe('new');
-  expect(await keepAnswer(db, 'owner', 'key', ANSWER)).toBe(true);
+  expect(await keepAnswers(db, [{ owner: 'owner', key: 'key', ...ANSWER }])).toBe(true);
   await forgetAnswers(db);
   expect(await takeKey(db, 'owner', 'key')).toEqual(ANSWER);
 });
