@@ -29,31 +29,47 @@ export interface Claimant {
   running: Reservation[];
 }
 
+/** How a claim found the queue. */
+export interface Claim {
+  /** In the order in which they are to start. */
+  started: ClaimedJob[];
+  /** The shapes of jobs that it saw and left to others. */
+  left: Shape[];
+  /** Ready jobs have types that this converter does not know. */
+  hasUnknown: boolean;
+}
+
 /** The ready jobs that are looked at, of all groups together; the oldest of each group is among them. */
 const MAX_LOOK = 1_024;
 const MAX_LOOK_PER_GROUP = 32;
 
 /**
- * Claims the ready jobs whose turn it is and that fit what the converter has free, at most `MAX_CLAIM`, in the order in
- * which they are to start. Gives none when nothing fits, other converters were faster, or this one makes room for a large
- * job. Throws `ConverterLost` when this converter was declared lost.
+ * Claims the ready jobs whose turn it is and that fit what the converter has free, at most `MAX_CLAIM`. Starts none when
+ * nothing fits, other converters were faster, or this one makes room for a large job. Throws `ConverterLost` when this
+ * converter was declared lost.
  */
-export async function claimJobs(db: Database, queues: Queues, claimant: Claimant): Promise<ClaimedJob[]> {
-  const { waiting, shares } = await look(db, claimant);
-  if (waiting.length === 0) return [];
+export async function claimJobs(db: Database, queues: Queues, claimant: Claimant): Promise<Claim> {
+  const { waiting, shares, hasUnknown } = await look(db, claimant);
+  if (waiting.length === 0) return { started: [], left: [], hasUnknown };
   const converter = { capacity: claimant.capacity, running: claimant.running, now: Date.now() };
   const wanted = findHeld(waiting, converter);
   const held = wanted && (await takeDrainLease(db, claimant.id, wanted.startsAt)) ? wanted : undefined;
   const ids = planClaim(waiting, shares, converter, held);
-  if (ids.length === 0) return [];
+  const planned = new Set(ids);
+  const left = waiting.flatMap(({ id, shape }) => (planned.has(id) ? [] : [shape]));
+  if (ids.length === 0) return { started: [], left, hasUnknown };
   const compete = new Set(waiting.map(({ owner }) => owner)).size > 1;
-  return take(db, queues, claimant, ids, compete ? shares.clock : null);
+  return { started: await take(db, queues, claimant, ids, compete ? shares.clock : null), left, hasUnknown };
 }
 
 /** The oldest ready jobs of each group that could ever fit this converter, and the turns of their owners. */
-async function look(db: Database, { capacity, types }: Claimant): Promise<{ waiting: Waiting[]; shares: Shares }> {
-  const { rows } = await db.execute<{
-    id: string;
+async function look(
+  db: Database,
+  { capacity, types }: Claimant,
+): Promise<{ waiting: Waiting[]; shares: Shares; hasUnknown: boolean }> {
+  const { rows: found } = await db.execute<{
+    /** Null in the row that says that there are jobs of unknown types. */
+    id: string | null;
     priority: Priority;
     owner: string;
     cpu_units: number;
@@ -64,7 +80,7 @@ async function look(db: Database, { capacity, types }: Claimant): Promise<{ wait
     clock: string | null;
   }>(sql`
     ${readyGroups}
-    select first.id, groups.priority, groups.owner, groups.cpu_units, groups.memory_mb, first.timeout_seconds, first.waited,
+    (select first.id, groups.priority, groups.owner, groups.cpu_units, groups.memory_mb, first.timeout_seconds, first.waited,
       (select turns from fair_shares where fair_shares.owner = groups.owner) as turns,
       (select max(turns) - 1 from fair_shares) as clock
     from groups, lateral (
@@ -72,9 +88,13 @@ async function look(db: Database, { capacity, types }: Claimant): Promise<{ wait
       order by arrived_at, id
       limit (select greatest(1, least(${MAX_LOOK_PER_GROUP}, ${MAX_LOOK} / count(*))) from groups)) first
     where cpu_units <= ${capacity.cpuUnits} and memory_mb <= ${capacity.memoryMb} and type = any(${sql.param(types)})
-    limit ${MAX_LOOK}`);
+    limit ${MAX_LOOK})
+    union all
+    (select null, priority, owner, 0, 0, 0, 0, null, null from groups where type <> all(${sql.param(types)}) limit 1)`);
+  const rows = found.flatMap(({ id, ...row }) => (id === null ? [] : [{ id, ...row }]));
   const turns = new Map(rows.map(({ owner, turns }) => [owner, Number(turns ?? 0)]));
   return {
+    hasUnknown: rows.length < found.length,
     shares: { clock: Math.max(0, Number(rows[0]?.clock ?? 0)), turns },
     waiting: rows.map((row) => ({
       id: row.id,
