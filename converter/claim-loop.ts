@@ -3,6 +3,16 @@ import type { Shape } from '../jobs/shape.ts';
 import { isFor, parseWakeUp, passOn, type WakeUp } from '../jobs/wake.ts';
 import { createSignal } from '../signal.ts';
 
+/** How a look found the queue. */
+interface Found {
+  /** How many jobs it started. */
+  started: number;
+  /** The jobs that it left. */
+  left: { shape: Shape; waitedSeconds: number }[];
+  /** It left jobs of types that this converter does not know. */
+  hasUnknown: boolean;
+}
+
 interface Parts {
   /** The converter's. */
   id: string;
@@ -10,7 +20,7 @@ interface Parts {
   pollMs: number;
   free: () => Room;
   /** Starts what fits. It does not reject. */
-  claim: () => Promise<{ started: number; left: Shape[]; hasUnknown: boolean }>;
+  claim: () => Promise<Found>;
   /** Sends wake-ups to other converters. It does not reject. */
   send: (wakeUps: WakeUp[]) => Promise<void>;
 }
@@ -26,8 +36,8 @@ export class ClaimLoop {
   readonly #running: Promise<void>;
   #peers: readonly string[] = [];
   #heard: WakeUp[] = [];
-  /** The shapes of jobs that the last look left. */
-  #left: Shape[] = [];
+  /** The shapes of jobs that have waited for longer than a poll: no converter has had room for them. */
+  #stuck: Shape[] = [];
   #mustLook = true;
   #isDraining = false;
   #isClosed = false;
@@ -64,7 +74,7 @@ export class ClaimLoop {
   async drain(): Promise<void> {
     this.#isDraining = true;
     await this.#claiming;
-    this.#left = [];
+    this.#stuck = [];
   }
 
   async close(): Promise<void> {
@@ -104,7 +114,9 @@ export class ClaimLoop {
     const claiming = this.#parts.claim();
     this.#claiming = claiming;
     const { started, left, hasUnknown } = await claiming;
-    this.#left = left;
+    this.#stuck = left
+      .filter(({ waitedSeconds }) => waitedSeconds * 1_000 > this.#parts.pollMs)
+      .map(({ shape }) => shape);
     return { started, leaves: left.length > 0 || hasUnknown };
   }
 
@@ -114,9 +126,9 @@ export class ClaimLoop {
     return isWithin(shape, { cpuUnits, memoryMb });
   }
 
-  /** A converter with room for such a job would have taken one that was left here and needs no more. */
+  /** A converter with room for such a job would have taken a stuck one that needs no more. */
   #isPointless({ shape }: WakeUp): boolean {
-    return this.#left.some((left) => isWithin(left, shape));
+    return this.#stuck.some((stuck) => isWithin(stuck, shape));
   }
 
   async #pass(wakeUps: WakeUp[]): Promise<void> {

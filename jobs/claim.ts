@@ -33,8 +33,8 @@ export interface Claimant {
 export interface Claim {
   /** In the order in which they are to start. */
   started: ClaimedJob[];
-  /** The shapes of jobs that it saw and left to others. */
-  left: Shape[];
+  /** Jobs that it saw and left to others. */
+  left: Waiting[];
   /** Ready jobs have types that this converter does not know. */
   hasUnknown: boolean;
 }
@@ -56,7 +56,7 @@ export async function claimJobs(db: Database, queues: Queues, claimant: Claimant
   const held = wanted && (await takeDrainLease(db, claimant.id, wanted.startsAt)) ? wanted : undefined;
   const ids = planClaim(waiting, shares, converter, held);
   const planned = new Set(ids);
-  const left = waiting.flatMap(({ id, shape }) => (planned.has(id) ? [] : [shape]));
+  const left = waiting.filter(({ id }) => !planned.has(id));
   if (ids.length === 0) return { started: [], left, hasUnknown };
   const compete = new Set(waiting.map(({ owner }) => owner)).size > 1;
   return { started: await take(db, queues, claimant, ids, compete ? shares.clock : null), left, hasUnknown };
