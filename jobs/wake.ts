@@ -16,8 +16,8 @@ export interface WakeUp {
 
 /** Most converters that pass a wake-up on, one after the other. */
 export const MAX_HOPS = 8;
-/** So few converters all look. */
-const MIN_DIRECTED = 4;
+/** Fewer converters all look. */
+export const MIN_DIRECTED = 4;
 
 const PAYLOAD = /^(\d{1,15}) (\d{1,15}) (\d{1,9}) (\d{1,9})(?: (\d{1,9}))?$/;
 
