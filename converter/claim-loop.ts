@@ -96,11 +96,12 @@ export class ClaimLoop {
       if (this.#mustLook || open.length > 0 || performance.now() >= lookAt) {
         const { started, leaves } = await this.#look();
         lookAt = performance.now() + this.#parts.pollMs;
-        open = leaves ? open.slice(started) : [];
+        open.splice(0, started);
         if (started > 0) {
           this.#mustLook = true;
           continue;
         }
+        if (!leaves) open = [];
       }
       await this.#pass(open.splice(0));
       await this.#signal.wait(Math.max(0, lookAt - performance.now()));
