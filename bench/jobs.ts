@@ -5,7 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { openDatabase } from '../db/client.ts';
 import { openQueues } from '../db/queues.ts';
 import { converters } from '../db/schema.ts';
-import { claimJobs } from '../jobs/claim.ts';
+import { type ClaimedJob, claimJobs } from '../jobs/claim.ts';
 import { settleAttempts } from '../jobs/settle.ts';
 import { createLogger } from '../log.ts';
 import { bench, folder, say, signal } from './bench.ts';
@@ -138,10 +138,10 @@ async function timeEngine(service: Service): Promise<{ claims: number[]; settles
     await database.db.insert(converters).values({ ...converter, ...capacity });
     await submit(service.url, Array(PROBES).fill(NOOP));
     for (let probe = 0; probe < PROBES; probe++) {
-      let claimed: Awaited<ReturnType<typeof claimJobs>> = [];
+      let claimed: ClaimedJob[] = [];
       claims.push(
         await timed(async () => {
-          claimed = await claimJobs(database.db, queues, claimant);
+          claimed = (await claimJobs(database.db, queues, claimant)).started;
         }),
       );
       const settlements = claimed.map((attempt) => ({

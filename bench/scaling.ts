@@ -79,7 +79,7 @@ function listCosts({ costs, jobs, connections }: Measured): string {
         row(`by a job of ${kind}, pages: ${pages.toFixed(1)}`, cost),
       ),
       row('by an idle converter in a second', costs.idleSecond),
-      row('by a converter that hears of the job of another', costs.wake),
+      row('by a converter that hears a wake-up for another', costs.wake),
       [`connections of a busy converter: ${connections}`, '', '', ''],
     ],
   );
@@ -90,7 +90,7 @@ function listNodes({ works, costs, connections }: Measured, commitsPerSecond: nu
   const pages = mean(works.map((work) => work.pages));
   const rows = NODES.map((nodes) => {
     const uploadsPerSecond = LOAD * mostPerSecond(nodes * UNITS_PER_NODE, works);
-    const { waits, nodesWithRoom } = simulateQueue({
+    const { waits, passes } = simulateQueue({
       works,
       nodes,
       unitsPerNode: UNITS_PER_NODE,
@@ -100,27 +100,32 @@ function listNodes({ works, costs, connections }: Measured, commitsPerSecond: nu
     });
     waits.sort((a, b) => a - b);
     const at = (percent: number) => `${(waits[Math.floor((waits.length * percent) / 100)] as number).toFixed(2)} s`;
-    const load = { nodes, uploadsPerSecond };
-    const asItIs = predict({ ...load, hearing: nodes - 1 }, works, costs, postgres);
-    const sparing = predict({ ...load, hearing: Math.max(0, nodesWithRoom - 1) }, works, costs, postgres);
+    const {
+      postgres: work,
+      waking,
+      possiblePerSecond,
+      limit,
+    } = predict({ nodes, uploadsPerSecond, passes }, works, costs, postgres);
     return [
       String(nodes),
       `${uploadsPerSecond.toFixed(0)} / ${(uploadsPerSecond * pages).toFixed(0)}`,
       `${at(50)} / ${at(99)}`,
-      (asItIs.postgres.statements + asItIs.waking.statements).toFixed(0),
-      `${asItIs.postgres.seconds.toFixed(1)} + ${asItIs.waking.seconds.toFixed(1)} (${sparing.waking.seconds.toFixed(1)})`,
-      (asItIs.postgres.commits + asItIs.waking.commits).toFixed(0),
+      passes.toFixed(1),
+      (work.statements + waking.statements).toFixed(0),
+      `${work.seconds.toFixed(1)} + ${waking.seconds.toFixed(1)}`,
+      (work.commits + waking.commits).toFixed(0),
       String(nodes * connections),
-      asItIs.limit === 'converters' ? 'all' : asItIs.possiblePerSecond.toFixed(0),
-      asItIs.limit,
+      limit === 'converters' ? 'all' : possiblePerSecond.toFixed(0),
+      limit,
     ];
   });
   const columns = [
     'Nodes',
     `Uploads / pages per second at a load of ${LOAD * 100}%`,
     'Queue time, p50 / p99',
+    'Passes of a wake-up',
     'Statements per second',
-    'Cores of Postgres, and for waking (if full converters did not look)',
+    'Cores of Postgres, and for waking',
     'Commits per second',
     'Connections',
     'Uploads that Postgres lets through',

@@ -13,13 +13,14 @@ import { sendDueJobs } from '../jobs/due-jobs.ts';
 import { registerJobTypes } from '../jobs/job-types.ts';
 import { admitMissed } from '../jobs/limits.ts';
 import { continueChanges, maintain, tidyUp } from '../jobs/maintenance.ts';
-import { CANCELLED_CHANNEL, READY_CHANNEL } from '../jobs/running.ts';
+import { CANCELLED_CHANNEL, READY_CHANNEL, sendWakeUps } from '../jobs/running.ts';
 import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import { traceIdIn } from '../tracing.ts';
 import { createLedger } from './capacity.ts';
+import { ClaimLoop } from './claim-loop.ts';
 import { executeJob } from './executor.ts';
 import { Heartbeat } from './heartbeat.ts';
 import { jobWait, watchLedger, watchRetention } from './metrics.ts';
@@ -72,7 +73,6 @@ export async function startConverter({
     tasksModule: config.TASKS,
     log,
   });
-  const wake = createSignal();
   const handBack = new AbortController();
   const closing = new AbortController();
   const lost = Promise.withResolvers<void>();
@@ -80,11 +80,10 @@ export async function startConverter({
   const parts = { db, store, tasks, settle: createSettler(db, queues), config };
   const running = new RunningAttempts({ db, converterId: converter.id, settle: parts.settle, log });
   const retention = new Retention({ db, queues, store, log }, config.RETENTION_DAYS);
-  let stopping = false;
 
-  async function claimWhatFits(): Promise<boolean> {
-    const claimed = await claimJobs(db, queues, { ...converter, capacity, types, running: ledger.running() });
-    for (const job of claimed) {
+  async function claimWhatFits() {
+    const claim = await claimJobs(db, queues, { ...converter, capacity, types, running: ledger.running() });
+    for (const job of claim.started) {
       jobWait.observe({ type: job.type }, job.waitedSeconds);
       const jobLog = log.child({
         job: job.id,
@@ -101,35 +100,44 @@ export async function startConverter({
           sandbox?.release();
           release();
           pool.refill();
-          wake.set();
+          claimLoop.look();
         }),
       );
     }
-    if (claimed.length > 0) void pool.makeRoom();
-    return claimed.length > 0;
+    if (claim.started.length > 0) void pool.makeRoom();
+    return { ...claim, started: claim.started.length };
   }
 
   const onError = (doing: string) => (error: unknown) => {
     if (error instanceof ConverterLost) lost.resolve();
     else log.warn({ err: error }, `${doing} failed`);
-    return false;
   };
-  const claiming = (async () => {
-    let lookedAt = performance.now();
-    while (!stopping) {
-      if (!(await claimWhatFits().catch(onError('claim')))) await wake.wait(ROUND_MS);
+  let comparedAt = performance.now();
+  const claimLoop = new ClaimLoop({
+    id: converter.id,
+    pollMs: ROUND_MS,
+    free: ledger.free,
+    async claim() {
+      const claim = await claimWhatFits().catch(onError('claim'));
       // Between two claims: what a claim at work has committed looks like a stray attempt until it is answered.
-      if (performance.now() - lookedAt < ROUND_MS) continue;
-      await running.settleStray().catch(onError('settling stray attempts'));
-      lookedAt = performance.now();
-    }
-  })();
-  const heartbeat = new Heartbeat(databaseUrl, converter.id, { log, onLost: lost.resolve });
+      if (performance.now() - comparedAt >= ROUND_MS) {
+        await running.settleStray().catch(onError('settling stray attempts'));
+        comparedAt = performance.now();
+      }
+      return claim ?? { started: 0, left: [], hasUnknown: false };
+    },
+    send: (wakeUps) => sendWakeUps(db, wakeUps).catch(onError('waking other converters')),
+  });
+  const heartbeat = new Heartbeat(databaseUrl, converter.id, {
+    log,
+    onLost: lost.resolve,
+    onPeers: (ids) => claimLoop.setPeers(ids),
+  });
   const listener = listen(databaseUrl, {
     name: 'sheetmill-converter',
     log,
     channels: {
-      [READY_CHANNEL]: wake.set,
+      [READY_CHANNEL]: (payload) => claimLoop.hear(payload),
       [CANCELLED_CHANNEL]: () => void running.abortLost().catch(onError('looking for cancelled jobs')),
     },
   });
@@ -156,13 +164,13 @@ export async function startConverter({
     /** Resolves when the first upload would be converted as fast as later ones. */
     warm: pool.warm(),
     async stop(graceMs: number): Promise<void> {
-      stopping = true;
       closing.abort();
-      wake.set();
-      await Promise.all([claiming, listener.close()]);
+      await claimLoop.drain();
       const grace = setTimeout(() => handBack.abort(), graceMs);
       await running.ended();
       clearTimeout(grace);
+      await listener.close();
+      await claimLoop.close();
       await running.settleStray().catch(onError('settling stray attempts'));
       await Promise.all([pool.close(), ...timers.map((stopTimer) => stopTimer())]);
       await heartbeat.close();

@@ -13,24 +13,32 @@ const RETRY_MS = 500;
 const MAX_AGE_MS = HEARTBEAT_MS + 1_000;
 const CONNECT_MS = 2_000;
 const STATEMENT_MS = 3_000;
+/** One that missed three heartbeats is not woken for jobs. */
+const PEER_SECONDS = 10;
 /** Longer than the pause between two heartbeats, as silence then is no sign. */
 const SILENT_MS = 4_000;
 
 /**
  * Tells Postgres every three seconds that a converter lives. It has a connection of its own, since those of the pool may
  * all wait for locks, and gives up early on one that does not answer. `onLost` is called when others have declared the
- * converter lost. The owner calls `close()`.
+ * converter lost, `onPeers` after each heartbeat with the sorted ids of all converters that live. The owner calls `close()`.
  */
 export class Heartbeat {
   readonly #converterId: string;
+  readonly #onPeers: (ids: string[]) => void;
   readonly #connection: ReturnType<typeof openPool>;
   readonly #stopped = createSignal();
   readonly #beating: Promise<void>;
   #lastBeat = performance.now();
   #isClosed = false;
 
-  constructor(url: string, converterId: string, { log, onLost }: { log: Logger; onLost: () => void }) {
+  constructor(
+    url: string,
+    converterId: string,
+    { log, onLost, onPeers }: { log: Logger; onLost: () => void; onPeers: (ids: string[]) => void },
+  ) {
     this.#converterId = converterId;
+    this.#onPeers = onPeers;
     this.#connection = openPool(
       {
         ...connectionTo(url, { name: 'sheetmill-heartbeat', silentMs: SILENT_MS }),
@@ -70,12 +78,16 @@ export class Heartbeat {
   }
 
   async #beat(): Promise<void> {
-    const alive = await this.#connection.db
+    const [alive] = await this.#connection.db
       .update(converters)
       .set({ heartbeatAt: sql`now()` })
       .where(and(eq(converters.id, this.#converterId), eq(converters.status, 'live')))
-      .returning({ id: converters.id });
-    if (alive.length === 0) throw new ConverterLost();
+      .returning({
+        peers: sql<string[]>`(select array_agg(id::text order by id) from converters peers
+          where status = 'live' and (id = ${this.#converterId} or heartbeat_at > now() - make_interval(secs => ${PEER_SECONDS})))`,
+      });
+    if (alive === undefined) throw new ConverterLost();
     this.#lastBeat = performance.now();
+    this.#onPeers(alive.peers);
   }
 }

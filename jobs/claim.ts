@@ -31,26 +31,38 @@ export interface Claimant {
   running: Reservation[];
 }
 
+/** How a claim found the queue. */
+export interface Claim {
+  /** In the order in which they are to start. */
+  started: ClaimedJob[];
+  /** Jobs that it saw and left to others. */
+  left: Waiting[];
+  /** Ready jobs have types that this converter does not know. */
+  hasUnknown: boolean;
+}
+
 /** The ready jobs that are looked at, of all groups together; the oldest of each group is among them. */
 const MAX_LOOK = 1_024;
 const MAX_LOOK_PER_GROUP = 32;
 
 /**
- * Claims the ready jobs whose turn it is and that fit what the converter has free, at most `MAX_CLAIM`, in the order in
- * which they are to start. Gives none when nothing fits, other converters were faster, or this one makes room for a large
- * job. Throws `ConverterLost` when this converter was declared lost.
+ * Claims the ready jobs whose turn it is and that fit what the converter has free, at most `MAX_CLAIM`. Starts none when
+ * nothing fits, other converters were faster, or this one makes room for a large job. Throws `ConverterLost` when this
+ * converter was declared lost.
  */
-export async function claimJobs(db: Database, queues: Queues, claimant: Claimant): Promise<ClaimedJob[]> {
-  const { waiting, shares, slots } = await look(db, claimant);
-  if (waiting.length === 0) return [];
+export async function claimJobs(db: Database, queues: Queues, claimant: Claimant): Promise<Claim> {
+  const { waiting, shares, slots, hasUnknown } = await look(db, claimant);
+  if (waiting.length === 0) return { started: [], left: [], hasUnknown };
   const converter = { capacity: claimant.capacity, running: claimant.running, now: Date.now() };
   const wanted = findHeld(waiting, converter);
   const held = wanted && (await takeDrainLease(db, claimant.id, wanted.startsAt)) ? wanted : undefined;
   const planned = planClaim(waiting, shares, converter, held, slots);
-  if (planned.length === 0) return [];
+  const left = waiting.filter((job) => !planned.includes(job));
+  if (planned.length === 0) return { started: [], left, hasUnknown };
   const compete = new Set(waiting.map(({ owner }) => owner)).size > 1;
   const isLimited = planned.some(({ type }) => slots.has(type));
-  return take(db, queues, claimant, { planned, isLimited, clock: compete ? shares.clock : null });
+  const plan = { planned, isLimited, clock: compete ? shares.clock : null };
+  return { started: await take(db, queues, claimant, plan), left, hasUnknown };
 }
 
 /**
@@ -60,9 +72,10 @@ export async function claimJobs(db: Database, queues: Queues, claimant: Claimant
 async function look(
   db: Database,
   { capacity, types }: Claimant,
-): Promise<{ waiting: Waiting[]; shares: Shares; slots: Slots }> {
-  const { rows } = await db.execute<{
-    id: string;
+): Promise<{ waiting: Waiting[]; shares: Shares; slots: Slots; hasUnknown: boolean }> {
+  const { rows: found } = await db.execute<{
+    /** Null in the row that says that there are jobs of unknown types. */
+    id: string | null;
     priority: Priority;
     owner: string;
     type: string;
@@ -77,7 +90,8 @@ async function look(
     ${readyGroups},
     limits as materialized (
       select type, ${freeSlots} as slots from job_types where type = any(${sql.param(types)}))
-    select first.id, groups.priority, groups.owner, groups.type, limits.slots, groups.cpu_units, groups.memory_mb, first.timeout_seconds, first.waited,
+    (select first.id, groups.priority, groups.owner, groups.type, limits.slots, groups.cpu_units, groups.memory_mb,
+      first.timeout_seconds, first.waited,
       (select turns from fair_shares where fair_shares.owner = groups.owner) as turns,
       (select max(turns) - 1 from fair_shares) as clock
     from groups left join limits on limits.type = groups.type, lateral (
@@ -86,9 +100,13 @@ async function look(
       limit (select greatest(1, least(${MAX_LOOK_PER_GROUP}, ${MAX_LOOK} / count(*))) from groups)) first
     where cpu_units <= ${capacity.cpuUnits} and memory_mb <= ${capacity.memoryMb} and groups.type = any(${sql.param(types)})
       and not throttled and coalesce(limits.slots, 1) > 0
-    limit ${MAX_LOOK}`);
+    limit ${MAX_LOOK})
+    union all
+    (select null, priority, owner, type, null, 0, 0, 0, 0, null, null from groups where type <> all(${sql.param(types)}) limit 1)`);
+  const rows = found.flatMap(({ id, ...row }) => (id === null ? [] : [{ id, ...row }]));
   const turns = new Map(rows.map(({ owner, turns }) => [owner, Number(turns ?? 0)]));
   return {
+    hasUnknown: rows.length < found.length,
     slots: new Map(rows.flatMap(({ type, slots }) => (slots === null ? [] : [[type, slots]]))),
     shares: { clock: Math.max(0, Number(rows[0]?.clock ?? 0)), turns },
     waiting: rows.map((row) => ({

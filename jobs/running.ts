@@ -4,10 +4,19 @@ import { jobAttempts, jobs } from '../db/schema.ts';
 import { attemptKey } from './attempt.ts';
 import type { AttemptKey } from './claim.ts';
 import { attemptStatus, type Settlement } from './settle.ts';
+import { formatWakeUp, type WakeUp } from './wake.ts';
 
-/** NOTIFY channels, without content: they only wake, and a slow poll backs them up. Triggers notify (see migrations). */
+/** NOTIFY channels: they only wake, and a slow poll backs them up. Triggers notify (see migrations). */
 export const READY_CHANNEL = 'sheetmill_ready';
 export const CANCELLED_CHANNEL = 'sheetmill_cancelled';
+
+/** Sends wake-ups on to other converters. */
+export async function sendWakeUps(db: Database, wakeUps: WakeUp[]): Promise<void> {
+  const payloads = wakeUps.map(formatWakeUp);
+  await db.execute(
+    sql`select pg_notify(${READY_CHANNEL}, payload) from unnest(${sql.param(payloads)}::text[]) payload`,
+  );
+}
 
 /** The attempts that a converter runs, as the database knows it. */
 export async function ownedAttempts(db: Database, converterId: string): Promise<AttemptKey[]> {

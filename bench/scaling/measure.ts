@@ -2,6 +2,7 @@ import { openAsBlob, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
+import { MIN_DIRECTED } from '../../jobs/wake.ts';
 import type { Innocents } from '../incident/innocents.ts';
 import { cpuSecondsOf, treesOf } from '../processes.ts';
 import type { Service } from '../service.ts';
@@ -23,8 +24,8 @@ const IN_FLIGHT = 4;
 const MINUTE_S = 60;
 const BASE_S = 20;
 const SETTLE_MS = 5_000;
-/** Converters that idle, and the jobs of which they hear. */
-const IDLE = 4;
+/** Converters that idle, enough to be woken in turn, and the jobs of which they hear. */
+const IDLE = 2 * MIN_DIRECTED;
 const TOLD = 50;
 const COMMITTERS = 16;
 const COMMITTING_MS = 3_000;
@@ -111,7 +112,7 @@ export async function measure(
       accepting,
       converting: times(add(convertedImages.cost, convertedPdfs.cost), 1 / works.length),
       idleSecond,
-      // Who finds nothing writes nothing.
+      // One that only hears writes nothing.
       wake: { ...times(told, 1 / (TOLD * (IDLE - 1))), commits: 0 },
     },
     jobs: { 'an image': perJob(convertedImages), 'a PDF': perJob(convertedPdfs) },

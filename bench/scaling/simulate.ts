@@ -1,3 +1,4 @@
+import { MAX_HOPS, MIN_DIRECTED } from '../../jobs/wake.ts';
 import type { Random } from '../incident/random.ts';
 
 /** What larger numbers of converters would do, computed from what one was measured to do. Pure: the same in, the same out. */
@@ -24,7 +25,7 @@ export interface Costs {
   converting: Cost;
   /** A converter's, in each second, whether it works or not. */
   idleSecond: Cost;
-  /** A converter's that hears of a job which another one takes. */
+  /** A converter's that hears a wake-up that is not for it: it does not look. */
   wake: Cost;
 }
 
@@ -54,11 +55,11 @@ export function mostPerSecond(units: number, works: Work[]): number {
 }
 
 /**
- * So many uploads in a second on so many converters. `hearing` is how many of them look when they are told of new jobs, but
- * for the one that takes them.
+ * So many uploads in a second on so many converters. The look of the converter that starts a job is part of what the job
+ * costs. All others hear the wake-up and each of its `passes`, from one full converter to the next.
  */
 export function predict(
-  { nodes, uploadsPerSecond, hearing }: { nodes: number; uploadsPerSecond: number; hearing: number },
+  { nodes, uploadsPerSecond, passes }: { nodes: number; uploadsPerSecond: number; passes: number },
   works: Work[],
   costs: Costs,
   { cores, commitsPerSecond }: Postgres,
@@ -66,7 +67,8 @@ export function predict(
   const each = add(costs.accepting, costs.converting);
   // Jobs that become ready in one transaction are told of once: the first job, and its parts.
   const told = mean(works.map(({ partSeconds }) => (partSeconds.length > 0 ? 2 : 1)));
-  const wakingEach = times(costs.wake, told * hearing);
+  const passing = { statements: passes, seconds: 0, commits: passes };
+  const wakingEach = times(add(times(costs.wake, (1 + passes) * (nodes - 1)), passing), told);
   const idle = times(costs.idleSecond, nodes);
   const limits = {
     converters: uploadsPerSecond,
@@ -89,8 +91,8 @@ export function predict(
 export interface Queueing {
   /** Of each job, from when it could start until it did, without those of the first tenth of the uploads. */
   waits: number[];
-  /** How many nodes had a unit free when jobs became ready, on average. */
-  nodesWithRoom: number;
+  /** How often a wake-up is passed on before it reaches a node with a unit free, or ends, on average. */
+  passes: number;
   jobs: number;
   /** CPU seconds worked, and the time of the last end. */
   busySeconds: number;
@@ -119,7 +121,7 @@ export function simulateQueue({
   const freeAt = new Float64Array(nodes * unitsPerNode);
   /** Parts that become ready when their first job ends, soonest first. */
   const parts: { at: number; seconds: number[] }[] = [];
-  const result: Queueing = { waits: [], nodesWithRoom: 0, jobs: 0, busySeconds: 0, endedAt: 0 };
+  const result: Queueing = { waits: [], passes: 0, jobs: 0, busySeconds: 0, endedAt: 0 };
   let counted = false;
   let told = 0;
 
@@ -149,7 +151,10 @@ export function simulateQueue({
       withRoom++;
     }
     told++;
-    result.nodesWithRoom += (withRoom - result.nodesWithRoom) / told;
+    // It begins at any node: so many full ones stand before the first with room, on average.
+    const full = (nodes - withRoom) / (withRoom + 1);
+    const passes = nodes < MIN_DIRECTED ? 0 : Math.min(MAX_HOPS, nodes - 1, full);
+    result.passes += (passes - result.passes) / told;
   }
 
   function runPartsUntil(now: number): void {

@@ -32,12 +32,20 @@ test('queue times are those that theory knows: M/M/1, M/D/1, and M/M/c', () => {
   expectNear(eight.filter((wait) => wait > 0).length / eight.length, shareThatWaits(8, LOAD));
 });
 
-test('a node that has a unit free when a job comes is one with room', () => {
-  const { waits, nodesWithRoom } = simulate(1, 8, exponential);
-  expectNear(nodesWithRoom, waits.filter((wait) => wait === 0).length / waits.length);
-  // Units are busy for as much of the time as the load says.
-  expectNear(simulate(8, 1, exponential).nodesWithRoom, 8 * (1 - LOAD));
+test('wake-ups are passed on as often as full nodes stand before one with room', () => {
+  const NODES = 8;
+  // M/M/8: how likely it is that so many units are busy.
+  const shares = Array.from({ length: NODES }, (_, busy) => (LOAD * NODES) ** busy / factorial(busy));
+  const full = (LOAD * NODES) ** NODES / factorial(NODES) / (1 - LOAD);
+  const total = shares.reduce((sum, share) => sum + share, full);
+  const passes = shares.reduce((sum, share, busy) => sum + (share * busy) / (NODES - busy + 1), full * (NODES - 1));
+  expectNear(simulate(NODES, 1, exponential, 200_000).passes, passes / total);
+  expect(simulate(3, 1, exponential, 1_000).passes).toBe(0);
 });
+
+function factorial(n: number): number {
+  return n <= 1 ? 1 : n * factorial(n - 1);
+}
 
 test('all that arrives is worked on, once, and no unit does two things at a time', () => {
   const { jobs, busySeconds, endedAt, waits } = simulateQueue({
@@ -89,13 +97,13 @@ describe('a prediction', () => {
   const postgres = { cores: 8, commitsPerSecond: 1e9 };
 
   test('grows with the nodes until Postgres has no CPU left', () => {
-    expect(predict({ nodes: 10, uploadsPerSecond: 10, hearing: 9 }, works, costs, postgres)).toEqual({
+    expect(predict({ nodes: 10, uploadsPerSecond: 10, passes: 0 }, works, costs, postgres)).toEqual({
       postgres: { statements: 1200, seconds: expect.closeTo(0.8), commits: 140 },
       waking: nothing,
       possiblePerSecond: 10,
       limit: 'converters',
     });
-    expect(predict({ nodes: 200, uploadsPerSecond: 200, hearing: 199 }, works, costs, postgres)).toMatchObject({
+    expect(predict({ nodes: 200, uploadsPerSecond: 200, passes: 0 }, works, costs, postgres)).toMatchObject({
       possiblePerSecond: expect.closeTo(100),
       limit: 'Postgres: CPU',
     });
@@ -103,17 +111,18 @@ describe('a prediction', () => {
 
   test('ends at the commits that Postgres can make', () => {
     const slow = { cores: 800, commitsPerSecond: 700 };
-    expect(predict({ nodes: 200, uploadsPerSecond: 200, hearing: 199 }, works, costs, slow)).toMatchObject({
+    expect(predict({ nodes: 200, uploadsPerSecond: 200, passes: 0 }, works, costs, slow)).toMatchObject({
       possiblePerSecond: 50,
       limit: 'Postgres: commits',
     });
   });
 
-  test('counts what idle converters ask, and those that hear of the jobs of others', () => {
+  test('counts what idle converters ask, and wake-ups that others hear, passed on or not', () => {
     const talkative = { ...costs, idleSecond: cost(7, 0.001, 0), wake: cost(2, 0.0001, 0) };
-    const asked = predict({ nodes: 101, uploadsPerSecond: 50, hearing: 100 }, works, talkative, postgres);
+    const asked = predict({ nodes: 101, uploadsPerSecond: 50, passes: 0.5 }, works, talkative, postgres);
     expect(asked.postgres.statements).toBeCloseTo(50 * 120 + 101 * 7, 6);
-    // Each upload is told of twice, to 100 others.
-    expect(asked.waking.statements).toBeCloseTo(50 * 2 * 100 * 2, 6);
+    // Each upload is told of twice, each time to 100 others once and a half; each pass is a statement that commits.
+    expect(asked.waking.statements).toBeCloseTo(50 * 2 * (1.5 * 100 * 2 + 0.5), 6);
+    expect(asked.waking.commits).toBeCloseTo(50 * 2 * 0.5, 6);
   });
 });

@@ -17,6 +17,8 @@ const nobodyIsLost = () => {
   throw new Error('declared lost');
 };
 
+const ignore = () => undefined;
+
 /** Makes the converter's heartbeat old; resolves when it is fresh again. */
 async function beats(id: string): Promise<void> {
   await fixture.db.update(converters).set({ heartbeatAt: sql`now() - interval '1 hour'` }).where(eq(converters.id, id));
@@ -30,7 +32,7 @@ test('heartbeats go on while every connection of the pool waits for a lock', asy
   const pool = await openDatabase(fixture.url, { name: 'test', log: fixture.log, max: 3 });
   const { id } = await fixture.converter();
   await fixture.submit({});
-  const heartbeat = new Heartbeat(fixture.url, id, { log: fixture.log, onLost: nobodyIsLost });
+  const heartbeat = new Heartbeat(fixture.url, id, { log: fixture.log, onLost: nobodyIsLost, onPeers: ignore });
   const release = Promise.withResolvers<void>();
   const held = Promise.withResolvers<void>();
   const migration = fixture.db.transaction(async (tx) => {
@@ -53,7 +55,7 @@ test('heartbeats come again soon after an outage, and at once for who is about t
   const way = await startWay(fixture.url);
   way.open();
   const { id } = await fixture.converter();
-  const heartbeat = new Heartbeat(way.url, id, { log: fixture.log, onLost: nobodyIsLost });
+  const heartbeat = new Heartbeat(way.url, id, { log: fixture.log, onLost: nobodyIsLost, onPeers: ignore });
   await beats(id);
   way.close();
   await until(async () => way.refused() > 1, 10_000);
@@ -70,7 +72,19 @@ test('a converter that others have declared lost hears so', async () => {
   const { id } = await fixture.converter();
   await fixture.db.update(converters).set({ status: 'lost' }).where(eq(converters.id, id));
   const lost = Promise.withResolvers<void>();
-  const heartbeat = new Heartbeat(fixture.url, id, { log: fixture.log, onLost: lost.resolve });
+  const heartbeat = new Heartbeat(fixture.url, id, { log: fixture.log, onLost: lost.resolve, onPeers: ignore });
   await lost.promise;
+  await heartbeat.close();
+});
+
+test('each heartbeat names the converters that live and have not been silent for long, in order', async () => {
+  const { id } = await fixture.converter(3_600);
+  const other = await fixture.converter();
+  await fixture.converter(11);
+  const stopped = await fixture.converter();
+  await fixture.db.update(converters).set({ status: 'stopped' }).where(eq(converters.id, stopped.id));
+  const peers = Promise.withResolvers<string[]>();
+  const heartbeat = new Heartbeat(fixture.url, id, { log: fixture.log, onLost: nobodyIsLost, onPeers: peers.resolve });
+  expect(await peers.promise).toEqual([id, other.id].sort());
   await heartbeat.close();
 });

@@ -52,7 +52,7 @@ export async function openJobsFixture() {
   /** Claims once, by a converter that knows all types that are stored, and runs nothing yet unless it says so. */
   async function claimOnce(by: { id: string; name: string }, having: Partial<Claimant> = {}): Promise<ClaimedJob[]> {
     const types = (await db.selectDistinct({ type: jobs.type }).from(jobs)).map(({ type }) => type);
-    return claimJobs(db, queues, { ...by, capacity: AMPLE, running: [], types, ...having });
+    return (await claimJobs(db, queues, { ...by, capacity: AMPLE, running: [], types, ...having })).started;
   }
 
   async function claim(by?: { id: string; name: string }): Promise<ClaimedJob[]> {

@@ -1,0 +1,228 @@
+import { eq, sql } from 'drizzle-orm';
+import { createLedger } from '../../converter/capacity.ts';
+import { ClaimLoop } from '../../converter/claim-loop.ts';
+import { listen } from '../../db/listen.ts';
+import { jobs } from '../../db/schema.ts';
+import { claimJobs } from '../../jobs/claim.ts';
+import { READY_CHANNEL, sendWakeUps } from '../../jobs/running.ts';
+import { COMPLETED, type JobsFixture, openJobsFixture, SMALL } from '../jobs/fixture.ts';
+
+/** No poll helps where a test says nothing else. */
+const NEVER_MS = 2 ** 30;
+const LARGE = { cpuUnits: 4, memoryMb: 4_096 };
+const AMPLE = { cpuUnits: 1_000, memoryMb: 1_000_000 };
+
+let fixture: JobsFixture;
+let converters: Converter[] = [];
+const starts = new Map<string, PromiseWithResolvers<Converter>>();
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+});
+afterEach(async () => {
+  await Promise.all(converters.map(({ close }) => close()));
+  converters = [];
+  await fixture.expectSound();
+});
+afterAll(() => fixture.close());
+
+type Converter = Awaited<ReturnType<typeof startConverter>>;
+
+/** A claim loop with a ledger and a listener of its own, that starts jobs and runs none. */
+async function startConverter(capacity: typeof SMALL, { pollMs = NEVER_MS, types = ['test'] } = {}) {
+  const row = await fixture.converter();
+  const ledger = createLedger(capacity);
+  const running: (() => Promise<void>)[] = [];
+  const isListening = Promise.withResolvers<void>();
+  let onHeard: (() => void) | undefined;
+  /** They wait for a look that begins later and starts nothing. */
+  const atRest: (() => void)[] = [];
+  const counts = { looks: 0, passes: 0, heard: 0 };
+  const loop = new ClaimLoop({
+    id: row.id,
+    pollMs,
+    free: ledger.free,
+    async claim() {
+      counts.looks++;
+      const waiting = atRest.splice(0);
+      const claimant = { ...row, capacity, types, running: ledger.running() };
+      const claim = await claimJobs(fixture.db, fixture.queues, claimant);
+      for (const job of claim.started) {
+        const release = ledger.reserve(job, job.timeoutSeconds);
+        running.push(async () => {
+          await fixture.settle(job, COMPLETED);
+          release();
+          loop.look();
+        });
+        start(job.id).resolve(self);
+      }
+      if (claim.started.length > 0) atRest.push(...waiting);
+      else for (const resolve of waiting) resolve();
+      return { ...claim, started: claim.started.length };
+    },
+    async send(wakeUps) {
+      counts.passes += wakeUps.length;
+      await sendWakeUps(fixture.db, wakeUps);
+    },
+  });
+  const listener = listen(fixture.url, {
+    name: 'test',
+    log: fixture.log,
+    channels: {
+      [READY_CHANNEL]: (payload) => {
+        // The one without content is that of the connection.
+        if (payload === '') return isListening.resolve();
+        counts.heard++;
+        loop.hear(payload);
+        onHeard?.();
+      },
+    },
+  });
+  const self = {
+    id: row.id,
+    counts,
+    loop,
+    /** Ends the job that has run longest. */
+    end: async () => running.shift()?.(),
+    /** Resolves when it has heard so many wake-ups, whomever they were for. */
+    async heard(count: number): Promise<void> {
+      while (counts.heard < count) {
+        await new Promise<void>((resolve) => {
+          onHeard = resolve;
+        });
+      }
+    },
+    /** Looks. By then it has dealt with all that it has heard, and looks no more until something happens. */
+    async look(): Promise<void> {
+      await new Promise<void>((resolve) => {
+        atRest.push(resolve);
+        loop.look();
+      });
+    },
+    async close(): Promise<void> {
+      await listener.close();
+      await loop.close();
+    },
+  };
+  await isListening.promise;
+  await self.look();
+  counts.looks = 0;
+  return self;
+}
+
+/** Lets all have dealt with all that they have heard. */
+async function rest(): Promise<void> {
+  await Promise.all(converters.map(({ look }) => look()));
+}
+
+async function startConverters(capacities: (typeof SMALL)[], options?: Parameters<typeof startConverter>[1]) {
+  converters = await Promise.all(capacities.map((capacity) => startConverter(capacity, options)));
+  const peers = converters.map(({ id }) => id).sort();
+  for (const { loop } of converters) loop.setPeers(peers);
+}
+
+/** The start of a job, whoever asks first. */
+function start(id: string): PromiseWithResolvers<Converter> {
+  const known = starts.get(id) ?? Promise.withResolvers<Converter>();
+  starts.set(id, known);
+  return known;
+}
+
+/** Submits one job; resolves with the converter that starts it. */
+async function run(job: Parameters<JobsFixture['submit']>[0] = {}): Promise<Converter> {
+  const [id = ''] = await fixture.submit(job);
+  return start(id).promise;
+}
+
+const total = (count: keyof Converter['counts']) => converters.reduce((sum, { counts }) => sum + counts[count], 0);
+
+test('of eight idle converters one looks for each job', async () => {
+  await startConverters(Array(8).fill(AMPLE));
+  const used = new Set<string>();
+  for (let job = 0; job < 100; job++) used.add((await run()).id);
+  expect(used.size).toBeGreaterThan(4);
+  // The one that starts the job looks again, as there may be more.
+  expect(total('looks')).toBeGreaterThanOrEqual(100);
+  expect(total('looks')).toBeLessThanOrEqual(200);
+  expect(total('passes')).toBe(0);
+});
+
+test('of many jobs at a time none waits for a poll', async () => {
+  await startConverters([...Array(7).fill(SMALL), AMPLE]);
+  await Promise.all(Array.from({ length: 100 }, () => run()));
+  const ids = await fixture.submit(...Array.from({ length: 100 }, () => ({})));
+  await Promise.all(ids.map((id) => start(id).promise));
+});
+
+test('full converters do not look, and pass the wake-up on to one with room', async () => {
+  await startConverters(Array(9).fill(SMALL));
+  for (let job = 0; job < 9; job++) await run();
+  await rest();
+  for (let turn = 0; turn < 20; turn++) {
+    const free = converters[turn % 9] as Converter;
+    await free.end();
+    await free.look();
+    const others = converters.filter((one) => one !== free);
+    const before = others.map(({ counts }) => counts.looks);
+    expect((await run()).id).toBe(free.id);
+    await free.look();
+    expect(others.map(({ counts }) => counts.looks)).toEqual(before);
+  }
+});
+
+test('a job too large for most converters reaches the one that is large enough, and makes no other look', async () => {
+  await startConverters([...Array(8).fill(SMALL), LARGE]);
+  const large = converters[8] as Converter;
+  for (let turn = 0; turn < 10; turn++) {
+    expect((await run({ shape: LARGE })).id).toBe(large.id);
+    await large.end();
+  }
+  expect(total('looks')).toBe(large.counts.looks);
+});
+
+test('a job that needs no CPU makes converters look that have memory alone', async () => {
+  await startConverters(Array(5).fill({ cpuUnits: 1, memoryMb: 1_024 }));
+  for (let job = 0; job < 5; job++) await run();
+  await rest();
+  const before = total('looks');
+  await run({ shape: { cpuUnits: 0, memoryMb: 256 } });
+  expect(total('looks')).toBeLessThanOrEqual(before + 2);
+});
+
+test('while a job waits longer than a poll, a full converter passes on no wake-up for others that need as much', async () => {
+  const pollMs = 60_000;
+  await startConverters(Array(9).fill(SMALL), { pollMs });
+  for (let job = 0; job < 9; job++) await run();
+  const [id = ''] = await fixture.submit({});
+  await fixture.db.update(jobs).set({ arrivedAt: sql`now() - interval '61 seconds'` }).where(eq(jobs.id, id));
+  await rest();
+  const passes = total('passes');
+  expect(passes).toBeGreaterThan(0);
+  await Promise.all(Array.from({ length: 20 }, () => fixture.submit({})));
+  // The change of the job's arrival woke converters, too.
+  await Promise.all(converters.map((one) => one.heard(9 + 2 + 20 + passes)));
+  await rest();
+  expect(total('passes')).toBe(passes);
+});
+
+test('a converter that stops passes on what it hears', async () => {
+  await startConverters(Array(6).fill(AMPLE));
+  const last = converters[5] as Converter;
+  await Promise.all(converters.filter((one) => one !== last).map(({ loop }) => loop.drain()));
+  for (let job = 0; job < 20; job++) expect((await run()).id).toBe(last.id);
+});
+
+test('a job of a type that others do not know reaches the converter that does', async () => {
+  await startConverters(Array(5).fill(AMPLE));
+  const knowing = await startConverter(AMPLE, { types: ['test', 'rare'] });
+  converters.push(knowing);
+  const peers = converters.map(({ id }) => id).sort();
+  for (const { loop } of converters) loop.setPeers(peers);
+  for (let job = 0; job < 10; job++) expect((await run({ type: 'rare' })).id).toBe(knowing.id);
+});
+
+test('a poll finds what no converter was woken for, as their lists were wrong', async () => {
+  await startConverters(Array(4).fill(AMPLE), { pollMs: 50 });
+  for (const { id, loop } of converters)
+    loop.setPeers([...Array.from({ length: 1_000 }, (_, other) => `${other}`), id]);
+  for (let job = 0; job < 5; job++) await run();
+});
