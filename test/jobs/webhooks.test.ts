@@ -221,7 +221,7 @@ describe('a webhook that was taken', () => {
         retryAt: index < 6 ? sql`now() + interval '1 minute'` : null,
       })),
     );
-    // As autovacuum does; statistics of the empty table would let Postgres scan it.
+    // As autovacuum does at any time.
     await fixture.db.execute(sql`analyze webhooks`);
     const read = await fixture.db.transaction(async (tx) => {
       const began = await rowsRead(tx);

@@ -33,7 +33,7 @@ afterAll(async () => {
 const statusesOf = ({ attempts }: Json) => attempts.map(({ status }: Json) => status);
 
 test('a job whose claim was not answered is handed back within seconds, and runs', async () => {
-  const lost = toConverter.loseAnswer('commit', 'insert into "job_attempts"');
+  const lost = toConverter.loseAnswer('commit', 'insert into job_attempts');
   const { job_id } = await service.submit({ type: 'noop', retry_config: { max_attempts: 1 } });
   await lost;
   const began = performance.now();
