@@ -18,6 +18,10 @@ import { cloneDatabase } from '../support/database.ts';
 
 export const SMALL = { cpuUnits: 1, memoryMb: 256 };
 const AMPLE = { cpuUnits: 10_000, memoryMb: 10_000_000 };
+const TABLES =
+  `uploads originals pages jobs job_dependencies job_attempts pending_outcomes bulk_operations converters events
+  throughput fair_shares webhooks webhook_attempts webhook_hosts schedules maintenance unique_keys upload_archives
+  pgboss.job`.split(/\s+/);
 
 export type JobsFixture = Awaited<ReturnType<typeof openJobsFixture>>;
 
@@ -181,12 +185,13 @@ export async function openJobsFixture() {
     continueChanges: () => continueChanges(db, queues, log),
     /** What the auditor finds broken: nothing. */
     findings: () => audit(db),
-    /** Everything gone. */
+    /** Everything gone. Few rows are deleted faster than so many tables and indexes are truncated. */
     async empty(): Promise<void> {
-      await db.execute(
-        sql`truncate uploads, originals, pages, jobs, job_dependencies, job_attempts, pending_outcomes, bulk_operations, converters, events, throughput, fair_shares, job_types, webhooks, webhook_attempts, webhook_hosts, schedules, maintenance, unique_keys, upload_archives`,
-      );
-      await db.execute(sql`delete from pgboss.job`);
+      await db.transaction(async (tx) => {
+        // Neither triggers nor foreign keys matter when nothing is left.
+        await tx.execute(sql`set local session_replication_role = replica`);
+        await tx.execute(sql.raw(TABLES.map((table) => `delete from ${table}`).join(';')));
+      });
     },
     /** For after each test: the rows kept what they promise, and are gone. */
     async expectSound(): Promise<void> {

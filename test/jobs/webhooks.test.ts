@@ -221,6 +221,8 @@ describe('a webhook that was taken', () => {
         retryAt: index < 6 ? sql`now() + interval '1 minute'` : null,
       })),
     );
+    // As autovacuum does at any time.
+    await fixture.db.execute(sql`analyze webhooks`);
     const read = await fixture.db.transaction(async (tx) => {
       const began = await rowsRead(tx);
       const { taken } = await takeWebhooks(tx, ROOM);

@@ -172,7 +172,9 @@ describe('a converter', () => {
     for (let death = 1; death <= 2; death++) {
       if (converter.signalCode === null) await once(converter, 'exit');
       expect(converter.signalCode).toBe('SIGKILL');
-      converter = await replace(converter);
+      await service.forget(converter);
+      // The job may kill it before it is ready.
+      converter = service.launchConverter();
     }
     const done = await service.jobDone(deadly.job_id);
     expect(done).toMatchObject({ status: 'failed', error: { code: 'converter_lost' } });

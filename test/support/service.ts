@@ -54,7 +54,7 @@ export async function startService({
   const processes = new Set<ChildProcess>();
   let log = '';
 
-  async function start(part: 'api' | 'converter', extra: Record<string, string> = {}, enter: string[] = []) {
+  function launch(part: 'api' | 'converter', extra: Record<string, string> = {}, enter: string[] = []): ChildProcess {
     const [program = '', ...before] = [...enter, process.execPath];
     const child = fork(path.join(ROOT, part, 'main.ts'), {
       cwd: ROOT,
@@ -71,10 +71,15 @@ export async function startService({
       });
     processes.add(child);
     child.once('exit', () => processes.delete(child));
+    return child;
+  }
+
+  async function start(...given: Parameters<typeof launch>) {
+    const child = launch(...given);
     const [ready] = await Promise.race([
       once(child, 'message'),
       once(child, 'exit').then(([code]) => {
-        throw new Error(`the ${part} ended with ${code} before it was ready`);
+        throw new Error(`the ${given[0]} ended with ${code} before it was ready`);
       }),
     ]);
     const { url = '', metricsPort } = ready as { url?: string; metricsPort?: number };
@@ -180,6 +185,8 @@ export async function startService({
     },
     /** One more API process beside the one at `url`. */
     startOtherApi: (extra?: Record<string, string>) => start('api', extra),
+    /** Gives a converter that is not ready yet. */
+    launchConverter: () => launch('converter'),
     startConverter: async (extra?: Record<string, string>, enter?: string[]) =>
       (await start('converter', extra, enter)).child,
     end,
