@@ -20,7 +20,7 @@ export const SMALL = { cpuUnits: 1, memoryMb: 256 };
 const AMPLE = { cpuUnits: 10_000, memoryMb: 10_000_000 };
 const TABLES =
   `uploads originals pages jobs job_dependencies job_attempts pending_outcomes bulk_operations converters events
-  throughput fair_shares webhooks webhook_attempts webhook_hosts schedules maintenance unique_keys upload_archives
+  throughput fair_shares job_types webhooks webhook_attempts webhook_hosts schedules maintenance unique_keys upload_archives
   pgboss.job`.split(/\s+/);
 
 export type JobsFixture = Awaited<ReturnType<typeof openJobsFixture>>;
