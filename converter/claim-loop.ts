@@ -9,8 +9,10 @@ interface Found {
   started: number;
   /** The jobs that it left. */
   left: { shape: Shape; waitedSeconds: number }[];
-  /** It left jobs of types that this converter does not know. */
-  hasUnknown: boolean;
+  /** Other ready jobs may not start here now. */
+  hasOthers: boolean;
+  /** Another look would find no more. */
+  isComplete: boolean;
 }
 
 interface Parts {
@@ -26,8 +28,8 @@ interface Parts {
 }
 
 /**
- * Decides when a converter looks for jobs: when a wake-up for it names a job that may fit, when a job of its own ends, again
- * after each claim that started something, and once in `pollMs`. A wake-up for which it starts nothing goes to the next
+ * Decides when a converter looks for jobs: when a wake-up for it names a job that may fit, when a job of its own ends and
+ * others may wait, again after a claim that may have left some, and once in `pollMs`. A wake-up for which it starts nothing goes to the next
  * converter, unless nothing is left to start. The owner calls `close()`.
  */
 export class ClaimLoop {
@@ -39,6 +41,8 @@ export class ClaimLoop {
   /** The shapes of jobs that have waited for longer than a poll: no converter has had room for them. */
   #stuck: Shape[] = [];
   #mustLook = true;
+  /** Nothing was left to start at the last look, and nothing was heard since. */
+  #isQuiet = false;
   #isDraining = false;
   #isClosed = false;
   #claiming: Promise<unknown> = Promise.resolve();
@@ -55,6 +59,7 @@ export class ClaimLoop {
 
   /** Takes the payload of a NOTIFY. */
   hear(payload: string): void {
+    this.#isQuiet = false;
     const wakeUp = parseWakeUp(payload);
     if (wakeUp === undefined) {
       this.look();
@@ -62,6 +67,11 @@ export class ClaimLoop {
       this.#heard.push(wakeUp);
       this.#signal.set();
     }
+  }
+
+  /** A job of this converter has ended. */
+  jobEnded(): void {
+    if (!this.#isQuiet) this.look();
   }
 
   /** Looks as soon as no other look is at work. */
@@ -94,10 +104,10 @@ export class ClaimLoop {
       open.push(...fitting);
       await this.#pass(others.filter((wakeUp) => !this.#isPointless(wakeUp)));
       if (this.#mustLook || open.length > 0 || performance.now() >= lookAt) {
-        const { started, leaves } = await this.#look();
+        const { started, leaves, isComplete } = await this.#look();
         lookAt = performance.now() + this.#parts.pollMs;
         open.splice(0, started);
-        if (started > 0) {
+        if (started > 0 && !isComplete) {
           this.#mustLook = true;
           continue;
         }
@@ -109,16 +119,19 @@ export class ClaimLoop {
   }
 
   /** How many jobs it started, and whether it leaves others that are ready. */
-  async #look(): Promise<{ started: number; leaves: boolean }> {
+  async #look(): Promise<{ started: number; leaves: boolean; isComplete: boolean }> {
     this.#mustLook = false;
-    if (this.#isDraining) return { started: 0, leaves: true };
+    if (this.#isDraining) return { started: 0, leaves: true, isComplete: true };
+    this.#isQuiet = true;
     const claiming = this.#parts.claim();
     this.#claiming = claiming;
-    const { started, left, hasUnknown } = await claiming;
+    const { started, left, hasOthers, isComplete } = await claiming;
+    const leaves = left.length > 0 || hasOthers;
+    this.#isQuiet &&= !leaves && isComplete;
     this.#stuck = left
       .filter(({ waitedSeconds }) => waitedSeconds * 1_000 > this.#parts.pollMs)
       .map(({ shape }) => shape);
-    return { started, leaves: left.length > 0 || hasUnknown };
+    return { started, leaves, isComplete };
   }
 
   #mayTake({ shape }: WakeUp): boolean {

@@ -100,7 +100,7 @@ export async function startConverter({
           sandbox?.release();
           release();
           pool.refill();
-          claimLoop.look();
+          claimLoop.jobEnded();
         }),
       );
     }
@@ -124,7 +124,7 @@ export async function startConverter({
         await running.settleStray().catch(onError('settling stray attempts'));
         comparedAt = performance.now();
       }
-      return claim ?? { started: 0, left: [], hasUnknown: false };
+      return claim ?? { started: 0, left: [], hasOthers: false, isComplete: false };
     },
     send: (wakeUps) => sendWakeUps(db, wakeUps).catch(onError('waking other converters')),
   });

@@ -8,7 +8,7 @@ import { jobs, type Priority } from '../db/schema.ts';
 import { takeDrainLease } from './drain-lease.ts';
 import type { Shares } from './fairness.ts';
 import { freeSlots, spendTokens, withinLimits } from './limits.ts';
-import { findHeld, planClaim, type Slots, type Waiting } from './plan-claim.ts';
+import { findHeld, MAX_CLAIM, planClaim, type Slots, type Waiting } from './plan-claim.ts';
 import type { Reservation } from './room.ts';
 import type { Shape } from './shape.ts';
 import { transition } from './transition.ts';
@@ -37,8 +37,10 @@ export interface Claim {
   started: ClaimedJob[];
   /** Jobs that it saw and left to others. */
   left: Waiting[];
-  /** Ready jobs have types that this converter does not know. */
-  hasUnknown: boolean;
+  /** Other ready jobs may not start here now: this converter does not know their types, or these are at their limits. */
+  hasOthers: boolean;
+  /** It started all that it could: another look would find no more. */
+  isComplete: boolean;
 }
 
 /** The ready jobs that are looked at, of all groups together; the oldest of each group is among them. */
@@ -51,18 +53,19 @@ const MAX_LOOK_PER_GROUP = 32;
  * converter was declared lost.
  */
 export async function claimJobs(db: Database, queues: Queues, claimant: Claimant): Promise<Claim> {
-  const { waiting, shares, slots, hasUnknown } = await look(db, claimant);
-  if (waiting.length === 0) return { started: [], left: [], hasUnknown };
+  const { waiting, shares, slots, hasOthers } = await look(db, claimant);
+  if (waiting.length === 0) return { started: [], left: [], hasOthers, isComplete: true };
   const converter = { capacity: claimant.capacity, running: claimant.running, now: Date.now() };
   const wanted = findHeld(waiting, converter);
   const held = wanted && (await takeDrainLease(db, claimant.id, wanted.startsAt)) ? wanted : undefined;
   const planned = planClaim(waiting, shares, converter, held, slots);
   const left = waiting.filter((job) => !planned.includes(job));
-  if (planned.length === 0) return { started: [], left, hasUnknown };
+  if (planned.length === 0) return { started: [], left, hasOthers, isComplete: true };
   const compete = new Set(waiting.map(({ owner }) => owner)).size > 1;
   const isLimited = planned.some(({ type }) => slots.has(type));
   const plan = { planned, isLimited, clock: compete ? shares.clock : null };
-  return { started: await take(db, queues, claimant, plan), left, hasUnknown };
+  const started = await take(db, queues, claimant, plan);
+  return { started, left, hasOthers, isComplete: started.length === planned.length && planned.length < MAX_CLAIM };
 }
 
 /**
@@ -72,9 +75,9 @@ export async function claimJobs(db: Database, queues: Queues, claimant: Claimant
 async function look(
   db: Database,
   { capacity, types }: Claimant,
-): Promise<{ waiting: Waiting[]; shares: Shares; slots: Slots; hasUnknown: boolean }> {
+): Promise<{ waiting: Waiting[]; shares: Shares; slots: Slots; hasOthers: boolean }> {
   const { rows: found } = await db.execute<{
-    /** Null in the row that says that there are jobs of unknown types. */
+    /** Null in the row that says that there are jobs which may not start here now. */
     id: string | null;
     priority: Priority;
     owner: string;
@@ -102,11 +105,12 @@ async function look(
       and not throttled and coalesce(limits.slots, 1) > 0
     limit ${MAX_LOOK})
     union all
-    (select null, priority, owner, type, null, 0, 0, 0, 0, null, null from groups where type <> all(${sql.param(types)}) limit 1)`);
+    (select null, priority, owner, groups.type, null, 0, 0, 0, 0, null, null from groups left join limits on limits.type = groups.type
+      where groups.type <> all(${sql.param(types)}) or limits.slots = 0 limit 1)`);
   const rows = found.flatMap(({ id, ...row }) => (id === null ? [] : [{ id, ...row }]));
   const turns = new Map(rows.map(({ owner, turns }) => [owner, Number(turns ?? 0)]));
   return {
-    hasUnknown: rows.length < found.length,
+    hasOthers: rows.length < found.length,
     slots: new Map(rows.flatMap(({ type, slots }) => (slots === null ? [] : [[type, slots]]))),
     shares: { clock: Math.max(0, Number(rows[0]?.clock ?? 0)), turns },
     waiting: rows.map((row) => ({

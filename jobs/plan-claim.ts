@@ -31,7 +31,7 @@ export interface Held {
 }
 
 /** Most jobs that one claim takes. */
-const MAX_CLAIM = 32;
+export const MAX_CLAIM = 32;
 /** A job that has waited this long without room gets a converter that makes room for it. */
 const PATIENCE_SECONDS = 30;
 /** A converter holds back others no longer than this, in advance of the time at which the large job fits ... */
