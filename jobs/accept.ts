@@ -6,18 +6,21 @@ import { findCurrentArchives, keepArchives } from './archives.ts';
 import { refuseUnholdable } from './capacity.ts';
 import type { Job } from './claim.ts';
 import { refuseCycle } from './dependencies.ts';
+import { conflict } from './exclusive.ts';
 import { type NewJob, newJobId, submitJobs } from './submit.ts';
 import { Moved, postgresCode, transition } from './transition.ts';
 import { findByUniqueKey, keepUniqueKeys } from './unique.ts';
 
 const UNIQUE_VIOLATION = '23505';
 
-type Named = NewJob & { id: string };
+/** `isNamed`: the client chose the id. */
+type Named = NewJob & { id: string; isNamed: boolean };
 
 /**
  * Takes jobs from a client, all or none. A job whose id exists already is that job, if the client sent the same for it
  * (same `owner` and `fingerprint`), and a `conflict` otherwise. For a job whose `unique` key is in use, and for an archive
- * that is being made or has been made already, the existing job is given. Gives all rows in order. `record` is called in
+ * that is being made or has been made already, the existing job is given; an archive for which the client chose another id
+ * is a `conflict`. Gives all rows in order. `record` is called in
  * the transaction, once they are stored. Throws `exceeds_capacity` (422) for a shape that no live converter could ever
  * hold, and 429 for a second archive of an upload at a time.
  */
@@ -32,7 +35,7 @@ export async function acceptJobs(
     newJobs.map(({ shape }) => shape),
   );
   return transition(db, async (tx) => {
-    const named = newJobs.map((job) => ({ ...job, id: job.id ?? newJobId() }));
+    const named = newJobs.map((job) => ({ ...job, id: job.id ?? newJobId(), isNamed: job.id !== undefined }));
     const standIns = await findStandIns(tx, named);
     const idOf = (id: string) => standIns.get(id) ?? id;
     const fresh = named
@@ -73,8 +76,11 @@ async function findStandIns(tx: Transaction, named: Named[]): Promise<Map<string
   }
   const standIns = new Map([...existing.keys()].map((id) => [id, id]));
   const absent = () => named.filter(({ id }) => !standIns.has(id));
-  for (const find of [findByUniqueKey, findCurrentArchives]) {
-    for (const [id, standIn] of await find(tx, absent())) standIns.set(id, standIn);
+  for (const [id, standIn] of await findByUniqueKey(tx, absent())) standIns.set(id, standIn);
+  for (const [id, standIn] of await findCurrentArchives(tx, absent())) {
+    if (named.some((job) => job.id === id && job.isNamed))
+      throw conflict(`job_id: ${standIn} makes this archive already, or has made it; send no other id`);
+    standIns.set(id, standIn);
   }
   return standIns;
 }

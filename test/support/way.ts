@@ -26,10 +26,12 @@ export async function startWay(databaseUrl: string) {
     accepted++;
     let isMarked = false;
     const onward = connect(Number(target.port), target.hostname);
+    const textsIn = statementReader();
     socket.on('data', (chunk) => {
+      const texts = textsIn(chunk.toString('latin1'));
       if (unanswered !== undefined) {
-        isMarked ||= chunk.includes(unanswered.after);
-        if (isMarked && chunk.includes(unanswered.words)) {
+        isMarked ||= texts.includes(unanswered.after);
+        if (isMarked && texts.includes(unanswered.words)) {
           const { resolve } = unanswered;
           unanswered = undefined;
           onward.unpipe(socket);
@@ -41,7 +43,7 @@ export async function startWay(databaseUrl: string) {
           onward.resume();
         }
       }
-      if (last === undefined || !chunk.includes(last)) return;
+      if (last === undefined || !texts.includes(last)) return;
       last = undefined;
       close();
     });
@@ -90,5 +92,16 @@ export async function startWay(databaseUrl: string) {
       server.close();
       await once(server, 'close');
     },
+  };
+}
+
+/** Reads what a connection sends: gives it with the texts of the prepared statements that it names. */
+function statementReader(): (sent: string) => string {
+  const prepared = new Map<string, string>();
+  return (sent) => {
+    const named = [...prepared].flatMap(([name, text]) => (sent.includes(`\0${name}\0`) ? [text] : []));
+    // A Parse message: its length, the name of the statement, which db/prepared-client.ts makes, and its text.
+    for (const [, name = '', text = ''] of sent.matchAll(/P.{4}([\w-]{27})\0([^\0]+)\0/gs)) prepared.set(name, text);
+    return [sent, ...named].join('\0');
   };
 }
