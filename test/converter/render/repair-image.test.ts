@@ -110,13 +110,13 @@ describe.each([
   });
 });
 
-test('a JPEG that ends at any byte of its end is decoded to more than 95% of its rows, or refused', async () => {
+test('a JPEG that ends at any byte of its end is decoded to at least 95% of its rows, or refused', async () => {
   for (const make of [() => picture().jpeg({ quality: 30 }).toBuffer(), jpegWithRestarts]) {
     const whole = await make();
     const expected = await convert(whole);
     for (let cut = 5; cut < whole.length * 0.08; cut += Math.ceil(whole.length / 997)) {
       const outcome = await convert(whole.subarray(0, -cut)).catch((error) => error);
-      if (Buffer.isBuffer(outcome)) expect(await commonRows(outcome, expected)).toBeGreaterThan(HEIGHT * 0.95);
+      if (Buffer.isBuffer(outcome)) expect(await commonRows(outcome, expected)).toBeGreaterThanOrEqual(HEIGHT * 0.95);
       else expect(outcome).toEqual(corrupt);
     }
   }
