@@ -33,7 +33,7 @@ interface NewUpload {
 
 interface Entry {
   upload: NewUpload;
-  /** Whether a COMMIT may have been sent. */
+  /** True once a COMMIT may have been sent. */
   isCommitting: boolean;
 }
 
