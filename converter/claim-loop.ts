@@ -52,7 +52,7 @@ export class ClaimLoop {
     this.#running = this.#run();
   }
 
-  /** The ids of all live converters, sorted. */
+  /** The ids of the converters that listen to wake-ups, sorted. */
   setPeers(ids: readonly string[]): void {
     this.#peers = ids;
   }

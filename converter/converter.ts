@@ -29,6 +29,7 @@ import { RunningAttempts } from './running-attempts.ts';
 import { createSandboxPool } from './sandbox/pool.ts';
 import { createSettler } from './settler.ts';
 import { sweepStore } from './sweep.ts';
+import { WakeListener } from './wake-listener.ts';
 
 const ROUND_MS = 1_000;
 const ADMIT_MS = 10_000;
@@ -128,18 +129,19 @@ export async function startConverter({
     },
     send: (wakeUps) => sendWakeUps(db, wakeUps).catch(onError('waking other converters')),
   });
+  const channels = {
+    [READY_CHANNEL]: (payload: string) => claimLoop.hear(payload),
+    [CANCELLED_CHANNEL]: () => void running.abortLost().catch(onError('looking for cancelled jobs')),
+  };
+  const listener = new WakeListener({
+    id: converter.id,
+    listen: () => listen(databaseUrl, { name: 'sheetmill-converter', log, channels }),
+    onListeners: (ids) => claimLoop.setPeers(ids),
+  });
   const heartbeat = new Heartbeat(databaseUrl, converter.id, {
     log,
     onLost: lost.resolve,
-    onPeers: (ids) => claimLoop.setPeers(ids),
-  });
-  const listener = listen(databaseUrl, {
-    name: 'sheetmill-converter',
-    log,
-    channels: {
-      [READY_CHANNEL]: (payload) => claimLoop.hear(payload),
-      [CANCELLED_CHANNEL]: () => void running.abortLost().catch(onError('looking for cancelled jobs')),
-    },
+    onPeers: (ids) => listener.setPeers(ids),
   });
   const every = (ms: number, doing: string, work: () => Promise<void>) =>
     repeat(ms, () => work().catch(onError(doing)));
@@ -169,11 +171,11 @@ export async function startConverter({
       const grace = setTimeout(() => handBack.abort(), graceMs);
       await running.ended();
       clearTimeout(grace);
-      await listener.close();
       await claimLoop.close();
       await running.settleStray().catch(onError('settling stray attempts'));
       await Promise.all([pool.close(), ...timers.map((stopTimer) => stopTimer())]);
       await heartbeat.close();
+      await listener.close();
       await db
         .update(converters)
         .set({ status: 'stopped' })

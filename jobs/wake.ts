@@ -2,7 +2,7 @@ import type { Shape } from './shape.ts';
 
 /**
  * Wake-ups: NOTIFYs that say that jobs became ready. A random token makes converters look in turn instead of all at once.
- * A poll each second finds the jobs of wake-ups that were lost, or that reached nobody since lists of converters disagreed.
+ * A poll each second of every converter finds the jobs of wake-ups that were lost, or that reached nobody since lists of converters disagreed.
  */
 export interface WakeUp {
   token: number;
@@ -18,6 +18,8 @@ export interface WakeUp {
 export const MAX_HOPS = 8;
 /** Fewer converters all look. */
 export const MIN_DIRECTED = 4;
+/** Most converters that listen to wake-ups; others poll. */
+export const MAX_LISTENERS = 8;
 
 const PAYLOAD = /^(\d{1,15}) (\d{1,15}) (\d{1,9}) (\d{1,9})(?: (\d{1,9}))?$/;
 
@@ -36,7 +38,7 @@ export function formatWakeUp({ token, count, shape, hops }: WakeUp): string {
 /**
  * Whether a wake-up is for this converter: its position is one of `count` from the token on, or the one to which it was
  * passed. One that is not in its own list, which is old, is meant always.
- * @param converters the ids of all live converters, sorted
+ * @param converters the ids of the converters that listen, sorted
  */
 export function isFor(wakeUp: WakeUp, converters: readonly string[], id: string): boolean {
   const distance = distanceTo(wakeUp, converters, id);

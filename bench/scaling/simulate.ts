@@ -1,4 +1,4 @@
-import { MAX_HOPS, MIN_DIRECTED } from '../../jobs/wake.ts';
+import { MAX_HOPS, MAX_LISTENERS, MIN_DIRECTED } from '../../jobs/wake.ts';
 import type { Random } from '../incident/random.ts';
 
 /** What larger numbers of converters would do, computed from what one was measured to do. Pure: the same in, the same out. */
@@ -56,7 +56,7 @@ export function mostPerSecond(units: number, works: Work[]): number {
 
 /**
  * So many uploads in a second on so many converters. The look of the converter that starts a job is part of what the job
- * costs. All others hear the wake-up and each of its `passes`, from one full converter to the next.
+ * costs. The others that listen hear the wake-up and each of its `passes`, from one full converter to the next.
  */
 export function predict(
   { nodes, uploadsPerSecond, passes }: { nodes: number; uploadsPerSecond: number; passes: number },
@@ -68,7 +68,8 @@ export function predict(
   // Jobs that become ready in one transaction are told of once: the first job, and its parts.
   const told = mean(works.map(({ partSeconds }) => (partSeconds.length > 0 ? 2 : 1)));
   const passing = { statements: passes, seconds: 0, commits: passes };
-  const wakingEach = times(add(times(costs.wake, (1 + passes) * (nodes - 1)), passing), told);
+  const others = Math.min(nodes, MAX_LISTENERS) - 1;
+  const wakingEach = times(add(times(costs.wake, (1 + passes) * others), passing), told);
   const idle = times(costs.idleSecond, nodes);
   const limits = {
     converters: uploadsPerSecond,
@@ -151,9 +152,11 @@ export function simulateQueue({
       withRoom++;
     }
     told++;
-    // It begins at any node: so many full ones stand before the first with room, on average.
-    const full = (nodes - withRoom) / (withRoom + 1);
-    const passes = nodes < MIN_DIRECTED ? 0 : Math.min(MAX_HOPS, nodes - 1, full);
+    // It begins at any node that listens: so many full ones stand before the first with room, on average.
+    const listeners = Math.min(nodes, MAX_LISTENERS);
+    const open = (withRoom * listeners) / nodes;
+    const full = (listeners - open) / (open + 1);
+    const passes = nodes < MIN_DIRECTED ? 0 : Math.min(MAX_HOPS, listeners - 1, full);
     result.passes += (passes - result.passes) / told;
   }
 
