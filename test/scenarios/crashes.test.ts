@@ -120,7 +120,7 @@ describe('a process that is killed', () => {
   });
 
   test('a converter that is told to stop: it hands its jobs back without spending an attempt', async () => {
-    const id = await uploadSlow(24);
+    const id = await uploadSlow(60);
     await until(async () => (await pagesDone(id)) > 0);
     const next = service.startConverter();
     const sandboxes = childrenOf(pid(converter));
@@ -128,7 +128,7 @@ describe('a process that is killed', () => {
     expect(converter.exitCode).toBe(0);
     expect(sandboxes.filter(isAlive)).toEqual([]);
     converter = await next;
-    await expectComplete(id, 24);
+    await expectComplete(id, 60);
     const attempts = await attemptsOf(id);
     expect(attempts.map(({ status, code }) => [status, code])).toEqual([
       ['completed', null],
@@ -142,7 +142,7 @@ describe('a process that is killed', () => {
   });
 
   test('a converter: its sandboxes die with it, and another one finishes everything', async () => {
-    const id = await uploadSlow(24);
+    const id = await uploadSlow(60);
     await until(async () => (await pagesDone(id)) > 0);
     const sandboxes = childrenOf(pid(converter));
     expect(sandboxes.length).toBeGreaterThan(0);
@@ -150,7 +150,7 @@ describe('a process that is killed', () => {
     await service.end(converter, 'SIGKILL');
     await until(async () => !sandboxes.some(isAlive), 1_000);
     converter = await service.startConverter();
-    await expectComplete(id, 24);
+    await expectComplete(id, 60);
     expect(Date.now() - killedAt).toBeLessThan(40_000);
     const attempts = await attemptsOf(id);
     expect(attempts.map(({ status, code }) => [status, code])).toEqual([
