@@ -266,7 +266,7 @@ async function readInputs(
     }
   }
   if (job.uploadId === null || job.original === null) {
-    const dependencies = await listPrerequisites(db, job.id, MAX_RESULTS_BYTES);
+    const dependencies = job.hasDependencies ? await listPrerequisites(db, job.id, MAX_RESULTS_BYTES) : [];
     return { input: '', password: null, settledPages: [], files, dependencies };
   }
   const { path, media_type } = job.payload as { path: string; media_type?: string };

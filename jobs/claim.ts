@@ -16,7 +16,7 @@ import { transition } from './transition.ts';
 export type Job = JobRow;
 
 /** A job that a converter runs now. `waitedSeconds` passed since it became ready, by Postgres's clock. */
-export type ClaimedJob = Job & { waitedSeconds: number };
+export type ClaimedJob = Job & { waitedSeconds: number; hasDependencies: boolean };
 
 /** Fences everything that an attempt writes: it owns its job while the job runs under this number. */
 export type AttemptKey = Pick<Job, 'id' | 'attempt' | 'cpuUnits' | 'memoryMb'>;
@@ -125,6 +125,9 @@ async function look(
   };
 }
 
+/** A started job; only nulls when the converter lives and no job is left. */
+type Taken = { job: Record<string, unknown> | null; queue_id: string; has_dependencies: boolean; waited: number };
+
 interface Plan {
   planned: Waiting[];
   /** Whether a type among them has a limit for all converters together. */
@@ -147,7 +150,7 @@ async function take(
   const types = [...new Set(planned.map(({ type }) => type))];
   return transition(db, async (tx) => {
     const ids = (isLimited ? await withinLimits(tx, planned) : planned).map((job) => job.id);
-    const { rows } = await tx.execute<{ job: Record<string, unknown> | null; queue_id: string; waited: number }>(sql`
+    const { rows } = await tx.execute<Taken>(sql`
       with live as (select id, name from converters where id = ${id} and status = 'live' for key share),
       locked_types as materialized (select * from job_types where type = any(${sql.param(types)}) for share),
       shut as (
@@ -162,7 +165,8 @@ async function take(
         update jobs set status = 'running', attempt = attempt + 1, converter_id = ${id}, queue_id = null, progress = null,
           started_at = coalesce(started_at, now())
         from free where jobs.id = free.id
-        returning jobs.*, free.queue_id as taken_id),
+        returning jobs.*, free.queue_id as taken_id,
+          exists (select from job_dependencies edge where edge.job_id = jobs.id) as has_dependencies),
       attempts as (
         insert into job_attempts (job_id, attempt, converter_id, converter, cpu_units, memory_mb)
         select id, attempt, ${id}, ${name}, cpu_units, memory_mb from claimed),
@@ -174,11 +178,13 @@ async function take(
         where ${clock}::bigint is not null group by 1 order by 1
         on conflict (owner) do update
           set turns = greatest(fair_shares.turns, ${clock}::bigint) + excluded.turns - ${clock}::bigint, used_at = now())
-      select to_jsonb(claimed) as job, taken_id as queue_id, extract(epoch from clock_timestamp() - ready_at)::float as waited
+      select to_jsonb(claimed) as job, taken_id as queue_id, has_dependencies, extract(epoch from clock_timestamp() - ready_at)::float as waited
       from live left join claimed on true`);
     if (rows.length === 0) throw new ConverterLost();
-    const started = rows.flatMap(({ job, queue_id, waited }) =>
-      job === null ? [] : [{ ...rowFromJson(jobs, job), queue_id, waitedSeconds: waited }],
+    const started = rows.flatMap(({ job, queue_id, has_dependencies, waited }) =>
+      job === null
+        ? []
+        : [{ ...rowFromJson(jobs, job), queue_id, hasDependencies: has_dependencies, waitedSeconds: waited }],
     );
     await queues.remove(
       tx,
