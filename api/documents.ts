@@ -221,7 +221,7 @@ function changeInWords({ status, data }: Event): string {
   return data === null ? `${status}` : `${status}: ${data.message}`;
 }
 
-/** What the stream tells: an event, or the progress of a job, which has no event. */
+/** A message of the stream: an event, or the progress of a job, which has no event. */
 export type StreamEvent = Pick<
   Event,
   'id' | 'owner' | 'kind' | 'jobId' | 'uploadId' | 'type' | 'status' | 'attempt' | 'data' | 'at'

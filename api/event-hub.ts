@@ -160,7 +160,7 @@ class Hub implements EventHub {
     for (const listener of this.#changeListeners) listener(changes);
   }
 
-  /** Progress of too many jobs to name is left out: each is told again within a second. */
+  /** Progress of too many jobs to name is left out: each job reports again within a second. */
   #noteProgress(changes: Changes): void {
     if (changes === 'all' || this.#followers.size === 0) return;
     for (const id of changes.jobIds) this.#progressed.add(id);

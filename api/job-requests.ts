@@ -127,7 +127,7 @@ export const newJob = scheduledJob.extend({
     .describe('Not before this moment'),
 });
 
-/** What can change of a job that waits. */
+/** The fields of a waiting job that can change. */
 export const jobChange = z
   .strictObject({
     priority: z.enum(PRIORITIES).optional(),

@@ -84,7 +84,7 @@ export function createQueueBounds(db: Database, bounds: Bounds): QueueBounds {
   };
 }
 
-/** What jobs add to the usage of their owner. */
+/** The usage that jobs add to that of their owner. */
 export function usageOf(jobs: NewJob[]): Usage {
   return {
     jobs: jobs.length,

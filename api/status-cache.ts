@@ -16,7 +16,7 @@ const GENERATION_LENGTH = 36;
 export interface StatusDocument {
   owner: string | null;
   done: boolean;
-  /** Whether it stays as it is until `invalidate` is called. */
+  /** True if it stays as it is until `invalidate` is called. */
   isCacheable: boolean;
   body: Record<string, unknown>;
 }

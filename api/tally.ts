@@ -6,7 +6,7 @@ const GOOD_FOR_MS = 500;
 interface Look {
   usage: Promise<Usage>;
   beganAt: number;
-  /** Whether it has an outcome: no second look begins before. */
+  /** True once it has an outcome: no second look begins before. */
   isDone: boolean;
 }
 
@@ -24,7 +24,7 @@ export class Tally {
   readonly #read: () => Promise<Usage>;
   /** The latest look. */
   #look: Look | undefined;
-  /** What the latest look has not seen, or may not have seen. */
+  /** The usage that the latest look has not seen, or may not have seen. */
   #reservations = new Set<Reservation>();
 
   constructor(read: () => Promise<Usage>) {
@@ -50,7 +50,7 @@ export class Tally {
     return this.#sum(await this.#current());
   }
 
-  /** Whether nothing is lost with it. */
+  /** True if nothing is lost with it. */
   isIdle(): boolean {
     return (this.#look?.isDone ?? true) && [...this.#reservations].every(({ endedAt }) => endedAt !== undefined);
   }

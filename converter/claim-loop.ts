@@ -28,7 +28,7 @@ interface Parts {
 }
 
 /**
- * Decides when a converter looks for jobs: when a wake-up for it names a job that may fit, when a job of its own ends and
+ * Decides when a converter looks for jobs: when a wake-up for it names a job that may fit, when one of its jobs ends and
  * others may wait, again after a claim that may have left some, and once in `pollMs`. A wake-up for which it starts nothing goes to the next
  * converter, unless nothing is left to start. The owner calls `close()`.
  */

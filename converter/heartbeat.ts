@@ -19,7 +19,7 @@ const PEER_SECONDS = 10;
 const SILENT_MS = 4_000;
 
 /**
- * Tells Postgres every three seconds that a converter lives. It has a connection of its own, since those of the pool may
+ * Tells Postgres every three seconds that a converter lives. It has a separate connection, since those of the pool may
  * all wait for locks, and gives up early on one that does not answer. `onLost` is called when others have declared the
  * converter lost, `onPeers` after each heartbeat with the sorted ids of all converters that live. The owner calls `close()`.
  */

@@ -11,7 +11,7 @@ import type { TaskEvent } from './run-task.ts';
 const MOST_LINES = 1_000;
 const LONGEST_MESSAGE = 10_000;
 const LARGEST_DATA = 32 * 1024;
-/** What comes within this time is written together: each commit that notifies waits for the one before it. */
+/** Lines that come within this time are written together: each commit that notifies waits for the one before it. */
 const TOGETHER_MS = 250;
 /** Of the progress within this time only the last is written. */
 const PROGRESS_MS = 1_000;

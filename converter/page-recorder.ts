@@ -12,7 +12,7 @@ import { persist } from './persist.ts';
 
 /** Pages that are ready within this time are recorded in one transaction. */
 const BATCH_MS = 200;
-/** What was found in the original waits this long for the first page, to be recorded with it. */
+/** The inspection of the original waits this long for the first page, to be recorded with it. */
 const INSPECTION_MS = 500;
 
 interface Parts {

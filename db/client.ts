@@ -111,7 +111,7 @@ function isRefusedWrite(error: unknown): boolean {
   return codeOf(error) === READ_ONLY;
 }
 
-/** Whether the server takes no writes now, as during a failover. */
+/** True if the server takes no writes now, as during a failover. */
 export async function isReadOnly(db: Queryable): Promise<boolean> {
   const { rows } = await db.execute<{ read_only: boolean }>(
     sql`select pg_is_in_recovery() or current_setting('transaction_read_only')::bool as read_only`,

@@ -22,7 +22,7 @@ export async function takeKey(
     .values({ owner, key, lockedUntil: lockedUntil() })
     .onConflictDoUpdate({
       target: [idempotencyKeys.owner, idempotencyKeys.key],
-      // What is kept of it is the answer to this request, and its day begins now.
+      // Its row keeps the answer to this request, and its day begins now.
       set: { lockedUntil: lockedUntil(), createdAt: sql`now()` },
       setWhere: sql`${idempotencyKeys.answer} is null and ${idempotencyKeys.lockedUntil} < now()`,
     })

@@ -173,7 +173,7 @@ export async function dependenciesOf(db: Queryable, ids: string[]): Promise<Map<
 }
 
 /**
- * What became of the prerequisites of a job, by ascending id. Results are given until all together have more than
+ * The outcomes of the prerequisites of a job, by ascending id. Results are given until all together have more than
  * `maxBytes` of JSON; the stored size is looked at first, so that a large one is not read to be left out.
  */
 export async function listPrerequisites(

@@ -14,7 +14,7 @@ const MAX_TEXT_LENGTH = 20_000;
  */
 export class PreparedClient extends pg.Client {
   readonly #seen = new Set<string>();
-  /** Of what is prepared, by its text. */
+  /** Names of prepared statements by their text. */
   readonly #names = new Map<string, string>();
 
   constructor(config?: string | pg.ClientConfig) {

@@ -50,7 +50,7 @@ async function requeue(boss: PgBoss): Promise<void> {
   }
 }
 
-/** Whether a later version has upgraded pg-boss's schema: during a rollout and after a rollback this one works with it. */
+/** True if a later version has upgraded pg-boss's schema: during a rollout and after a rollback this one works with it. */
 async function isNewer(db: Queryable): Promise<boolean> {
   const { rows } = await db.execute<{ version: number }>(sql`select version from pgboss.version`);
   return rows.some(({ version }) => version > SCHEMA_VERSION);

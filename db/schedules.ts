@@ -4,7 +4,7 @@ import { ENDED, jobs, schedules } from './schema.ts';
 
 export type Schedule = typeof schedules.$inferSelect;
 
-/** What a run changes of its schedule. */
+/** The fields of its schedule that a run changes. */
 export type RecordedRun = Pick<Schedule, 'id' | 'nextRunAt' | 'lastRunAt' | 'lastJobId' | 'lastError'>;
 
 /** The schedule of a name that the caller sees: its own first, then others' by owner. `sees` undefined means everybody's. */

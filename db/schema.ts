@@ -31,7 +31,7 @@ export const ENDED = ['completed', 'failed', 'cancelled'] as const;
 export const JOB_STATUSES = [...OPEN_STATUSES, ...ENDED] as const;
 export type JobStatus = (typeof JOB_STATUSES)[number];
 
-/** What became of a prerequisite; `deleted` before it had ended. */
+/** The outcome of a prerequisite; `deleted` before it had ended. */
 export const OUTCOMES = [...ENDED, 'deleted'] as const;
 export type DependencyOutcome = (typeof OUTCOMES)[number];
 
@@ -494,7 +494,7 @@ export const webhookHosts = pgTable(
   'webhook_hosts',
   {
     host: text('host').primaryKey(),
-    /** Whether its last answer took longer than a prompt receiver's. */
+    /** True if its last answer took longer than a prompt receiver's. */
     slow: boolean('slow').notNull(),
     /** Deliveries in a row without any answer. */
     failures: integer('failures').notNull(),
@@ -507,7 +507,7 @@ export const webhookHosts = pgTable(
   (table) => [index('webhook_hosts_changed').on(table.changedAt)],
 );
 
-/** What a schedule does with runs while its previous job has not ended, and with runs that an outage has missed. */
+/** The ways of a schedule with runs while its previous job has not ended, and with runs that an outage has missed. */
 export const OVERLAPS = ['allow', 'skip'] as const;
 export const MISSED = ['once', 'skip'] as const;
 

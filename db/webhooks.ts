@@ -86,7 +86,7 @@ export async function takeWebhooks(
   });
 }
 
-/** What is known of a host changes with a delivery: an answer ends its failures; without one it is left alone for a while. */
+/** The state of a host changes with a delivery: an answer ends its failures; without one it is left alone for a while. */
 export async function recordHost(db: Queryable, host: string, answer: 'prompt' | 'slow' | 'none'): Promise<void> {
   const failed = answer === 'none';
   await db.execute(sql`

@@ -17,9 +17,9 @@ type Archiving = Named & { archiveOf: string };
 type Latest = {
   id: string;
   status: JobStatus;
-  /** Whether it has, or will have, the pages that the upload has now. */
+  /** True if it has, or will have, the pages that the upload has now. */
   isCurrent: boolean;
-  /** Whether the upload has ended: only a retry adds pages. */
+  /** True if the upload has ended: only a retry adds pages. */
   isFinal: boolean;
 };
 
@@ -81,7 +81,7 @@ export async function keepArchives(tx: Transaction, jobs: Named[]): Promise<void
   if (rowCount !== archiving.length) throw new Moved();
 }
 
-/** Whether the request for `job` gets the job `before`; false when it gets a job of its own. */
+/** True if the request for `job` gets the job `before`; false when it gets a new job. */
 function isGiven(before: Latest, job: Archiving): boolean {
   switch (before.status) {
     case 'failed':

@@ -177,7 +177,7 @@ async function onOperation(
   });
 }
 
-/** A conversion may have thousands of children, and is a batch of its own. */
+/** A conversion may have thousands of children, and is a separate batch. */
 async function nextBatch(tx: Transaction, { id, action, filter, cursor }: BulkOperation, limit: number) {
   const began = sql`(select created_at from bulk_operations where id = ${id})`;
   const found = await tx

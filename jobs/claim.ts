@@ -130,7 +130,7 @@ type Taken = { job: Record<string, unknown> | null; queue_id: string; has_depend
 
 interface Plan {
   planned: Waiting[];
-  /** Whether a type among them has a limit for all converters together. */
+  /** True if a type among them has a limit for all converters together. */
   isLimited: boolean;
   /** The clock of the owners' turns; null when no others wait. */
   clock: number | null;

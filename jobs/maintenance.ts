@@ -59,7 +59,7 @@ export async function continueChanges(db: Database, queues: Queues, log: Logger,
   }
 }
 
-/** Whether there are such changes, so that jobs that have ended may be retried or deleted in the background. */
+/** True if there are such changes, so that jobs that have ended may be retried or deleted in the background. */
 export async function isChanging(db: Database): Promise<boolean> {
   const { rows } = await db.execute<{ found: boolean }>(sql`
     select exists (select from bulk_operations where status = 'running')

@@ -7,7 +7,7 @@ export interface Reservation {
   endsAt: number;
 }
 
-/** What a converter may still reserve. */
+/** The room that a converter may still reserve. */
 export interface Room extends Shape {
   /** The largest job that may start in the background, in MB. */
   backgroundMb: number;

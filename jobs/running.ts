@@ -37,7 +37,7 @@ export async function noteWaits(db: Database, waiting: Pick<AttemptKey, 'id' | '
 }
 
 /**
- * Whether an attempt ended with just this outcome: then a settlement whose answer was lost has taken place. Others end
+ * True if an attempt ended with just this outcome: then a settlement whose answer was lost has taken place. Others end
  * attempts in other ways only, as cancelled, lost or overdue.
  */
 export async function isSettledAs(db: Database, { attempt, outcome }: Settlement): Promise<boolean> {

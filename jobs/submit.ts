@@ -206,7 +206,7 @@ function placesOf(newJobs: (NewJob & { id: string })[], prerequisites: Map<strin
       if (outcome === null) edges.open++;
       else if (outcome !== 'completed') edges.failed ??= { id: on, outcome };
     }
-    // A job without prerequisites has nothing to wait for, whatever it runs on.
+    // A job without prerequisites has nothing to wait for, on any `run_on`.
     const place: Place = job?.dependsOn?.length ? placeOf(job.runOn ?? DEFAULTS.runOn, edges) : { status: 'free' };
     known.set(id, place);
     return place;

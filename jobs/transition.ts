@@ -31,7 +31,7 @@ export async function repeating<T>(run: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Whether a transaction that failed with this error may succeed when it is repeated. */
+/** True if a transaction that failed with this error may succeed when it is repeated. */
 export function isRepeatable(error: unknown): boolean {
   return REPEATABLE.has(postgresCode(error));
 }

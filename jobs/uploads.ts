@@ -56,7 +56,7 @@ export async function retryUpload(db: Database, queues: Queues, id: string): Pro
 }
 
 /**
- * Deletes the rows of an upload, whatever it is about: its jobs end first, so that what waits for them fails. A
+ * Deletes the rows of an upload in any status: its jobs end first, so that what waits for them fails. A
  * trigger replaces its history by one event, which says that it was deleted. The caller removes the files afterwards. Gives false when
  * there is no such upload, or it does not match `only`.
  */

@@ -36,7 +36,7 @@ export function formatWakeUp({ token, count, shape, hops }: WakeUp): string {
 }
 
 /**
- * Whether a wake-up is for this converter: its position is one of `count` from the token on, or the one to which it was
+ * True if a wake-up is for this converter: its position is one of `count` from the token on, or the one to which it was
  * passed. One that is not in its own list, which is old, is meant always.
  * @param converters the ids of the converters that listen, sorted
  */

@@ -42,7 +42,7 @@ export async function notifyEnded(tx: Transaction, ended: Ended[]): Promise<void
 }
 
 /**
- * Records one try of a webhook that this process locked: it is delivered, or has failed for good, or is pending until the
+ * Records one try of a webhook that this process locked: it is delivered, or has failed finally, or is pending until the
  * next try. Gives which of these; undefined when it was deleted or settled meanwhile, or others try it again already.
  */
 export async function settleWebhook(

@@ -20,7 +20,7 @@ export interface TaskContext<Payload> {
   log(level: LogLevel, message: string, data?: Record<string, unknown>): void;
   /** Tells how far the task has come, in units of its choice. What comes in quick succession is told once. */
   progress(done: number, total?: number): void;
-  /** What became of the jobs that this one depends on, by ascending id. */
+  /** The outcomes of the jobs that this one depends on, by ascending id. */
   dependencies: Dependency[];
   /**
    * Ends the attempt, by throwing, because the task has nothing to do yet: the job is scheduled again in so many seconds
