@@ -9,7 +9,7 @@ const MAX_RETRY_MS = 5_000;
 
 /**
  * Calls a channel's function with the payload of each NOTIFY on it, and each with an empty one after every (re)connect,
- * since what came in between was missed. Holds one connection of its own; a lost one is opened again until `close()`,
+ * since what came in between was missed. Holds one separate connection; a lost one is opened again until `close()`,
  * after a random delay, so that not all processes connect at once to a Postgres that has just restarted.
  */
 export function listen(

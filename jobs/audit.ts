@@ -23,7 +23,7 @@ const PROMISES: Record<string, SQL> = {
     where ${waits} and not exists (select 1 from pending_outcomes where job_id = edge.depends_on)
       and case when prerequisite.id is null then edge.outcome is null
         else edge.outcome is distinct from case when prerequisite.finished_at is not null then prerequisite.status end end`,
-  'no blocked job waits in vain': sql`
+  'no blocked job waits for a dependency that has failed': sql`
     select id from jobs where status = 'blocked' and run_on = 'success' and exists (
       select 1 from job_dependencies where job_id = jobs.id and outcome <> 'completed')`,
   'no job runs before its dependencies let it': sql`

@@ -70,7 +70,7 @@ test('progress is sent live between the start and the end of its attempt, with t
   expect(kept).toEqual([events[0].id, events[1].id, events[4].id]);
 });
 
-test('a change is told at once although a transaction of another database is open, and the delay of the stream is measured', async () => {
+test('a change reaches waiters at once although a transaction of another database is open, and the delay of the stream is measured', async () => {
   const heard: Changes[] = [];
   const stop = hub.onChange((changes) => heard.push(changes));
   const warnings: unknown[][] = [];

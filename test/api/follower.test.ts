@@ -85,7 +85,7 @@ test('each follower is given what its filter selects, and of the rest not even t
     expect(sent).toEqual(['1']);
   }
   const bytes = () => {
-    throw new Error('made in vain');
+    throw new Error('made although nothing needs it');
   };
   for (const filter of others) {
     const { follower } = open(filter);

@@ -4,7 +4,7 @@ import { type Json, type Service, startService } from '../support/service.ts';
 import { answerTo, openPost } from './multipart.ts';
 import { expectProblem } from './problems.ts';
 
-/** Each owner has a test of its own; nothing runs the jobs. */
+/** Each test has another owner; nothing runs the jobs. */
 const NAMES = ['flood', 'other', 'bytes', 'shapes', 'burst', 'early', 'small'];
 const LIMITS = {
   MAX_QUEUED_JOBS: '100',

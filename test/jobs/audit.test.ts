@@ -70,7 +70,7 @@ const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
     [sql`update jobs set pending_dependencies = 3 where id = 'blocked'`],
   ],
   [
-    'no blocked job waits in vain',
+    'no blocked job waits for a dependency that has failed',
     'the prerequisite was forgotten',
     [sql`insert into job_dependencies values ('blocked', 'failed')`],
   ],
