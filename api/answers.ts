@@ -258,6 +258,13 @@ export const system = z.strictObject({
       capacity: resources,
       reserved: resources,
       running: z.int(),
+      isolation: z
+        .strictObject({
+          level: z.string().describe('`namespaces`, `process` or `memory`, strongest first'),
+          layers: z.array(z.string()),
+        })
+        .nullable()
+        .describe('The layers between sandboxes and the machine of the converter'),
       started_at: time,
       heartbeat_at: time,
     }),

@@ -291,6 +291,7 @@ export function systemDocument(
       capacity: { cpu_units: converter.cpuUnits, memory_mb: converter.memoryMb },
       reserved: { cpu_units: converter.reservedCpuUnits, memory_mb: converter.reservedMemoryMb },
       running: converter.running,
+      isolation: converter.isolation,
       started_at: time(converter.startedAt),
       heartbeat_at: time(converter.heartbeatAt),
     })),

@@ -2,6 +2,7 @@ import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import sharp from 'sharp';
+import { detectIsolation } from '../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type SandboxPool } from '../converter/sandbox/pool.ts';
 import { ORDINARY_MB } from '../jobs/shape.ts';
 import { createLogger } from '../log.ts';
@@ -46,6 +47,8 @@ await bench(async () => {
     roomMb: () => options.jobs * ORDINARY_MB,
     cacheFolder: path.join(folder, 'cache'),
     tasksModule: undefined,
+    hidden: [],
+    isolation: await detectIsolation({ from: 'memory' }),
     log: createLogger('silent', {}),
   });
   say(`${names.length} files`);

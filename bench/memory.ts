@@ -5,6 +5,7 @@ import { openPdf } from '../converter/render/engines/fallback.ts';
 import { estimateImage } from '../converter/render/estimate-image.ts';
 import { estimatePages } from '../converter/render/estimate-pdf.ts';
 import { inspectImage } from '../converter/render/image.ts';
+import { detectIsolation } from '../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool } from '../converter/sandbox/pool.ts';
 import { LARGEST_CLASS_MB, memoryClass } from '../jobs/shape.ts';
 import { createLogger } from '../log.ts';
@@ -36,6 +37,8 @@ const pool = createSandboxPool({
   roomMb: () => ORDINARY_MB,
   cacheFolder: path.join(folder, 'cache'),
   tasksModule: undefined,
+  hidden: [],
+  isolation: await detectIsolation({ from: 'memory' }),
   log: createLogger('silent', {}),
 });
 await bench(async () => {

@@ -23,9 +23,12 @@ import { createLedger } from './capacity.ts';
 import { ClaimLoop } from './claim-loop.ts';
 import { executeJob } from './executor.ts';
 import { Heartbeat } from './heartbeat.ts';
-import { jobWait, watchLedger, watchRetention } from './metrics.ts';
+import { isolationLayers, jobWait, watchLedger, watchRetention } from './metrics.ts';
 import { Retention } from './retention.ts';
 import { RunningAttempts } from './running-attempts.ts';
+import { compileSandboxCode } from './sandbox/compiled-code.ts';
+import { detectIsolation, type Isolation } from './sandbox/isolation/detect.ts';
+import { startOrphanReaper } from './sandbox/orphans.ts';
 import { createSandboxPool } from './sandbox/pool.ts';
 import { createSettler } from './settler.ts';
 import { sweepStore } from './sweep.ts';
@@ -63,20 +66,31 @@ export async function startConverter({
   const log = parentLog.child({ converter: converter.id });
   const capacity = { cpuUnits: config.CAPACITY_CPU, memoryMb: config.CAPACITY_MEMORY_MB };
   await registerJobTypes(db, tasks.values());
-  await db.insert(converters).values({ ...converter, ...capacity });
+  // TEMPORARY: tasks still read and write the store. Once they have private folders: await detectIsolation()
+  const isolation = await detectIsolation({ from: 'memory' });
+  reportIsolation(isolation, log);
+  const { level, layers } = isolation;
+  await db.insert(converters).values({ ...converter, ...capacity, isolation: { level, layers } });
   const ledger = createLedger(capacity);
   watchLedger(capacity, ledger.free);
   watchRetention(() => overdueSeconds(db, config.RETENTION_DAYS));
+  const cacheFolder = path.join(config.DATA_DIR, 'compile-cache');
   const pool = createSandboxPool({
     keep: capacity.cpuUnits,
     roomMb: () => ledger.free().memoryMb,
-    cacheFolder: path.join(config.DATA_DIR, 'compile-cache'),
+    cacheFolder,
     tasksModule: config.TASKS,
+    hidden: [config.DATA_DIR],
+    isolation,
+    orphans: isolation.namespaces === 'none' ? await startOrphanReaper() : null,
     log,
   });
   const handBack = new AbortController();
   const closing = new AbortController();
   const lost = Promise.withResolvers<void>();
+  void compileSandboxCode(cacheFolder, config.TASKS, closing.signal).catch((error) => {
+    if (!closing.signal.aborted) log.warn({ err: error }, 'sandboxes start slowly: their code could not be compiled');
+  });
   const types = [...tasks.keys()];
   const parts = { db, store, tasks, settle: createSettler(db, queues), config };
   const running = new RunningAttempts({ db, converterId: converter.id, settle: parts.settle, log });
@@ -184,6 +198,14 @@ export async function startConverter({
       log.info('converter stopped');
     },
   };
+}
+
+function reportIsolation({ level, layers }: Isolation, log: Logger): void {
+  isolationLayers.reset();
+  for (const layer of layers) isolationLayers.set({ layer }, 1);
+  if (level === 'memory')
+    log.warn({ level }, 'this machine offers no isolation: sandboxes are held to their memory alone');
+  else log.info({ level, layers }, 'sandboxes are isolated');
 }
 
 /** Does `work` again `ms` after it ended; gives the function that ends this and waits for the round under way. */

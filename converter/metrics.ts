@@ -39,8 +39,14 @@ export const pages = new Counter({
 export const sandboxStarts = new Counter({ name: 'sheetmill_sandbox_starts_total', help: 'Sandboxes started' });
 export const sandboxDeaths = new Counter({
   name: 'sheetmill_sandbox_deaths_total',
-  help: 'Sandboxes that died at work: met their cap (outgrown), took too long for a step (overdue), crashed, were killed by others, or did not stop when told to (stopped)',
+  help: 'Sandboxes that died at work: met their cap (outgrown), took too long for a step (overdue), wrote too much (overfull), crashed, were killed by others, or did not stop when told to (stopped)',
   labelNames: ['how'],
+});
+
+export const isolationLayers = new Gauge({
+  name: 'sheetmill_isolation',
+  help: '1 for each layer between sandboxes and this machine',
+  labelNames: ['layer'],
 });
 
 let ledger: { capacity: Shape; free: () => Room } | undefined;

@@ -69,5 +69,5 @@ export function outcomeOf(
     const payload = task?.internal ? { ...job.payload, spent_seconds: spentSeconds } : job.payload;
     return { kind: 'outgrown', error, spent: !task?.internal, payload };
   }
-  return { kind: 'failed', error, retryable: how !== 'overdue' };
+  return { kind: 'failed', error, retryable: how !== 'overdue' && how !== 'overfull' };
 }

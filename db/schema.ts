@@ -643,6 +643,8 @@ export const converters = pgTable('converters', {
   name: text('name').notNull(),
   cpuUnits: integer('cpu_units').notNull(),
   memoryMb: integer('memory_mb').notNull(),
+  /** The layers between its sandboxes and its machine. */
+  isolation: jsonb('isolation').$type<{ level: string; layers: string[] }>(),
   status: text('status').$type<'live' | 'stopped' | 'lost'>().notNull().default('live'),
   /** Until when it holds the lease to make room for a large job that has waited too long. */
   drainsUntil: time('drains_until'),

@@ -23,6 +23,7 @@ export async function listConverters(db: Queryable) {
       reservedCpuUnits: reserved.cpuUnits,
       reservedMemoryMb: reserved.memoryMb,
       running: reserved.running,
+      isolation: converters.isolation,
       heartbeatAt: converters.heartbeatAt,
       startedAt: converters.startedAt,
     })

@@ -274,6 +274,7 @@ export const system = {
       capacity: { cpu_units: 2, memory_mb: 23337 },
       reserved: { cpu_units: 1, memory_mb: 256 },
       running: 1,
+      isolation: { level: 'process', layers: ['no_new_privs', 'landlock', 'seccomp', 'rlimits'] },
       started_at: '2026-11-24T20:46:00.893Z',
       heartbeat_at: '2026-11-24T20:47:32.701Z',
     },

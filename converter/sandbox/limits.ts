@@ -48,14 +48,21 @@ export function cpuSeconds(pid: number): number | null {
  * Lets the process grow to `memoryMb` of resident memory and no further: an allocation beyond that fails. To be called
  * when its libraries are loaded: their address space, most of it never used, is read first and added. `capMb` is what
  * an earlier call gave; a cap that still fits is left as it is. Gives null where there is no prlimit, or no process.
+ * `uid` is the user of the process, null for the own one.
  */
-export async function capMemory(pid: number, memoryMb: number, capMb: number | null): Promise<number | null> {
+export async function capMemory(
+  pid: number,
+  memoryMb: number,
+  capMb: number | null,
+  uid: number | null = null,
+): Promise<number | null> {
   const memory = readMemory(pid);
   if (memory === null) return null;
   const cap = Math.floor(memory.dataMb + memoryMb - SLACK_MB - memory.residentMb);
   if (capMb !== null && capMb <= cap && cap - capMb <= SLACK_MB) return capMb;
   // The soft limit alone, so that it can be raised again for the next task.
-  return run('prlimit', ['--pid', String(pid), `--data=${cap * MB}:`]).then(
+  // Its own user may set it; root may need a privilege for that which containers do not have.
+  return run('prlimit', ['--pid', String(pid), `--data=${cap * MB}:`], uid === null ? {} : { uid, gid: uid }).then(
     () => cap,
     () => null,
   );
@@ -63,15 +70,24 @@ export async function capMemory(pid: number, memoryMb: number, capMb: number | n
 
 /**
  * Follows the resident memory of a process and all that it has started; calls `onOver` once it is above `memoryMb`.
+ * `besidesMb` is memory that no process holds.
  * `stop` ends that and gives the highest sum seen, in MB, or null where the kernel does not tell.
  */
-export function watchMemory(pid: number, memoryMb: number, onOver: () => void): { stop(): number | null } {
+export function watchMemory(
+  pid: number,
+  memoryMb: number,
+  onOver: () => void,
+  {
+    startedBy = () => descendantsOf(pid),
+    besidesMb = () => 0,
+  }: { startedBy?: () => number[]; besidesMb?: () => number } = {},
+): { stop(): number | null } {
   resetPeak(pid);
   let peakMb = 0;
   const look = () => {
     const memory = readMemory(pid);
     if (memory === null) return;
-    const others = descendantsOf(pid).reduce((sum, child) => sum + (readMemory(child)?.residentMb ?? 0), 0);
+    const others = startedBy().reduce((sum, child) => sum + (readMemory(child)?.residentMb ?? 0), besidesMb());
     peakMb = Math.max(peakMb, memory.peakMb, memory.residentMb + others);
     if (memory.residentMb + others > memoryMb) onOver();
   };
@@ -105,10 +121,9 @@ export function lowerPriority(pid: number): void {
   }
 }
 
-/** Kills a process that leads a group of its own, that group, and what it has started outside of it. */
-export function killAll(pid: number): void {
-  const others = descendantsOf(pid);
-  for (const target of [-pid, ...others]) {
+/** Kills processes, and process groups by their negative ids. */
+export function killAll(targets: number[]): void {
+  for (const target of targets) {
     try {
       process.kill(target, 'SIGKILL');
     } catch {
@@ -119,10 +134,14 @@ export function killAll(pid: number): void {
 
 /** The processes that a process has started, and theirs, and so on. */
 export function descendantsOf(pid: number): number[] {
-  const children = readFolder(`/proc/${pid}/task`).flatMap((thread) =>
+  return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
+}
+
+/** The processes that a process has started, oldest first. */
+export function childrenOf(pid: number): number[] {
+  return readFolder(`/proc/${pid}/task`).flatMap((thread) =>
     readProc(pid, `task/${thread}/children`).split(' ').filter(Boolean).map(Number),
   );
-  return children.flatMap((child) => [child, ...descendantsOf(child)]);
 }
 
 /** Makes the kernel measure the peak anew from now. */

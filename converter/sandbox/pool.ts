@@ -1,10 +1,16 @@
 import { once } from 'node:events';
+import { mkdtempSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { BASELINE_MB, LARGE_MB, ORDINARY_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
 import { sandboxStarts } from '../metrics.ts';
 import type { TaskRequest } from '../run-task.ts';
-import { descendantsOf, killAll, readMemory } from './limits.ts';
-import { startSandboxProcess } from './process.ts';
+import type { Isolation } from './isolation/detect.ts';
+import { dieFirst, readMemory } from './limits.ts';
+import type { OrphanReaper } from './orphans.ts';
+import { type SandboxProcess, startSandboxProcess } from './process.ts';
 import { type Ran, type RunOptions, runIn, type Sandbox } from './run.ts';
 
 /** A healthy sandbox is used again; after this many tasks a fresh one is better. */
@@ -29,16 +35,25 @@ export function createSandboxPool({
   roomMb,
   cacheFolder,
   tasksModule,
+  hidden,
+  isolation,
+  orphans = null,
   log,
 }: {
   keep: number;
   roomMb: () => number;
   cacheFolder: string;
   tasksModule: string | undefined;
+  /** Folders that sandboxes must not see. */
+  hidden: string[];
+  isolation: Isolation;
+  /** Ends what sandboxes leave behind where they have no PID namespace. */
+  orphans?: OrphanReaper | null;
   log: Logger;
 }) {
   const all = new Set<Sandbox>();
   const idle: Sandbox[] = [];
+  const living = new Set<SandboxProcess>();
   /** How many are out for ordinary conversions; larger ones bring a sandbox of their own to its end. */
   let leased = 0;
   /** Killed and not gone yet. */
@@ -47,7 +62,10 @@ export function createSandboxPool({
   let capsWork = true;
 
   function start(): Sandbox {
-    const child = startSandboxProcess(cacheFolder, tasksModule);
+    const folder = mkdtempSync(path.join(tmpdir(), 'sheetmill-sandbox-'));
+    const process = startSandboxProcess({ folder, cacheFolder, tasksModule, hidden, isolation });
+    const { child } = process;
+    living.add(process);
     sandboxStarts.inc();
     // V8 writes pages about an allocation that was refused: our log takes the first lines, and keeps its form.
     for (const stream of [child.stdout, child.stderr]) {
@@ -55,7 +73,7 @@ export function createSandboxPool({
         sandbox.log.info({ sandbox: child.pid, text: text.slice(0, LONGEST_OUTPUT) }, 'sandbox prints');
       });
     }
-    const gone = new Promise<void>((resolve) => {
+    const exited = new Promise<void>((resolve) => {
       child.once('exit', () => resolve());
       // Without a process there will be no exit: the machine had no room for one.
       child.on('error', (error) => {
@@ -63,18 +81,26 @@ export function createSandboxPool({
         if (child.pid === undefined) resolve();
       });
     });
+    const gone = exited.then(async () => {
+      living.delete(process);
+      await orphans?.reap(() => [...living].map(({ child: { pid = 0 } }) => pid));
+    });
     const ready = Promise.race([
       once(child, 'message'),
       gone.then(() => Promise.reject(new Error('it did not start'))),
     ]);
-    ready.catch(() => undefined);
-    const sandbox: Sandbox = { child, ready, gone, tasks: 0, capMb: null, idleMb: BASELINE_MB, log };
+    ready.then(
+      () => dieFirst(process.pid),
+      () => undefined,
+    );
+    const sandbox: Sandbox = { process, ready, gone, tasks: 0, capMb: null, idleMb: BASELINE_MB, log };
     all.add(sandbox);
     void gone.then(() => {
       all.delete(sandbox);
       leaving.delete(sandbox);
       const at = idle.indexOf(sandbox);
       if (at >= 0) idle.splice(at, 1);
+      rm(folder, { recursive: true, force: true }).catch((error) => log.warn({ err: error }, 'folder not removed'));
     });
     return sandbox;
   }
@@ -84,7 +110,7 @@ export function createSandboxPool({
 
   function end(sandbox: Sandbox): void {
     if (all.has(sandbox)) leaving.add(sandbox);
-    kill(sandbox);
+    sandbox.process.kill();
   }
 
   /** Idle sandboxes go first when somebody reserves what they take. Resolves when all that were killed are gone. */
@@ -94,13 +120,13 @@ export function createSandboxPool({
   }
 
   function release(sandbox: Sandbox): void {
-    const { pid } = sandbox.child;
-    const memory = pid === undefined ? null : readMemory(pid);
+    const { process } = sandbox;
+    const memory = readMemory(process.pid);
     sandbox.idleMb = memory?.residentMb ?? BASELINE_MB;
     const healthy =
-      sandbox.child.connected && !leaving.has(sandbox) && sandbox.tasks < MOST_TASKS && sandbox.idleMb <= MOST_IDLE_MB;
+      process.child.connected && !leaving.has(sandbox) && sandbox.tasks < MOST_TASKS && sandbox.idleMb <= MOST_IDLE_MB;
     // What a task has started and left behind goes with its sandbox.
-    if (healthy && !closed && idle.length < keep && descendantsOf(pid ?? 0).length === 0) idle.push(sandbox);
+    if (healthy && !closed && idle.length < keep && process.others().length === 0) idle.push(sandbox);
     else end(sandbox);
   }
 
@@ -151,7 +177,7 @@ export function createSandboxPool({
     refill,
     /** Resolves when the sandboxes that are there have compiled what an ordinary page runs, have work, or are gone. */
     async warm(): Promise<void> {
-      const messages = async ({ child, ready }: Sandbox) => {
+      const messages = async ({ process: { child }, ready }: Sandbox) => {
         await ready;
         if (child.exitCode === null) await once(child, 'message');
       };
@@ -161,13 +187,8 @@ export function createSandboxPool({
     /** Kills every sandbox and waits until all are gone. */
     async close(): Promise<void> {
       closed = true;
-      for (const sandbox of all) kill(sandbox);
+      for (const sandbox of all) sandbox.process.kill();
       await Promise.all([...all].map(({ gone }) => gone));
     },
   };
-}
-
-/** Kills a sandbox with all that it has started. */
-function kill({ child }: Sandbox): void {
-  if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) killAll(child.pid);
 }

@@ -1,11 +1,13 @@
-import type { ChildProcess } from 'node:child_process';
+import { constants } from 'node:os';
 import type { PublicError } from '../../errors.ts';
 import { LARGE_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
 import type { Step } from '../../tasks/task.ts';
 import { sandboxDeaths } from '../metrics.ts';
 import type { TaskEvent, TaskOutcome, TaskRequest } from '../run-task.ts';
+import { type FileWatch, MAX_FILES_MB, watchFiles } from './folder-size.ts';
 import { capMemory, lowerPriority, watchMemory } from './limits.ts';
+import type { SandboxProcess } from './process.ts';
 import type { SandboxMessage, SandboxOrder } from './protocol.ts';
 import { type SpentOnPage, StepTimeout } from './step-timeout.ts';
 
@@ -14,8 +16,8 @@ export type RunOutcome = TaskOutcome | { kind: 'aborted' } | Death;
 
 export interface Death {
   kind: 'died';
-  /** It met its cap; a step took too long; it crashed by itself; or somebody else killed it. */
-  how: 'outgrown' | 'overdue' | 'crashed' | 'killed';
+  /** It met its cap; a step took too long; it wrote too much; it crashed by itself; or somebody else killed it. */
+  how: 'outgrown' | 'overdue' | 'overfull' | 'crashed' | 'killed';
   error: PublicError;
 }
 
@@ -45,11 +47,12 @@ export interface RunOptions {
 export const YIELD_MS = 500;
 
 /** V8's and glibc's ends when an allocation is refused. */
-const OUTGROWN_SIGNALS: readonly (NodeJS.Signals | null)[] = ['SIGABRT', 'SIGTRAP'];
-const OUTGROWN_CODES: readonly (number | null)[] = [133, 134];
+const OUTGROWN_SIGNALS: readonly (string | null)[] = ['SIGABRT', 'SIGTRAP'];
+/** A shell gives the signal that ended its child as a code above this one. */
+const SIGNAL_CODES = 128;
 
 export interface Sandbox {
-  child: ChildProcess;
+  process: SandboxProcess;
   /** Resolves when its libraries are loaded; rejects when it ends before. */
   ready: Promise<unknown>;
   gone: Promise<unknown>;
@@ -72,8 +75,8 @@ export async function runIn(
   { deadlineMs, spentMs = 0, spentOnPage = () => 0, signal, onEvent }: RunOptions,
   { end, onUncapped }: { end: () => void; onUncapped: () => void },
 ): Promise<Ran> {
-  const { child, log } = sandbox;
-  const pid = child.pid ?? 0;
+  const { process, log } = sandbox;
+  const { child } = process;
   const { stepSeconds } = request.limits;
   sandbox.tasks++;
   let step: Step | null = null;
@@ -85,8 +88,11 @@ export async function runIn(
     killedFor ??= { kind: 'died', how, error: { code, message } };
     end();
   };
-  const stepTimeout = new StepTimeout(pid, stepSeconds, spentOnPage, (late) =>
-    killFor('overdue', 'timeout', `${nameOf(late)} took longer than ${stepSeconds} s`),
+  const stepTimeout = new StepTimeout(
+    () => process.pid,
+    stepSeconds,
+    spentOnPage,
+    (late) => killFor('overdue', 'timeout', `${nameOf(late)} took longer than ${stepSeconds} s`),
   );
   const order = (message: SandboxOrder) => child.send(message, (error) => error && end());
   const abort = (reason: string) => {
@@ -109,14 +115,14 @@ export async function runIn(
     } else if (message.kind !== 'ready' && message.kind !== 'warm') onEvent(message);
   };
   const onGone = (code: number | null, by: NodeJS.Signals | null) => {
-    ended.resolve(killedFor ?? whatKilled(code, by));
+    ended.resolve(killedFor ?? whatKilled(code, by ?? signalIn(code)));
   };
   const whatEnded = (outcome: TaskOutcome): RunOutcome =>
     outcome.kind === 'failed' && outcome.error.code === 'out_of_memory' && outcome.retryable
       ? outgrown(step, memoryMb)
       : outcome;
-  const whatKilled = (code: number | null, by: NodeJS.Signals | null): Death => {
-    if (OUTGROWN_SIGNALS.includes(by) || OUTGROWN_CODES.includes(code)) return outgrown(step, memoryMb);
+  const whatKilled = (code: number | null, by: string | null): Death => {
+    if (OUTGROWN_SIGNALS.includes(by)) return outgrown(step, memoryMb);
     if (by === 'SIGKILL')
       return { kind: 'died', how: 'killed', error: { code: 'out_of_memory', message: 'its sandbox was killed' } };
     const message = `${nameOf(step)} brought its sandbox down (${by ?? `exit ${code}`})`;
@@ -126,17 +132,24 @@ export async function runIn(
   child.on('exit', onGone);
   signal.addEventListener('abort', onAbort);
   let watch: ReturnType<typeof watchMemory> | undefined;
+  let files: FileWatch | undefined;
   const begin = async () => {
     await sandbox.ready;
+    const { pid } = process;
     if (memoryMb > LARGE_MB) lowerPriority(pid);
-    sandbox.capMb = await capMemory(pid, memoryMb, sandbox.capMb);
+    sandbox.capMb = await capMemory(pid, memoryMb, sandbox.capMb, process.uid);
     // Then nobody would stop the watch.
     if (over) return;
     if (sandbox.capMb === null) onUncapped();
-    watch = watchMemory(pid, memoryMb, () => {
+    const onOver = () => {
       killedFor ??= outgrown(step, memoryMb);
       end();
-    });
+    };
+    files = await watchFiles({ folder: process.folder, pid, others: () => process.others() }, () =>
+      killFor('overfull', 'task_failed', `${nameOf(step)} wrote more than ${MAX_FILES_MB} MB`),
+    );
+    if (over) return files.stop();
+    watch = watchMemory(pid, memoryMb, onOver, { startedBy: () => process.others(), besidesMb: files.memoryMb });
     if (signal.aborted) end();
     else order({ kind: 'run', request });
   };
@@ -158,6 +171,7 @@ export async function runIn(
     return { outcome, step, spentSeconds: stepTimeout.spentSeconds(), peakMemoryMb: watch?.stop() ?? null };
   } finally {
     over = true;
+    files?.stop();
     clearTimeout(deadline);
     stepTimeout.stop();
     clearTimeout(killer);
@@ -178,6 +192,12 @@ export function judge<Outcome extends RunOutcome>(
   }
   const failed = outcome.kind === 'failed' || outcome.kind === 'died';
   return failed && signal.aborted ? { kind: 'aborted' } : outcome;
+}
+
+/** The signal in the code with which a shell, or Node for an abort of its own, tells of it. */
+function signalIn(code: number | null): string | null {
+  const number = (code ?? 0) - SIGNAL_CODES;
+  return Object.entries(constants.signals).find(([, value]) => value === number)?.[0] ?? null;
 }
 
 function outgrown(step: Step | null, memoryMb: number): Death {

@@ -13,7 +13,7 @@ export type SpentOnPage = (page: number | null) => number;
  * again. An engine that has a substitute gets half of what is left, so that the substitute gets the other half.
  */
 export class StepTimeout {
-  readonly #pid: number;
+  readonly #pid: () => number;
   readonly #limitSeconds: number;
   readonly #spentBefore: SpentOnPage;
   readonly #onTimeout: (step: Step) => void;
@@ -25,7 +25,7 @@ export class StepTimeout {
   #startedAt = 0;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(pid: number, limitSeconds: number, spentBefore: SpentOnPage, onTimeout: (step: Step) => void) {
+  constructor(pid: () => number, limitSeconds: number, spentBefore: SpentOnPage, onTimeout: (step: Step) => void) {
     this.#pid = pid;
     this.#limitSeconds = limitSeconds;
     this.#spentBefore = spentBefore;
@@ -37,7 +37,7 @@ export class StepTimeout {
     this.#spentOnPage = this.#step?.page === step.page ? this.#spentOnPage + this.#usedByStep : 0;
     this.#step = step;
     this.#usedByStep = 0;
-    this.#cpuAtStart = cpuSeconds(this.#pid);
+    this.#cpuAtStart = cpuSeconds(this.#pid());
     this.#startedAt = performance.now();
     const left = Math.max(0, this.#limitSeconds - this.spentSeconds());
     const allowed = step.last ? left : left / 2;
@@ -69,7 +69,7 @@ export class StepTimeout {
   /** Reads the processor time, or the clock where the kernel does not tell; gives the seconds by the clock. */
   #sample(): number {
     const waited = (performance.now() - this.#startedAt) / 1000;
-    const cpu = cpuSeconds(this.#pid);
+    const cpu = cpuSeconds(this.#pid());
     if (this.#cpuAtStart === null) this.#usedByStep = waited;
     else if (cpu !== null) this.#usedByStep = cpu - this.#cpuAtStart;
     return waited;

@@ -5,6 +5,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
+import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { capMemory, descendantsOf, killAll, readMemory, watchMemory } from '../../../converter/sandbox/limits.ts';
 import { createSandboxPool, type Lease, type SandboxPool } from '../../../converter/sandbox/pool.ts';
 import type { Ran } from '../../../converter/sandbox/run.ts';
@@ -22,6 +23,8 @@ const LEAKS = ['leak_native', 'leak_heap', 'leak_wasm'];
 const canCap = existsSync('/proc/self/status') && spawnSync('prlimit', ['--version']).status === 0;
 const describeWithCaps = canCap ? describe : describe.skip;
 const describeWithProc = existsSync('/proc/self/status') ? describe : describe.skip;
+
+const isolation = await detectIsolation();
 
 let folder: string;
 let pool: SandboxPool;
@@ -41,6 +44,8 @@ function startPool(keep: number): void {
     keep,
     roomMb: () => roomMb,
     cacheFolder: path.join(folder, 'cache'),
+    hidden: [],
+    isolation,
     tasksModule: path.resolve(import.meta.dirname, '../../scenarios/hungry-tasks.ts'),
     log: createLogger('silent', {}),
   });
@@ -296,7 +301,7 @@ describeWithProc('by process id (needs /proc)', () => {
     const found = descendantsOf(pid);
     expect(found).toHaveLength(4);
     const exited = once(child, 'exit');
-    killAll(pid);
+    killAll([-pid, ...descendantsOf(pid)]);
     expect(await exited).toEqual([null, 'SIGKILL']);
     await until(async () => !found.some(isAlive));
     expect(descendantsOf(pid)).toEqual([]);
@@ -308,7 +313,7 @@ describeWithProc('by process id (needs /proc)', () => {
     expect(readMemory(pid)).toBeNull();
     expect(await capMemory(pid, 256, null)).toBeNull();
     expect(descendantsOf(pid)).toEqual([]);
-    killAll(pid);
+    killAll([-pid, ...descendantsOf(pid)]);
     const watch = watchMemory(pid, 1, () => {
       throw new Error('there was nothing to see');
     });
@@ -319,7 +324,7 @@ describeWithProc('by process id (needs /proc)', () => {
     const grow = 'const kept = []; console.log(); setInterval(() => kept.push(Buffer.alloc(2 ** 20, 1)), 5)';
     const { child, pid } = await start(process.execPath, ['-e', grow]);
     const exited = once(child, 'exit');
-    const watch = watchMemory(pid, 150, () => killAll(pid));
+    const watch = watchMemory(pid, 150, () => killAll([-pid, ...descendantsOf(pid)]));
     expect(await exited).toEqual([null, 'SIGKILL']);
     const peakMb = watch.stop();
     expect(peakMb).toBeGreaterThan(150);

@@ -3,12 +3,16 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
+import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
 import { createLogger } from '../../../log.ts';
 import { childrenOf, commandOf, isAlive } from '../../scenarios/processes.ts';
 import { pdfThatNeverEnds } from '../../scenarios/slow-files.ts';
 import { makeImage } from '../../support/files.ts';
 import { until } from '../../support/service.ts';
+
+// TEMPORARY: the tasks here read and write outside the private folder.
+const isolation = await detectIsolation({ from: 'memory' });
 
 let folder: string;
 let pool: SandboxPool;
@@ -20,6 +24,8 @@ beforeEach(async () => {
     keep: 1,
     roomMb: () => 1024,
     cacheFolder: path.join(folder, 'cache'),
+    hidden: [],
+    isolation,
     tasksModule: undefined,
     log: createLogger('silent', {}),
   });

@@ -27,7 +27,12 @@ async function runUntilTimeout(pid: number, limit: number, steps: Step[], spent 
   let used = 0;
   for (const at of steps) {
     used = await new Promise<number>((resolve) => {
-      const timeout = new StepTimeout(pid, limit, spent, () => resolve(timeout.spentSeconds()));
+      const timeout = new StepTimeout(
+        () => pid,
+        limit,
+        spent,
+        () => resolve(timeout.spentSeconds()),
+      );
       timeout.begin(at);
     });
   }
@@ -55,7 +60,12 @@ test('time that a page has used before counts', async () => {
 test('two engines share the limit of a page, and another page has a limit of its own', async () => {
   const pid = await start('busy');
   const overdue = Promise.withResolvers<Step>();
-  const timeout = new StepTimeout(pid, 0.8, () => 0, overdue.resolve);
+  const timeout = new StepTimeout(
+    () => pid,
+    0.8,
+    () => 0,
+    overdue.resolve,
+  );
   timeout.begin(step(1, 'pdfium', true));
   // The second engine begins after the first has used most of the limit.
   while (timeout.spentSeconds() < 0.5) {

@@ -1,0 +1,43 @@
+import { execFile } from 'node:child_process';
+import { chmodSync, existsSync, readdirSync, statSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { NODE_FLAGS } from './process.ts';
+
+/** Compiled code that sandboxes read and never write: they could leave some for each other. */
+
+const COMPILER = fileURLToPath(new URL('./compile.ts', import.meta.url));
+const CODE = path.resolve(import.meta.dirname, '../..');
+const CODE_FOLDERS = ['converter', 'db', 'jobs', 'store', 'tasks'];
+
+/** Fills `cacheFolder` unless that has happened since the code last changed. */
+export async function compileSandboxCode(
+  cacheFolder: string,
+  tasksModule: string | undefined,
+  signal: AbortSignal,
+): Promise<void> {
+  if (isCurrent(cacheFolder)) return;
+  const env = {
+    PATH: process.env.PATH,
+    NODE_COMPILE_CACHE: cacheFolder,
+    ...(tasksModule !== undefined && { TASKS: tasksModule }),
+  };
+  await promisify(execFile)(process.execPath, [...NODE_FLAGS, COMPILER], { env, signal });
+  // Sandboxes may run as other users.
+  for (const entry of readdirSync(cacheFolder, { recursive: true, withFileTypes: true })) {
+    if (!entry.isSymbolicLink())
+      chmodSync(path.join(entry.parentPath, entry.name), entry.isDirectory() ? 0o755 : 0o644);
+  }
+}
+
+function isCurrent(cacheFolder: string): boolean {
+  const caches = existsSync(cacheFolder) ? readdirSync(cacheFolder) : [];
+  const filledAt = Math.max(...caches.map((name) => statSync(path.join(cacheFolder, name)).mtimeMs));
+  const files = CODE_FOLDERS.flatMap((folder) =>
+    readdirSync(path.join(CODE, folder), { recursive: true, encoding: 'utf8' }).map((file) =>
+      path.join(CODE, folder, file),
+    ),
+  );
+  return files.every((file) => statSync(file).mtimeMs <= filledAt);
+}

@@ -1,0 +1,50 @@
+import { openSync } from 'node:fs';
+import { attempt, type Kernel } from './kernel.ts';
+import { restrictFiles, SCOPES_SIGNALS } from './landlock.ts';
+import type { Plan } from './plan.ts';
+import { enterPrivateRoot } from './private-root.ts';
+import { adoptOrphans, dieWithParent, dropPrivileges, setLimits } from './privileges.ts';
+import { filterSystemCalls } from './seccomp.ts';
+
+const F_SETFD = 2;
+const STDIO_AND_CHANNEL = [0, 1, 2, 3];
+const O_PATH = 0o10000000;
+
+/** Those parts of /proc that say nothing about other processes. */
+const HARMLESS_IN_PROC = ['/proc/meminfo', '/proc/cpuinfo', '/proc/stat', '/proc/version', '/proc/uptime'];
+
+/** Applies the plan to this process and executes its program: what was applied then holds for all threads of it. */
+export function execute(kernel: Kernel, plan: Plan): never {
+  const { hasNamespaces, uid, landlock } = plan;
+  if (hasNamespaces) enterPrivateRoot(kernel, plan);
+  else process.chdir(plan.folder);
+  dropPrivileges(kernel, uid);
+  setLimits(kernel, { countsAlone: uid !== null || hasNamespaces });
+  dieWithParent(kernel);
+  if (!hasNamespaces) adoptOrphans(kernel);
+  if (plan.parent !== null && process.ppid !== plan.parent) process.exit(1);
+  if (landlock > 0) restrictFiles(kernel, landlock, reachable(kernel, plan));
+  // Node closes what it has inherited, and has opened, before another program is executed.
+  for (const fd of STDIO_AND_CHANNEL) keepOpen(kernel, fd);
+  const environment = { ...process.env, ...(process.channel && { NODE_CHANNEL_FD: '3' }) };
+  if (plan.seccomp) {
+    const signalsOut = !hasNamespaces && landlock < SCOPES_SIGNALS;
+    filterSystemCalls(kernel, { seesOtherFiles: !hasNamespaces, onlySignal: signalsOut ? process.pid : null });
+  }
+  const entries = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
+  kernel('execve', plan.program, [plan.program, ...plan.args, 0n], [...entries, 0n]);
+  throw new Error('execve returned');
+}
+
+function reachable(kernel: Kernel, { hasNamespaces, readable, moved, devices, folder }: Plan) {
+  const places = [...readable, ...moved.map(([source, target]) => (hasNamespaces ? target : source))];
+  if (hasNamespaces) return { readable: [...places, '/proc'], devices, writable: [folder] };
+  const ownProcess = `/proc/${process.pid}`;
+  // A rule holds for a folder that the kernel has in memory: one that is open stays there.
+  keepOpen(kernel, openSync(ownProcess, O_PATH));
+  return { readable: [...places, ...HARMLESS_IN_PROC, ownProcess], devices, writable: [folder] };
+}
+
+function keepOpen(kernel: Kernel, fd: number): void {
+  attempt(() => kernel('fcntl', fd, F_SETFD, 0), 'EBADF');
+}

@@ -1,0 +1,131 @@
+import { execFile, spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { chmod, chown, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { isolatedCommand } from './command.ts';
+import { openKernel } from './kernel.ts';
+import { landlockVersion, SCOPES_SIGNALS } from './landlock.ts';
+import { readablePaths } from './paths.ts';
+
+/** The layers between a sandbox and the machine that this machine offers. */
+
+const PROBE_MS = 10_000;
+/** Any code of the project: a sandbox must be able to read it. */
+const CODE = fileURLToPath(new URL('../../../errors.ts', import.meta.url));
+
+/** Made by root, or by an ordinary user who is root in a user namespace. */
+export type Namespaces = 'by-root' | 'by-user' | 'none';
+
+export interface Isolation {
+  /** Strongest first. */
+  level: Level;
+  namespaces: Namespaces;
+  /** The sandboxes of this converter have user ids from here on; null: they share the converter's. */
+  firstUid: number | null;
+  /** The version of Landlock; 0 without. */
+  landlock: number;
+  seccomp: boolean;
+  hasSetpriv: boolean;
+  /** The names of all that holds. */
+  layers: string[];
+}
+
+/**
+ * `namespaces`: nothing of the machine is there. `process`: the kernel denies it. `memory`: the machine offers neither, and
+ * a sandbox is held to its memory alone.
+ */
+export const LEVELS = ['namespaces', 'process', 'memory'] as const;
+export type Level = (typeof LEVELS)[number];
+
+/** Sandboxes of one converter at a time; each has a user id. */
+export const MAX_UIDS = 1024;
+/** Beyond what systems give to people, services and containers. */
+const FIRST_UID = 2_000_000_000;
+const UIDS_OF_CONVERTERS = 100_000_000;
+
+/**
+ * Starts a trivial program at each level, strongest first, and returns the first that works. `from` leaves out those
+ * above it. `foldersIn` is where the private folders of sandboxes will be.
+ */
+export async function detectIsolation({
+  from = 'namespaces',
+  foldersIn = tmpdir(),
+}: {
+  from?: Level;
+  foldersIn?: string;
+} = {}): Promise<Isolation> {
+  const hasSetpriv = spawnSync('setpriv', ['--pdeathsig', 'KILL', 'true']).status === 0;
+  const kernel = await openKernel();
+  const landlock = kernel === null ? 0 : landlockVersion(kernel);
+  const firstUid = process.getuid?.() === 0 ? firstFreeUid() : null;
+  const offered = { landlock, hasSetpriv, seccomp: true };
+  const namespaces: Namespaces = process.getuid?.() === 0 ? 'by-root' : 'by-user';
+  const candidates: Omit<Isolation, 'layers'>[] = [
+    { ...offered, level: 'namespaces', namespaces, firstUid },
+    { ...offered, level: 'process', namespaces: 'none', firstUid },
+    { ...offered, level: 'process', namespaces: 'none', firstUid: null },
+    { ...offered, level: 'process', namespaces: 'none', firstUid: null, seccomp: false },
+  ];
+  for (const candidate of candidates) {
+    if (kernel === null || LEVELS.indexOf(candidate.level) < LEVELS.indexOf(from)) continue;
+    const isolation = { ...candidate, layers: layersOf(candidate) };
+    if (await works(isolation, foldersIn)) return isolation;
+  }
+  const memory = {
+    ...offered,
+    level: 'memory',
+    namespaces: 'none',
+    firstUid: null,
+    landlock: 0,
+    seccomp: false,
+  } as const;
+  return { ...memory, layers: [] };
+}
+
+function layersOf({ namespaces, firstUid, landlock, seccomp }: Omit<Isolation, 'layers'>): string[] {
+  const layers = {
+    user: firstUid !== null,
+    network_namespace: namespaces !== 'none',
+    pid_namespace: namespaces !== 'none',
+    ipc_namespace: namespaces !== 'none',
+    private_root: namespaces !== 'none',
+    no_new_privs: true,
+    landlock: landlock > 0,
+    landlock_signals: landlock >= SCOPES_SIGNALS,
+    seccomp,
+    rlimits: true,
+  };
+  return Object.entries(layers).flatMap(([name, holds]) => (holds ? [name] : []));
+}
+
+async function works(isolation: Isolation, foldersIn: string): Promise<boolean> {
+  const folder = await mkdtemp(path.join(foldersIn, 'isolation-'));
+  const uid = isolation.firstUid;
+  try {
+    await chmod(folder, 0o700);
+    if (uid !== null) await chown(folder, uid, uid);
+    const readable = { ...readablePaths(undefined, []), moved: [] };
+    const probe = { program: process.execPath, args: [CODE] };
+    const { program, args } = isolatedCommand(isolation, probe, { folder, uid, readable });
+    await promisify(execFile)(program, args, { timeout: PROBE_MS, env: { PATH: process.env.PATH } });
+    return true;
+  } catch {
+    return false;
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+/** Converters that run at a time have different process ids, and therefore different user ids for their sandboxes. */
+function firstFreeUid(): number {
+  const maps = readFileSync('/proc/self/uid_map', 'utf8').trim().split('\n');
+  const end = Math.max(
+    ...maps.map((line) => line.trim().split(/\s+/).map(Number)).map(([from = 0, , count = 0]) => from + count),
+  );
+  const room = end > FIRST_UID + UIDS_OF_CONVERTERS;
+  if (room) return FIRST_UID + ((process.pid * MAX_UIDS) % UIDS_OF_CONVERTERS);
+  return end - 4 * MAX_UIDS;
+}

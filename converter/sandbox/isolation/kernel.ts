@@ -1,0 +1,32 @@
+import { type Libc, openLibc, type SyscallArgument } from '../../../libc.ts';
+import { type SyscallName, syscallNumber } from './syscalls.ts';
+
+/** Makes system calls by name. */
+export type Kernel = (name: SyscallName, ...args: SyscallArgument[]) => number;
+
+/** Null where system calls cannot be made: other systems and other processor architectures. */
+export async function openKernel(): Promise<Kernel | null> {
+  const libc: Libc | null = syscallNumber('execve') === null ? null : await openLibc();
+  if (libc === null) return null;
+  return (name, ...args) => {
+    const number = syscallNumber(name);
+    if (number === null) throw Object.assign(new Error(`${name} does not exist here`), { code: 'ENOSYS' });
+    try {
+      return libc.syscall(number, ...args);
+    } catch (cause) {
+      const code = (cause as NodeJS.ErrnoException).code;
+      throw Object.assign(new Error(`${name} failed: ${code}`, { cause }), { code });
+    }
+  };
+}
+
+/** Makes a call that may fail with one of these codes where the process lacks a privilege that it then cannot lose. */
+export function attempt(call: () => void, ...codes: string[]): boolean {
+  try {
+    call();
+    return true;
+  } catch (error) {
+    if (!codes.includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+    return false;
+  }
+}

@@ -1,0 +1,100 @@
+import { existsSync, lstatSync, readdirSync, readlinkSync } from 'node:fs';
+import path from 'node:path';
+
+/** The files that a sandbox may read. */
+
+const PROJECT = path.resolve(import.meta.dirname, '../../..');
+/** The folders of the project whose code a sandbox loads. */
+const CODE_FOLDERS = ['converter', 'db', 'jobs', 'node_modules', 'store', 'tasks'];
+/** Libraries and programs, and settings without which they are slow or wrong. */
+const SYSTEM = [
+  ...['/usr', '/bin', '/sbin', '/lib', '/lib32', '/lib64', '/nix/store'],
+  ...[
+    '/etc/alternatives',
+    '/etc/ld.so.cache',
+    '/etc/localtime',
+    '/etc/ssl/openssl.cnf',
+    '/etc/ld-musl-x86_64.path',
+    '/etc/ld-musl-aarch64.path',
+  ],
+  '/sys/kernel/mm/transparent_hugepage',
+];
+const DEVICES = ['/dev/null', '/dev/zero', '/dev/full', '/dev/random', '/dev/urandom'];
+/** What lies beside code and may hold secrets. */
+const PRIVATE_NAMES = /^\.(env|git|npmrc)/;
+
+export interface ReadablePaths {
+  /** Without symbolic links, none inside another. */
+  readable: string[];
+  links: [place: string, target: string][];
+  devices: string[];
+}
+
+/** `hidden` are folders that stay out of reach wherever they lie. */
+export function readablePaths(tasksModule: string | undefined, hidden: string[]): ReadablePaths {
+  const links = new Map<string, string>();
+  const hiddenPaths = hidden.map((folder) => withoutLinks(folder, new Map()));
+  const wanted = [
+    ...SYSTEM,
+    process.execPath,
+    ...codeOfProject(),
+    ...(tasksModule === undefined ? [] : codeAround(tasksModule)),
+  ];
+  const found = wanted.map((place) => withoutLinks(place, links)).flatMap((place) => outside(place, hiddenPaths));
+  const readable = [...new Set(found)].filter((place) => !found.some((other) => isInside(place, other)));
+  return { readable, links: [...links], devices: DEVICES.filter((device) => existsSync(device)) };
+}
+
+function codeOfProject(): string[] {
+  const files = readdirSync(PROJECT).filter((name) => name === 'package.json' || name.endsWith('.ts'));
+  return [...files, ...CODE_FOLDERS].map((name) => path.join(PROJECT, name));
+}
+
+/** The folder of the module, and what Node looks for in the folders above it. */
+function codeAround(module: string): string[] {
+  const folder = path.dirname(module);
+  const above = (place: string): string[] => {
+    const parent = path.dirname(place);
+    return parent === place ? [] : [parent, ...above(parent)];
+  };
+  return [
+    folder,
+    ...above(folder).flatMap((place) => ['package.json', 'node_modules'].map((name) => path.join(place, name))),
+  ];
+}
+
+/** The path with every symbolic link on the way resolved; the links are added to `links`. Empty for one that is not there. */
+function withoutLinks(place: string, links: Map<string, string>): string {
+  let resolved = '/';
+  for (const name of path.resolve(place).split('/').filter(Boolean)) {
+    const next = path.join(resolved, name);
+    const stats = lstatSync(next, { throwIfNoEntry: false });
+    if (stats === undefined) return '';
+    if (!stats.isSymbolicLink()) {
+      resolved = next;
+      continue;
+    }
+    const target = readlinkSync(next);
+    links.set(next, target);
+    resolved = withoutLinks(path.resolve(resolved, target), links);
+    if (resolved === '') return '';
+  }
+  return resolved;
+}
+
+/** The path, or what is in it, without what is hidden or private. */
+function outside(place: string, hidden: string[]): string[] {
+  if (place === '' || hidden.some((one) => one === place || isInside(place, one))) return [];
+  const entries = isFolder(place) ? readdirSync(place) : [];
+  const holdsHidden = hidden.some((one) => isInside(one, place)) || entries.some((name) => PRIVATE_NAMES.test(name));
+  if (!holdsHidden) return [place];
+  return entries.filter((name) => !PRIVATE_NAMES.test(name)).flatMap((name) => outside(path.join(place, name), hidden));
+}
+
+function isFolder(place: string): boolean {
+  return lstatSync(place).isDirectory();
+}
+
+function isInside(place: string, folder: string): boolean {
+  return folder !== '' && place.startsWith(folder === '/' ? '/' : `${folder}/`) && place !== folder;
+}

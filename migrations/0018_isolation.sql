@@ -1,0 +1,1 @@
+ALTER TABLE "converters" ADD COLUMN "isolation" jsonb;
