@@ -72,6 +72,7 @@ export async function startConverter({
     roomMb: () => ledger.free().memoryMb,
     cacheFolder: path.join(config.DATA_DIR, 'compile-cache'),
     tasksModule: config.TASKS,
+    reuse: config.SANDBOX_REUSE,
     log,
   });
   const handBack = new AbortController();
@@ -93,7 +94,7 @@ export async function startConverter({
         trace: traceIdIn(job.traceparent),
       });
       const release = ledger.reserve(job, job.timeoutSeconds);
-      const sandbox = tasks.get(job.type)?.trusted ? undefined : pool.lease(job.memoryMb, jobLog);
+      const sandbox = tasks.get(job.type)?.trusted ? undefined : pool.lease(job.memoryMb, job.owner, jobLog);
       const lostJob = new AbortController();
       const execution = { sandbox, stop: handBack.signal, lost: lostJob };
       running.begin(job, lostJob, (onWait) =>

@@ -2,15 +2,14 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Database } from '../db/client.ts';
 import { appendLogs, type LogLine } from '../db/events.ts';
 import type { Progress } from '../db/schema.ts';
-import { isStorable, storableText } from '../db/storable.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { recordProgress } from '../jobs/progress.ts';
 import type { Logger } from '../log.ts';
+import { MAX_LINES } from './bounds.ts';
 import type { TaskEvent } from './run-task.ts';
 
-const MOST_LINES = 1_000;
-const LONGEST_MESSAGE = 10_000;
-const LARGEST_DATA = 32 * 1024;
+/** A task that logs faster than Postgres stores its lines waits. */
+const MAX_WAITING_LINES = 100;
 /** Lines that come within this time are written together: each commit that notifies waits for the one before it. */
 const TOGETHER_MS = 250;
 /** Of the progress within this time only the last is written. */
@@ -52,15 +51,19 @@ export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
   }
 
   return {
-    tell(event: TaskEvent & { kind: 'log' | 'progress' }): void {
+    /** Takes reports within their bounds. Gives a promise when too many wait, which resolves when they are written. */
+    tell(event: TaskEvent & { kind: 'log' | 'progress' }): Promise<void> | undefined {
       if (event.kind === 'progress') progress = event.progress;
-      else if (kept < MOST_LINES) {
+      else if (kept < MAX_LINES) {
         kept++;
-        lines.push(
-          kept < MOST_LINES ? lineOf(event) : { at: new Date(), level: 'warn', message: 'further lines are dropped' },
-        );
+        const { kind: _, ...line } = event;
+        lines.push({
+          at: new Date(),
+          ...(kept < MAX_LINES ? line : { level: 'warn', message: 'further lines are dropped' }),
+        });
       }
       writing ??= write();
+      return lines.length > MAX_WAITING_LINES ? writing : undefined;
     },
     /** Resolves when all of it is written. */
     async close(): Promise<void> {
@@ -68,10 +71,4 @@ export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
       await writing;
     },
   };
-}
-
-function lineOf({ level, message, data }: TaskEvent & { kind: 'log' }): LogLine {
-  const fine = data === undefined || (isStorable(data) && JSON.stringify(data).length <= LARGEST_DATA);
-  const text = storableText(message.slice(0, LONGEST_MESSAGE));
-  return { at: new Date(), level, message: text, data: fine ? data : { dropped: 'too large, or not to be stored' } };
 }

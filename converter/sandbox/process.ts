@@ -1,4 +1,4 @@
-import { type ChildProcess, type ForkOptions, fork, spawnSync } from 'node:child_process';
+import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { dieFirst } from './limits.ts';
 
@@ -16,7 +16,7 @@ const hasSetpriv = spawnSync('setpriv', ['--pdeathsig', 'KILL', 'true']).status 
 /**
  * Starts a sandbox process, in a process group of its own. It gets none of the converter's environment: no credentials
  * reach untrusted bytes. Compiled code kept in `cacheFolder` takes a third off its start. It loads the own tasks of
- * `tasksModule` as well. What it prints is the caller's to read.
+ * `tasksModule` as well. The caller reads what it prints, and talks to it over file descriptor 3.
  */
 export function startSandboxProcess(cacheFolder: string, tasksModule: string | undefined): ChildProcess {
   const env = {
@@ -34,14 +34,11 @@ export function startSandboxProcess(cacheFolder: string, tasksModule: string | u
     NODE_COMPILE_CACHE: cacheFolder,
     ...(tasksModule !== undefined && { TASKS: tasksModule }),
   };
-  const options = { env, detached: true, stdio: ['ignore', 'pipe', 'pipe', 'ipc'] } as ForkOptions;
+  const options: SpawnOptions = { env, detached: true, stdio: ['ignore', 'pipe', 'pipe', 'pipe'] };
+  const args = [...NODE_FLAGS, CHILD];
   const child = hasSetpriv
-    ? fork(CHILD, {
-        ...options,
-        execPath: 'setpriv',
-        execArgv: ['--pdeathsig', 'KILL', '--', process.execPath, ...NODE_FLAGS],
-      })
-    : fork(CHILD, { ...options, execArgv: NODE_FLAGS });
+    ? spawn('setpriv', ['--pdeathsig', 'KILL', '--', process.execPath, ...args], options)
+    : spawn(process.execPath, args, options);
   if (child.pid !== undefined) dieFirst(child.pid);
   return child;
 }

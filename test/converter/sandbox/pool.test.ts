@@ -55,7 +55,7 @@ function requestOf(input: string, type = 'convert'): TaskRequest {
 
 async function run(request: TaskRequest, { deadlineMs = 30_000, signal = new AbortController().signal } = {}) {
   const events: TaskEvent[] = [];
-  const lease = pool.lease(request.reservation.memoryMb);
+  const lease = pool.lease(request.reservation.memoryMb, null);
   try {
     const ended = await lease.run(request, { deadlineMs, signal, onEvent: (event) => events.push(event) });
     return { ...ended, events };
@@ -85,7 +85,7 @@ test('one sandbox serves one task after another', async () => {
 test('while one is out none is started in its place; it is kept when it comes back', async () => {
   await run(requestOf('a.png'));
   const first = sandboxes();
-  const lease = pool.lease(256);
+  const lease = pool.lease(256, null);
   pool.refill();
   expect(sandboxes()).toEqual(first);
   lease.release();
