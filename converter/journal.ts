@@ -1,10 +1,10 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import type { Database } from '../db/client.ts';
 import { appendLogs, type LogLine } from '../db/events.ts';
 import type { Progress } from '../db/schema.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { recordProgress } from '../jobs/progress.ts';
 import type { Logger } from '../log.ts';
+import { createSignal } from '../signal.ts';
 import { MAX_LINES } from './bounds.ts';
 import type { TaskEvent } from './run-task.ts';
 
@@ -21,11 +21,15 @@ export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
   let progress: Progress | undefined;
   let kept = 0;
   let writing: Promise<void> | undefined;
-  const closing = new AbortController();
+  /** Of the next write that ends. */
+  let written = Promise.withResolvers<void>();
+  let isClosing = false;
+  /** Set when nothing more may wait for other lines. */
+  const hurry = createSignal();
   let progressAt = -Infinity;
 
   function takeProgress(): Progress | undefined {
-    const isDue = closing.signal.aborted || performance.now() - progressAt >= PROGRESS_MS;
+    const isDue = isClosing || performance.now() - progressAt >= PROGRESS_MS;
     if (progress === undefined || !isDue) return undefined;
     const due = progress;
     progress = undefined;
@@ -45,13 +49,15 @@ export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
         // Not worth an attempt: the work itself goes on.
         log.warn({ err: error, lines: newLines.length }, 'log lines or progress not kept');
       }
-      await delay(TOGETHER_MS, undefined, { signal: closing.signal }).catch(() => undefined);
+      written.resolve();
+      written = Promise.withResolvers();
+      if (!isClosing) await hurry.wait(TOGETHER_MS);
     }
     writing = undefined;
   }
 
   return {
-    /** Takes reports within their bounds. Gives a promise when too many wait, which resolves when they are written. */
+    /** Takes reports within their bounds. Gives a promise when too many wait, which resolves when some are written. */
     tell(event: TaskEvent & { kind: 'log' | 'progress' }): Promise<void> | undefined {
       if (event.kind === 'progress') progress = event.progress;
       else if (kept < MAX_LINES) {
@@ -63,11 +69,14 @@ export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
         });
       }
       writing ??= write();
-      return lines.length > MAX_WAITING_LINES ? writing : undefined;
+      if (lines.length <= MAX_WAITING_LINES) return undefined;
+      hurry.set();
+      return written.promise;
     },
     /** Resolves when all of it is written. */
     async close(): Promise<void> {
-      closing.abort();
+      isClosing = true;
+      hurry.set();
       await writing;
     },
   };
