@@ -57,7 +57,12 @@ test('invalid messages kill their sandbox, fail their job with a code of their o
 test('a task that talks without a pause, and one that prints without end, run as any other', async () => {
   const [talks, prints] = await service.submit([
     { type: 'chatter', payload: {} },
-    { type: 'write_raw', payload: { text: 'x'.repeat(2 ** 16), times: 100_000, to: 'stdout' }, ...once, timeout_seconds: 1 },
+    {
+      type: 'write_raw',
+      payload: { text: 'x'.repeat(2 ** 16), times: 100_000, to: 'stdout' },
+      ...once,
+      timeout_seconds: 1,
+    },
   ]);
   const [done] = await Promise.all([service.jobDone(talks.job_id), service.jobDone(prints.job_id, 50_000)]);
   expect(done).toMatchObject({ status: 'completed', progress: { done: 200_000, total: 200_000 } });
