@@ -106,6 +106,8 @@ const settings = z.object({
   PAGE_TIMEOUT_SECONDS: wholeNumber(1, 3600).default(30),
   /** Which renderer goes first; the other one is asked where it fails. */
   PDF_ENGINE: z.enum(PDF_ENGINES, { error: `must be one of ${PDF_ENGINES.join(', ')}` }).default('pdfium'),
+  /** Whether a sandbox runs several tasks: `owner` those of one owner after native code has read its bytes, `never` one. */
+  SANDBOX_REUSE: z.enum(['owner', 'never'], { error: 'must be owner or never' }).default('owner'),
   CAPACITY_CPU: wholeNumber(1, 1024).default(availableParallelism()),
   CAPACITY_MEMORY_MB: wholeNumber(SMALLEST_CAPACITY_MB, 16_777_216).optional(),
   /** Uploads and jobs are refused for a while when as many jobs are ready; uploads, too, when the store has less room. */

@@ -1,34 +1,37 @@
 /** Codes that clients may rely on: at the edge as the `code` of a problem, on uploads, originals, pages and jobs as `error.code`. */
-export type ErrorCode =
-  | 'invalid_request'
-  | 'unauthorized'
-  | 'forbidden'
-  | 'not_found'
-  | 'conflict'
-  | 'file_too_large'
-  | 'unsupported_media_type'
-  | 'too_many_requests'
-  | 'unavailable'
-  | 'dependency_cycle'
-  | 'unknown_dependency'
-  | 'unknown_upload'
-  | 'exceeds_capacity'
-  | 'forbidden_url'
-  | 'idempotency_mismatch'
-  | 'corrupt_file'
-  | 'unsupported_feature'
-  | 'encrypted_pdf'
-  | 'wrong_password'
-  | 'too_many_pages'
-  | 'too_many_pixels'
-  | 'page_out_of_range'
-  | 'out_of_memory'
-  | 'timeout'
-  | 'converter_lost'
-  | 'task_failed'
-  | 'dependency_failed'
-  | 'dependency_completed'
-  | 'internal';
+export const ERROR_CODES = [
+  'invalid_request',
+  'unauthorized',
+  'forbidden',
+  'not_found',
+  'conflict',
+  'file_too_large',
+  'unsupported_media_type',
+  'too_many_requests',
+  'unavailable',
+  'dependency_cycle',
+  'unknown_dependency',
+  'unknown_upload',
+  'exceeds_capacity',
+  'forbidden_url',
+  'idempotency_mismatch',
+  'corrupt_file',
+  'unsupported_feature',
+  'encrypted_pdf',
+  'wrong_password',
+  'too_many_pages',
+  'too_many_pixels',
+  'page_out_of_range',
+  'out_of_memory',
+  'timeout',
+  'converter_lost',
+  'sandbox_violation',
+  'task_failed',
+  'dependency_failed',
+  'dependency_completed',
+  'internal',
+] as const;
+export type ErrorCode = (typeof ERROR_CODES)[number];
 
 /** An error as it is stored with a row and shown to clients. */
 export interface PublicError {

@@ -98,7 +98,7 @@ async function plan(file: string): Promise<{ page: number; estimateMb: number }[
 /** Null when no page comes of it. */
 async function peakOf(file: string, page: number): Promise<number | null> {
   for (const memoryMb of [ORDINARY_MB, LARGEST_CLASS_MB]) {
-    const lease = pool.lease(memoryMb);
+    const lease = pool.lease(memoryMb, null);
     let made = false;
     const isPdf = file.endsWith('.pdf');
     const media_type = isPdf ? 'application/pdf' : file.endsWith('.png') ? 'image/png' : 'image/jpeg';

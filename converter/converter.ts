@@ -83,6 +83,7 @@ export async function startConverter({
     hidden: [config.DATA_DIR],
     isolation,
     orphans: isolation.namespaces === 'none' ? await startOrphanReaper() : null,
+    reuse: config.SANDBOX_REUSE,
     log,
   });
   const handBack = new AbortController();
@@ -107,7 +108,7 @@ export async function startConverter({
         trace: traceIdIn(job.traceparent),
       });
       const release = ledger.reserve(job, job.timeoutSeconds);
-      const sandbox = tasks.get(job.type)?.trusted ? undefined : pool.lease(job.memoryMb, jobLog);
+      const sandbox = tasks.get(job.type)?.trusted ? undefined : pool.lease(job.memoryMb, job.owner, jobLog);
       const lostJob = new AbortController();
       const execution = { sandbox, stop: handBack.signal, lost: lostJob };
       running.begin(job, lostJob, (onWait) =>

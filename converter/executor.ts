@@ -120,9 +120,10 @@ async function execute(
     (job.payload as { pages?: PageRange[] }).pages ?? [],
   );
   const onEvent = (event: TaskEvent) => {
-    if (event.kind === 'log' || event.kind === 'progress') journal.tell(event);
-    else if (event.kind === 'page') recorder.page(event.outcome);
-    else if (event.kind === 'inspected') recorder.inspected(event.found);
+    if (event.kind === 'log' || event.kind === 'progress') return journal.tell(event);
+    if (event.kind === 'page') return recorder.page(event.outcome);
+    if (event.kind === 'inspected') recorder.inspected(event.found);
+    return undefined;
   };
 
   async function run(): Promise<{ settled: Outcome; peakMemoryMb: number | null }> {

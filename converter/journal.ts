@@ -1,16 +1,15 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import type { Database } from '../db/client.ts';
 import { appendLogs, type LogLine } from '../db/events.ts';
 import type { Progress } from '../db/schema.ts';
-import { isStorable, storableText } from '../db/storable.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { recordProgress } from '../jobs/progress.ts';
 import type { Logger } from '../log.ts';
+import { createSignal } from '../signal.ts';
+import { MAX_LINES } from './bounds.ts';
 import type { TaskEvent } from './run-task.ts';
 
-const MOST_LINES = 1_000;
-const LONGEST_MESSAGE = 10_000;
-const LARGEST_DATA = 32 * 1024;
+/** A task that logs faster than Postgres stores its lines waits. */
+const MAX_WAITING_LINES = 100;
 /** Lines that come within this time are written together: each commit that notifies waits for the one before it. */
 const TOGETHER_MS = 250;
 /** Of the progress within this time only the last is written. */
@@ -22,11 +21,15 @@ export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
   let progress: Progress | undefined;
   let kept = 0;
   let writing: Promise<void> | undefined;
-  const closing = new AbortController();
+  /** Of the next write that ends. */
+  let written = Promise.withResolvers<void>();
+  let isClosing = false;
+  /** Set when nothing more may wait for other lines. */
+  const hurry = createSignal();
   let progressAt = -Infinity;
 
   function takeProgress(): Progress | undefined {
-    const isDue = closing.signal.aborted || performance.now() - progressAt >= PROGRESS_MS;
+    const isDue = isClosing || performance.now() - progressAt >= PROGRESS_MS;
     if (progress === undefined || !isDue) return undefined;
     const due = progress;
     progress = undefined;
@@ -46,32 +49,35 @@ export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
         // Not worth an attempt: the work itself goes on.
         log.warn({ err: error, lines: newLines.length }, 'log lines or progress not kept');
       }
-      await delay(TOGETHER_MS, undefined, { signal: closing.signal }).catch(() => undefined);
+      written.resolve();
+      written = Promise.withResolvers();
+      if (!isClosing) await hurry.wait(TOGETHER_MS);
     }
     writing = undefined;
   }
 
   return {
-    tell(event: TaskEvent & { kind: 'log' | 'progress' }): void {
+    /** Takes reports within their bounds. Gives a promise when too many wait, which resolves when some are written. */
+    tell(event: TaskEvent & { kind: 'log' | 'progress' }): Promise<void> | undefined {
       if (event.kind === 'progress') progress = event.progress;
-      else if (kept < MOST_LINES) {
+      else if (kept < MAX_LINES) {
         kept++;
-        lines.push(
-          kept < MOST_LINES ? lineOf(event) : { at: new Date(), level: 'warn', message: 'further lines are dropped' },
-        );
+        const { kind: _, ...line } = event;
+        lines.push({
+          at: new Date(),
+          ...(kept < MAX_LINES ? line : { level: 'warn', message: 'further lines are dropped' }),
+        });
       }
       writing ??= write();
+      if (lines.length <= MAX_WAITING_LINES) return undefined;
+      hurry.set();
+      return written.promise;
     },
     /** Resolves when all of it is written. */
     async close(): Promise<void> {
-      closing.abort();
+      isClosing = true;
+      hurry.set();
       await writing;
     },
   };
-}
-
-function lineOf({ level, message, data }: TaskEvent & { kind: 'log' }): LogLine {
-  const fine = data === undefined || (isStorable(data) && JSON.stringify(data).length <= LARGEST_DATA);
-  const text = storableText(message.slice(0, LONGEST_MESSAGE));
-  return { at: new Date(), level, message: text, data: fine ? data : { dropped: 'too large, or not to be stored' } };
 }

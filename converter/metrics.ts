@@ -39,8 +39,12 @@ export const pages = new Counter({
 export const sandboxStarts = new Counter({ name: 'sheetmill_sandbox_starts_total', help: 'Sandboxes started' });
 export const sandboxDeaths = new Counter({
   name: 'sheetmill_sandbox_deaths_total',
-  help: 'Sandboxes that died at work: met their cap (outgrown), took too long for a step (overdue), wrote too much (overfull), crashed, were killed by others, or did not stop when told to (stopped)',
+  help: 'Sandboxes that died at work: met their cap (outgrown), took too long for a step (overdue), wrote too much (overfull), crashed, were killed by others, sent invalid data (violated), or did not stop when told to (stopped)',
   labelNames: ['how'],
+});
+export const sandboxViolations = new Counter({
+  name: 'sheetmill_sandbox_violations_total',
+  help: 'Sandboxes that were killed because they sent invalid data, at work or idle',
 });
 
 export const isolationLayers = new Gauge({

@@ -14,6 +14,8 @@ import { persist } from './persist.ts';
 const BATCH_MS = 200;
 /** The inspection of the original waits this long for the first page, to be recorded with it. */
 const INSPECTION_MS = 500;
+/** A task that makes pages faster than they are recorded waits. */
+const MAX_WAITING_PAGES = 200;
 
 interface Parts {
   db: Database;
@@ -76,11 +78,13 @@ export class PageRecorder {
     this.#write();
   }
 
-  page(outcome: PageOutcome): void {
+  /** Gives a promise when too many pages wait, which resolves when they are recorded or never will be. */
+  page(outcome: PageOutcome): Promise<void> | undefined {
     this.#settled.push(outcome.page);
     this.#waiting.push(outcome);
     this.#news.set();
     this.#write();
+    return this.#waiting.length > MAX_WAITING_PAGES ? this.#written.catch(() => undefined) : undefined;
   }
 
   flush(): Promise<void> {

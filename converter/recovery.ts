@@ -1,4 +1,5 @@
 import type { ClaimedJob } from '../jobs/claim.ts';
+import { pagesIn } from '../jobs/pages.ts';
 import type { Outcome } from '../jobs/settle.ts';
 import { conversionShape, nextMemoryClass } from '../jobs/shape.ts';
 import { type ConvertRangePayload, convertRange, rangeOf } from '../tasks/convert-range.ts';
@@ -34,7 +35,7 @@ export async function runOn(
     function mayGoOn({ how }: Death): boolean {
       if (how === 'outgrown')
         return !step?.last && (nextMemoryClass(request.reservation.memoryMb) ?? Infinity) > mostMb;
-      return how !== 'killed';
+      return how !== 'killed' && how !== 'violated';
     }
   }
 }
@@ -50,24 +51,29 @@ export function outcomeOf(
   left: number[],
 ): Outcome {
   if (outcome.kind === 'aborted') return { kind: 'returned' };
+  const payload = job.payload as ConvertRangePayload;
+  // The payload is the job's: a sandbox names pages alone, and never another original.
+  const part = (pages: number[], memoryMb: number, spent = 0) => ({
+    type: convertRange.type,
+    payload: { ...rangeOf(payload, pages), spent_seconds: spent },
+    shape: conversionShape(memoryMb),
+  });
+  if (outcome.kind === 'split') {
+    return { kind: 'split', children: outcome.parts.map(({ pages, memoryMb }) => part(pagesIn(pages), memoryMb)) };
+  }
   if (outcome.kind !== 'died') return outcome;
   const { how, error } = outcome;
   const culprit = step?.page ?? null;
   const others = left.filter((page) => page !== culprit);
   if ((how === 'outgrown' || how === 'killed') && culprit !== null && others.length > 0) {
-    const payload = job.payload as ConvertRangePayload;
-    const part = (pages: number[], memoryMb: number, spent: number) => ({
-      type: convertRange.type,
-      payload: { ...rangeOf(payload, pages), spent_seconds: spent },
-      shape: conversionShape(memoryMb),
-    });
     const grownMb = how === 'outgrown' ? (nextMemoryClass(job.memoryMb) ?? job.memoryMb) : job.memoryMb;
-    return { kind: 'split', children: [part(others, job.memoryMb, 0), part([culprit], grownMb, spentSeconds)], error };
+    return { kind: 'split', children: [part(others, job.memoryMb), part([culprit], grownMb, spentSeconds)], error };
   }
   // A conversion ends in the largest class at the latest; how often a client's task may run is for the client to say.
   if (how === 'outgrown') {
-    const payload = task?.internal ? { ...job.payload, spent_seconds: spentSeconds } : job.payload;
-    return { kind: 'outgrown', error, spent: !task?.internal, payload };
+    const again = task?.internal ? { ...job.payload, spent_seconds: spentSeconds } : job.payload;
+    return { kind: 'outgrown', error, spent: !task?.internal, payload: again };
   }
-  return { kind: 'failed', error, retryable: how !== 'overdue' && how !== 'overfull' };
+  const isFinal = how === 'overdue' || how === 'overfull' || how === 'violated';
+  return { kind: 'failed', error, retryable: !isFinal };
 }

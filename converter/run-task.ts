@@ -1,10 +1,22 @@
 import path from 'node:path';
 import type { LogLevel, Progress } from '../db/schema.ts';
-import { isStorable, storableText } from '../db/storable.ts';
-import { AppError, isOutOfMemory, type PublicError, publicError } from '../errors.ts';
-import type { Child } from '../jobs/children.ts';
+import { isStorable } from '../db/storable.ts';
+import { AppError, ERROR_CODES, isOutOfMemory, type PublicError, publicError } from '../errors.ts';
 import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
-import type { ConversionContext, Step, Task } from '../tasks/task.ts';
+import type { ConversionContext, Part, Step, Task } from '../tasks/task.ts';
+import {
+  boundedLine,
+  boundedPage,
+  boundedProgress,
+  boundedText,
+  isRecord,
+  MAX_DELAY_SECONDS,
+  MAX_DETAIL_LENGTH,
+  MAX_LINES,
+  MAX_MESSAGE_LENGTH,
+  MAX_RESULT_LENGTH,
+  textOf,
+} from './bounds.ts';
 
 /** All that a running task can know: plain data, since it crosses into the sandbox. */
 export type TaskRequest = Pick<
@@ -36,35 +48,62 @@ export type TaskEvent =
 /** How a task ended by itself. `detail` is for our log alone. */
 export type TaskOutcome =
   | { kind: 'completed'; result: Record<string, unknown> }
-  | { kind: 'split'; children: Child[] }
+  | { kind: 'split'; parts: Part[] }
   | { kind: 'snoozed'; seconds: number }
-  | { kind: 'failed'; error: PublicError; retryable: boolean; retryAfterSeconds?: number | undefined; detail?: string };
+  | {
+      kind: 'failed';
+      error: PublicError;
+      retryable: boolean;
+      retryAfterSeconds?: number | undefined;
+      detail?: string | undefined;
+    };
 
-const LARGEST_RESULT = 256 * 1024;
-const LONGEST_MESSAGE = 2_000;
-/** A year: for a snooze, and for the delay of a retry that a task asks for. */
-const MAX_DELAY_SECONDS = 365 * 86_400;
-
-/** Runs a task where this is called: in the sandbox, or in the converter for trusted ones. Never rejects. */
+/**
+ * Runs a task where this is called: in the sandbox, or in the converter for trusted ones. Never rejects. `onEvent` gets
+ * reports within the bounds, and none after the task has ended.
+ */
 export async function runTask(
+  task: Task | undefined,
+  { type, outputRoot, ...given }: TaskRequest,
+  signal: AbortSignal,
+  onEvent: (event: TaskEvent) => void,
+): Promise<TaskOutcome> {
+  let hasEnded = false;
+  const tell = (event: TaskEvent) => {
+    if (!hasEnded) onEvent(event);
+  };
+  try {
+    return await outcomeOf(task, { type, outputRoot, ...given }, signal, tell);
+  } finally {
+    hasEnded = true;
+  }
+}
+
+async function outcomeOf(
   task: Task | undefined,
   { type, outputRoot, ...given }: TaskRequest,
   signal: AbortSignal,
   tell: (event: TaskEvent) => void,
 ): Promise<TaskOutcome> {
+  let lines = 0;
   let snoozed: number | undefined;
   try {
     if (task === undefined) {
       // Another converter may: they are not all replaced at once.
       throw new AppError('task_failed', `this converter knows no job type ${type}`, { retryable: true });
     }
-    let children: Child[] | undefined;
+    let parts: Part[] | undefined;
     const context: ConversionContext<Record<string, unknown>> = {
       ...given,
       payload: payloadOf(task, given.payload),
       signal,
-      log: (level, message, data) => tell({ kind: 'log', level, message: String(message), data }),
-      progress: (done, total) => tell({ kind: 'progress', progress: { done, total: total ?? null } }),
+      log: (level, message, data) => {
+        if (++lines <= MAX_LINES) tell({ kind: 'log', ...boundedLine(level, message, data) });
+      },
+      progress: (done, total) => {
+        const progress = boundedProgress(done, total);
+        if (progress !== undefined) tell({ kind: 'progress', progress });
+      },
       snooze: (seconds) => {
         snoozed = checkedSnooze(seconds);
         throw new Error(`snoozes for ${seconds} s`);
@@ -72,15 +111,15 @@ export async function runTask(
       output: (storePath) => path.join(outputRoot, storePath),
       inspected: (found) => tell({ kind: 'inspected', found }),
       step: (step) => tell({ kind: 'step', step }),
-      page: (outcome) => tell({ kind: 'page', outcome }),
-      split: (parts) => {
-        children = parts;
+      page: (outcome) => tell({ kind: 'page', outcome: boundedPage(outcome) }),
+      split: (given) => {
+        parts = given;
       },
     };
     const result = await task.run(context);
     // A task may have caught what `snooze` threw.
     if (snoozed !== undefined) return { kind: 'snoozed', seconds: snoozed };
-    if (children !== undefined) return { kind: 'split', children };
+    if (parts !== undefined) return { kind: 'split', parts };
     return { kind: 'completed', result: checkedResult(result) };
   } catch (error) {
     if (snoozed !== undefined) return { kind: 'snoozed', seconds: snoozed };
@@ -89,10 +128,13 @@ export async function runTask(
     if (isOutOfMemory(error)) Object.assign(known, OUT_OF_MEMORY);
     return {
       kind: 'failed',
-      error: { ...known, message: storableText(known.message.slice(0, LONGEST_MESSAGE)) },
+      error: {
+        code: ERROR_CODES.includes(known.code) ? known.code : 'task_failed',
+        message: boundedText(known.message, MAX_MESSAGE_LENGTH),
+      },
       retryable: error instanceof AppError ? error.retryable : true,
       ...(error instanceof AppError && delayOf(error)),
-      detail: `${error instanceof Error ? error.stack : textOf(error)}${cause}`,
+      detail: boundedText(`${error instanceof Error ? error.stack : textOf(error)}${cause}`, MAX_DETAIL_LENGTH),
     };
   }
 }
@@ -125,15 +167,6 @@ function taskFailed(error: unknown): PublicError {
   return { code: 'task_failed', message: message || 'the task failed without a message' };
 }
 
-/** Anything can be thrown, also what has no text. */
-function textOf(thrown: unknown): string {
-  try {
-    return String(thrown);
-  } catch {
-    return '';
-  }
-}
-
 /** A result is kept as JSON. */
 function checkedResult(result: unknown): Record<string, unknown> {
   let json: string;
@@ -143,11 +176,14 @@ function checkedResult(result: unknown): Record<string, unknown> {
   } catch (cause) {
     throw new AppError('task_failed', `its result cannot be kept as JSON: ${(cause as Error).message}`);
   }
-  if (json.length > LARGEST_RESULT) {
-    throw new AppError('task_failed', `its result has ${json.length} characters of JSON, more than ${LARGEST_RESULT}`);
+  if (json.length > MAX_RESULT_LENGTH) {
+    throw new AppError(
+      'task_failed',
+      `its result has ${json.length} characters of JSON, more than ${MAX_RESULT_LENGTH}`,
+    );
   }
   const value = JSON.parse(json);
   if (!isStorable(value))
     throw new AppError('task_failed', 'its result holds a NUL or half a surrogate pair, or is nested too deep');
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? value : { output: value };
+  return isRecord(value) ? value : { output: value };
 }

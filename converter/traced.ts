@@ -18,7 +18,7 @@ export function traced(sandbox: Pick<Lease, 'run'>, parent: Span): Pick<Lease, '
                 : { error: event.outcome.error.code }),
             });
           }
-          options.onEvent(event);
+          return options.onEvent(event);
         };
         const ran = await sandbox.run(request, { ...options, onEvent });
         const { outcome, peakMemoryMb } = ran;

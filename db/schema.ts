@@ -157,6 +157,7 @@ export const pages = pgTable(
   },
   (table) => [
     primaryKey({ columns: [table.uploadId, table.original, table.page] }),
+    check('pages_size', sql`page >= 1 and (width is null or (width >= 1 and height >= 1 and bytes >= 1))`),
     check(
       'pages_outcome',
       sql`case status when 'completed' then path is not null and width < 3500 and height < 3500 and error is null
@@ -268,6 +269,12 @@ export const jobs = pgTable(
     check('jobs_ready_at', sql`status <> 'ready' or ready_at is not null`),
     check('jobs_end', sql`(status in ('completed', 'failed', 'cancelled')) = (finished_at is not null)`),
     check('jobs_due_time', sql`(status in ('scheduled', 'retrying')) = (due_at is not null)`),
+    check('jobs_shape', sql`cpu_units between 0 and 1024 and memory_mb between 256 and 16384`),
+    check(
+      'jobs_retry_policy',
+      sql`attempt >= 0 and failures >= 0 and max_attempts >= 1 and timeout_seconds >= 1 and payload_bytes >= 0
+        and initial_delay_seconds between 0 and 3600 and backoff_multiplier between 1 and 100`,
+    ),
     check(
       'jobs_pending',
       sql`pending_dependencies >= 0 and pending_children >= 0 and (status <> 'blocked' or pending_dependencies > 0)
@@ -373,7 +380,7 @@ export const bulkOperations = pgTable(
 );
 
 /** What an attempt that was ended, and did not end by itself, ends with: its sandbox was killed or crashed, or its converter. */
-const DEATHS: ErrorCode[] = ['out_of_memory', 'timeout', 'converter_lost', 'internal'];
+const DEATHS: ErrorCode[] = ['out_of_memory', 'timeout', 'converter_lost', 'sandbox_violation', 'internal'];
 /** Of an attempt. Written as the index has it, so that a query with it finds the few that have died among many failed. */
 export const hasDied = sql`job_attempts.status = 'failed' and ${oneOf("job_attempts.error->>'code'", DEATHS)}`;
 

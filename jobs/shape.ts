@@ -26,8 +26,9 @@ export function inBackground({ cpuUnits, memoryMb }: Shape): boolean {
 }
 
 /** Memory classes in MB: few, so that ready jobs form few groups; a class is at most 1.5 times the one below it. */
-const MEMORY_CLASSES = [256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384] as const;
+export const MEMORY_CLASSES = [256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384] as const;
 export const LARGEST_CLASS_MB = 16_384;
+const MAX_CPU_UNITS = 1_024;
 
 /** The smallest memory class that holds `megabytes`. Throws `out_of_memory` beyond the largest. */
 export function memoryClass(megabytes: number): number {
@@ -36,6 +37,17 @@ export function memoryClass(megabytes: number): number {
     throw new AppError('out_of_memory', `needs ${Math.ceil(megabytes)} MB, more than the largest class of 16384 MB`);
   }
   return found;
+}
+
+/** Throws for a shape that no job may reserve. The table of jobs has the same bounds. */
+export function checkShape({ cpuUnits, memoryMb }: Shape): void {
+  const hasUnits = Number.isInteger(cpuUnits) && cpuUnits >= 0 && cpuUnits <= MAX_CPU_UNITS;
+  if (!hasUnits) {
+    throw new AppError('invalid_request', `cpu_units: must be from 0 to ${MAX_CPU_UNITS} (got ${cpuUnits})`);
+  }
+  if (!MEMORY_CLASSES.some((size) => size === memoryMb)) {
+    throw new AppError('invalid_request', `memory_mb: must be one of ${MEMORY_CLASSES.join(', ')} (got ${memoryMb})`);
+  }
 }
 
 /** The class above this one; undefined above the largest. */

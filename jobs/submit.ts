@@ -14,7 +14,7 @@ import {
 } from '../db/schema.ts';
 import { AppError } from '../errors.ts';
 import { type Edges, type Place, placeOf } from './dependencies.ts';
-import type { Shape } from './shape.ts';
+import { checkShape, type Shape } from './shape.ts';
 import { notifyEnded } from './webhooks.ts';
 
 /** A job to be queued. `shape.memoryMb` is a memory class already. */
@@ -74,6 +74,7 @@ const TRANSACTION_START = 'now';
  */
 export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJob[]): Promise<string[]> {
   if (newJobs.length === 0) return [];
+  for (const { shape } of newJobs) checkShape(shape);
   const named = newJobs.map((job) => ({ ...job, id: job.id ?? newJobId() }));
   const prerequisites = await lockPrerequisites(tx, named);
   const isPlain = newJobs.length === 1 && !newJobs[0]?.runAt;

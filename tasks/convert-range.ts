@@ -4,7 +4,7 @@ import { conversionShape, ORDINARY_MB } from '../jobs/shape.ts';
 import { convertPayload } from './convert.ts';
 import { type ConversionContext, defineTask } from './task.ts';
 
-const convertRangePayload = convertPayload.omit({ page_selection: true }).extend({
+export const convertRangePayload = convertPayload.omit({ page_selection: true }).extend({
   /** Ascending ranges, both ends included. */
   pages: z.array(z.tuple([z.int(), z.int()])),
 });

@@ -1,7 +1,6 @@
 import type { z } from 'zod';
-import type { JobStatus, LogLevel } from '../db/schema.ts';
+import type { JobStatus, LogLevel, PageRange } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
-import type { Child } from '../jobs/children.ts';
 import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
 import type { Concurrency, Rate } from '../jobs/limits.ts';
 import type { Shape } from '../jobs/shape.ts';
@@ -53,7 +52,8 @@ export interface UploadFiles {
 /** Renderers of PDF pages, and what decodes images. */
 export const PDF_ENGINES = ['pdfium', 'pdf-to-img'] as const;
 export type PdfEngine = (typeof PDF_ENGINES)[number];
-export type Engine = PdfEngine | 'sharp';
+export const ENGINES = [...PDF_ENGINES, 'sharp'] as const;
+export type Engine = (typeof ENGINES)[number];
 
 /** What a conversion is about to do with an engine that may never come back: draw a page, or open the file (`page` null). */
 export interface Step {
@@ -80,8 +80,14 @@ export interface ConversionContext<Payload> extends TaskContext<Payload> {
   step(step: Step): void;
   inspected(found: Inspection): void;
   page(outcome: PageOutcome): void;
-  /** The job is not done when `run` returns: it waits for these children and ends with the last of them. */
-  split(children: Child[]): void;
+  /** The job is not done when `run` returns: it waits for a child for each part, and ends with the last of them. */
+  split(parts: Part[]): void;
+}
+
+/** Pages of the original that a child of its own converts, and the memory class that it reserves. */
+export interface Part {
+  pages: PageRange[];
+  memoryMb: number;
 }
 
 /** A job type: what both sides need to know of it. Heavy imports belong into `run`, which is called only where it runs. */

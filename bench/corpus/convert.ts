@@ -4,7 +4,8 @@ import type { TaskEvent, TaskRequest } from '../../converter/run-task.ts';
 import type { SandboxPool } from '../../converter/sandbox/pool.ts';
 import type { Ran } from '../../converter/sandbox/run.ts';
 import { pagesIn } from '../../jobs/pages.ts';
-import { convert, inspectionShape } from '../../tasks/convert.ts';
+import { convert, convertPayload, inspectionShape } from '../../tasks/convert.ts';
+import { convertRange, rangeOf } from '../../tasks/convert-range.ts';
 import type { PdfEngine } from '../../tasks/task.ts';
 
 /** The limits of one page: a corpus holds files that were made to break converters. */
@@ -96,7 +97,7 @@ class FileConversion {
   async #runJob(type: string, payload: Record<string, unknown>, memoryMb: number, spentSeconds = 0): Promise<void> {
     const { pool, signal } = this.#options;
     signal.throwIfAborted();
-    const lease = pool.lease(memoryMb);
+    const lease = pool.lease(memoryMb, null);
     const onEvent = (event: TaskEvent) => this.#onEvent(event);
     const run = { deadlineMs: JOB_TIMEOUT_MS, spentOnPage: () => spentSeconds, signal, onEvent };
     const ran = await runOn(lease, this.#request(type, payload, memoryMb), run, MAX_MEMORY_MB).finally(() => {
@@ -113,8 +114,9 @@ class FileConversion {
   ): Promise<void> {
     if (outcome.kind === 'completed' || outcome.kind === 'aborted') return;
     if (outcome.kind === 'split') {
-      for (const { type, payload, shape } of outcome.children) {
-        await this.#runJob(type, { ...payload }, Math.min(MAX_MEMORY_MB, shape.memoryMb));
+      for (const part of outcome.parts) {
+        const range = rangeOf(convertPayload.parse(payload), pagesIn(part.pages));
+        await this.#runJob(convertRange.type, range, Math.min(MAX_MEMORY_MB, part.memoryMb));
       }
       return;
     }

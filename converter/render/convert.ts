@@ -3,11 +3,11 @@ import { mkdir, open } from 'node:fs/promises';
 import path from 'node:path';
 import { AppError, publicError } from '../../errors.ts';
 import type { PageOutcome } from '../../jobs/conversion.ts';
-import { countPages, pagesIn, parsePages, selectPages } from '../../jobs/pages.ts';
+import { countPages, pagesIn, parsePages, selectPages, toRanges } from '../../jobs/pages.ts';
 import { conversionShape, memoryClass, type Shape } from '../../jobs/shape.ts';
 import { pagePath } from '../../store/paths.ts';
 import type { ConvertPayload } from '../../tasks/convert.ts';
-import { type ConvertRangePayload, convertRange, rangeOf } from '../../tasks/convert-range.ts';
+import type { ConvertRangePayload } from '../../tasks/convert-range.ts';
 import type { ConversionContext } from '../../tasks/task.ts';
 import { encodePng } from './encode-png.ts';
 import { openPdf, type TwoEngines } from './engines/fallback.ts';
@@ -159,9 +159,7 @@ function splitInto(
   context: ConversionContext<ConvertPayload>,
   ranges: { pages: number[]; shape: Shape }[],
 ): Record<string, unknown> {
-  context.split(
-    ranges.map(({ pages, shape }) => ({ type: convertRange.type, payload: rangeOf(context.payload, pages), shape })),
-  );
+  context.split(ranges.map(({ pages, shape }) => ({ pages: toRanges(pages), memoryMb: shape.memoryMb })));
   return {};
 }
 

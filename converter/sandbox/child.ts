@@ -1,11 +1,16 @@
+import { Socket } from 'node:net';
 import { BASELINE_MB } from '../../jobs/shape.ts';
 import { loadTasks } from '../../tasks/registry.ts';
-import { runTask } from '../run-task.ts';
-import type { SandboxMessage, SandboxOrder } from './protocol.ts';
+import { runTask, type TaskEvent, type TaskOutcome } from '../run-task.ts';
+import { Lines } from './lines.ts';
+import { mergeProgress } from './merge-progress.ts';
+import type { SandboxOrder } from './protocol.ts';
 
 /** The process in which untrusted bytes are decoded: one task at a time, no database, no network. */
 
-process.on('disconnect', () => process.exit());
+const converter = new Socket({ fd: 3, readable: true, writable: true });
+converter.on('close', () => process.exit());
+converter.on('error', () => process.exit());
 // These may reach the whole process group; the converter decides when its sandboxes end.
 process.on('SIGINT', () => undefined);
 process.on('SIGTERM', () => undefined);
@@ -17,15 +22,22 @@ const loading = loadTasks(process.env.TASKS);
 const warming = new AbortController();
 let underWay = new AbortController();
 
-process.on('message', async (order: SandboxOrder) => {
+const orders = new Lines(Number.POSITIVE_INFINITY);
+converter.on('data', (chunk) => {
+  for (const line of orders.cut(chunk)) void obey(JSON.parse(line.toString()));
+});
+
+async function obey(order: SandboxOrder): Promise<void> {
   if (order.kind === 'abort') return underWay.abort(new Error(order.reason));
   warming.abort();
   underWay = new AbortController();
   const tasks = await loading;
-  const outcome = await runTask(tasks.get(order.request.type), order.request, underWay.signal, send);
+  const report = mergeProgress(send);
+  const outcome = await runTask(tasks.get(order.request.type), order.request, underWay.signal, report);
   collect();
+  report.flush();
   send({ kind: 'ended', outcome });
-});
+}
 
 /** A full collection takes 15 ms; one of the last resort would throw away compiled code as well. */
 function collect(): void {
@@ -33,8 +45,8 @@ function collect(): void {
   if (process.memoryUsage.rss() > COLLECT_ABOVE_MB * 2 ** 20) globalThis.gc?.({ type: 'major' });
 }
 
-function send(message: SandboxMessage): void {
-  process.send?.(message);
+function send(message: { kind: 'ready' | 'warm' } | TaskEvent | { kind: 'ended'; outcome: TaskOutcome }): void {
+  converter.write(`${JSON.stringify(message)}\n`);
 }
 
 // Slow to load: better now than while the first file waits.

@@ -1,15 +1,17 @@
-import { once } from 'node:events';
 import { mkdtempSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { BASELINE_MB, LARGE_MB, ORDINARY_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
-import { sandboxStarts } from '../metrics.ts';
+import { sandboxStarts, sandboxViolations } from '../metrics.ts';
 import type { TaskRequest } from '../run-task.ts';
+import { Channel } from './channel.ts';
+import { isNative, isNativeStep } from './freshness.ts';
 import type { Isolation } from './isolation/detect.ts';
 import { dieFirst, readMemory } from './limits.ts';
 import type { OrphanReaper } from './orphans.ts';
+import { readOutput } from './output.ts';
 import { type SandboxProcess, startSandboxProcess } from './process.ts';
 import { type Ran, type RunOptions, runIn, type Sandbox } from './run.ts';
 
@@ -19,8 +21,6 @@ const MOST_TASKS = 200;
 const MOST_HELD = 0.62;
 /** What has grown beyond use for the conversion of an ordinary PDF is not kept. */
 const MOST_IDLE_MB = MOST_HELD * ORDINARY_MB;
-
-const LONGEST_OUTPUT = 500;
 
 export type SandboxPool = ReturnType<typeof createSandboxPool>;
 /** A sandbox for one reservation. */
@@ -38,6 +38,7 @@ export function createSandboxPool({
   hidden,
   isolation,
   orphans = null,
+  reuse = 'owner',
   log,
 }: {
   keep: number;
@@ -49,6 +50,8 @@ export function createSandboxPool({
   isolation: Isolation;
   /** Ends what sandboxes leave behind where they have no PID namespace. */
   orphans?: OrphanReaper | null;
+  /** Whether a sandbox that has run native code on bytes of an owner takes further tasks of that owner, or none at all. */
+  reuse?: 'owner' | 'never';
   log: Logger;
 }) {
   const all = new Set<Sandbox>();
@@ -67,12 +70,14 @@ export function createSandboxPool({
     const { child } = process;
     living.add(process);
     sandboxStarts.inc();
-    // V8 writes pages about an allocation that was refused: our log takes the first lines, and keeps its form.
     for (const stream of [child.stdout, child.stderr]) {
-      stream?.setEncoding('utf8').on('data', (text: string) => {
-        sandbox.log.info({ sandbox: child.pid, text: text.slice(0, LONGEST_OUTPUT) }, 'sandbox prints');
-      });
+      if (stream) readOutput(stream, (text) => sandbox.log.info({ sandbox: child.pid, text }, 'sandbox prints'));
     }
+    const channel = new Channel(child, (violation) => {
+      sandbox.hasViolated = true;
+      sandboxViolations.inc();
+      sandbox.log.warn({ sandbox: child.pid, violation }, 'sandbox sent invalid data');
+    });
     const exited = new Promise<void>((resolve) => {
       child.once('exit', () => resolve());
       // Without a process there will be no exit: the machine had no room for one.
@@ -85,16 +90,18 @@ export function createSandboxPool({
       living.delete(process);
       await orphans?.reap(() => [...living].map(({ child: { pid = 0 } }) => pid));
     });
-    const ready = Promise.race([
-      once(child, 'message'),
-      gone.then(() => Promise.reject(new Error('it did not start'))),
-    ]);
+    const ready = Promise.race([channel.ready, gone.then(() => Promise.reject(new Error('it did not start')))]);
     ready.then(
       () => dieFirst(process.pid),
       () => undefined,
     );
-    const sandbox: Sandbox = { process, ready, gone, tasks: 0, capMb: null, idleMb: BASELINE_MB, log };
+    const sandbox: Sandbox = {
+      ...{ process, channel, ready, gone, log },
+      ...{ hasViolated: false, taint: undefined, tasks: 0, capMb: null, idleMb: BASELINE_MB },
+    };
     all.add(sandbox);
+    // One that closes its connection can do nothing more for us.
+    void channel.ended.then(() => end(sandbox));
     void gone.then(() => {
       all.delete(sandbox);
       leaving.delete(sandbox);
@@ -105,17 +112,32 @@ export function createSandboxPool({
     return sandbox;
   }
 
+  /** An idle sandbox for a task of this owner; else makes room for a fresh one, which the first run starts. */
+  function take(memoryMb: number, owner: string | null): Sandbox | undefined {
+    const fits = ({ idleMb }: Sandbox) => idleMb <= MOST_HELD * memoryMb;
+    const own = idle.findLastIndex((sandbox) => fits(sandbox) && sandbox.taint?.owner === owner);
+    const at = own >= 0 ? own : idle.findLastIndex((sandbox) => fits(sandbox) && sandbox.taint === undefined);
+    if (at >= 0) return idle.splice(at, 1)[0];
+    if (idle.length + leased >= keep) {
+      const oldest = idle.find(({ taint }) => taint !== undefined && taint.owner !== owner);
+      if (oldest !== undefined) end(oldest);
+    }
+    return undefined;
+  }
+
   const idleMb = () => idle.reduce((sum, sandbox) => sum + sandbox.idleMb, 0);
   const hasRoom = () => !closed && idle.length + leased < keep && idleMb() + BASELINE_MB <= roomMb();
 
   function end(sandbox: Sandbox): void {
     if (all.has(sandbox)) leaving.add(sandbox);
+    const at = idle.indexOf(sandbox);
+    if (at >= 0) idle.splice(at, 1);
     sandbox.process.kill();
   }
 
   /** Idle sandboxes go first when somebody reserves what they take. Resolves when all that were killed are gone. */
   function makeRoom(): Promise<unknown> {
-    while (idle.length > 0 && idleMb() > roomMb()) end(idle.shift() as Sandbox);
+    while (idle.length > 0 && idleMb() > roomMb()) end(idle[0] as Sandbox);
     return Promise.all([...leaving].map(({ gone }) => gone));
   }
 
@@ -124,7 +146,7 @@ export function createSandboxPool({
     const memory = readMemory(process.pid);
     sandbox.idleMb = memory?.residentMb ?? BASELINE_MB;
     const healthy =
-      process.child.connected && !leaving.has(sandbox) && sandbox.tasks < MOST_TASKS && sandbox.idleMb <= MOST_IDLE_MB;
+      reuse === 'owner' && !leaving.has(sandbox) && sandbox.tasks < MOST_TASKS && sandbox.idleMb <= MOST_IDLE_MB;
     // What a task has started and left behind goes with its sandbox.
     if (healthy && !closed && idle.length < keep && process.others().length === 0) idle.push(sandbox);
     else end(sandbox);
@@ -142,12 +164,12 @@ export function createSandboxPool({
 
   return {
     /**
-     * Takes a sandbox for a reservation of `memoryMb` that was just made; idle ones that it leaves no room for end.
-     * `release` gives it back. What the sandbox does meanwhile is logged to `jobLog`.
+     * Takes a sandbox for a reservation of `memoryMb` that was just made; idle ones that it leaves no room for end. It
+     * has never run native code on bytes of another owner than `owner`. `release` gives it back. What the sandbox does
+     * meanwhile is logged to `jobLog`.
      */
-    lease(memoryMb: number, jobLog = log) {
-      const fit = idle.findLastIndex((candidate) => candidate.idleMb <= MOST_HELD * memoryMb);
-      let sandbox: Sandbox | undefined = fit < 0 ? undefined : idle.splice(fit, 1)[0];
+    lease(memoryMb: number, owner: string | null, jobLog = log) {
+      let sandbox = take(memoryMb, owner);
       const ordinary = memoryMb <= LARGE_MB;
       if (ordinary) leased++;
       return {
@@ -157,7 +179,16 @@ export function createSandboxPool({
           if (sandbox === undefined || !all.has(sandbox) || leaving.has(sandbox)) sandbox = start();
           const current = sandbox;
           current.log = jobLog;
-          const ran = await runIn(current, memoryMb, request, options, { end: () => end(current), onUncapped });
+          const taint = () => {
+            current.taint = { owner };
+          };
+          // Before the bytes are read: a sandbox that was taken over would not say so.
+          if (isNative(request)) taint();
+          const ran = await runIn(current, memoryMb, request, options, {
+            end: () => end(current),
+            onStep: (step) => isNativeStep(step) && taint(),
+            onUncapped,
+          });
           const { outcome } = ran;
           const outgrown = outcome.kind === 'died' && outcome.how === 'outgrown';
           if (outgrown || outcome.kind === 'aborted' || !ordinary) {
@@ -177,11 +208,7 @@ export function createSandboxPool({
     refill,
     /** Resolves when the sandboxes that are there have compiled what an ordinary page runs, have work, or are gone. */
     async warm(): Promise<void> {
-      const messages = async ({ process: { child }, ready }: Sandbox) => {
-        await ready;
-        if (child.exitCode === null) await once(child, 'message');
-      };
-      const isWarm = (sandbox: Sandbox) => Promise.race([messages(sandbox), sandbox.gone]).catch(() => undefined);
+      const isWarm = ({ channel, gone }: Sandbox) => Promise.race([channel.warm, gone]);
       await Promise.all([...all].map(isWarm));
     },
     /** Kills every sandbox and waits until all are gone. */

@@ -30,7 +30,7 @@ const uidsInUse = new Set<number>();
 
 /**
  * Starts a sandbox process in a process group of its own. It gets none of the converter's environment: no credentials
- * reach untrusted bytes. The caller reads what it prints.
+ * reach untrusted bytes. The caller reads what it prints, and talks to it over file descriptor 3.
  */
 export function startSandboxProcess(options: SandboxOptions): SandboxProcess {
   const { folder, isolation } = options;
@@ -44,7 +44,7 @@ export function startSandboxProcess(options: SandboxOptions): SandboxProcess {
     cwd: folder,
     env: environmentOf(options),
     detached: true,
-    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+    stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
   });
   child.once('exit', () => giveBack(uid));
   child.once('error', () => child.pid === undefined && giveBack(uid));

@@ -1,10 +1,148 @@
-import type { TaskEvent, TaskOutcome, TaskRequest } from '../run-task.ts';
-
-/** What the converter sends to its sandbox: one task at a time, and that the task under way is to end. */
-export type SandboxOrder = { kind: 'run'; request: TaskRequest } | { kind: 'abort'; reason: string };
+import { z } from 'zod';
+import { LOG_LEVELS } from '../../db/schema.ts';
+import { isStorable } from '../../db/storable.ts';
+import { ERROR_CODES } from '../../errors.ts';
+import { MEMORY_CLASSES } from '../../jobs/shape.ts';
+import { ENGINES } from '../../tasks/task.ts';
+import {
+  MAX_DATA_LENGTH,
+  MAX_DELAY_SECONDS,
+  MAX_DETAIL_LENGTH,
+  MAX_LINE_LENGTH,
+  MAX_MESSAGE_LENGTH,
+  MAX_RESULT_LENGTH,
+} from '../bounds.ts';
+import { MAX_SIDE } from '../render/fit.ts';
+import type { TaskRequest } from '../run-task.ts';
 
 /**
- * The messages that a sandbox sends. `ready` comes once, when the libraries are loaded; `warm` once after it, unless a
- * task comes first.
+ * The messages between a converter and its sandbox: one line of JSON each. Nothing that a sandbox sends is used before
+ * `parseMessage` has accepted it.
  */
-export type SandboxMessage = { kind: 'ready' } | { kind: 'warm' } | TaskEvent | { kind: 'ended'; outcome: TaskOutcome };
+
+/** What the converter sends: one task at a time, and that the running task has to end. */
+export type SandboxOrder = { kind: 'run'; request: TaskRequest } | { kind: 'abort'; reason: string };
+
+/** A message that a sound sandbox never sends. Its text is for our log alone. */
+export class Violation extends Error {}
+
+const MAX_INT = 2 ** 31 - 1;
+/** An RGBA page of the largest size, not compressed, has 49 MB. */
+const MAX_PAGE_BYTES = 2 ** 26;
+const MAX_PATH_LENGTH = 200;
+const MAX_REDUCED_LENGTH = 100;
+const MAX_DPI = 600;
+/** Ranges of a selection, and parts of a split; `run-check.ts` compares them with the limits of the job. */
+const MAX_ITEMS = 1_000_000;
+/** Characters of a violation in the log. */
+const MAX_REASON_LENGTH = 300;
+
+const text = (maxLength: number) => z.string().max(maxLength).refine(isStorable, 'cannot be stored');
+/** The length is checked before the items: a list of a million wrong items would become a million issues. */
+const list = <Item extends z.ZodType>(item: Item) =>
+  z
+    .array(z.unknown())
+    .min(1)
+    .max(MAX_ITEMS)
+    .transform((items, context) => {
+      const parsed: z.output<Item>[] = [];
+      for (const given of items) {
+        const { success, data } = item.safeParse(given);
+        if (!success) {
+          context.addIssue(`item ${parsed.length} is not valid`);
+          return z.NEVER;
+        }
+        parsed.push(data);
+      }
+      return parsed;
+    });
+const record = (maxLength: number) =>
+  z
+    .record(z.string(), z.unknown())
+    .refine(isStorable, { error: 'cannot be stored', abort: true })
+    .refine((value) => JSON.stringify(value).length <= maxLength, 'too large');
+
+const pageNumber = z.int().min(1).max(MAX_INT);
+const pageRange = z.tuple([pageNumber, pageNumber]).refine(([from, to]) => from <= to, 'runs backwards');
+const error = z.strictObject({ code: z.enum(ERROR_CODES), message: text(MAX_MESSAGE_LENGTH) });
+const side = z.int().min(1).max(MAX_SIDE);
+
+const page = z.discriminatedUnion('status', [
+  z.strictObject({
+    page: pageNumber,
+    status: z.literal('completed'),
+    path: text(MAX_PATH_LENGTH),
+    width: side,
+    height: side,
+    bytes: z.int().min(1).max(MAX_PAGE_BYTES),
+    sha256: z.string().regex(/^[0-9a-f]{64}$/),
+    dpi: z.number().positive().max(MAX_DPI).nullable(),
+    reduced: text(MAX_REDUCED_LENGTH).nullable(),
+    engine: z.enum(ENGINES),
+    note: text(MAX_MESSAGE_LENGTH).nullable(),
+  }),
+  z.strictObject({ page: pageNumber, status: z.literal('failed'), error }),
+]);
+
+const step = z.strictObject({ page: pageNumber.nullable(), engine: z.enum(ENGINES), last: z.boolean() });
+
+const outcome = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('completed'), result: record(MAX_RESULT_LENGTH) }),
+  z.strictObject({
+    kind: z.literal('split'),
+    parts: list(z.strictObject({ pages: list(pageRange), memoryMb: z.literal(MEMORY_CLASSES) })),
+  }),
+  z.strictObject({ kind: z.literal('snoozed'), seconds: z.number().min(1).max(MAX_DELAY_SECONDS) }),
+  z.strictObject({
+    kind: z.literal('failed'),
+    error,
+    retryable: z.boolean(),
+    retryAfterSeconds: z.number().min(0).max(MAX_DELAY_SECONDS).optional(),
+    detail: text(MAX_DETAIL_LENGTH).optional(),
+  }),
+]);
+
+const message = z.discriminatedUnion('kind', [
+  /** Comes once, when the libraries are loaded. */
+  z.strictObject({ kind: z.literal('ready') }),
+  /** Comes once after `ready`, unless a task comes first. */
+  z.strictObject({ kind: z.literal('warm') }),
+  z.strictObject({
+    kind: z.literal('inspected'),
+    found: z.strictObject({ pageCount: pageNumber, selected: list(pageRange) }),
+  }),
+  z.strictObject({ kind: z.literal('page'), outcome: page }),
+  z.strictObject({ kind: z.literal('step'), step }),
+  z.strictObject({
+    kind: z.literal('progress'),
+    progress: z.strictObject({ done: z.number(), total: z.number().nullable() }),
+  }),
+  z.strictObject({
+    kind: z.literal('log'),
+    level: z.enum(LOG_LEVELS),
+    message: text(MAX_LINE_LENGTH),
+    data: record(MAX_DATA_LENGTH).optional(),
+  }),
+  z.strictObject({ kind: z.literal('ended'), outcome }),
+]);
+
+export type SandboxMessage = z.output<typeof message>;
+/** The messages that a sandbox sends while it runs a task. */
+export type RunMessage = Exclude<SandboxMessage, { kind: 'ready' | 'warm' }>;
+
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
+/** Reads one line of a sandbox. Throws a `Violation` for anything but a valid message. */
+export function parseMessage(line: Uint8Array): SandboxMessage {
+  let value: unknown;
+  try {
+    value = JSON.parse(utf8.decode(line));
+  } catch {
+    throw new Violation('a line is no JSON');
+  }
+  const { data, error: refusal } = message.safeParse(value);
+  if (data !== undefined) return data;
+  const issue = refusal?.issues[0];
+  const reason = [...(issue?.path ?? []), issue?.message].join(': ');
+  throw new Violation(`a message is not valid: ${reason.slice(0, MAX_REASON_LENGTH)}`);
+}

@@ -1,14 +1,16 @@
 import { constants } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { PublicError } from '../../errors.ts';
 import { LARGE_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
 import type { Step } from '../../tasks/task.ts';
 import { sandboxDeaths } from '../metrics.ts';
 import type { TaskEvent, TaskOutcome, TaskRequest } from '../run-task.ts';
+import type { Channel } from './channel.ts';
 import { type FileWatch, MAX_FILES_MB, watchFiles } from './folder-size.ts';
 import { capMemory, lowerPriority, watchMemory } from './limits.ts';
 import type { SandboxProcess } from './process.ts';
-import type { SandboxMessage, SandboxOrder } from './protocol.ts';
+import type { RunMessage } from './protocol.ts';
 import { type SpentOnPage, StepTimeout } from './step-timeout.ts';
 
 /** How a run ended. `aborted` only after the converter aborted it; `died` with its sandbox, which took nothing along. */
@@ -16,8 +18,8 @@ export type RunOutcome = TaskOutcome | { kind: 'aborted' } | Death;
 
 export interface Death {
   kind: 'died';
-  /** It met its cap; a step took too long; it wrote too much; it crashed by itself; or somebody else killed it. */
-  how: 'outgrown' | 'overdue' | 'overfull' | 'crashed' | 'killed';
+  /** It met its cap; a step took too long; it wrote too much; it crashed; another process killed it; or it sent an invalid message. */
+  how: 'outgrown' | 'overdue' | 'overfull' | 'crashed' | 'killed' | 'violated';
   error: PublicError;
 }
 
@@ -39,12 +41,22 @@ export interface RunOptions {
   spentOnPage?: SpentOnPage;
   /** Aborted, the task is told to end; if it does not within `YIELD_MS`, it is killed. */
   signal: AbortSignal;
-  /** Gets what the task tells, in order, all of it before the run resolves. */
-  onEvent: (event: TaskEvent) => void;
+  /**
+   * Gets what the task tells, in order, all of it before the run resolves. A promise that it gives delays further events.
+   */
+  onEvent: (event: TaskEvent) => unknown;
 }
 
 /** How long a task that was told to end may take to do so. */
 export const YIELD_MS = 500;
+/** How long the messages that a sandbox sent before its end are read after it. */
+const DRAIN_MS = 1_000;
+
+const VIOLATED: Death = {
+  kind: 'died',
+  how: 'violated',
+  error: { code: 'sandbox_violation', message: 'it was stopped because its sandbox sent invalid data' },
+};
 
 /** V8's and glibc's ends when an allocation is refused. */
 const OUTGROWN_SIGNALS: readonly (string | null)[] = ['SIGABRT', 'SIGTRAP'];
@@ -53,6 +65,11 @@ const SIGNAL_CODES = 128;
 
 export interface Sandbox {
   process: SandboxProcess;
+  channel: Channel;
+  /** It has sent an invalid message, and is killed for that. */
+  hasViolated: boolean;
+  /** Whose bytes its native code has decoded; undefined while it is clean. See freshness.ts. */
+  taint: { owner: string | null } | undefined;
   /** Resolves when its libraries are loaded; rejects when it ends before. */
   ready: Promise<unknown>;
   gone: Promise<unknown>;
@@ -66,16 +83,16 @@ export interface Sandbox {
 
 /**
  * Runs one task in a sandbox that has nothing else to do, within `memoryMb`. Never rejects. `end` kills the sandbox;
- * `onUncapped` is told where the kernel holds no cap.
+ * `onStep` is called with each step, and `onUncapped` where the kernel holds no cap.
  */
 export async function runIn(
   sandbox: Sandbox,
   memoryMb: number,
   request: TaskRequest,
   { deadlineMs, spentMs = 0, spentOnPage = () => 0, signal, onEvent }: RunOptions,
-  { end, onUncapped }: { end: () => void; onUncapped: () => void },
+  { end, onStep, onUncapped }: { end: () => void; onStep: (step: Step) => void; onUncapped: () => void },
 ): Promise<Ran> {
-  const { process, log } = sandbox;
+  const { process, channel, log } = sandbox;
   const { child } = process;
   const { stepSeconds } = request.limits;
   sandbox.tasks++;
@@ -94,9 +111,8 @@ export async function runIn(
     spentOnPage,
     (late) => killFor('overdue', 'timeout', `${nameOf(late)} took longer than ${stepSeconds} s`),
   );
-  const order = (message: SandboxOrder) => child.send(message, (error) => error && end());
   const abort = (reason: string) => {
-    order({ kind: 'abort', reason });
+    channel.abort(reason);
     killer ??= setTimeout(end, YIELD_MS);
   };
   const onAbort = () => abort('the job was taken back');
@@ -106,16 +122,23 @@ export async function runIn(
   }, deadlineMs - spentMs);
 
   const ended = Promise.withResolvers<RunOutcome>();
-  const onMessage = (message: SandboxMessage) => {
+  const onMessage = (message: RunMessage) => {
+    if (over) return undefined;
     stepTimeout.stop();
     if (message.kind === 'ended') ended.resolve(whatEnded(message.outcome));
     else if (message.kind === 'step') {
       step = message.step;
-      stepTimeout.begin(message.step);
-    } else if (message.kind !== 'ready' && message.kind !== 'warm') onEvent(message);
+      onStep(step);
+      stepTimeout.begin(step);
+    } else {
+      const handled = onEvent(message);
+      if (handled instanceof Promise) return handled;
+    }
+    return undefined;
   };
-  const onGone = (code: number | null, by: NodeJS.Signals | null) => {
-    ended.resolve(killedFor ?? whatKilled(code, by ?? signalIn(code)));
+  const onGone = async (code: number | null, by: NodeJS.Signals | null) => {
+    await Promise.race([channel.ended, delay(DRAIN_MS, undefined, { ref: false })]);
+    ended.resolve(sandbox.hasViolated ? VIOLATED : (killedFor ?? whatKilled(code, by ?? signalIn(code))));
   };
   const whatEnded = (outcome: TaskOutcome): RunOutcome =>
     outcome.kind === 'failed' && outcome.error.code === 'out_of_memory' && outcome.retryable
@@ -128,7 +151,6 @@ export async function runIn(
     const message = `${nameOf(step)} brought its sandbox down (${by ?? `exit ${code}`})`;
     return { kind: 'died', how: 'crashed', error: { code: 'internal', message } };
   };
-  child.on('message', onMessage);
   child.on('exit', onGone);
   signal.addEventListener('abort', onAbort);
   let watch: ReturnType<typeof watchMemory> | undefined;
@@ -151,7 +173,7 @@ export async function runIn(
     if (over) return files.stop();
     watch = watchMemory(pid, memoryMb, onOver, { startedBy: () => process.others(), besidesMb: files.memoryMb });
     if (signal.aborted) end();
-    else order({ kind: 'run', request });
+    else channel.run(request, onMessage);
   };
   begin().catch((error) => {
     ended.resolve({
@@ -176,7 +198,6 @@ export async function runIn(
     stepTimeout.stop();
     clearTimeout(killer);
     signal.removeEventListener('abort', onAbort);
-    child.off('message', onMessage);
     child.off('exit', onGone);
   }
 }

@@ -58,16 +58,12 @@ test('after a thousand lines the rest is dropped, and the last line says so', as
   expect(lines.at(-1)).toMatchObject({ level: 'warn', message: 'further lines are dropped' });
 });
 
-test('a long line is cut, and what is too large or not to be stored is left out', async () => {
-  line('x'.repeat(20_000), { small: true });
-  line('a\0b\ud800', { text: 'y'.repeat(32 * 1024) });
-  line('poison', { text: '\0' });
+test('a task that logs faster than its lines are stored waits for them', async () => {
+  for (let count = 1; count <= 101; count++) expect(line(`line ${count}`)).toBeUndefined();
+  await line('line 102');
+  expect((await kept()).length).toBeGreaterThan(0);
   await journal.close();
-  expect((await kept()).map(({ message, data }) => [message, data])).toEqual([
-    ['x'.repeat(10_000), { small: true }],
-    ['a\ufffdb\ufffd', { dropped: 'too large, or not to be stored' }],
-    ['poison', { dropped: 'too large, or not to be stored' }],
-  ]);
+  expect(await kept()).toHaveLength(102);
 });
 
 test('progress that comes in quick succession is written a few times, and the last of it always', async () => {

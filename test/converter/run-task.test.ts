@@ -2,7 +2,7 @@ import path from 'node:path';
 import { z } from 'zod';
 import { runTask, type TaskEvent, type TaskRequest } from '../../converter/run-task.ts';
 import { AppError } from '../../errors.ts';
-import type { ConversionContext, Task } from '../../tasks/task.ts';
+import type { ConversionContext, Part, Task } from '../../tasks/task.ts';
 
 const REQUEST: TaskRequest = {
   type: 'test',
@@ -69,13 +69,48 @@ test('a task tells of its progress and its lines', async () => {
   ]);
 });
 
+test('lines are cut, and data that is too large or cannot be stored is left out', async () => {
+  const circle: Record<string, unknown> = {};
+  circle.self = circle;
+  const { events } = await run(({ log, progress }) => {
+    log('info', 'x'.repeat(20_000), { small: true });
+    log('debug' as never, 'a\0b\ud800', { text: 'y'.repeat(32 * 1024) });
+    log('warn', 'poison', { text: '\0' });
+    log('warn', 'circle', circle);
+    log('warn', 'a list', [1] as never);
+    progress(Number.NaN, 3);
+    progress(1, Number.POSITIVE_INFINITY);
+    for (let count = 0; count < 2_000; count++) log('info', 'again');
+  });
+  const dropped = { dropped: 'too large, or not to be stored' };
+  const lines = events.flatMap((event) => (event.kind === 'log' ? [[event.level, event.message, event.data]] : []));
+  expect(lines.slice(0, 5)).toEqual([
+    ['info', 'x'.repeat(10_000), { small: true }],
+    ['info', 'a\ufffdb\ufffd', dropped],
+    ['warn', 'poison', dropped],
+    ['warn', 'circle', dropped],
+    ['warn', 'a list', { output: [1] }],
+  ]);
+  expect(lines).toHaveLength(1_000);
+  expect(events.filter(({ kind }) => kind === 'progress')).toEqual([
+    { kind: 'progress', progress: { done: 1, total: null } },
+  ]);
+});
+
+test('nothing is heard of a task after its end', async () => {
+  const late = Promise.withResolvers<() => void>();
+  const { events } = await run(({ log }) => late.resolve(() => log('info', 'late')));
+  (await late.promise)();
+  expect(events).toEqual([]);
+});
+
 test('a task that splits its job gives the parts, whatever it returns', async () => {
-  const children = [{ type: 'part', payload: {}, shape: { cpuUnits: 1, memoryMb: 256 } }];
+  const parts: Part[] = [{ pages: [[1, 2]], memoryMb: 256 }];
   const { outcome } = await run(({ split }) => {
-    split(children);
+    split(parts);
     return { ignored: true };
   });
-  expect(outcome).toEqual({ kind: 'split', children });
+  expect(outcome).toEqual({ kind: 'split', parts });
 });
 
 describe('a task that snoozes', () => {

@@ -66,7 +66,7 @@ async function attack(targets: Targets): Promise<HostileReport> {
     orphans: isolation.namespaces === 'none' ? await startOrphanReaper() : null,
     log: createLogger('warn', {}),
   });
-  const lease = pool.lease(256);
+  const lease = pool.lease(256, null);
   const options = { deadlineMs: 60_000, signal: new AbortController().signal, onEvent: () => undefined };
   const hostile = await lease.run(requestOf('hostile', targets), options);
   const daemon = await lease.run(requestOf('daemon', { name: DAEMON }), options);

@@ -26,12 +26,11 @@ export function execute(kernel: Kernel, plan: Plan): never {
   if (landlock > 0) restrictFiles(kernel, landlock, reachable(kernel, plan));
   // Node closes what it has inherited, and has opened, before another program is executed.
   for (const fd of STDIO_AND_CHANNEL) keepOpen(kernel, fd);
-  const environment = { ...process.env, ...(process.channel && { NODE_CHANNEL_FD: '3' }) };
   if (plan.seccomp) {
     const signalsOut = !hasNamespaces && landlock < SCOPES_SIGNALS;
     filterSystemCalls(kernel, { seesOtherFiles: !hasNamespaces, onlySignal: signalsOut ? process.pid : null });
   }
-  const entries = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
+  const entries = Object.entries(process.env).map(([name, value]) => `${name}=${value}`);
   kernel('execve', plan.program, [plan.program, ...plan.args, 0n], [...entries, 0n]);
   throw new Error('execve returned');
 }

@@ -92,7 +92,7 @@ function runOn(lease: Lease, request: TaskRequest, use: Use = {}): Promise<Ran> 
 }
 
 async function run(type: string, payload: Record<string, unknown>, memoryMb: number, use?: Use): Promise<Ran> {
-  const lease = pool.lease(memoryMb);
+  const lease = pool.lease(memoryMb, null);
   try {
     return await runOn(lease, requestOf(type, payload, memoryMb), use);
   } finally {
@@ -149,7 +149,7 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
 
   test.each(CLASSES)('of %i MB stops native, heap and wasm memory there, and its slot works on', async (memoryMb) => {
     const stopped = async (type: string) => {
-      const lease = pool.lease(memoryMb);
+      const lease = pool.lease(memoryMb, null);
       try {
         const measured = measurePeak();
         const { outcome, peakMemoryMb } = await runOn(lease, requestOf(type, {}, memoryMb), measured);
@@ -216,9 +216,9 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
   });
 
   test('of more than 512 MB works at a low priority, all its threads, and is not used again', async () => {
-    const small = pool.lease(512);
+    const small = pool.lease(512, null);
     const usual = await holdBalloon(small, 160, 512);
-    const lease = pool.lease(768);
+    const lease = pool.lease(768, null);
     const low = await holdBalloon(lease, 600, 768);
     expect(new Set(nicesOf(usual.pid))).toEqual(new Set([0]));
     expect(nicesOf(low.pid).length).toBeGreaterThan(4);
@@ -230,7 +230,7 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
     small.release();
     lease.release();
 
-    const other = pool.lease(768);
+    const other = pool.lease(768, null);
     const first = await runOn(other, requestOf('look_for', { pids: [] }, 768));
     const { pid } = (first.outcome as Json).result;
     expect(isAlive(pid)).toBe(false);
@@ -244,7 +244,7 @@ describeWithProc('what a task leaves behind (needs /proc)', () => {
   beforeEach(() => startPool(1));
 
   test('a process is gone once the lease is released, and its sandbox with it', async () => {
-    const lease = pool.lease(256);
+    const lease = pool.lease(256, null);
     const { outcome } = await runOn(lease, requestOf('litter', {}, 256));
     const { pid } = (outcome as Json).result;
     const [sandbox] = sandboxes();
@@ -260,7 +260,7 @@ describeWithProc('what a task leaves behind (needs /proc)', () => {
   });
 
   test('an endless native call ends with timeout at its deadline, and its process is gone', async () => {
-    const lease = pool.lease(256);
+    const lease = pool.lease(256, null);
     await runOn(lease, requestOf('look_for', { pids: [] }, 256));
     const [sandbox] = sandboxes();
     const began = performance.now();
@@ -354,7 +354,7 @@ describeWithProc('idle sandboxes (needs /proc)', () => {
   test('are gone before a task begins that leaves them no room, and come back after it', async () => {
     startPool(3);
     const before = await sandboxesOnce(3);
-    const lease = pool.lease(512);
+    const lease = pool.lease(512, null);
     roomMb = 0;
     // As the converter does as soon as it has claimed.
     void pool.makeRoom();

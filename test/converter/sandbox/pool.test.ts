@@ -8,7 +8,7 @@ import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/
 import { createLogger } from '../../../log.ts';
 import { childrenOf, commandOf, isAlive } from '../../scenarios/processes.ts';
 import { pdfThatNeverEnds } from '../../scenarios/slow-files.ts';
-import { makeImage } from '../../support/files.ts';
+import { makeImage, makePdf } from '../../support/files.ts';
 import { until } from '../../support/service.ts';
 
 // TEMPORARY: the tasks here read and write outside the private folder.
@@ -19,17 +19,23 @@ let pool: SandboxPool;
 beforeEach(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-pool-'));
   await writeFile(path.join(folder, 'a.png'), await makeImage());
+  await writeFile(path.join(folder, 'a.pdf'), await makePdf([{ color: [9, 9, 9], text: 'a' }]));
   await writeFile(path.join(folder, 'slow.pdf'), pdfThatNeverEnds());
-  pool = createSandboxPool({
+  pool = startPool('owner');
+});
+
+function startPool(reuse: 'owner' | 'never'): SandboxPool {
+  return createSandboxPool({
     keep: 1,
     roomMb: () => 1024,
     cacheFolder: path.join(folder, 'cache'),
     hidden: [],
     isolation,
-    tasksModule: undefined,
+    tasksModule: path.resolve(import.meta.dirname, 'raw-tasks.ts'),
+    reuse,
     log: createLogger('silent', {}),
   });
-});
+}
 afterEach(async () => {
   await pool.close();
   await rm(folder, { recursive: true });
@@ -59,9 +65,12 @@ function requestOf(input: string, type = 'convert'): TaskRequest {
   };
 }
 
-async function run(request: TaskRequest, { deadlineMs = 30_000, signal = new AbortController().signal } = {}) {
+async function run(
+  request: TaskRequest,
+  { deadlineMs = 30_000, signal = new AbortController().signal, owner = null as string | null } = {},
+) {
   const events: TaskEvent[] = [];
-  const lease = pool.lease(request.reservation.memoryMb);
+  const lease = pool.lease(request.reservation.memoryMb, owner);
   try {
     const ended = await lease.run(request, { deadlineMs, signal, onEvent: (event) => events.push(event) });
     return { ...ended, events };
@@ -91,7 +100,7 @@ test('one sandbox serves one task after another', async () => {
 test('while one is out none is started in its place; it is kept when it comes back', async () => {
   await run(requestOf('a.png'));
   const first = sandboxes();
-  const lease = pool.lease(256);
+  const lease = pool.lease(256, null);
   pool.refill();
   expect(sandboxes()).toEqual(first);
   lease.release();
@@ -165,4 +174,59 @@ test('the signals of a terminal do not end a sandbox: its converter does', async
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.kill(sandbox as number, signal);
   expect((await run(requestOf('a.png'))).outcome.kind).toBe('completed');
   expect(sandboxes()).toEqual([sandbox]);
+});
+
+/** Runs a task of an owner; gives the sandbox that is there after it. */
+async function sandboxAfter(request: TaskRequest, owner: string | null): Promise<number | undefined> {
+  const { outcome } = await run(request, { owner });
+  expect(outcome.kind).toBe('completed');
+  const found = await until(async () => {
+    const all = sandboxes();
+    return all.length === 1 && all;
+  });
+  return found[0];
+}
+
+describe('a sandbox that has run native code on bytes of one owner', () => {
+  const own = (): TaskRequest => ({ ...requestOf('a.png', 'where_am_i'), payload: {} });
+
+  test('takes what that owner sends, and ends when another owner comes', async () => {
+    const first = await sandboxAfter(requestOf('a.png'), 'alice');
+    expect(await sandboxAfter(requestOf('a.png'), 'alice')).toBe(first);
+    const second = await sandboxAfter(requestOf('a.png'), 'bob');
+    expect(second).not.toBe(first);
+    expect(await sandboxAfter(requestOf('a.png'), null)).not.toBe(second);
+  });
+
+  test('takes no PDF of another owner either', async () => {
+    const first = await sandboxAfter(own(), 'alice');
+    const second = await sandboxAfter(requestOf('a.pdf'), 'bob');
+    expect(second).not.toBe(first);
+  });
+
+  test('is another than one whose PDFs PDFium drew: that one takes them of all owners', async () => {
+    const first = await sandboxAfter(requestOf('a.pdf'), 'alice');
+    expect(await sandboxAfter(requestOf('a.pdf'), 'bob')).toBe(first);
+    expect(await sandboxAfter(requestOf('a.png'), 'carol')).toBe(first);
+  });
+});
+
+test('with reuse `never`, each task has a process of its own', async () => {
+  await pool.close();
+  pool = startPool('never');
+  const seen = new Set<unknown>();
+  for (const owner of ['alice', 'alice', 'alice']) {
+    const { outcome } = await run({ ...requestOf('a.png', 'where_am_i'), payload: {} }, { owner });
+    seen.add(outcome.kind === 'completed' && outcome.result.pid);
+    pool.refill();
+  }
+  expect(seen.size).toBe(3);
+});
+
+test('a sandbox that sends invalid data while it has nothing to do is gone', async () => {
+  const text = '{"kind":"ended","outcome":{"kind":"completed","result":{}}}\nnonsense\n';
+  const { outcome } = await run({ ...requestOf('a.png', 'write_raw'), payload: { text } });
+  expect(outcome).toEqual({ kind: 'completed', result: {} });
+  await until(async () => sandboxes().length === 0);
+  expect((await run(requestOf('a.png'))).outcome.kind).toBe('completed');
 });

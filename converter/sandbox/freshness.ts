@@ -1,0 +1,23 @@
+import { archive } from '../../tasks/archive.ts';
+import { checksum } from '../../tasks/checksum.ts';
+import { convert } from '../../tasks/convert.ts';
+import { convertRange } from '../../tasks/convert-range.ts';
+import type { Step } from '../../tasks/task.ts';
+import type { TaskRequest } from '../run-task.ts';
+
+/**
+ * Work in which native code reads the bytes of an upload: such code may have been taken over by them, and stays in the
+ * process after the task. PDFium runs as WebAssembly, in a new instance for each document, so PDFs leave nothing behind.
+ */
+
+/** Known before the task runs. Tasks of operators may run anything. */
+export function isNative({ type, payload, limits }: TaskRequest): boolean {
+  if (type === archive.type || type === checksum.type) return false;
+  if (type !== convert.type && type !== convertRange.type) return true;
+  return payload.media_type !== 'application/pdf' || (payload.engine ?? limits.firstEngine) !== 'pdfium';
+}
+
+/** Known when the first engine did not draw a page. */
+export function isNativeStep({ engine }: Step): boolean {
+  return engine !== 'pdfium';
+}
