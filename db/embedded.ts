@@ -12,6 +12,19 @@ export const EMBEDDED_NAME = 'sheetmill';
 /** The user and the group `nobody`, which every system has. */
 const NOBODY = 65534;
 
+const PASSED_ON = [
+  'PATH',
+  'HOME',
+  'USER',
+  'LOGNAME',
+  'TMPDIR',
+  'TEMP',
+  'SystemRoot',
+  'TZ',
+  'LD_LIBRARY_PATH',
+  'NODE_COMPILE_CACHE',
+];
+
 /** Ample even for a Postgres that has a crash to recover from. */
 const START_DEADLINE_MS = 120_000;
 
@@ -37,8 +50,7 @@ export async function startEmbedded(
   await mkdir(home, { recursive: true });
   const keeper = fork(KEEPER, [home, ...flags], {
     ...(await launcher(home)),
-    // Under `node --watch` it would first report its files, where its url is waited for.
-    env: { ...process.env, WATCH_REPORT_DEPENDENCIES: undefined },
+    env: environment(),
     detached: true,
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   });
@@ -73,6 +85,11 @@ export async function startEmbedded(
     await exited;
     clearTimeout(patience);
   }
+}
+
+/** Postgres hands its environment to all of its processes: it gets no secret of the service. */
+function environment(): NodeJS.ProcessEnv {
+  return Object.fromEntries(PASSED_ON.map((name) => [name, process.env[name]]));
 }
 
 /** The URL of the embedded Postgres that runs in `dir` just now. Throws an error of one line when none does. */

@@ -83,7 +83,7 @@ const swarm = defineTask({
   async run({ payload, signal, log, progress }) {
     for (let count = 1; count <= payload.children; count++) {
       const child = startChild(payload.megabytes, { stdio: ['ignore', 'pipe', 'ignore'], detached: payload.detached });
-      log('info', 'child', { pid: child.pid });
+      log('info', 'child', { pid: child.pid, cwd: process.cwd() });
       await Promise.race([once(child.stdout as NodeJS.ReadableStream, 'data'), once(child, 'exit')]);
       progress(count, payload.children);
     }
@@ -120,7 +120,7 @@ const balloon = defineTask({
       kept.push(Buffer.alloc(MB, 1));
       await breathe();
     }
-    log('info', 'full', { pid: process.pid, parts: kept.length });
+    log('info', 'full', { pid: process.pid, cwd: process.cwd(), parts: kept.length });
     progress(payload.megabytes, payload.megabytes);
     if (payload.hold) await untilAborted(signal);
     return { parts: kept.length };
@@ -136,7 +136,7 @@ const lookFor = defineTask({
 });
 
 async function introduce(log: TaskContext<unknown>['log']): Promise<void> {
-  log('info', 'begins', { pid: process.pid });
+  log('info', 'begins', { pid: process.pid, cwd: process.cwd() });
   await breathe();
 }
 

@@ -96,7 +96,7 @@ function filesOf({ files, readable, folders, secret }: Targets): Record<string, 
   attempts['execute a file of its own'] = () => {
     fs.copyFileSync('/usr/bin/true', 'true');
     fs.chmodSync('true', 0o700);
-    return once(spawn('./true', { stdio: 'ignore' }), 'exit');
+    return once(spawn(path.resolve('true'), { stdio: 'ignore' }), 'exit');
   };
   return attempts;
 }

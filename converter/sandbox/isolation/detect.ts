@@ -17,7 +17,7 @@ const PROBE_MS = 10_000;
 const CODE = fileURLToPath(new URL('../../../errors.ts', import.meta.url));
 
 /** Made by root, or by an ordinary user who is root in a user namespace. */
-export type Namespaces = 'by-root' | 'by-user' | 'none';
+type Namespaces = 'by-root' | 'by-user' | 'none';
 
 export interface Isolation {
   /** Strongest first. */
@@ -37,7 +37,7 @@ export interface Isolation {
  * `namespaces`: nothing of the machine is there. `process`: the kernel denies it. `memory`: the machine offers neither, and
  * a sandbox is held to its memory alone.
  */
-export const LEVELS = ['namespaces', 'process', 'memory'] as const;
+const LEVELS = ['namespaces', 'process', 'memory'] as const;
 export type Level = (typeof LEVELS)[number];
 
 /** Sandboxes of one converter at a time; each has a user id. */

@@ -1,0 +1,64 @@
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm, statfs } from 'node:fs/promises';
+import path from 'node:path';
+import type { TaskRequest } from '../../../converter/run-task.ts';
+import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
+import { createSandboxPool } from '../../../converter/sandbox/pool.ts';
+import { createLogger } from '../../../log.ts';
+
+const TMPFS_MAGIC = 0x01021994;
+const MEMORY = '/dev/shm';
+const hasMemoryFolder = existsSync(MEMORY) && (await statfs(MEMORY)).type === TMPFS_MAGIC;
+
+const { TMPDIR } = process.env;
+let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(path.join(MEMORY, 'sheetmill-files-'));
+  process.env.TMPDIR = folder;
+});
+afterEach(async () => {
+  if (TMPDIR === undefined) delete process.env.TMPDIR;
+  else process.env.TMPDIR = TMPDIR;
+  await rm(folder, { recursive: true });
+});
+
+(hasMemoryFolder ? test : test.skip).each([
+  ['a file', false],
+  ['a deleted file', true],
+])('%s in memory counts against the reservation', async (_what, unlinked) => {
+  const pool = createSandboxPool({
+    keep: 1,
+    roomMb: () => 1024,
+    cacheFolder: path.join(folder, 'cache'),
+    tasksModule: path.resolve(import.meta.dirname, '../../support/hostile-tasks.ts'),
+    hidden: [],
+    isolation: await detectIsolation({ foldersIn: folder }),
+    log: createLogger('silent', {}),
+  });
+  const lease = pool.lease(256);
+  const { outcome } = await lease.run(requestOf({ megabytes: 300, unlinked }), {
+    deadlineMs: 30_000,
+    signal: new AbortController().signal,
+    onEvent: () => undefined,
+  });
+  lease.release();
+  await pool.close();
+  expect(outcome).toMatchObject({ kind: 'died', how: 'outgrown', error: { code: 'out_of_memory' } });
+});
+
+function requestOf(payload: Record<string, unknown>): TaskRequest {
+  return {
+    type: 'fill',
+    payload,
+    attempt: 1,
+    files: { originals: [], pages: [] },
+    input: '',
+    password: null,
+    dependencies: [],
+    settledPages: [],
+    avoid: [],
+    reservation: { cpuUnits: 1, memoryMb: 256 },
+    limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdfium' },
+    outputRoot: folder,
+  };
+}
