@@ -81,6 +81,7 @@ test.each([
   ['CAPACITY_MEMORY_MB', '255'],
   ['PAGE_TIMEOUT_SECONDS', '0'],
   ['PDF_ENGINE', 'ghostscript'],
+  ['SANDBOX_REUSE', 'always'],
   ['MAX_QUEUED_JOBS', '0'],
   ['MAX_SCHEDULES_PER_OWNER', '0'],
   ['MAX_QUEUED_JOBS_PER_OWNER', '0'],

@@ -53,7 +53,8 @@ Upload with \`POST /uploads\`, ask \`GET /uploads/{id}/status\` until it is \`do
 - Lists are \`{items, next_cursor}\`; the cursor, sent back as \`cursor\`, gives what follows, and null says that nothing does.
 - Errors are \`application/problem+json\` (RFC 9457) with a stable \`code\` and the id of the request, which is in the log too.
 - \`error\` on an upload, original or page has one of the codes \`corrupt_file\` \`unsupported_feature\` (a sound file that needs
-  something that is not supported) \`encrypted_pdf\` \`wrong_password\` \`too_many_pages\` \`too_many_pixels\` \`page_out_of_range\` \`out_of_memory\` \`timeout\` \`converter_lost\` \`internal\`; on a job \`task_failed\` and
+  something that is not supported) \`encrypted_pdf\` \`wrong_password\` \`too_many_pages\` \`too_many_pixels\` \`page_out_of_range\` \`out_of_memory\` \`timeout\` \`converter_lost\`
+  \`sandbox_violation\` \`internal\`; on a job \`task_failed\` and
   \`dependency_failed\`, too, and \`dependency_completed\` on a cancelled job that runs on failure, when nothing failed.
 - Every \`GET\` answers \`HEAD\` as well.`;
 

@@ -19,6 +19,8 @@ import { type Ran, type RunOptions, runIn, type Sandbox } from './run.ts';
 const MOST_TASKS = 200;
 /** So is one that has grown: it holds no more than this part of the reservation that it is used for. */
 const MOST_HELD = 0.62;
+/** Sandboxes of so many owners are kept: starting another one takes longer than most images. */
+const MAX_IDLE_OWNERS = 4;
 /** What has grown beyond use for the conversion of an ordinary PDF is not kept. */
 const MOST_IDLE_MB = MOST_HELD * ORDINARY_MB;
 
@@ -27,8 +29,8 @@ export type SandboxPool = ReturnType<typeof createSandboxPool>;
 export type Lease = ReturnType<SandboxPool['lease']>;
 
 /**
- * Keeps `keep` sandboxes for ordinary conversions, started ahead of the first task, the idle ones as long as `roomMb` of
- * memory that nobody has reserved holds them. The owner calls `close()`.
+ * Keeps `keep` sandboxes for ordinary conversions, started ahead of the first task, and further ones for owners who take
+ * turns; the idle ones as long as `roomMb` of memory that nobody has reserved holds them. The caller calls `close()`.
  */
 export function createSandboxPool({
   keep,
@@ -112,17 +114,21 @@ export function createSandboxPool({
     return sandbox;
   }
 
-  /** An idle sandbox for a task of this owner; else makes room for a fresh one, which the first run starts. */
+  /** An idle sandbox for a task of this owner; else the first run starts a fresh one. */
   function take(memoryMb: number, owner: string | null): Sandbox | undefined {
     const fits = ({ idleMb }: Sandbox) => idleMb <= MOST_HELD * memoryMb;
     const own = idle.findLastIndex((sandbox) => fits(sandbox) && sandbox.taint?.owner === owner);
     const at = own >= 0 ? own : idle.findLastIndex((sandbox) => fits(sandbox) && sandbox.taint === undefined);
-    if (at >= 0) return idle.splice(at, 1)[0];
-    if (idle.length + leased >= keep) {
-      const oldest = idle.find(({ taint }) => taint !== undefined && taint.owner !== owner);
-      if (oldest !== undefined) end(oldest);
-    }
-    return undefined;
+    return at >= 0 ? idle.splice(at, 1)[0] : undefined;
+  }
+
+  /** Keeps a sandbox if those of its owner are too few; the one that was idle for the longest leaves when all are too many. */
+  function keepIdle(sandbox: Sandbox): boolean {
+    const alike = idle.filter(({ taint }) => taint?.owner === sandbox.taint?.owner);
+    if (alike.length >= keep) return false;
+    if (idle.length >= keep * MAX_IDLE_OWNERS) end(idle[0] as Sandbox);
+    idle.push(sandbox);
+    return true;
   }
 
   const idleMb = () => idle.reduce((sum, sandbox) => sum + sandbox.idleMb, 0);
@@ -148,8 +154,8 @@ export function createSandboxPool({
     const healthy =
       reuse === 'owner' && !leaving.has(sandbox) && sandbox.tasks < MOST_TASKS && sandbox.idleMb <= MOST_IDLE_MB;
     // What a task has started and left behind goes with its sandbox.
-    if (healthy && !closed && idle.length < keep && process.others().length === 0) idle.push(sandbox);
-    else end(sandbox);
+    const isKept = healthy && !closed && process.others().length === 0 && keepIdle(sandbox);
+    if (!isKept) end(sandbox);
   }
 
   function onUncapped(): void {

@@ -1,7 +1,9 @@
+import { z } from 'zod';
 import type { PageRange } from '../../db/schema.ts';
 import { AppError } from '../../errors.ts';
 import { countPages, pagesIn, parsePages, selectPages } from '../../jobs/pages.ts';
-import { pagePath } from '../../store/paths.ts';
+import { archivePath, pagePath } from '../../store/paths.ts';
+import { archive, archiveResult } from '../../tasks/archive.ts';
 import { type ConvertPayload, convert, convertPayload } from '../../tasks/convert.ts';
 import { convertRange, convertRangePayload } from '../../tasks/convert-range.ts';
 import { MAX_LINES } from '../bounds.ts';
@@ -18,6 +20,8 @@ const BYTES_PER_SECOND = 2 ** 20;
 /** A line holds a result, or the parts of a split: one for each page at worst. */
 const MIN_LINE_BYTES = 2 ** 20;
 const LINE_BYTES_PER_PAGE = 64;
+
+const UUID_ZIP_LENGTH = 40;
 
 type Sent<Kind extends RunMessage['kind']> = Extract<RunMessage, { kind: Kind }>;
 type CompletedPage = Extract<Sent<'page'>['outcome'], { status: 'completed' }>;
@@ -124,9 +128,19 @@ export class RunCheck {
   #ended({ outcome }: Sent<'ended'>): void {
     const isConversion = this.#conversion !== null;
     if (outcome.kind === 'split') this.#split(outcome.parts);
+    if (outcome.kind === 'completed' && this.#request.type === archive.type) this.#archive(outcome.result);
     if (outcome.kind === 'snoozed' && isConversion) throw new Violation('a conversion snoozes');
     if (outcome.kind === 'completed' && isConversion && this.#left().length > 0) {
       throw new Violation(`completed without page ${this.#left()[0]}`);
+    }
+  }
+
+  /** An archive has a random name in the folder of its upload. */
+  #archive(result: Record<string, unknown>): void {
+    const { path } = archiveResult.safeParse(result).data ?? {};
+    const key = z.uuid().safeParse(path?.slice(-UUID_ZIP_LENGTH, -'.zip'.length)).data;
+    if (key === undefined || path !== archivePath(String(this.#request.payload.upload_id), key)) {
+      throw new Violation('the result of an archive is not valid');
     }
   }
 

@@ -15,6 +15,7 @@ const WORDS: Record<string, string> = {
   out_of_memory: 'It needs more memory than it may have.',
   timeout: 'It took longer than it may.',
   converter_lost: 'The converter that worked on it went away.',
+  sandbox_violation: 'It was stopped because its sandbox sent invalid data.',
   dependency_failed: 'A job that it waited for has failed.',
   too_many_requests: 'Too much at once: try again in a moment.',
 };

@@ -35,7 +35,7 @@ afterEach(async () => {
     isolation: await detectIsolation({ foldersIn: folder }),
     log: createLogger('silent', {}),
   });
-  const lease = pool.lease(256);
+  const lease = pool.lease(256, null);
   const { outcome } = await lease.run(requestOf({ megabytes: 300, unlinked }), {
     deadlineMs: 30_000,
     signal: new AbortController().signal,

@@ -176,38 +176,47 @@ test('the signals of a terminal do not end a sandbox: its converter does', async
   expect(sandboxes()).toEqual([sandbox]);
 });
 
-/** Runs a task of an owner; gives the sandbox that is there after it. */
-async function sandboxAfter(request: TaskRequest, owner: string | null): Promise<number | undefined> {
-  const { outcome } = await run(request, { owner });
-  expect(outcome.kind).toBe('completed');
-  const found = await until(async () => {
-    const all = sandboxes();
-    return all.length === 1 && all;
-  });
-  return found[0];
+/** Runs tasks of an owner in one sandbox, the last of which is an own task; gives its process. */
+async function sandboxFor(owner: string | null, ...requests: TaskRequest[]): Promise<unknown> {
+  const lease = pool.lease(256, owner);
+  try {
+    let pid: unknown;
+    for (const request of [...requests, { ...requestOf('a.png', 'where_am_i'), payload: {} }]) {
+      const signal = new AbortController().signal;
+      const { outcome } = await lease.run(request, { deadlineMs: 30_000, signal, onEvent: () => undefined });
+      expect(outcome.kind).toBe('completed');
+      if (outcome.kind === 'completed') pid = outcome.result.pid;
+    }
+    return pid;
+  } finally {
+    lease.release();
+  }
 }
 
 describe('a sandbox that has run native code on bytes of one owner', () => {
-  const own = (): TaskRequest => ({ ...requestOf('a.png', 'where_am_i'), payload: {} });
-
-  test('takes what that owner sends, and ends when another owner comes', async () => {
-    const first = await sandboxAfter(requestOf('a.png'), 'alice');
-    expect(await sandboxAfter(requestOf('a.png'), 'alice')).toBe(first);
-    const second = await sandboxAfter(requestOf('a.png'), 'bob');
-    expect(second).not.toBe(first);
-    expect(await sandboxAfter(requestOf('a.png'), null)).not.toBe(second);
+  test('takes what that owner sends, and nothing of another', async () => {
+    const first = await sandboxFor('alice', requestOf('a.png'));
+    const second = await sandboxFor('bob', requestOf('a.png'));
+    const third = await sandboxFor(null, requestOf('a.pdf'));
+    expect(new Set([first, second, third]).size).toBe(3);
+    expect(await sandboxFor('bob', requestOf('a.png'))).toBe(second);
+    expect(await sandboxFor('alice', requestOf('a.pdf'))).toBe(first);
+    // Four owners have their sandboxes, the fifth takes the place of the one that waited for the longest.
+    await sandboxFor('carol');
+    expect(isAlive(Number(third))).toBe(true);
+    await sandboxFor('dave');
+    await until(async () => !isAlive(Number(third)));
+    expect(await sandboxFor('bob')).toBe(second);
   });
 
-  test('takes no PDF of another owner either', async () => {
-    const first = await sandboxAfter(own(), 'alice');
-    const second = await sandboxAfter(requestOf('a.pdf'), 'bob');
-    expect(second).not.toBe(first);
-  });
-
-  test('is another than one whose PDFs PDFium drew: that one takes them of all owners', async () => {
-    const first = await sandboxAfter(requestOf('a.pdf'), 'alice');
-    expect(await sandboxAfter(requestOf('a.pdf'), 'bob')).toBe(first);
-    expect(await sandboxAfter(requestOf('a.png'), 'carol')).toBe(first);
+  test('is another than one whose PDFs PDFium drew: that one takes the PDFs of all owners', async () => {
+    await run(requestOf('a.pdf'), { owner: 'alice' });
+    const [clean] = sandboxes();
+    await run(requestOf('a.pdf'), { owner: 'bob' });
+    expect(sandboxes()).toEqual([clean]);
+    expect(await sandboxFor('carol')).toBe(clean);
+    await run(requestOf('a.pdf'), { owner: 'bob' });
+    expect(sandboxes()).toHaveLength(2);
   });
 });
 
