@@ -8,6 +8,7 @@ import { openQueues } from '../db/queues.ts';
 import { openReplica } from '../db/replica.ts';
 import { registerJobTypes } from '../jobs/job-types.ts';
 import { createLogger } from '../log.ts';
+import { takeEnvironment } from '../secrets.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openStore } from '../store/open.ts';
 import { loadTasks } from '../tasks/registry.ts';
@@ -39,7 +40,7 @@ const MOST_HEADERS = 100;
 const MOST_CONNECTIONS = 4_000;
 
 /** One API process. */
-const config = configOrExit(process.env);
+const config = configOrExit(await takeEnvironment());
 requireAuth(config);
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'api' });
