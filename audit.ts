@@ -1,12 +1,13 @@
 import path from 'node:path';
-import { configOrExit, exitWithReason } from './config.ts';
+import { configOrExit, exitWithReason, withoutApiVariables } from './config.ts';
 import { openDatabase } from './db/client.ts';
 import { findEmbedded } from './db/embedded.ts';
 import { audit } from './jobs/audit.ts';
 import { createLogger } from './log.ts';
+import { takeEnvironment } from './secrets.ts';
 
 /** `npm run audit`: checks a live database; prints what is wrong with it and ends with 1, or says that all is well. */
-const config = configOrExit(process.env);
+const config = configOrExit(withoutApiVariables(await takeEnvironment()));
 const url = config.DATABASE_URL ?? (await findEmbedded(path.join(config.DATA_DIR, 'postgres')).catch(exitWithReason));
 const log = createLogger('warn', { process: 'audit' });
 const database = await openDatabase(url, { name: 'sheetmill-audit', log, max: 1 }).catch(exitWithReason);

@@ -51,6 +51,29 @@ const keys = z
   )
   .refine((keys) => new Set(keys.map(({ sha256 }) => sha256)).size === keys.length, 'has the same sha256 twice');
 
+/** Variables whose values stay inside the service: `takeEnvironment` removes them from process.env, and no error shows them. */
+export const SECRET_VARIABLES = [
+  'API_KEYS',
+  'JWT_SECRET',
+  'WEBHOOK_SECRET',
+  'DATABASE_URL',
+  'DATABASE_READ_URL',
+  'REDIS_URL',
+  'AWS_ACCESS_KEY_ID',
+  'AWS_SECRET_ACCESS_KEY',
+  'AWS_SESSION_TOKEN',
+  'OTEL_EXPORTER_OTLP_HEADERS',
+  'OTEL_EXPORTER_OTLP_TRACES_HEADERS',
+] as const;
+
+/** Settings of the API alone: how it checks clients, signs webhooks and reads faster. */
+const API_VARIABLES = /^(AUTH|API_KEYS|JWT_\w+|WEBHOOK_SECRET|DATABASE_READ_URL|REDIS_URL)$/;
+
+/** The environment variables of every other process: the secrets of the API stay away from untrusted files. */
+export function withoutApiVariables(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(environment).filter(([name]) => !API_VARIABLES.test(name)));
+}
+
 /** What a converter takes besides its sandboxes: 121 MB were measured at a thousand jobs a second. */
 export const CONVERTER_MB = 128;
 /** What a client of S3 adds to that, 40 MB, and the parts of pages that are about to be stored. */
@@ -83,6 +106,10 @@ const settings = z.object({
     .string()
     .regex(/^s3:\/\/[a-z0-9][a-z0-9.-]+(\/[\w.-]+)*\/?$/, 'must be s3://bucket or s3://bucket/prefix')
     .optional(),
+  /** The keys of an S3 store; without them, the AWS SDK looks for a role. */
+  AWS_ACCESS_KEY_ID: z.string().optional(),
+  AWS_SECRET_ACCESS_KEY: z.string().optional(),
+  AWS_SESSION_TOKEN: z.string().optional(),
   /** Whether bytes of an S3 store go through the API, or clients are sent to S3 for them. */
   STORE_DOWNLOADS: z.enum(['proxy', 'redirect'], { error: 'must be proxy or redirect' }).default('proxy'),
   DATABASE_URL: z
@@ -131,6 +158,8 @@ const settings = z.object({
   /** The OpenTelemetry collector that spans are sent to. Its SDK reads these and its other variables by itself. */
   OTEL_EXPORTER_OTLP_ENDPOINT: collector.optional(),
   OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: collector.optional(),
+  OTEL_EXPORTER_OTLP_HEADERS: z.string().optional(),
+  OTEL_EXPORTER_OTLP_TRACES_HEADERS: z.string().optional(),
   SHUTDOWN_GRACE_SECONDS: wholeNumber(0, 3600).default(20),
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 });
@@ -189,10 +218,11 @@ export function parseConfig(environment: NodeJS.ProcessEnv) {
   };
 }
 
-/** A variable as an error may show it: without the value of what is secret, or the password in a URL. */
+/** A variable as an error may show it: without a secret, or the password in a URL. */
 function shown(name: string, set: Record<string, string | undefined>): string {
   const value = set[name];
-  if (value === undefined || /KEY|SECRET/.test(name)) return name;
+  const isSecret = SECRET_VARIABLES.some((secret) => secret === name);
+  if (value === undefined || isSecret) return name;
   return `${name}=${JSON.stringify(value.replace(/\/\/.*@/s, '//...@'))}`;
 }
 

@@ -1,12 +1,13 @@
-import { type ChildProcess, fork } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { configOrExit, requireAuth, sharedCapacityMb } from './config.ts';
+import { configOrExit, requireAuth, SECRET_VARIABLES, sharedCapacityMb, withoutApiVariables } from './config.ts';
 import { startEmbedded } from './db/embedded.ts';
 import { migrateDatabase } from './db/migrate.ts';
 import { hideProcessMemory } from './libc.ts';
+import { forkWithSecrets, takeEnvironment } from './secrets.ts';
 import { onShutdown } from './shutdown.ts';
 
 /**
@@ -15,7 +16,8 @@ import { onShutdown } from './shutdown.ts';
  */
 const RESTART_AFTER_MS = 1_000;
 
-const config = configOrExit(process.env);
+const environment = await takeEnvironment();
+const config = configOrExit(environment);
 requireAuth(config);
 await hideProcessMemory();
 const children = new Map<string, ChildProcess>();
@@ -56,13 +58,9 @@ async function startPostgres(): Promise<string> {
 
 /** Starts one process and waits until it is ready; from then on it is started again whenever it ends. */
 async function startPart(name: 'api' | 'converter', databaseUrl: string): Promise<string | undefined> {
-  const child = fork(fileURLToPath(new URL(`${name}/main.ts`, import.meta.url)), {
-    env: {
-      LOG_LEVEL: 'warn',
-      ...process.env,
-      DATABASE_URL: databaseUrl,
-      CAPACITY_MEMORY_MB: sharedCapacityMb(process.env),
-    },
+  const module = fileURLToPath(new URL(`${name}/main.ts`, import.meta.url));
+  const child = forkWithSecrets(module, secretsOf(name, databaseUrl), {
+    env: { LOG_LEVEL: 'warn', ...process.env, CAPACITY_MEMORY_MB: sharedCapacityMb(process.env) },
     // A group of its own: Ctrl-C reaches this process alone, which then ends the others in order.
     detached: true,
   });
@@ -79,6 +77,12 @@ async function startPart(name: 'api' | 'converter', databaseUrl: string): Promis
   if (told === undefined) throw new Error(`the ${name} did not start`);
   exited.then(() => restartPart(name, databaseUrl));
   return told.url;
+}
+
+function secretsOf(name: 'api' | 'converter', databaseUrl: string): NodeJS.ProcessEnv {
+  const all = { ...environment, DATABASE_URL: databaseUrl };
+  const known: NodeJS.ProcessEnv = name === 'converter' ? withoutApiVariables(all) : all;
+  return Object.fromEntries(SECRET_VARIABLES.map((secret) => [secret, known[secret]]));
 }
 
 async function restartPart(name: 'api' | 'converter', databaseUrl: string): Promise<void> {

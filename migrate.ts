@@ -1,9 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { configOrExit, exitWithReason, requireDatabaseUrl } from './config.ts';
+import { configOrExit, exitWithReason, requireDatabaseUrl, withoutApiVariables } from './config.ts';
 import { openDatabase } from './db/client.ts';
 import { isMigrated, migrateDatabase } from './db/migrate.ts';
 import { createLogger } from './log.ts';
+import { takeEnvironment } from './secrets.ts';
 
 /**
  * `npm run migrate`: brings the database up to date and ends. With `--wait` it changes nothing, and ends when somebody
@@ -13,7 +14,7 @@ const ASK_AGAIN_MS = 1_000;
 const WAIT_DEADLINE_MS = 600_000;
 
 const { values } = parseArgs({ options: { wait: { type: 'boolean', default: false } } });
-const config = configOrExit(process.env);
+const config = configOrExit(withoutApiVariables(await takeEnvironment()));
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'migrate' });
 

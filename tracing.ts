@@ -23,17 +23,21 @@ const FLUSH_MS = 3_000;
 /** A collector that is away is worth one line in this time. */
 const QUIET_MS = 60_000;
 
+type TracingConfig = Pick<
+  Config,
+  | 'OTEL_EXPORTER_OTLP_ENDPOINT'
+  | 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT'
+  | 'OTEL_EXPORTER_OTLP_HEADERS'
+  | 'OTEL_EXPORTER_OTLP_TRACES_HEADERS'
+>;
+
 const tracer = trace.getTracer('sheetmill');
 
 /**
  * Sends the spans of this process to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names; without one, nothing is even
  * loaded. Gives the function that sends what is left, to be called at the end.
  */
-export async function startTracing(
-  name: string,
-  config: Pick<Config, 'OTEL_EXPORTER_OTLP_ENDPOINT' | 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT'>,
-  log: Logger,
-): Promise<() => Promise<void>> {
+export async function startTracing(name: string, config: TracingConfig, log: Logger): Promise<() => Promise<void>> {
   if (!config.OTEL_EXPORTER_OTLP_ENDPOINT && !config.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) return async () => undefined;
   const [{ BatchSpanProcessor, NodeTracerProvider }, { OTLPTraceExporter }, resources] = await Promise.all([
     import('@opentelemetry/sdk-trace-node'),
@@ -53,7 +57,7 @@ export async function startTracing(
       .merge(resources.resourceFromAttributes(instance))
       // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
       .merge(resources.detectResources({ detectors: [resources.envDetector] })),
-    spanProcessors: [new BatchSpanProcessor(new OTLPTraceExporter())],
+    spanProcessors: [new BatchSpanProcessor(withHeaders(config, () => new OTLPTraceExporter()))],
   });
   // Parents are handed on as arguments: nothing follows asynchronous calls, which would cost each of them.
   provider.register({ contextManager: null });
@@ -65,6 +69,20 @@ export async function startTracing(
       log.warn({ err: error }, 'the last spans were not sent'),
     );
   };
+}
+
+/** The SDK takes the headers of spans, which are secret, from the environment while an exporter is made. */
+function withHeaders<Exporter>(
+  { OTEL_EXPORTER_OTLP_HEADERS = '', OTEL_EXPORTER_OTLP_TRACES_HEADERS = '' }: TracingConfig,
+  makeExporter: () => Exporter,
+): Exporter {
+  Object.assign(process.env, { OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TRACES_HEADERS });
+  try {
+    return makeExporter();
+  } finally {
+    delete process.env.OTEL_EXPORTER_OTLP_HEADERS;
+    delete process.env.OTEL_EXPORTER_OTLP_TRACES_HEADERS;
+  }
 }
 
 /** All that the SDK has to say of what fails is text. */

@@ -9,6 +9,7 @@ import { openReplica } from '../db/replica.ts';
 import { registerJobTypes } from '../jobs/job-types.ts';
 import { hideProcessMemory } from '../libc.ts';
 import { createLogger } from '../log.ts';
+import { takeEnvironment } from '../secrets.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openStore } from '../store/open.ts';
 import { loadTasks } from '../tasks/registry.ts';
@@ -40,7 +41,7 @@ const MOST_HEADERS = 100;
 const MOST_CONNECTIONS = 4_000;
 
 /** One API process. */
-const config = configOrExit(process.env);
+const config = configOrExit(await takeEnvironment());
 requireAuth(config);
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'api' });

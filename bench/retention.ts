@@ -5,12 +5,12 @@ import path from 'node:path';
 import type { Pool } from 'pg';
 import { Retention } from '../converter/retention.ts';
 import { openDatabase } from '../db/client.ts';
-import { startEmbedded } from '../db/embedded.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { createLogger } from '../log.ts';
 import { openDiskStore } from '../store/disk.ts';
 import { uploadFolder } from '../store/paths.ts';
+import { installStatistics, startWithAdmin } from '../test/support/admin.ts';
 import { bench, folder, say, signal } from './bench.ts';
 import { fillTables, fillUploads } from './fill.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
@@ -37,16 +37,14 @@ interface Figures {
 }
 
 await bench(async () => {
-  const postgres = await startEmbedded(path.join(folder, 'postgres'), {
-    flags: ['-c', 'shared_preload_libraries=pg_stat_statements'],
-  });
+  const postgres = await startWithAdmin(path.join(folder, 'postgres'), ['shared_preload_libraries=pg_stat_statements']);
   try {
     await migrateDatabase(postgres.url);
     const log = createLogger('warn', { process: 'bench' });
     const { db, pool, close } = await openDatabase(postgres.url, { name: 'sheetmill-bench', log, max: 10 });
     const queues = await openQueues(db, { supervise: false, log });
     try {
-      await pool.query('create extension pg_stat_statements');
+      await installStatistics(postgres.adminUrl);
       const store = await openDiskStore(path.join(folder, 'store'));
       const idle = await probeFor(pool, async () => void (await new Promise((resolve) => setTimeout(resolve, 2_000))));
       const measured: Figures[] = [];

@@ -44,7 +44,6 @@ async function run() {
   const TASKS = path.resolve(import.meta.dirname, '../examples/tasks/index.ts');
   // One job at a time, so that each has a core.
   const service = await startService(path.join(folder, 'data'), 1, signal, { TASKS, CAPACITY_MEMORY_MB: '1024' }, [
-    '-c',
     'shared_preload_libraries=pg_stat_statements',
   ]);
   try {

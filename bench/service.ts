@@ -4,8 +4,8 @@ import { openAsBlob, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
-import { startEmbedded } from '../db/embedded.ts';
 import { migrateDatabase } from '../db/migrate.ts';
+import { startWithAdmin } from '../test/support/admin.ts';
 
 const ROOT = path.resolve(import.meta.dirname, '..');
 /** Only to notice the end: how long it took is read from the upload itself, so that asking costs next to nothing. */
@@ -29,9 +29,9 @@ export async function startService(
   cores: number,
   signal: AbortSignal,
   extra: Record<string, string> = {},
-  postgresFlags: string[] = [],
+  settings: string[] = [],
 ) {
-  const postgres = await startEmbedded(path.join(folder, 'postgres'), { flags: postgresFlags });
+  const postgres = await startWithAdmin(path.join(folder, 'postgres'), settings);
   const env = {
     ...process.env,
     DATABASE_URL: postgres.url,
@@ -109,6 +109,7 @@ export async function startService(
         return api.url;
       },
       databaseUrl: postgres.url,
+      adminUrl: postgres.adminUrl,
       pool,
       /** Undefined while there is none. */
       converterPid: () => (converter && parts.has(converter) ? converter.pid : undefined),

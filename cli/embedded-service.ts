@@ -12,7 +12,7 @@ const EXEC_ARGV = ['--max-semi-space-size=2'];
 const START_DEADLINE_MS = 180_000;
 const STOP_DEADLINE_MS = 60_000;
 /** Settings that would lead it to what others share. */
-const SHARED = /^(DATABASE_URL|REDIS_URL|STORE_URL|S3_.*|AWS_.*|API_KEYS.*|JWT_.*|WEBHOOK_.*|AUTH|HOST)$/;
+const SHARED = /^(DATABASE_.*|REDIS_URL|STORE_URL|S3_.*|AWS_.*|API_KEYS.*|JWT_.*|WEBHOOK_.*|AUTH|HOST|SHEETMILL_.*)$/;
 
 /** The embedded service did not start. */
 export class StartError extends Error {}

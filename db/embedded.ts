@@ -1,13 +1,12 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { chown, mkdir, readFile, stat } from 'node:fs/promises';
+import { chown, readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { makePrivateFolder } from '../private-folder.ts';
+import { SERVICE_ROLE } from './embedded-roles.ts';
 
 const KEEPER = fileURLToPath(new URL('./embedded-keeper.ts', import.meta.url));
-
-/** Of the embedded Postgres's user and database. */
-export const EMBEDDED_NAME = 'sheetmill';
 
 /** The user and the group `nobody`, which every system has. */
 const NOBODY = 65534;
@@ -47,7 +46,7 @@ export async function startEmbedded(
   { flags = [] }: { flags?: string[] } = {},
 ): Promise<{ url: string; stop(): Promise<void>; exited: Promise<KeeperExit> }> {
   const home = path.resolve(dir);
-  await mkdir(home, { recursive: true });
+  await makePrivateFolder(home);
   const keeper = fork(KEEPER, [home, ...flags], {
     ...(await launcher(home)),
     env: environment(),
@@ -104,9 +103,9 @@ export async function findEmbedded(dir: string): Promise<string> {
   }
 }
 
-/** User and database have the service's name. */
+/** The database has the name of the role. */
 export function embeddedUrl(password: string, port: number): string {
-  return `postgres://${EMBEDDED_NAME}:${password}@127.0.0.1:${port}/${EMBEDDED_NAME}`;
+  return `postgres://${SERVICE_ROLE}:${password}@127.0.0.1:${port}/${SERVICE_ROLE}`;
 }
 
 /**

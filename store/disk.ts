@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { constants } from 'node:fs';
 import { access, type FileHandle, mkdir, open, opendir, rename, rm, rmdir, stat, statfs } from 'node:fs/promises';
 import path from 'node:path';
+import { makePrivateFolder } from '../private-folder.ts';
 import { measure } from './measure.ts';
 import { gone, type Store } from './store.ts';
 
@@ -11,6 +12,7 @@ const INCOMING = 'incoming';
 /** A store in a folder of a local or shared disk. Files appear at their path complete and synced, or not at all. */
 export async function openDiskStore(root: string): Promise<Store> {
   const incoming = path.join(root, INCOMING);
+  await makePrivateFolder(root);
   await mkdir(incoming, { recursive: true });
   const absolute = (relative: string) => path.join(root, relative);
 

@@ -1,5 +1,6 @@
 import type { Config } from '../config.ts';
 import { openDiskStore } from './disk.ts';
+import type { S3Keys } from './s3-client.ts';
 import type { Store } from './store.ts';
 
 /** The store that STORE_URL names; without it, the one on disk in DATA_DIR. */
@@ -7,9 +8,13 @@ export async function openStore({
   STORE_URL,
   STORE_DIR,
   STORE_DOWNLOADS,
-}: Pick<Config, 'STORE_URL' | 'STORE_DIR' | 'STORE_DOWNLOADS'>): Promise<Store> {
+  AWS_ACCESS_KEY_ID,
+  AWS_SECRET_ACCESS_KEY,
+  AWS_SESSION_TOKEN,
+}: Pick<Config, 'STORE_URL' | 'STORE_DIR' | 'STORE_DOWNLOADS' | keyof S3Keys>): Promise<Store> {
   if (STORE_URL === undefined) return openDiskStore(STORE_DIR);
   // The AWS SDK takes memory, which the disk does without.
   const { openS3Store } = await import('./s3.ts');
-  return openS3Store(STORE_URL, { links: STORE_DOWNLOADS === 'redirect' });
+  const keys = { AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN };
+  return openS3Store(STORE_URL, { links: STORE_DOWNLOADS === 'redirect', keys });
 }

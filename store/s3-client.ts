@@ -12,10 +12,19 @@ const TIMEOUTS = {
 /** Slow readers each hold one; what bounds them is how many connections we take. */
 const SOCKETS = { maxSockets: 5_000 };
 
-/** A client with the credentials that the AWS SDK finds. Where S3 is out of reach, what it sends rejects as `unavailable`. */
-export function openClient(): S3Client {
-  const { AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3, AWS_REGION } = process.env;
+/** The keys of an account; a role has none. */
+export interface S3Keys {
+  AWS_ACCESS_KEY_ID?: string | undefined;
+  AWS_SECRET_ACCESS_KEY?: string | undefined;
+  AWS_SESSION_TOKEN?: string | undefined;
+}
+
+/** A client with these keys, or else with the role that the AWS SDK finds. Where S3 is out of reach, what it sends rejects as `unavailable`. */
+export function openClient(keys: S3Keys): S3Client {
+  const { AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_PROFILE } = process.env;
   const client = new S3Client({
+    // The SDK prefers a profile to keys.
+    ...(!AWS_PROFILE && credentialsOf(keys)),
     region: AWS_REGION || 'us-east-1',
     // Bucket names as host names are for Amazon alone.
     forcePathStyle: Boolean(AWS_ENDPOINT_URL_S3 || AWS_ENDPOINT_URL),
@@ -32,6 +41,12 @@ export function openClient(): S3Client {
     { step: 'initialize', name: 'tellOutages' },
   );
   return client;
+}
+
+function credentialsOf({ AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN }: S3Keys) {
+  if (!AWS_ACCESS_KEY_ID || !AWS_SECRET_ACCESS_KEY) return undefined;
+  const session = AWS_SESSION_TOKEN ? { sessionToken: AWS_SESSION_TOKEN } : {};
+  return { credentials: { accessKeyId: AWS_ACCESS_KEY_ID, secretAccessKey: AWS_SECRET_ACCESS_KEY, ...session } };
 }
 
 /** The error, or what it means: S3 could not be reached, or is too busy, and the same request may work later. */

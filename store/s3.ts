@@ -17,7 +17,7 @@ import {
 import { Upload } from '@aws-sdk/lib-storage';
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { measure } from './measure.ts';
-import { openClient, orUnavailable } from './s3-client.ts';
+import { openClient, orUnavailable, type S3Keys } from './s3-client.ts';
 import { gone, type Store } from './store.ts';
 import { createTurns } from './turns.ts';
 import { openWorkspaces } from './workspaces.ts';
@@ -35,9 +35,9 @@ const LINK_SECONDS = 600;
  * A store in a bucket of S3, or of what speaks its protocol at AWS_ENDPOINT_URL. `url` is `s3://bucket/prefix`. Attempts
  * work in the temporary folder.
  */
-export async function openS3Store(url: string, { links }: { links: boolean }): Promise<Store> {
+export async function openS3Store(url: string, { links, keys }: { links: boolean; keys: S3Keys }): Promise<Store> {
   const { Bucket, prefix } = parseUrl(url);
-  const client = openClient();
+  const client = openClient(keys);
   const at = (relative: string) => ({ Bucket, Key: `${prefix}${relative}` });
   const takeTurn = createTurns(FILES_AT_ONCE, PATIENCE_MS);
   const workspace = await openWorkspaces({

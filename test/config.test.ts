@@ -57,9 +57,12 @@ test('variables of others are of no concern', () => {
   expect(parseConfig({ PATH: '/bin', port: 'x', SHEETMILL: '1' })).toEqual(parseConfig({}));
 });
 
-test('the error of a wrong URL shows no password', () => {
-  expect(() => parseConfig({ DATABASE_URL: 'mysql://me:secret/with@signs@host/db' })).toThrow(
-    'DATABASE_URL="mysql://...@host/db": must begin with postgres:// or postgresql://',
+test('the error of a secret, or of a URL with a password, does not show it', () => {
+  for (const value of ['mysql://me:secret/with@signs@host/db', 'postgres:me:secret@host/db', 'secret'])
+    for (const name of ['DATABASE_URL', 'DATABASE_READ_URL', 'REDIS_URL'])
+      expect(() => parseConfig({ [name]: value })).toThrow(new RegExp(`^${name}: must begin with \\w+:// or \\w+://$`));
+  expect(() => parseConfig({ JWT_JWKS_URL: 'ftp://me:secret/with@signs@host' })).toThrow(
+    'JWT_JWKS_URL="ftp://...@host": must be a http or https URL',
   );
 });
 
@@ -68,8 +71,6 @@ test.each([
   ['PORT', '65536'],
   ['PORT', '-1'],
   ['PORT', '30.5'],
-  ['DATABASE_URL', 'mysql://host/db'],
-  ['DATABASE_URL', 'localhost'],
   ['STORE_URL', 'https://bucket.s3.amazonaws.com'],
   ['STORE_URL', 's3://'],
   ['STORE_DOWNLOADS', 'links'],

@@ -3,6 +3,7 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { MIN_DIRECTED } from '../../jobs/wake.ts';
+import { installStatistics } from '../../test/support/admin.ts';
 import type { Innocents } from '../incident/innocents.ts';
 import { cpuSecondsOf, treesOf } from '../processes.ts';
 import type { Service } from '../service.ts';
@@ -36,7 +37,7 @@ export async function measure(
   files: Innocents,
   { signal, say }: { signal: AbortSignal; say: (line: string) => void },
 ): Promise<Measured> {
-  await service.pool.query('create extension pg_stat_statements');
+  await installStatistics(service.adminUrl);
   const images = [...files.photos, ...files.scans];
   const first = [...files.scans, ...files.pdfs.slice(0, 10)];
   let connections = 0;

@@ -36,7 +36,7 @@ test('starts two converters unless told otherwise, and any number of them can ru
 
 test('starts nothing before what it needs works, and nobody before the migrations are done', () => {
   expect(migrations.depends_on.postgres).toEqual({ condition: 'service_healthy' });
-  expect(services.postgres.healthcheck.test).toContain('pg_isready -U sheetmill');
+  expect(services.postgres.healthcheck.test).toContain('pg_isready -h 127.0.0.1 -U sheetmill');
   for (const part of [api, converter, services['api-2']]) {
     expect(part.depends_on.migrations).toEqual({ condition: 'service_completed_successfully' });
     expect(part.depends_on.redis).toEqual({ condition: 'service_healthy' });
@@ -67,6 +67,11 @@ test('asks for a key, which is the one that it says, and is reached from this ma
   const published = Object.values(services).flatMap(({ ports = [] }) => ports as string[]);
   expect(published).toContain('127.0.0.1:3000:3000');
   expect(published.filter((port) => !port.startsWith('127.0.0.1:'))).toEqual([]);
+});
+
+test('gives the keys of clients to the APIs alone', () => {
+  const given = Object.entries(services).filter(([, { environment = {} }]) => 'API_KEYS' in environment);
+  expect(given.map(([name]) => name).sort()).toEqual(['api', 'api-2']);
 });
 
 test('runs what came in without rights, and with nothing to write to but the store and a folder for what is temporary', () => {

@@ -12,12 +12,14 @@ import type { Json } from '../support/service.ts';
 const OVERLAYS = ['local', 'production', 'production with KEDA'];
 const whenKubectl = hasProgram('kubectl', 'version', '--client') ? describe : describe.skip;
 
+const SECRET_FILES = ['secret.env', 'api-secret.env'];
+
 let deploy: string;
 beforeAll(() => {
   deploy = mkdtempSync(path.join(tmpdir(), 'sheetmill-deploy-'));
   cpSync(path.join(ROOT, 'deploy'), deploy, { recursive: true });
   const production = path.join(deploy, 'overlays/production');
-  cpSync(path.join(deploy, 'base/secret.env.example'), path.join(production, 'secret.env'));
+  for (const file of SECRET_FILES) cpSync(path.join(deploy, `base/${file}.example`), path.join(production, file));
   const withKeda = path.join(deploy, 'overlays/production with KEDA');
   cpSync(production, withKeda, { recursive: true });
   const file = path.join(withKeda, 'kustomization.yaml');
@@ -89,7 +91,7 @@ whenKubectl.each(OVERLAYS)('the overlay %s, as kubectl renders it (skipped witho
     const missing: string[] = [];
     const look = (kind: string, name?: string) => name && (named(kind, name) || missing.push(`${kind} ${name}`));
     for (const part of all.flatMap((manifest) => [...partsOf(manifest)])) {
-      look('ConfigMap', part.configMapRef?.name ?? part.configMapKeyRef?.name);
+      look('ConfigMap', part.configMapRef?.name ?? part.configMapKeyRef?.name ?? part.configMap?.name);
       look('Secret', part.secretRef?.name ?? part.secretKeyRef?.name);
       look('ServiceAccount', part.serviceAccountName);
       look('PersistentVolumeClaim', part.persistentVolumeClaim?.claimName);
@@ -145,10 +147,12 @@ whenKubectl.each(OVERLAYS)('the overlay %s, as kubectl renders it (skipped witho
       expect(existsSync(path.join(ROOT, container.args[1]))).toBe(true);
       const environment = environmentOf(container);
       const config = parseConfig(environment);
-      // Each API pod would make a secret of its own.
-      expect(environment).toHaveProperty('WEBHOOK_SECRET');
+      const isApi = container.name === 'api';
+      // Each API pod would make a secret of its own, and nothing else may know it.
+      for (const name of ['WEBHOOK_SECRET', 'API_KEYS'])
+        expect([container.name, name, name in environment]).toEqual([container.name, name, isApi]);
       // In production it is for whoever deploys it to say.
-      if (overlay === 'local')
+      if (isApi && overlay === 'local')
         expect([asksForKeys(config), config.WEBHOOK_SECRET]).toEqual([true, [expect.any(String)]]);
     }
   });
@@ -242,7 +246,8 @@ test('KEDA counts the jobs that are ready or run', async () => {
 
 test('the secrets of an overlay stay out of git', () => {
   const ignored = readFileSync(path.join(ROOT, '.gitignore'), 'utf8').split('\n');
-  expect(ignored.some((line) => path.matchesGlob('deploy/overlays/production/secret.env', line))).toBe(true);
+  for (const file of SECRET_FILES)
+    expect(ignored.some((line) => path.matchesGlob(`deploy/overlays/production/${file}`, line))).toBe(true);
 });
 
 test('the dashboard, its data source and who brings them agree', () => {

@@ -7,6 +7,7 @@ import { pino } from 'pino';
 import { openDatabase } from '../../db/client.ts';
 import { startEmbedded } from '../../db/embedded.ts';
 import { openReplica } from '../../db/replica.ts';
+import { admitAdmin, asAdmin } from '../support/admin.ts';
 import { makeImage } from '../support/files.ts';
 import { startPostgres } from '../support/postgres.ts';
 import { type Json, startService, until } from '../support/service.ts';
@@ -25,11 +26,14 @@ beforeAll(async () => {
   const [one, other] = ['primary', 'standby'].map((name) => path.join(folder, name)) as [string, string];
   await (await startEmbedded(one)).stop();
   execFileSync('cp', ['-a', one, other]);
-  primary = await startPostgres(one);
+  const settings = await admitAdmin(one);
+  primary = await startPostgres(one, { settings });
   writeFileSync(path.join(other, 'data/standby.signal'), '');
-  standby = await startPostgres(other, { settings: [`primary_conninfo=${primary.url}`] });
+  standby = await startPostgres(other, {
+    settings: [...settings, `primary_conninfo=${asAdmin(primary.url)}`],
+  });
   database = await openDatabase(primary.url, { name: 'test', log });
-  direct = await openDatabase(standby.url, { name: 'test', log });
+  direct = await openDatabase(asAdmin(standby.url), { name: 'test', log });
   replica = openReplica(database.db, standby.url, log);
   await database.pool.query('create table notes (word text)');
 }, 120_000);

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import {
@@ -12,18 +13,22 @@ import {
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
 import { openS3Store } from '../../store/s3.ts';
+import type { S3Keys } from '../../store/s3-client.ts';
 import { isAway, type Store } from '../../store/store.ts';
 import { type S3, startS3 } from '../support/s3.ts';
 import { chunks, describeStore } from './contract.ts';
 
 let s3: S3;
 let store: Store;
+let accountKeys: S3Keys;
 let before: NodeJS.ProcessEnv;
 async function open(): Promise<Store> {
   s3 = await startS3();
   before = { ...process.env };
-  Object.assign(process.env, s3.env);
-  store = await openS3Store(s3.env.STORE_URL, { links: true });
+  const { AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ...others } = s3.env;
+  accountKeys = { AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY };
+  Object.assign(process.env, others);
+  store = await openS3Store(s3.env.STORE_URL, { links: true, keys: accountKeys });
   return store;
 }
 async function close(): Promise<void> {
@@ -184,7 +189,7 @@ describe('on S3 besides', () => {
     const [dead, alive] = [gone.pid, process.ppid].map((pid) => path.join(tmpdir(), `sheetmill-work-${pid}-test`));
     for (const folder of [dead, alive]) await mkdir(path.join(folder as string, 'uploads'), { recursive: true });
     try {
-      await openS3Store(s3.env.STORE_URL, { links: false });
+      await openS3Store(s3.env.STORE_URL, { links: false, keys: accountKeys });
       const left = await readdir(tmpdir());
       expect(left).not.toContain(path.basename(dead as string));
       expect(left).toContain(path.basename(alive as string));
@@ -193,8 +198,30 @@ describe('on S3 besides', () => {
     }
   });
 
+  test('without keys, a role signs: its credentials are asked for where the platform serves them', async () => {
+    const role = {
+      AccessKeyId: 'role',
+      SecretAccessKey: 'secret',
+      Token: 'session',
+      Expiration: '2100-01-01T00:00:00Z',
+    };
+    const server = createServer((_request, response) => {
+      response.setHeader('Content-Type', 'application/json').end(JSON.stringify(role));
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as { port: number };
+    process.env.AWS_CONTAINER_CREDENTIALS_FULL_URI = `http://127.0.0.1:${port}/`;
+    try {
+      const signed = await openS3Store(s3.env.STORE_URL, { links: true, keys: {} });
+      const link = await signed.link?.('uploads/a', { type: 'image/png', disposition: 'inline' });
+      expect(link).toContain('X-Amz-Credential=role');
+    } finally {
+      server.close();
+    }
+  });
+
   test('a bucket that is not there is said', async () => {
-    const other = await openS3Store('s3://nothing', { links: false });
+    const other = await openS3Store('s3://nothing', { links: false, keys: accountKeys });
     await expect(other.check()).rejects.toThrow();
     await expect(other.receive(chunks('content'), () => 'a')).rejects.toThrow();
   });

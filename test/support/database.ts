@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import pg from 'pg';
+import { SERVICE_ROLE } from '../../db/embedded-roles.ts';
+import { query } from './query.ts';
 
 /** Makes a database in the run's Postgres; gives its URL. */
 export async function createDatabase(name: string, template = 'template1'): Promise<string> {
-  await administer(`create database ${name} template ${template}`);
-  const url = new URL(serverUrl());
+  await administer(`create database ${name} template ${template} owner ${SERVICE_ROLE}`);
+  const url = new URL(variable('TEST_POSTGRES_URL'));
   url.pathname = `/${name}`;
   return url.href;
 }
@@ -15,21 +16,13 @@ export async function cloneDatabase(
 ): Promise<{ url: string; drop(): Promise<void> }> {
   const name = `test_${randomBytes(6).toString('hex')}`;
   const url = await createDatabase(name, template);
-  return { url, drop: () => administer(`drop database ${name} with (force)`) };
+  return { url, drop: async () => void (await administer(`drop database ${name} with (force)`)) };
 }
 
-function serverUrl(): string {
-  const url = process.env.TEST_POSTGRES_URL;
-  if (url === undefined) throw new Error('the tests run under `npm test`, which starts their Postgres');
-  return url;
+function variable(name: string): string {
+  const value = process.env[name];
+  if (value === undefined) throw new Error('the tests run under `npm test`, which starts their Postgres');
+  return value;
 }
 
-async function administer(statement: string): Promise<void> {
-  const client = new pg.Client({ connectionString: serverUrl() });
-  await client.connect();
-  try {
-    await client.query(statement);
-  } finally {
-    await client.end();
-  }
-}
+const administer = (statement: string) => query(variable('TEST_POSTGRES_ADMIN_URL'), statement);

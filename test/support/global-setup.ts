@@ -1,8 +1,8 @@
 import { mkdir, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { startEmbedded } from '../../db/embedded.ts';
 import { migrateDatabase } from '../../db/migrate.ts';
+import { startWithAdmin } from './admin.ts';
 import { createDatabase } from './database.ts';
 
 /** One Postgres for the whole run, with a migrated template that every test file clones. */
@@ -12,19 +12,10 @@ export default async function globalSetup(): Promise<void> {
   process.env.NODE_COMPILE_CACHE = path.join(folder, 'compile-cache');
   await mkdir(process.env.NODE_COMPILE_CACHE);
   // Nothing here has to survive a power cut.
-  const postgres = await startEmbedded(path.join(folder, 'postgres'), {
-    flags: [
-      '-c',
-      'fsync=off',
-      '-c',
-      'synchronous_commit=off',
-      '-c',
-      'full_page_writes=off',
-      '-c',
-      'max_connections=200',
-    ],
-  });
+  const settings = ['fsync=off', 'synchronous_commit=off', 'full_page_writes=off', 'max_connections=200'];
+  const postgres = await startWithAdmin(path.join(folder, 'postgres'), settings);
   process.env.TEST_POSTGRES_URL = postgres.url;
+  process.env.TEST_POSTGRES_ADMIN_URL = postgres.adminUrl;
   await migrateDatabase(await createDatabase('template_migrated'));
   Object.assign(globalThis, { testRun: { folder, postgres } });
 }
