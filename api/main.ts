@@ -17,6 +17,7 @@ import { createApp } from './app.ts';
 import { createEventHub } from './event-hub.ts';
 import { warnOfLag } from './events-lag.ts';
 import { watchProcess } from './metrics.ts';
+import { createOrigins } from './origins.ts';
 import { followSchedules } from './schedules.ts';
 import { openStatusCache } from './status-cache.ts';
 import { attachStream } from './stream.ts';
@@ -55,6 +56,7 @@ const queues = await whenReachable(() => openQueues(database.db, { supervise: fa
 // Before any job of a type that has limits is stored.
 await whenReachable(() => registerJobTypes(database.db, tasks.values()));
 const store = await openStore(config);
+const origins = createOrigins(config);
 const admit = createAdmission(config);
 const guard = createGuard(config);
 const secrets = await webhookSecrets(config);
@@ -72,6 +74,7 @@ const app = createApp({
   tasks,
   guard,
   config,
+  origins,
   admit,
   log,
   cache,
@@ -82,7 +85,7 @@ const server = createServer(LIMITS, app);
 server.maxHeadersCount = MOST_HEADERS;
 server.maxConnections = MOST_CONNECTIONS;
 server.setTimeout(IDLE_MS);
-const stream = attachStream(server, hub, admit, log);
+const stream = attachStream(server, hub, { origins, admit }, log);
 server.listen(config.PORT, config.HOST);
 await once(server, 'listening');
 const { port } = server.address() as AddressInfo;
