@@ -124,8 +124,8 @@ export function tooMany(message: string, seconds: number): AppError {
  * set nothing else and send no `/` or `=`: it stands in no URL, so that no log has it.
  */
 function tokenOf({ headers }: IncomingMessage): string | undefined {
-  const [, token] = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '') ?? [];
-  if (token !== undefined) return token;
+  const [scheme = '', token, ...more] = (headers.authorization ?? '').split(' ').filter((word) => word !== '');
+  if (scheme.toLowerCase() === 'bearer' && token !== undefined && more.length === 0) return token;
   const protocols = headers['sec-websocket-protocol']?.split(',') ?? [];
   const offered = protocols
     .map((one) => one.trim())
