@@ -8,6 +8,7 @@ import { openQueues } from '../db/queues.ts';
 import { openReplica } from '../db/replica.ts';
 import { registerJobTypes } from '../jobs/job-types.ts';
 import { createLogger } from '../log.ts';
+import { followParent } from '../parent.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openStore } from '../store/open.ts';
 import { loadTasks } from '../tasks/registry.ts';
@@ -40,6 +41,7 @@ const MOST_HEADERS = 100;
 const MOST_CONNECTIONS = 4_000;
 
 /** One API process. */
+followParent();
 const config = configOrExit(process.env);
 requireAuth(config);
 const databaseUrl = requireDatabaseUrl(config);
@@ -111,5 +113,3 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   await queues.close();
   await Promise.all([database.close(), replica.close(), flushSpans()]);
 });
-// Started by `npm start`, it ends with its parent: the embedded Postgres does, too.
-process.on('disconnect', () => process.exit(1));

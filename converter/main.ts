@@ -4,6 +4,7 @@ import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { createLogger } from '../log.ts';
+import { followParent } from '../parent.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openStore } from '../store/open.ts';
 import { loadTasks } from '../tasks/registry.ts';
@@ -16,6 +17,7 @@ import { persist } from './persist.ts';
 const WARM_MS = 5_000;
 
 /** One converter process. */
+followParent();
 const config = configOrExit(process.env);
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'converter' });
@@ -47,8 +49,6 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   await queues.close();
   await Promise.all([database.close(), flushSpans()]);
 });
-// Started by `npm start`, it ends with its parent: the embedded Postgres does, too.
-process.on('disconnect', () => process.exit(1));
 
 for (;;) {
   await converter.lost;
