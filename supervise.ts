@@ -76,10 +76,13 @@ export function supervise(
 /** Kills a part that has answered once and no longer does. Gives what to call at each answer. */
 function watch(child: ChildProcess, { checkMs, maxMissedChecks }: Limits, onHang: () => void): () => void {
   let hasAnswered = false;
+  let isAsked = false;
   let missed = 0;
-  child.send({ kind: 'check' }, () => undefined);
   const checking = setInterval(() => {
-    missed++;
+    // A question that waits for its answer is not repeated, so that nothing piles up for a part that hangs.
+    if (isAsked) missed++;
+    else if (child.connected) child.send({ kind: 'check' }, () => undefined);
+    isAsked = true;
     if (!hasAnswered || missed <= maxMissedChecks) return;
     clearInterval(checking);
     onHang();
@@ -88,10 +91,8 @@ function watch(child: ChildProcess, { checkMs, maxMissedChecks }: Limits, onHang
   child.once('exit', () => clearInterval(checking));
   return function onAlive() {
     hasAnswered = true;
+    isAsked = false;
     missed = 0;
-    // Asked once more only now, so that nothing piles up for a part that hangs.
-    const next = setTimeout(() => child.connected && child.send({ kind: 'check' }, () => undefined), checkMs);
-    child.once('exit', () => clearTimeout(next));
   };
 }
 
