@@ -29,7 +29,7 @@ const NOBODY: Caller = { owner: null, sees: undefined, countedAs: undefined };
 export type Admission = ReturnType<typeof createAdmission>;
 
 /** The one gate of every request, the stream's too: who is it, is it not too much, and may that one do this? */
-export function createAdmission(config: Config) {
+export function createAdmission(config: Config, onAdmitted: (request: IncomingMessage) => void = () => undefined) {
   const identify = createAuthenticator(config);
   const most = config.RATE_LIMIT_PER_MINUTE;
   const limiter = new RateLimiterMemory({ points: most, duration: WINDOW_SECONDS });
@@ -68,6 +68,7 @@ export function createAdmission(config: Config) {
     if (!allows(scopes, access)) {
       throw new AppError('forbidden', `this takes the scope ${access}`, { status: 403, details: { scope: access } });
     }
+    onAdmitted(request);
     return { owner, sees: owner === null || scopes.has('admin') ? undefined : owner, countedAs, expires };
   };
 }

@@ -15,6 +15,7 @@ import { loadTasks } from '../tasks/registry.ts';
 import { startTracing } from '../tracing.ts';
 import { createAdmission } from './admission.ts';
 import { createApp } from './app.ts';
+import { createConnections } from './connections.ts';
 import { createEventHub } from './event-hub.ts';
 import { warnOfLag } from './events-lag.ts';
 import { watchProcess } from './metrics.ts';
@@ -38,7 +39,7 @@ const LIMITS = {
   maxHeaderSize: 16_384,
 };
 const MOST_HEADERS = 100;
-const MOST_CONNECTIONS = 4_000;
+const CONNECTIONS = { maxConnections: 4_000, maxUnknownPerAddress: 1_000 };
 
 /** One API process. */
 followParent();
@@ -59,7 +60,8 @@ const queues = await whenReachable(() => openQueues(database.db, { supervise: fa
 await whenReachable(() => registerJobTypes(database.db, tasks.values()));
 const store = await openStore(config);
 const origins = createOrigins(config);
-const admit = createAdmission(config);
+const connections = createConnections(CONNECTIONS);
+const admit = createAdmission(config, ({ socket }) => connections.trust(socket));
 const guard = createGuard(config);
 const secrets = await webhookSecrets(config);
 const webhooks = deliverWebhooks({ db: database.db, guard, secrets, log });
@@ -85,7 +87,7 @@ const app = createApp({
 
 const server = createServer(LIMITS, app);
 server.maxHeadersCount = MOST_HEADERS;
-server.maxConnections = MOST_CONNECTIONS;
+connections.watch(server);
 server.setTimeout(IDLE_MS);
 const stream = attachStream(server, hub, { origins, admit }, log);
 server.listen(config.PORT, config.HOST);
