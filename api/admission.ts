@@ -9,7 +9,7 @@ import { createAuthenticator } from './authenticate.ts';
 import { notFound } from './problem.ts';
 
 const WINDOW_SECONDS = 60;
-/** How long a client that is refused may go on sending, so that it sees the answer. */
+/** How long a client may go on sending after its answer, so that it sees it. */
 const LINGER_MS = 5_000;
 
 /** Who sends a request that was let in. */
@@ -90,15 +90,23 @@ export function admission(admit: Admission): RequestHandler {
   };
 }
 
-/** For what is refused before its body is read to the end: the client sees the answer, and may not send on for long. */
+/** Closes the connection of a client that goes on sending after its answer: Node would read that to its end. */
+export const boundUnread: RequestHandler = (request, response, next) => {
+  response.once('finish', () => {
+    if (request.complete) return;
+    const cutOff = setTimeout(() => request.destroy(), LINGER_MS).unref();
+    finished(request, () => clearTimeout(cutOff));
+  });
+  next();
+};
+
+/** For what is refused before its body is read to the end: the client sees the answer. */
 export function stopReading(request: Request, response: Response): void {
   // Otherwise the end of the answer ends the connection of a client that asked for that, in the middle of its body.
   const { shouldKeepAlive } = response;
   response.shouldKeepAlive = true;
   response.once('finish', () => {
-    const cutOff = setTimeout(() => request.destroy(), LINGER_MS).unref();
     finished(request, () => {
-      clearTimeout(cutOff);
       if (!shouldKeepAlive) request.socket.end();
     });
   });

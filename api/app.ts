@@ -7,7 +7,7 @@ import type { Read } from '../db/replica.ts';
 import type { Logger } from '../log.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
-import { type Admission, admission } from './admission.ts';
+import { type Admission, admission, boundUnread } from './admission.ts';
 import { crossOrigin } from './middleware/cross-origin.ts';
 import { observeRequests } from './middleware/observe-requests.ts';
 import type { Origins } from './origins.ts';
@@ -63,6 +63,7 @@ export function createApp(parts: {
   const app = express();
   app.disable('etag');
   app.use(observeRequests(parts.log));
+  app.use(boundUnread);
   app.use(secureHeaders);
   app.use(crossOrigin(parts.origins));
   app.use(admission(parts.admit));
