@@ -13,8 +13,6 @@ export interface Bounds {
   maxUnknownPerAddress: number;
 }
 
-export type Connections = ReturnType<typeof createConnections>;
-
 interface Connection {
   socket: Socket;
   address: string;
