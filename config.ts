@@ -92,6 +92,10 @@ const settings = z.object({
   /** Who may do what: keys, tokens, or both; `none` says on purpose that everyone may do everything. */
   AUTH: z.literal('none', { error: 'must be none, or unset' }).optional(),
   API_KEYS: keys.optional(),
+  /** Names under which clients reach the API, apart from loopback names and HOST. */
+  ALLOWED_HOSTS: listOf(z.string().refine(isHostname, 'must be host names or addresses, without ports')).optional(),
+  /** Origins of other web pages that may use the API. */
+  ALLOWED_ORIGINS: listOf(z.string().refine(isOrigin, 'must be origins such as https://app.example.com')).optional(),
   JWT_ISSUER: z.string().min(1).optional(),
   JWT_AUDIENCE: z.string().min(1).optional(),
   JWT_JWKS_URL: z.url({ protocol: /^https?$/, error: 'must be a http or https URL' }).optional(),
@@ -182,6 +186,14 @@ function isWebhookSecret(text: string): boolean {
   return bytes.length >= 24 && bytes.length <= 64 && bytes.toString('base64') === base64;
 }
 
+function isHostname(text: string): boolean {
+  return isIP(text) !== 0 || /^[a-z0-9_-]+(\.[a-z0-9_-]+)*$/i.test(text);
+}
+
+function isOrigin(text: string): boolean {
+  return /^https?:/.test(text) && URL.parse(text)?.origin === text;
+}
+
 function isHost(text: string): boolean {
   const [address = '', bits, ...more] = text.split('/');
   const version = more.length > 0 ? 0 : isIP(address);
@@ -267,10 +279,15 @@ export function requireDatabaseUrl({ DATABASE_URL }: Config): string {
   );
 }
 
+/** Whether a host name, as URLs write it or without brackets, leads to this machine and nowhere else. */
+export function isLoopbackHost(hostname: string): boolean {
+  return /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/i.test(hostname);
+}
+
 /** For the start of what listens: strangers do not get in by an oversight. */
 export function requireAuth(config: Config): void {
   const { HOST, AUTH } = config;
-  if (asksForKeys(config) || AUTH === 'none' || /^(localhost|127(\.\d{1,3}){3}|::1)$/i.test(HOST)) return;
+  if (asksForKeys(config) || AUTH === 'none' || isLoopbackHost(HOST)) return;
   exitWithReason(
     new Error(
       `HOST=${JSON.stringify(HOST)}: others could reach it, and nobody is asked for a key: set API_KEYS or JWT_ISSUER, or AUTH=none if that is meant`,

@@ -1,33 +1,37 @@
-import type { ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { configOrExit, requireAuth, SECRET_VARIABLES, sharedCapacityMb, withoutApiVariables } from './config.ts';
 import { startEmbedded } from './db/embedded.ts';
 import { migrateDatabase } from './db/migrate.ts';
 import { hideProcessMemory } from './libc.ts';
-import { forkWithSecrets, takeEnvironment } from './secrets.ts';
+import { takeEnvironment } from './secrets.ts';
 import { onShutdown } from './shutdown.ts';
+import { type Limits, type Part, supervise } from './supervise.ts';
 
 /**
  * `npm start`: everything on one machine. Postgres (the embedded one unless DATABASE_URL is set), migrations, the API
  * and one converter, each a process of its own that ends with this one, and is started again when it dies by itself.
  */
-const RESTART_AFTER_MS = 1_000;
-
 const environment = await takeEnvironment();
 const config = configOrExit(environment);
 requireAuth(config);
 await hideProcessMemory();
-const children = new Map<string, ChildProcess>();
+/** A part that hangs is killed after half a minute. */
+const LIMITS: Limits = {
+  restartAfterMs: 1_000,
+  checkMs: 1_000,
+  maxMissedChecks: 30,
+  // A part that works ends within its grace and ten seconds.
+  endMs: (config.SHUTDOWN_GRACE_SECONDS + 15) * 1000,
+};
+const parts: Part[] = [];
 let stopping = false;
 let stopPostgres: (() => Promise<void>) | undefined;
 
-onShutdown((config.SHUTDOWN_GRACE_SECONDS + 60) * 1000, async ({ err }) => {
+onShutdown((config.SHUTDOWN_GRACE_SECONDS + 75) * 1000, async ({ err }) => {
   stopping = true;
   if (err) process.stderr.write(`sheetmill: ${err.message}\n`);
-  await Promise.all([...children.values()].map(end));
+  await Promise.all(parts.map((part) => part.stop()));
   await stopPostgres?.();
 });
 
@@ -56,44 +60,22 @@ async function startPostgres(): Promise<string> {
   return postgres.url;
 }
 
-/** Starts one process and waits until it is ready; from then on it is started again whenever it ends. */
+/** Starts one process and waits until it is ready; from then on it is started again whenever it ends or hangs. */
 async function startPart(name: 'api' | 'converter', databaseUrl: string): Promise<string | undefined> {
-  const module = fileURLToPath(new URL(`${name}/main.ts`, import.meta.url));
-  const child = forkWithSecrets(module, secretsOf(name, databaseUrl), {
+  const part = supervise(name, fileURLToPath(new URL(`${name}/main.ts`, import.meta.url)), {
     env: { LOG_LEVEL: 'warn', ...process.env, CAPACITY_MEMORY_MB: sharedCapacityMb(process.env) },
-    // A group of its own: Ctrl-C reaches this process alone, which then ends the others in order.
-    detached: true,
+    secrets: secretsOf(name, databaseUrl),
+    limits: LIMITS,
+    // The files that a part has loaded, for `node --watch`.
+    onMessage: (message) => process.send?.(message),
+    onHang: () => process.stderr.write(`sheetmill: the ${name} does not respond: it is killed and started again\n`),
   });
-  children.set(name, child);
-  const exited = once(child, 'exit');
-  const ready = Promise.withResolvers<{ url?: string } | undefined>();
-  child.on('message', (message: { kind?: string; url?: string }) => {
-    if (message.kind === 'ready') ready.resolve(message);
-    // What a part tells `node --watch` of the files that it has loaded.
-    else process.send?.(message);
-  });
-  exited.then(() => ready.resolve(undefined));
-  const told = await ready.promise;
-  if (told === undefined) throw new Error(`the ${name} did not start`);
-  exited.then(() => restartPart(name, databaseUrl));
-  return told.url;
+  parts.push(part);
+  return (await part.ready).url;
 }
 
 function secretsOf(name: 'api' | 'converter', databaseUrl: string): NodeJS.ProcessEnv {
   const all = { ...environment, DATABASE_URL: databaseUrl };
   const known: NodeJS.ProcessEnv = name === 'converter' ? withoutApiVariables(all) : all;
   return Object.fromEntries(SECRET_VARIABLES.map((secret) => [secret, known[secret]]));
-}
-
-async function restartPart(name: 'api' | 'converter', databaseUrl: string): Promise<void> {
-  await delay(RESTART_AFTER_MS);
-  if (stopping) return;
-  await startPart(name, databaseUrl).catch(() => restartPart(name, databaseUrl));
-}
-
-async function end(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  const exited = once(child, 'exit');
-  child.kill('SIGTERM');
-  await exited;
 }

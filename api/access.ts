@@ -26,8 +26,12 @@ const ROUTES = new Map<string, { read: Access; write: Access }>([
   ['assets', all('open')],
 ]);
 
+/** More than the longest id takes, escaped: what is longer is not worth looking at. */
+const MAX_PATH_LENGTH = 1_000;
+
 /** What a request takes; undefined when there is nothing at the path. */
 export function accessTo(method: string, path: string): Access | undefined {
+  if (path.length > MAX_PATH_LENGTH) return undefined;
   const [, first = '', ...rest] = path.split('/');
   // The dashboard is at `/` alone: `//uploads` is nothing.
   const route = first === '' && rest.length > 0 ? undefined : ROUTES.get(first);

@@ -9,7 +9,7 @@ import { createAuthenticator } from './authenticate.ts';
 import { notFound } from './problem.ts';
 
 const WINDOW_SECONDS = 60;
-/** How long a client that is refused may go on sending, so that it sees the answer. */
+/** How long a client may go on sending after its answer, so that it sees it. */
 const LINGER_MS = 5_000;
 
 /** Who sends a request that was let in. */
@@ -29,7 +29,7 @@ const NOBODY: Caller = { owner: null, sees: undefined, countedAs: undefined };
 export type Admission = ReturnType<typeof createAdmission>;
 
 /** The one gate of every request, the stream's too: who is it, is it not too much, and may that one do this? */
-export function createAdmission(config: Config) {
+export function createAdmission(config: Config, onAdmitted: (request: IncomingMessage) => void = () => undefined) {
   const identify = createAuthenticator(config);
   const most = config.RATE_LIMIT_PER_MINUTE;
   const limiter = new RateLimiterMemory({ points: most, duration: WINDOW_SECONDS });
@@ -68,6 +68,7 @@ export function createAdmission(config: Config) {
     if (!allows(scopes, access)) {
       throw new AppError('forbidden', `this takes the scope ${access}`, { status: 403, details: { scope: access } });
     }
+    onAdmitted(request);
     return { owner, sees: owner === null || scopes.has('admin') ? undefined : owner, countedAs, expires };
   };
 }
@@ -89,15 +90,23 @@ export function admission(admit: Admission): RequestHandler {
   };
 }
 
-/** For what is refused before its body is read to the end: the client sees the answer, and may not send on for long. */
+/** Closes the connection of a client that goes on sending after its answer: Node would read that to its end. */
+export const boundUnread: RequestHandler = (request, response, next) => {
+  response.once('finish', () => {
+    if (request.complete) return;
+    const cutOff = setTimeout(() => request.destroy(), LINGER_MS).unref();
+    finished(request, () => clearTimeout(cutOff));
+  });
+  next();
+};
+
+/** For what is refused before its body is read to the end: the client sees the answer. */
 export function stopReading(request: Request, response: Response): void {
   // Otherwise the end of the answer ends the connection of a client that asked for that, in the middle of its body.
   const { shouldKeepAlive } = response;
   response.shouldKeepAlive = true;
   response.once('finish', () => {
-    const cutOff = setTimeout(() => request.destroy(), LINGER_MS).unref();
     finished(request, () => {
-      clearTimeout(cutOff);
       if (!shouldKeepAlive) request.socket.end();
     });
   });
@@ -124,8 +133,8 @@ export function tooMany(message: string, seconds: number): AppError {
  * set nothing else and send no `/` or `=`: it stands in no URL, so that no log has it.
  */
 function tokenOf({ headers }: IncomingMessage): string | undefined {
-  const [, token] = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '') ?? [];
-  if (token !== undefined) return token;
+  const [scheme = '', token, ...more] = (headers.authorization ?? '').split(' ').filter((word) => word !== '');
+  if (scheme.toLowerCase() === 'bearer' && token !== undefined && more.length === 0) return token;
   const protocols = headers['sec-websocket-protocol']?.split(',') ?? [];
   const offered = protocols
     .map((one) => one.trim())

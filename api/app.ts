@@ -7,8 +7,10 @@ import type { Read } from '../db/replica.ts';
 import type { Logger } from '../log.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
-import { type Admission, admission } from './admission.ts';
+import { type Admission, admission, boundUnread } from './admission.ts';
+import { crossOrigin } from './middleware/cross-origin.ts';
 import { observeRequests } from './middleware/observe-requests.ts';
+import type { Origins } from './origins.ts';
 import { noSuchRoute, problems } from './problem.ts';
 import { createQueueBounds } from './queue-bounds.ts';
 import { dashboardRoutes } from './routes/dashboard.ts';
@@ -52,6 +54,7 @@ export function createApp(parts: {
   tasks: Tasks;
   guard: Guard;
   config: Config;
+  origins: Origins;
   admit: Admission;
   log: Logger;
   cache: StatusCache;
@@ -60,7 +63,9 @@ export function createApp(parts: {
   const app = express();
   app.disable('etag');
   app.use(observeRequests(parts.log));
+  app.use(boundUnread);
   app.use(secureHeaders);
+  app.use(crossOrigin(parts.origins));
   app.use(admission(parts.admit));
   // What is asked for most comes first: each route before it is tried in vain.
   const bounds = createQueueBounds(parts.db, parts.config);

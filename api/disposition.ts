@@ -24,9 +24,15 @@ export function archiveDisposition({ id }: Upload, first: Original | undefined):
 /** A client's file name without folders, extension, and what no file system or reader of names should meet. */
 function stemOf(original: Original | undefined): string {
   const base = (original?.filename ?? '').toWellFormed().split(/[/\\]/).at(-1) ?? '';
-  const stem = base
-    .replace(/\.[A-Za-z0-9]{1,5}$/, '')
-    .replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}<>:"|?*]/gu, '_')
-    .replace(/^[. ]+|[. ]+$/g, '');
-  return [...stem].slice(0, LONGEST_NAME).join('') || `original-${original?.original ?? 1}`;
+  const stem = base.replace(/\.[A-Za-z0-9]{1,5}$/, '').replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}<>:"|?*]/gu, '_');
+  return [...trimDots(stem)].slice(0, LONGEST_NAME).join('') || `original-${original?.original ?? 1}`;
+}
+
+/** Without dots and blanks at both ends. A regular expression would look at a run of them once for each of its characters. */
+function trimDots(text: string): string {
+  let start = 0;
+  let end = text.length;
+  while (start < end && '. '.includes(text.charAt(start))) start++;
+  while (end > start && '. '.includes(text.charAt(end - 1))) end--;
+  return text.slice(start, end);
 }

@@ -9,6 +9,7 @@ import { openReplica } from '../db/replica.ts';
 import { registerJobTypes } from '../jobs/job-types.ts';
 import { hideProcessMemory } from '../libc.ts';
 import { createLogger } from '../log.ts';
+import { followParent } from '../parent.ts';
 import { takeEnvironment } from '../secrets.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openStore } from '../store/open.ts';
@@ -16,9 +17,11 @@ import { loadTasks } from '../tasks/registry.ts';
 import { startTracing } from '../tracing.ts';
 import { createAdmission } from './admission.ts';
 import { createApp } from './app.ts';
+import { createConnections } from './connections.ts';
 import { createEventHub } from './event-hub.ts';
 import { warnOfLag } from './events-lag.ts';
 import { watchProcess } from './metrics.ts';
+import { createOrigins } from './origins.ts';
 import { followSchedules } from './schedules.ts';
 import { openStatusCache } from './status-cache.ts';
 import { attachStream } from './stream.ts';
@@ -38,9 +41,10 @@ const LIMITS = {
   maxHeaderSize: 16_384,
 };
 const MOST_HEADERS = 100;
-const MOST_CONNECTIONS = 4_000;
+const CONNECTIONS = { maxConnections: 4_000, maxUnknownPerAddress: 1_000 };
 
 /** One API process. */
+followParent();
 const config = configOrExit(await takeEnvironment());
 requireAuth(config);
 const databaseUrl = requireDatabaseUrl(config);
@@ -58,7 +62,9 @@ const queues = await whenReachable(() => openQueues(database.db, { supervise: fa
 // Before any job of a type that has limits is stored.
 await whenReachable(() => registerJobTypes(database.db, tasks.values()));
 const store = await openStore(config);
-const admit = createAdmission(config);
+const origins = createOrigins(config);
+const connections = createConnections(CONNECTIONS);
+const admit = createAdmission(config, ({ socket }) => connections.trust(socket));
 const guard = createGuard(config);
 const secrets = await webhookSecrets(config);
 const webhooks = deliverWebhooks({ db: database.db, guard, secrets, log });
@@ -75,6 +81,7 @@ const app = createApp({
   tasks,
   guard,
   config,
+  origins,
   admit,
   log,
   cache,
@@ -83,9 +90,9 @@ const app = createApp({
 
 const server = createServer(LIMITS, app);
 server.maxHeadersCount = MOST_HEADERS;
-server.maxConnections = MOST_CONNECTIONS;
+connections.watch(server);
 server.setTimeout(IDLE_MS);
-const stream = attachStream(server, hub, admit, log);
+const stream = attachStream(server, hub, { origins, admit }, log);
 server.listen(config.PORT, config.HOST);
 await once(server, 'listening');
 const { port } = server.address() as AddressInfo;
@@ -111,5 +118,3 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   await queues.close();
   await Promise.all([database.close(), replica.close(), flushSpans()]);
 });
-// Started by `npm start`, it ends with its parent: the embedded Postgres does, too.
-process.on('disconnect', () => process.exit(1));

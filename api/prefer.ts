@@ -1,22 +1,58 @@
-const MOST_SECONDS = 60;
-/** A preference as RFC 7240 writes it: a token, perhaps with a value and with parameters. */
-const TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
-const WORD = `(?:${TOKEN}|"(?:[^"\\\\]|\\\\.)*")`;
-const PARAMETER = `${TOKEN}(?:\\s*=\\s*${WORD})?`;
-/** Each blank can match in one place only, or a malformed header would take exponential time. */
-const PREFERENCE = new RegExp(`^\\s*(${TOKEN})(?:\\s*=\\s*(${WORD}))?\\s*(?:;\\s*(?:${PARAMETER}\\s*)?)*$`);
-/** Commas inside quotes part nothing. */
-const COMMA = /,(?=(?:[^"\\]|\\.|"(?:[^"\\]|\\.)*")*$)/;
+const MAX_SECONDS = 60;
+const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
 
 /**
  * The seconds of `wait` in a Prefer header (RFC 7240), 60 at most; undefined without one. The first `wait` counts; what is
- * malformed is ignored.
+ * malformed is ignored. No part of the header is read more than a few times, so that a long one costs linear time.
  */
 export function waitOf(prefer: string | undefined): number | undefined {
-  for (const preference of prefer?.slice(0, 1_000).split(COMMA) ?? []) {
-    const [, name, value] = PREFERENCE.exec(preference) ?? [];
-    if (name?.toLowerCase() !== 'wait') continue;
-    return value !== undefined && /^\d+$/.test(value) ? Math.min(Number(value), MOST_SECONDS) : undefined;
+  for (const preference of splitUnquoted(prefer ?? '', ',')) {
+    const [[name, value] = [''], ...parameters] = splitUnquoted(preference, ';').map(readParameter);
+    const isWellFormed = isToken(name) && isWord(value) && parameters.every(isParameter);
+    if (!isWellFormed || name.toLowerCase() !== 'wait') continue;
+    return value !== undefined && /^\d+$/.test(value) ? Math.min(Number(value), MAX_SECONDS) : undefined;
   }
   return undefined;
+}
+
+type Parameter = [name: string, value?: string];
+
+/** The parts between separators that stand outside of quotes. */
+function splitUnquoted(text: string, separator: string): string[] {
+  const parts: string[] = [];
+  let start = 0;
+  for (let at = 0; at < text.length; at++) {
+    if (text[at] === '"') at = endOfQuoted(text, at);
+    else if (text[at] === separator) {
+      parts.push(text.slice(start, at));
+      start = at + 1;
+    }
+  }
+  return [...parts, text.slice(start)];
+}
+
+/** Where a quoted string that starts at `start` ends: at its second quote, or beyond the text. */
+function endOfQuoted(text: string, start: number): number {
+  let at = start + 1;
+  while (at < text.length && text[at] !== '"') at += text[at] === '\\' ? 2 : 1;
+  return at;
+}
+
+function readParameter(text: string): Parameter {
+  const at = text.indexOf('=');
+  return at < 0 ? [text.trim()] : [text.slice(0, at).trim(), text.slice(at + 1).trim()];
+}
+
+/** Nothing between two semicolons is well-formed, too. */
+function isParameter([name, value]: Parameter): boolean {
+  return (name === '' && value === undefined) || (isToken(name) && isWord(value));
+}
+
+function isToken(text: string): boolean {
+  return TOKEN.test(text);
+}
+
+function isWord(value: string | undefined): boolean {
+  if (value === undefined || isToken(value)) return true;
+  return value.startsWith('"') && endOfQuoted(value, 0) === value.length - 1;
 }

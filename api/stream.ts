@@ -7,6 +7,7 @@ import type { Logger } from '../log.ts';
 import type { Admission, Caller } from './admission.ts';
 import type { EventHub } from './event-hub.ts';
 import { type Client, MAX_BACKLOG_BYTES } from './follower.ts';
+import type { Origins } from './origins.ts';
 import { headersOf, notFound, type Problem, parse, problemOf } from './problem.ts';
 import { streamQuery } from './schemas.ts';
 import { StreamSlots } from './stream-slots.ts';
@@ -24,7 +25,7 @@ const INTERNAL_ERROR = 1011;
 const TRY_AGAIN_LATER = 1013;
 
 /** `GET /jobs/stream`: a WebSocket on which each event is one JSON message. The owner calls `close()`. */
-export function attachStream(server: Server, hub: EventHub, admit: Admission, log: Logger) {
+export function attachStream(server: Server, hub: EventHub, gate: { origins: Origins; admit: Admission }, log: Logger) {
   const sockets = new WebSocketServer({
     noServer: true,
     maxPayload: 1024,
@@ -39,7 +40,8 @@ export function attachStream(server: Server, hub: EventHub, admit: Admission, lo
     const id = randomUUID();
     try {
       const url = new URL(request.url ?? '', 'http://localhost');
-      const caller = await admit(request, url.pathname);
+      gate.origins.check(request, url.pathname);
+      const caller = await gate.admit(request, url.pathname);
       if (url.pathname !== PATH) throw notFound(`a WebSocket at ${url.pathname}`);
       const query = parse(streamQuery, Object.fromEntries(url.searchParams));
       if (socket.destroyed) return;

@@ -5,6 +5,7 @@ import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { hideProcessMemory } from '../libc.ts';
 import { createLogger } from '../log.ts';
+import { followParent } from '../parent.ts';
 import { takeEnvironment } from '../secrets.ts';
 import { onShutdown } from '../shutdown.ts';
 import { openStore } from '../store/open.ts';
@@ -18,6 +19,7 @@ import { persist } from './persist.ts';
 const WARM_MS = 5_000;
 
 /** One converter process. */
+followParent();
 const config = configOrExit(withoutApiVariables(await takeEnvironment()));
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'converter' });
@@ -50,8 +52,6 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   await queues.close();
   await Promise.all([database.close(), flushSpans()]);
 });
-// Started by `npm start`, it ends with its parent: the embedded Postgres does, too.
-process.on('disconnect', () => process.exit(1));
 
 for (;;) {
   await converter.lost;

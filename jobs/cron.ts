@@ -23,11 +23,12 @@ const SUNDAY = 0;
 /** Many write Sunday as the end of a week. */
 const LAST_SUNDAY = 7;
 
+const DAY_OF_MONTH = { name: 'day of month', min: 1, max: 31 };
 const DAY_OF_WEEK = { name: 'day of week', min: 0, max: 6, names: ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'] };
 const FIELDS: Field[] = [
   { name: 'minute', min: 0, max: 59 },
   { name: 'hour', min: 0, max: 23 },
-  { name: 'day of month', min: 1, max: 31 },
+  DAY_OF_MONTH,
   {
     name: 'month',
     min: 1,
@@ -38,6 +39,7 @@ const FIELDS: Field[] = [
 ];
 const MAX_DAYS_OF_MONTH = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
 
+const DAY_MS = 86_400_000;
 /** Clocks are put forward or back by three hours at most. */
 const CLOCK_CHANGE_MS = 3 * 3_600_000;
 
@@ -46,20 +48,26 @@ const CLOCK_CHANGE_MS = 3 * 3_600_000;
  * is a match. Throws `invalid_request` (400) for a wrong expression or time zone, and for an expression that never runs.
  */
 export function nextRun(cron: string, timezone: string, after: Date): Date {
-  const expression = normalize(cron);
+  const fields = readFields(cron);
   const zone = zoneOf(timezone);
   const before = new Date(after.getTime() - CLOCK_CHANGE_MS);
   // The library sees a clock change only when it steps over it, so that it starts before one that has just been.
-  const currentDate = offsetAt(zone, before) === offsetAt(zone, after) ? after : before;
-  const runs = CronExpressionParser.parse(expression, { currentDate, tz: zone.resolvedOptions().timeZone });
-  for (;;) {
-    const run = runs.next().toDate();
-    if (run > after) return run;
+  const start = offsetAt(zone, before) === offsetAt(zone, after) ? after : before;
+  const tz = zone.resolvedOptions().timeZone;
+  // The library goes from day to day in the time zone, which takes milliseconds for years without a 29 February.
+  for (let day = nextDay(fields, start.getTime() - DAY_MS); ; day = nextDay(fields, day + DAY_MS)) {
+    const currentDate = new Date(Math.max(start.getTime(), day - DAY_MS));
+    const endDate = new Date(Math.max(start.getTime(), day) + 2 * DAY_MS);
+    const runs = CronExpressionParser.parse(expressionOf(fields), { currentDate, endDate, tz });
+    while (runs.hasNext()) {
+      const run = runs.next().toDate();
+      if (run > after) return run;
+    }
   }
 }
 
-/** The same expression as five fields of `*` or numbers. */
-function normalize(cron: string): string {
+/** The numbers that each field of an expression allows. */
+function readFields(cron: string): Set<number>[] {
   const written = (ALIASES.get(cron.trim().toLowerCase()) ?? cron).trim().split(/\s+/);
   if (written.length !== FIELDS.length) {
     const valid = `five fields (${FIELDS.map(({ name }) => name).join(', ')}) or one of ${[...ALIASES.keys()].join(', ')}`;
@@ -67,7 +75,23 @@ function normalize(cron: string): string {
   }
   const fields = FIELDS.map((field, index) => valuesOf(field, written[index] ?? ''));
   refuseNever(cron, fields);
+  return fields;
+}
+
+/** The same expression as five fields of `*` or numbers. */
+function expressionOf(fields: Set<number>[]): string {
   return fields.map((values, index) => (isUnrestricted(FIELDS[index], values) ? '*' : [...values].join(','))).join(' ');
+}
+
+/** The first day from a moment on, at midnight UTC, whose date matches. There is one: see `refuseNever`. */
+function nextDay([, , days, months, daysOfWeek]: Set<number>[], moment: number): number {
+  const isEither = !isUnrestricted(DAY_OF_MONTH, days) && !isUnrestricted(DAY_OF_WEEK, daysOfWeek);
+  for (let at = Math.floor(moment / DAY_MS) * DAY_MS; ; at += DAY_MS) {
+    const day = new Date(at);
+    const matches = [days?.has(day.getUTCDate()), daysOfWeek?.has(day.getUTCDay())];
+    const isDay = isEither ? matches.includes(true) : !matches.includes(false);
+    if (isDay && months?.has(day.getUTCMonth() + 1)) return at;
+  }
 }
 
 /** The numbers that a field allows: `*`, a number, a range, either with a step, or a list of these. */
@@ -113,8 +137,8 @@ function validOf(field: Field): string {
   return `must be *, a number from ${numbers}, a range such as 1-5, a step such as */2, or a list of these`;
 }
 
-function isUnrestricted(field: Field | undefined, values: Set<number>): boolean {
-  return field !== undefined && values.size === field.max - field.min + 1;
+function isUnrestricted(field: Field | undefined, values: Set<number> | undefined): boolean {
+  return field !== undefined && values?.size === field.max - field.min + 1;
 }
 
 /** Without a restricted day of week, some day of month must exist in some month. */

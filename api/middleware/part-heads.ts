@@ -1,14 +1,20 @@
 import { isUtf8 } from 'node:buffer';
 import { Transform, type TransformCallback } from 'node:stream';
+import { AppError } from '../../errors.ts';
+import { invalid } from '../problem.ts';
 
 const CRLF = Buffer.from('\r\n');
 const END_OF_HEAD = Buffer.from('\r\n\r\n');
-/** busboy refuses a part with a longer head. */
 const MAX_HEAD_BYTES = 16 * 1024;
+/** Clients send nothing before the first part, or a remark. */
+const MAX_PREAMBLE_BYTES = 64 * 1024;
 /** busboy skips a part without a Content-Disposition. */
 const SKIPPED_HEAD = Buffer.from('Content-Type: text/plain\r\n\r\n');
 
-/** A parameter of a header: its name, and its value with or without quotes. */
+/**
+ * A parameter of a header: its name, and its value with or without quotes. Takes linear time: a match that fails looks no
+ * further than the next semicolon, and at most one quote of a text has no end.
+ */
 const PARAMETER = /;\s*([^\s;=]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|"?([^;]*))/gs;
 
 /** The facts in the head of a part. */
@@ -16,6 +22,16 @@ interface PartHead {
   name: string | undefined;
   /** Undefined when the head has no filename; '' when it has an empty one. */
   filename: string | undefined;
+}
+
+interface PartHeadsOptions {
+  boundary: string;
+  fileField: string;
+  maxParts: number;
+  /** Of the contents of all files. */
+  maxFileBytes: number;
+  /** Of everything else: boundaries, heads, text fields, and what belongs to no part. */
+  maxOtherBytes: number;
 }
 
 /**
@@ -26,6 +42,8 @@ interface PartHead {
  * - A file part with an empty filename and no content is skipped: browsers send it for a file input that nobody filled.
  *
  * busboy gets the index of a file in `filenames` as its filename. The bodies of parts pass unchanged.
+ *
+ * A body that exceeds a bound fails as soon as it does: busboy and multer would read it to its end, which may never come.
  */
 export class PartHeads extends Transform {
   /** The filename of each file part, in order; null without one. */
@@ -37,11 +55,19 @@ export class PartHeads extends Transform {
   readonly #delimiter: Buffer;
   readonly #endOfBody: Buffer;
   #isInHead = false;
+  #isInFile = false;
+  #preambleBytesLeft = MAX_PREAMBLE_BYTES;
+  #otherBytesLeft: number;
+  #fileBytesLeft: number;
+  readonly #options: PartHeadsOptions;
   /** Bytes that cannot be passed on before more arrive. A body that starts with a boundary lacks the line break. */
   #held: Buffer = CRLF;
 
-  constructor(options: { boundary: string; fileField: string; maxParts: number }) {
+  constructor(options: PartHeadsOptions) {
     super();
+    this.#options = options;
+    this.#fileBytesLeft = options.maxFileBytes;
+    this.#otherBytesLeft = options.maxOtherBytes;
     this.#fileField = options.fileField;
     this.#partsLeft = options.maxParts;
     this.#endOfBody = Buffer.from(`\r\n--${options.boundary}`, 'latin1');
@@ -49,6 +75,15 @@ export class PartHeads extends Transform {
   }
 
   override _transform(chunk: Buffer, _encoding: BufferEncoding, done: TransformCallback): void {
+    try {
+      this.#take(chunk);
+      done();
+    } catch (error) {
+      done(error as Error);
+    }
+  }
+
+  #take(chunk: Buffer): void {
     let rest = this.#held.length === 0 ? chunk : Buffer.concat([this.#held, chunk]);
     let taken: number;
     do {
@@ -56,7 +91,6 @@ export class PartHeads extends Transform {
       rest = rest.subarray(taken);
     } while (taken > 0 && rest.length > 0);
     this.#held = rest;
-    done();
   }
 
   override _flush(done: TransformCallback): void {
@@ -67,9 +101,29 @@ export class PartHeads extends Transform {
   #takeBody(bytes: Buffer): number {
     const at = this.#partsLeft > 0 ? bytes.indexOf(this.#delimiter) : -1;
     const end = at >= 0 ? at + this.#delimiter.length : this.#startOfDelimiter(bytes);
+    this.#countBody(at >= 0 ? at : end);
     this.#isInHead = at >= 0;
     if (end > 0) this.push(bytes.subarray(0, end));
     return end;
+  }
+
+  /** Counts bytes of a preamble, of a file, or of anything else. */
+  #countBody(bytes: number): void {
+    if (this.#isInFile) {
+      this.#fileBytesLeft -= bytes;
+      if (this.#fileBytesLeft < 0) throw tooLarge(this.#options.maxFileBytes);
+      return;
+    }
+    this.#countOther(bytes);
+    if (this.#partsLeft < this.#options.maxParts) return;
+    this.#preambleBytesLeft -= bytes;
+    if (this.#preambleBytesLeft < 0) throw invalid(`no part begins within ${MAX_PREAMBLE_BYTES / 1024} KB`);
+  }
+
+  #countOther(bytes: number): void {
+    this.#otherBytesLeft -= bytes;
+    if (this.#otherBytesLeft >= 0) return;
+    throw invalid(`the body has more than ${this.#options.maxOtherBytes / 1024} KB that belong to no file`);
   }
 
   /** Where a delimiter starts of which only the first bytes are there, or the end. */
@@ -85,8 +139,11 @@ export class PartHeads extends Transform {
   #takeHead(bytes: Buffer): number {
     const at = bytes.indexOf(END_OF_HEAD);
     const end = at + END_OF_HEAD.length;
-    if ((at < 0 ? bytes.length : at) > MAX_HEAD_BYTES) return this.#passHead(bytes, bytes.length);
+    if ((at < 0 ? bytes.length : at) > MAX_HEAD_BYTES) {
+      throw invalid(`the head of a part has more than ${MAX_HEAD_BYTES / 1024} KB`);
+    }
     if (at < 0) return 0;
+    this.#isInFile = false;
     const head = readHead(decodeText(bytes.subarray(0, at)));
     if (head === undefined) return this.#passHead(bytes.subarray(0, end), end);
     if (head.filename === '') {
@@ -98,6 +155,7 @@ export class PartHeads extends Transform {
   }
 
   #passHead(head: Buffer, taken: number): number {
+    this.#countOther(taken + this.#delimiter.length);
     this.push(head);
     this.#isInHead = false;
     this.#partsLeft--;
@@ -105,8 +163,9 @@ export class PartHeads extends Transform {
   }
 
   #writeHead({ name, filename }: PartHead): Buffer {
+    this.#isInFile = name === this.#fileField || filename !== undefined;
     const parameters = name === undefined ? [] : [`name="${name.replace(/["\\]/g, '\\$&')}"`];
-    if (name === this.#fileField || filename !== undefined) {
+    if (this.#isInFile) {
       parameters.push(`filename="${this.filenames.length}"`);
       this.filenames.push(filename || null);
     }
@@ -165,4 +224,9 @@ function decodeExtended(value: string): string {
   } catch {
     return decodeText(bytes);
   }
+}
+
+/** The files of an upload have more bytes than they may. */
+export function tooLarge(maxBytes: number): AppError {
+  return new AppError('file_too_large', `an upload may have ${maxBytes / 2 ** 20} MB in all`, { status: 413 });
 }

@@ -1,5 +1,4 @@
 import { randomUUIDv7 } from 'node:crypto';
-import type { Readable } from 'node:stream';
 import type { Request, RequestHandler } from 'express';
 import multer from 'multer';
 import { AppError } from '../../errors.ts';
@@ -8,7 +7,7 @@ import type { Received, Store } from '../../store/store.ts';
 import { stopReading } from '../admission.ts';
 import { invalid } from '../problem.ts';
 import { sniff } from '../sniff.ts';
-import { boundaryOf, decodeText, PartHeads } from './part-heads.ts';
+import { boundaryOf, decodeText, PartHeads, tooLarge } from './part-heads.ts';
 
 /** An upload whose files are complete in the store, though no row tells of it yet. */
 export interface ReceivedUpload {
@@ -28,8 +27,8 @@ const MAX_FILES = 20;
 const MAX_PARTS = 40;
 const MAX_FIELD_BYTES = 2048;
 const MAX_FILENAME_LENGTH = 1000;
-/** What boundaries, part headers and text fields may add to the files. */
-const MULTIPART_OVERHEAD = 1024 * 1024;
+/** Boundaries, heads, text fields, and what belongs to no part. */
+const MAX_OTHER_BYTES = 1024 * 1024;
 
 const uploadIds = new WeakMap<Request, string>();
 
@@ -47,7 +46,7 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
     }
     const boundary = boundaryOf(request.headers['content-type'] ?? '');
     if (boundary === undefined) throw invalid('Content-Type: has no boundary');
-    if (Number(request.headers['content-length'] ?? 0) > maxUploadBytes + MULTIPART_OVERHEAD) {
+    if (Number(request.headers['content-length'] ?? 0) > maxUploadBytes + MAX_OTHER_BYTES) {
       stopReading(request, response);
       throw tooLarge(maxUploadBytes);
     }
@@ -58,18 +57,14 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
       if (!isPassedOn) next(error);
       isPassedOn = true;
     };
-    const form = openForm(request, boundary);
-    const storage = new UploadStorage({
-      store,
-      maxUploadBytes,
-      request,
-      filenames: form.filenames,
-      // multer waits until the client has sent everything, which may be never.
-      refuse(error) {
-        stopReading(request, response);
-        passOn(error);
-      },
-    });
+    // multer waits until the client has sent everything, which may be never.
+    const refuse = (error: unknown) => {
+      stopReading(request, response);
+      passOn(error);
+    };
+    const form = openForm(request, boundary, maxUploadBytes);
+    form.once('error', refuse);
+    const storage = new UploadStorage({ store, request, filenames: form.filenames, refuse });
     uploadIds.set(request, storage.id);
     const parseForm = multer({
       storage,
@@ -93,9 +88,11 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
 }
 
 /** The body of a request with its heads rewritten, in the shape of a request that multer reads. */
-function openForm(request: Request, boundary: string): PartHeads & Request {
+function openForm(request: Request, boundary: string, maxFileBytes: number): PartHeads & Request {
   // One part more than the limit, so that busboy sees that there are too many.
-  const heads = new PartHeads({ boundary, fileField: FILE_FIELD, maxParts: MAX_PARTS + 2 });
+  const maxParts = MAX_PARTS + 2;
+  const bounds = { maxParts, maxFileBytes, maxOtherBytes: MAX_OTHER_BYTES };
+  const heads = new PartHeads({ boundary, fileField: FILE_FIELD, ...bounds });
   const quoted = boundary.replace(/["\\]/g, '\\$&');
   const headers = { ...request.headers, 'content-type': `multipart/form-data; boundary="${quoted}"` };
   request.once('close', () => request.readableEnded || heads.destroy(wentAway()));
@@ -104,7 +101,6 @@ function openForm(request: Request, boundary: string): PartHeads & Request {
 
 interface StorageOptions {
   store: Store;
-  maxUploadBytes: number;
   request: Request;
   /** The name of each file, by the index that multer knows as its name. */
   filenames: (string | null)[];
@@ -117,8 +113,6 @@ class UploadStorage implements multer.StorageEngine {
   readonly id = randomUUIDv7();
   readonly #options: StorageOptions;
   #files = 0;
-  /** Of all files so far. */
-  #bytes = 0;
 
   constructor(options: StorageOptions) {
     this.#options = options;
@@ -144,7 +138,7 @@ class UploadStorage implements multer.StorageEngine {
     const abort = () => request.readableEnded || file.stream.destroy(wentAway());
     request.once('close', abort);
     store
-      .receive(this.#counted(file.stream), place)
+      .receive(file.stream as AsyncIterable<Buffer>, place)
       .finally(() => request.off('close', abort))
       .then(
         (received) => done(null, { original, filename, mediaType, received }),
@@ -157,21 +151,6 @@ class UploadStorage implements multer.StorageEngine {
 
   _removeFile(_request: unknown, file: object, done: (error: Error | null) => void): void {
     (file as { received: Received }).received.discard().then(() => done(null), done);
-  }
-
-  async *#counted(stream: Readable): AsyncGenerator<Buffer> {
-    const { maxUploadBytes, refuse } = this.#options;
-    for await (const chunk of stream as AsyncIterable<Buffer>) {
-      this.#bytes += chunk.length;
-      if (this.#bytes > maxUploadBytes) {
-        const error = tooLarge(maxUploadBytes);
-        // Otherwise multer hears of a stream that broke off before it hears of this.
-        stream.destroy(error);
-        refuse(error);
-        throw error;
-      }
-      yield chunk;
-    }
   }
 }
 
@@ -217,10 +196,6 @@ function decodeFields(fields: Record<string, string | string[]> | undefined): Re
       typeof value === 'string' ? decode(value) : value.map(decode),
     ]),
   );
-}
-
-function tooLarge(maxUploadBytes: number): AppError {
-  return new AppError('file_too_large', `an upload may have ${maxUploadBytes / 2 ** 20} MB in all`, { status: 413 });
 }
 
 function wentAway(): AppError {

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import type { ZodOpenApiPathsObject } from 'zod-openapi';
 import * as answers from '../answers.ts';
 import * as examples from './examples.ts';
-import { json, open, problems, response } from './responses.ts';
+import { json, open, probe, problems, response } from './responses.ts';
 
 const tags = ['Operations'];
 const text = z.string();
@@ -11,19 +11,19 @@ export const operationPaths: ZodOpenApiPathsObject = {
   '/health/live': {
     get: {
       tags,
-      security: open.security,
+      security: probe.security,
       operationId: 'isAlive',
       summary: 'Whether the process lives',
-      responses: { 200: json('It does', answers.health, { status: 'ok' }), ...open.responses },
+      responses: { 200: json('It does', answers.health, { status: 'ok' }), ...probe.responses },
     },
   },
   '/health/ready': {
     get: {
       tags,
-      security: open.security,
+      security: probe.security,
       operationId: 'isReady',
       summary: 'Whether Postgres answers, is migrated, and the store can be written',
-      responses: { 200: json('They do', answers.health, examples.ready), ...open.responses },
+      responses: { 200: json('They do', answers.health, examples.ready), ...probe.responses },
     },
   },
   '/system': {

@@ -97,7 +97,8 @@ const CODES: Partial<Record<ErrorCode, { means: string; detail: string; members?
   },
   unauthorized: { means: 'no key or token that is good', detail: 'this takes a key: Authorization: Bearer ...' },
   forbidden: {
-    means: 'the key or token lacks the scope that `scope` names',
+    means:
+      'the key or token lacks the scope that `scope` names; or the Host is no name of the service; or a page of another origin sent the request',
     detail: 'this takes the scope uploads:write',
     members: { scope: 'uploads:write' },
   },
@@ -160,4 +161,6 @@ function reference(kind: 'headers' | 'schemas', name: string) {
 }
 
 /** What a call that is open to everybody says of itself. */
-export const open = { security: [], responses: toResponses(ALWAYS) };
+export const open = { security: [], responses: toResponses({ 403: ['forbidden'], ...ALWAYS }) };
+/** The same of what answers under any Host. */
+export const probe = { security: [], responses: toResponses(ALWAYS) };

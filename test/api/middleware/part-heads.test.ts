@@ -21,7 +21,13 @@ const TOKENS = [
 ];
 
 async function rewrite(chunks: Buffer[]) {
-  const heads = new PartHeads({ boundary: 'b', fileField: 'file', maxParts: 5 });
+  const heads = new PartHeads({
+    boundary: 'b',
+    fileField: 'file',
+    maxParts: 5,
+    maxFileBytes: 100_000,
+    maxOtherBytes: 100_000,
+  });
   for (const chunk of chunks) heads.write(chunk);
   heads.end();
   return { body: (await buffer(heads)).toString('latin1'), filenames: heads.filenames };
@@ -53,13 +59,26 @@ test('what busboy refuses or never reads is passed on as it is', async () => {
   for (const body of [
     `--b\r\nno colon here\r\n\r\nx\r\n--b--`,
     `--b\r\nContent-Disposition: attachment; name="file"\r\n\r\nx`,
-    `--b\r\nX: ${'x'.repeat(20_000)}\r\n${HEAD}\r\n\r\nx`,
     `--b\r\n${HEAD}`,
   ]) {
     expect(await rewrite([Buffer.from(body)])).toEqual({ body: `\r\n${body}`, filenames: [] });
   }
   const { filenames } = await rewrite([Buffer.from(`--b\r\n${HEAD}\r\n\r\nx\r\n`.repeat(1_000))]);
   expect(filenames).toHaveLength(5);
+});
+
+test.each([
+  ['64 KB before the first part', 'x'.repeat(64 * 1024), /64 KB/],
+  ['the head of a part', `--b\r\nX: ${'x'.repeat(20_000)}\r\n${HEAD}\r\n\r\nx`, /16 KB/],
+  ['what is no file', `--b\r\nX: y\r\n\r\n${'x'.repeat(100_000)}`, /belong to no file/],
+  ['the files', `--b\r\n${HEAD}\r\n\r\n${'x'.repeat(100_001)}\r\n--b--`, /in all/],
+])('a body that exceeds the bound of %s fails, however it is cut into chunks', async (_what, body, error) => {
+  for (const size of [1_000, 1_000_000]) {
+    const chunks = Array.from({ length: Math.ceil(body.length / size) }, (_, at) =>
+      Buffer.from(body.slice(at * size, (at + 1) * size)),
+    );
+    await expect(rewrite(chunks)).rejects.toThrow(error);
+  }
 });
 
 test.each([
