@@ -22,6 +22,8 @@ import { type Client, Follower, type Message } from './follower.ts';
 /** How long a lost NOTIFY can delay an event. */
 const POLL_MS = 1_000;
 const BATCH = 500;
+/** Events of the history that are read for one follower at a time: each follower has its own. */
+const HISTORY_BATCH = 200;
 
 /** Tells the clients of this process what happens. */
 export interface EventHub {
@@ -43,12 +45,21 @@ export interface EventHub {
  * Reads new events once, in their order, for all followers: one LISTEN connection wakes it, and a slow poll backs that up.
  * Reads nothing while nobody follows. The owner calls `close()`.
  */
-export function createEventHub(parts: { db: Database; databaseUrl: string; log: Logger }): EventHub {
+export function createEventHub(parts: HubParts): EventHub {
   return new Hub(parts);
+}
+
+interface HubParts {
+  db: Database;
+  /** For the history of streams, which may take long. */
+  heavyDb: Database;
+  databaseUrl: string;
+  log: Logger;
 }
 
 class Hub implements EventHub {
   readonly #db: Database;
+  readonly #heavyDb: Database;
   readonly #log: Logger;
   readonly #followers = new Set<Follower>();
   readonly #changeListeners = new Set<(changes: Changes) => void>();
@@ -61,8 +72,9 @@ class Hub implements EventHub {
   #cursor: EventCursor | undefined;
   #closed = false;
 
-  constructor({ db, databaseUrl, log }: { db: Database; databaseUrl: string; log: Logger }) {
+  constructor({ db, heavyDb, databaseUrl, log }: HubParts) {
     this.#db = db;
+    this.#heavyDb = heavyDb;
     this.#log = log;
     this.#listener = listen(databaseUrl, {
       name: 'sheetmill-events',
@@ -147,11 +159,11 @@ class Hub implements EventHub {
     signal: AbortSignal,
   ): Promise<void> {
     for (let from = after; !signal.aborted; ) {
-      const events = await readEvents(this.#db, { after: from, upTo, filter, limit: BATCH });
+      const events = await readEvents(this.#heavyDb, { after: from, upTo, filter, limit: HISTORY_BATCH });
       const last = events.at(-1);
       if (last === undefined) return;
       await client.sendHistory(events.map((event) => messageOf(event).bytes()));
-      if (events.length < BATCH) return;
+      if (events.length < HISTORY_BATCH) return;
       from = { xact: last.xact, id: last.id };
     }
   }

@@ -27,6 +27,7 @@ import { isChanging } from '../../jobs/maintenance.ts';
 import { retryJob } from '../../jobs/retry.ts';
 import { payloadBytes } from '../../jobs/submit.ts';
 import type { Logger } from '../../log.ts';
+import type { Room } from '../../room.ts';
 import type { Tasks } from '../../tasks/registry.ts';
 import { type Caller, callerOf, isVisible } from '../admission.ts';
 import { askTogether } from '../ask.ts';
@@ -51,8 +52,8 @@ import type { Waiting } from '../waiting.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 
 /** A batch of jobs, and everything else. */
-const LARGEST_BATCH = '10mb';
-const LARGEST_BODY = '1mb';
+const MAX_BATCH_BYTES = 10 * 2 ** 20;
+const MAX_BODY_BYTES = 2 ** 20;
 /** Jobs that one query reads with payload and result, which have up to 256 KB each. */
 const MAX_DETAILS = 32;
 /** Jobs of one graph that are shown. */
@@ -63,6 +64,8 @@ const MOST_LOGGED = 100;
 /** The calls of the Jobs table of the contract, but for the stream. */
 export function jobRoutes(parts: {
   db: Database;
+  heavyDb: Database;
+  jsonRoom: Room;
   read: Read;
   queues: Queues;
   bounds: QueueBounds;
@@ -72,7 +75,7 @@ export function jobRoutes(parts: {
   cache: StatusCache;
   waiting: Waiting;
 }): Router {
-  const { db, read, queues, bounds, tasks, guard, log, cache, waiting } = parts;
+  const { db, heavyDb, jsonRoom, read, queues, bounds, tasks, guard, log, cache, waiting } = parts;
   const router = Router();
   const askDetail = askTogether<StatusDocument>(MAX_DETAILS, async (ids) => {
     // Before the rows, so that none is cached as it was before the last step of a change.
@@ -91,7 +94,7 @@ export function jobRoutes(parts: {
     next(jobId.safeParse(id).success ? undefined : notFound(`job ${id}`));
   });
 
-  const receive = [refuseFull(bounds), idempotent(parts), ...jsonBody(LARGEST_BATCH)];
+  const receive = [refuseFull(bounds), idempotent(parts), jsonBody(jsonRoom, MAX_BATCH_BYTES)];
   router.post('/jobs', receive, async (request: Request, response: Response) => {
     const fingerprint = fingerprintOf(request.body);
     const idempotency = idempotencyOf(request);
@@ -149,9 +152,9 @@ export function jobRoutes(parts: {
       response.location(`/jobs/bulk/${operation.id}`).json(bulkDocument(operation));
     };
   }
-  router.post('/jobs/retry', jsonBody(LARGEST_BODY), bulk('retry', jobsToRetry));
-  router.post('/jobs/cancel', jsonBody(LARGEST_BODY), bulk('cancel', jobsToCancel));
-  router.post('/jobs/delete', jsonBody(LARGEST_BODY), bulk('delete', jobsToDelete));
+  router.post('/jobs/retry', jsonBody(jsonRoom, MAX_BODY_BYTES), bulk('retry', jobsToRetry));
+  router.post('/jobs/cancel', jsonBody(jsonRoom, MAX_BODY_BYTES), bulk('cancel', jobsToCancel));
+  router.post('/jobs/delete', jsonBody(jsonRoom, MAX_BODY_BYTES), bulk('delete', jobsToDelete));
 
   router.get('/jobs/bulk/:operation', async (request, response) => {
     const { operation: id } = request.params;
@@ -177,16 +180,20 @@ export function jobRoutes(parts: {
     response.json(hasPosition ? await detailOf(await requestedJob(request)) : body);
   });
 
-  router.patch('/jobs/:id', jsonBody(LARGEST_BODY), async (request: Request<{ id: string }>, response: Response) => {
-    const job = await requestedJob(request);
-    const change = await readJobChange(db, tasks, callerOf(request), job.type, request.body);
-    const grownBytes = change.payload === undefined ? 0 : payloadBytes(change.payload) - job.payloadBytes;
-    const growth = { jobs: 0, payloadBytes: Math.max(0, grownBytes), shapes: NO_SHAPES };
-    const release = await bounds.reserve(job.owner, growth);
-    const changed = await changeJob(db, queues, job.id, change).finally(release);
-    if (changed === undefined) throw notFound(`job ${job.id}`);
-    response.json(await detailOf(changed));
-  });
+  router.patch(
+    '/jobs/:id',
+    jsonBody(jsonRoom, MAX_BODY_BYTES),
+    async (request: Request<{ id: string }>, response: Response) => {
+      const job = await requestedJob(request);
+      const change = await readJobChange(db, tasks, callerOf(request), job.type, request.body);
+      const grownBytes = change.payload === undefined ? 0 : payloadBytes(change.payload) - job.payloadBytes;
+      const growth = { jobs: 0, payloadBytes: Math.max(0, grownBytes), shapes: NO_SHAPES };
+      const release = await bounds.reserve(job.owner, growth);
+      const changed = await changeJob(db, queues, job.id, change).finally(release);
+      if (changed === undefined) throw notFound(`job ${job.id}`);
+      response.json(await detailOf(changed));
+    },
+  );
 
   router.patch('/jobs/:id/cancel', async (request, response) => {
     const { id } = await requestedJob(request);
@@ -216,7 +223,7 @@ export function jobRoutes(parts: {
 
   router.get('/jobs/:id/graph', async (request, response) => {
     const job = await requestedJob(request);
-    const found = await listRelatives(db, job.id, MOST_RELATIVES + 1);
+    const found = await listRelatives(heavyDb, job.id, MOST_RELATIVES + 1);
     const seen = found.slice(0, MOST_RELATIVES).filter((one) => isVisible(one, callerOf(request)));
     response.json(graphDocument(seen, found.length <= MOST_RELATIVES));
   });

@@ -1,0 +1,77 @@
+import { AppError } from './errors.ts';
+import { type Holder, Room } from './room.ts';
+
+/** No turn came in time. */
+export class NoTurn extends AppError {
+  constructor() {
+    super('unavailable', 'the service is busy: try again later', { status: 503 });
+  }
+}
+
+/** How long a turn is waited for. */
+const MAX_WAIT_MS = 10_000;
+/** Those of all holders that wait for a turn. */
+const MAX_WAITING = 4_000;
+
+type Start = (give: () => void) => void;
+
+/**
+ * Turns to use one of `max` things, such as connections. Without a free one the holders take turns, so that the many
+ * requests of one do not delay another. Nobody waits for longer than 10 s.
+ */
+export class Turns {
+  readonly #using: Room;
+  readonly #waiting = new Room({ name: 'requests', max: MAX_WAITING });
+  /** What waits, by holder; the holder that is next comes first. */
+  readonly #queues = new Map<Holder, Set<Start>>();
+
+  constructor({ max, maxPerHolder }: { max: number; maxPerHolder: number }) {
+    this.#using = new Room({ name: 'requests', max, maxPerHolder });
+  }
+
+  /** Waits for a turn; gives the function that ends it. Throws 429 or 503 when too many wait, and `NoTurn` after 10 s. */
+  async take(holder: Holder): Promise<() => void> {
+    const give = this.#queues.has(holder) ? undefined : this.#using.tryTake(holder);
+    if (give !== undefined) return this.#ending(give);
+    const leave = this.#waiting.take(holder);
+    const turn = Promise.withResolvers<() => void>();
+    this.#queues.set(holder, (this.#queues.get(holder) ?? new Set()).add(turn.resolve));
+    const timer = setTimeout(() => {
+      this.#remove(holder, turn.resolve);
+      turn.reject(new NoTurn());
+    }, MAX_WAIT_MS);
+    try {
+      return await turn.promise;
+    } finally {
+      clearTimeout(timer);
+      leave();
+    }
+  }
+
+  #ending(give: () => void): () => void {
+    return () => {
+      give();
+      this.#startNext();
+    };
+  }
+
+  #startNext(): void {
+    for (const [holder, queue] of this.#queues) {
+      const [first] = queue;
+      const give = first && this.#using.tryTake(holder);
+      if (first === undefined || give === undefined) continue;
+      this.#remove(holder, first);
+      // Its other requests are next once those of all other holders were.
+      if (this.#queues.delete(holder)) this.#queues.set(holder, queue);
+      first(this.#ending(give));
+      this.#startNext();
+      return;
+    }
+  }
+
+  #remove(holder: Holder, start: Start): void {
+    const queue = this.#queues.get(holder);
+    queue?.delete(start);
+    if (queue?.size === 0) this.#queues.delete(holder);
+  }
+}
