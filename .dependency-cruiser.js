@@ -34,14 +34,20 @@ export default {
       comment: 'nothing of the server goes into the page: it takes types from the schemas of the API',
       severity: 'error',
       from: { path: '^dashboard/' },
-      to: { path: '^(api/|(config|errors|log|room|shutdown|signal|tracing|turns)\\.ts$)', dependencyTypesNot: ['type-only'] },
+      to: {
+        path: '^(api/|(config|errors|log|room|shutdown|signal|tracing|turns)\\.ts$)',
+        dependencyTypesNot: ['type-only'],
+      },
     },
     {
       name: 'types-alone-in-cli',
       comment: 'the client has no dependency but Node and ws when it runs: it takes types from the schemas of the API',
       severity: 'error',
       from: { path: '^cli/' },
-      to: { path: '^(api/|(config|errors|log|room|shutdown|signal|tracing|turns)\\.ts$)', dependencyTypesNot: ['type-only'] },
+      to: {
+        path: '^(api/|(config|errors|log|room|shutdown|signal|tracing|turns)\\.ts$)',
+        dependencyTypesNot: ['type-only'],
+      },
     },
     {
       name: 'root-imports-nothing',

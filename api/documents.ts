@@ -4,7 +4,7 @@ import type { Attempt, JobRow, ListedJob, Relative } from '../db/jobs.ts';
 import type { Schedule } from '../db/schedules.ts';
 import type { Progress } from '../db/schema.ts';
 import type { listConverters, queueDepths, recentDeaths, recentThroughput } from '../db/system.ts';
-import type { ListedUpload, Original, Page, PageCursor, Upload } from '../db/uploads.ts';
+import type { ListedUpload, Original, Page, PageCursor, Upload, UploadCounts } from '../db/uploads.ts';
 import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
 import { publicError } from '../errors.ts';
 import type { BulkOperation } from '../jobs/bulk.ts';
@@ -56,6 +56,20 @@ export function statusDocument(upload: Upload): Answer<typeof answers.uploadStat
     done: upload.finishedAt !== null,
     progress: progressOf(upload),
     error: upload.error,
+  };
+}
+
+/** What a webhook says about an upload: of bounded size, however many pages it has. */
+export function uploadNotice(upload: Upload, counts: UploadCounts): Answer<typeof answers.uploadNotice> {
+  return {
+    ...statusDocument(upload),
+    finished_at: time(upload.finishedAt),
+    counts: {
+      originals: counts.originals,
+      pages_completed: counts.pagesCompleted,
+      pages_failed: counts.pagesFailed,
+    },
+    url: `/uploads/${upload.id}`,
   };
 }
 
@@ -142,6 +156,19 @@ export function listedJob(job: ListedJob, dependsOn: string[] | undefined): Answ
     ...jobDocument({ ...job, payload: payload ?? {} }, dependsOn),
     payload,
     ...(truncated && { truncated: true as const }),
+  };
+}
+
+/** What a webhook says about a job: of bounded size, however large its payload, result and history are. */
+export function jobNotice(
+  job: ListedJob,
+  counts: { attempts: number; dependsOn: number },
+): Answer<typeof answers.jobNotice> {
+  const { depends_on: _, ...listed } = listedJob(job, undefined);
+  return {
+    ...listed,
+    counts: { attempts: counts.attempts, depends_on: counts.dependsOn },
+    url: `/jobs/${encodeURIComponent(job.id)}`,
   };
 }
 

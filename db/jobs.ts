@@ -85,7 +85,7 @@ const listedColumns = {
 };
 
 /** In the order of the ids, without what is too large for a list. */
-async function findListed(db: Queryable, ids: string[]): Promise<ListedJob[]> {
+export async function findListed(db: Queryable, ids: string[]): Promise<ListedJob[]> {
   const found = await db
     .select(listedColumns)
     .from(jobs)
@@ -129,6 +129,14 @@ export async function listJobs(
   );
   const last = rows.length > limit ? rows[limit - 1] : undefined;
   return { items, next: last ? { createdAt: Number(last.created_at), id: last.id } : null };
+}
+
+export async function countAttempts(db: Queryable, jobId: string): Promise<number> {
+  return db.$count(jobAttempts, eq(jobAttempts.jobId, jobId));
+}
+
+export async function countDependencies(db: Queryable, jobId: string): Promise<number> {
+  return db.$count(jobDependencies, eq(jobDependencies.jobId, jobId));
 }
 
 export async function listAttempts(db: Queryable, jobId: string): Promise<Attempt[]> {

@@ -120,6 +120,22 @@ export async function endsOfUploads(db: Queryable, ids: string[]): Promise<Map<s
   return new Map(found.map(({ id, finishedAt }) => [id, finishedAt]));
 }
 
+/** How much an upload has. */
+export interface UploadCounts {
+  originals: number;
+  pagesCompleted: number;
+  pagesFailed: number;
+}
+
+export async function countParts(db: Queryable, id: string): Promise<UploadCounts> {
+  const pagesFailed = await db.$count(pages, and(eq(pages.uploadId, id), eq(pages.status, 'failed')));
+  return {
+    originals: await db.$count(originals, eq(originals.uploadId, id)),
+    pagesCompleted: (await db.$count(pages, eq(pages.uploadId, id))) - pagesFailed,
+    pagesFailed,
+  };
+}
+
 /** The files of these uploads' pages. */
 export async function listPagePaths(db: Queryable, ids: string[]): Promise<string[]> {
   if (ids.length === 0) return [];

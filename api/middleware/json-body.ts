@@ -30,7 +30,9 @@ export function jsonBody(room: Room, maxBytes: number, maxMs = MAX_BODY_MS): Req
       if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge(maxBytes);
       const holder = holderOf(callerOf(request));
       const gives: (() => void)[] = [];
-      giveOnClose(response, () => gives.forEach((give) => give()));
+      giveOnClose(response, () => {
+        for (const give of gives) give();
+      });
       const body = new GrowingBuffer(maxBytes, (bytes) => gives.push(room.take(holder, bytes)));
       request.body = parseJson(await readInto(body, request, maxMs));
     } catch (error) {
