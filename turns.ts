@@ -8,8 +8,8 @@ export class NoTurn extends AppError {
   }
 }
 
-/** How long a turn is waited for. */
-const MAX_WAIT_MS = 10_000;
+/** How long a turn is waited for, unless the owner of the turns says otherwise. */
+const DEFAULT_WAIT_MS = 10_000;
 /** Those of all holders that wait for a turn. */
 const MAX_WAITING = 4_000;
 
@@ -17,19 +17,29 @@ type Start = (give: () => void) => void;
 
 /**
  * Turns to use one of `max` things, such as connections. Without a free one the holders take turns, so that the many
- * requests of one do not delay another. Nobody waits for longer than 10 s.
+ * requests of one do not delay another.
  */
 export class Turns {
+  readonly #maxWaitMs: number;
   readonly #using: Room;
   readonly #waiting = new Room({ name: 'requests', max: MAX_WAITING });
   /** What waits, by holder; the holder that is next comes first. */
   readonly #queues = new Map<Holder, Set<Start>>();
 
-  constructor({ max, maxPerHolder }: { max: number; maxPerHolder: number }) {
+  constructor({
+    max,
+    maxPerHolder,
+    maxWaitMs = DEFAULT_WAIT_MS,
+  }: {
+    max: number;
+    maxPerHolder: number;
+    maxWaitMs?: number;
+  }) {
+    this.#maxWaitMs = maxWaitMs;
     this.#using = new Room({ name: 'requests', max, maxPerHolder });
   }
 
-  /** Waits for a turn; gives the function that ends it. Throws 429 or 503 when too many wait, and `NoTurn` after 10 s. */
+  /** Waits for a turn; gives the function that ends it. Throws 429 or 503 when too many wait, and `NoTurn` when the time is over. */
   async take(holder: Holder): Promise<() => void> {
     const give = this.#queues.has(holder) ? undefined : this.#using.tryTake(holder);
     if (give !== undefined) return this.#ending(give);
@@ -39,7 +49,7 @@ export class Turns {
     const timer = setTimeout(() => {
       this.#remove(holder, turn.resolve);
       turn.reject(new NoTurn());
-    }, MAX_WAIT_MS);
+    }, this.#maxWaitMs);
     try {
       return await turn.promise;
     } finally {
