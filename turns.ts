@@ -39,6 +39,11 @@ export class Turns {
     this.#using = new Room({ name: 'requests', max, maxPerHolder });
   }
 
+  /** How many wait for their turn. */
+  get waiting(): number {
+    return this.#waiting.held;
+  }
+
   /** Waits for a turn; gives the function that ends it. Throws 429 or 503 when too many wait, and `NoTurn` when the time is over. */
   async take(holder: Holder): Promise<() => void> {
     const give = this.#queues.has(holder) ? undefined : this.#using.tryTake(holder);

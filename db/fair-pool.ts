@@ -27,6 +27,11 @@ export class FairPool extends pg.Pool {
     this.on('release', (_error, client) => this.#giveOf.get(client)?.());
   }
 
+  /** How many wait for their turn, before the pool counts them as waiting. */
+  get waitingForTurn(): number {
+    return this.#turns.waiting;
+  }
+
   override connect(): Promise<pg.PoolClient>;
   override connect(callback: OnConnect): void;
   override connect(callback?: OnConnect): Promise<pg.PoolClient> | undefined {
