@@ -139,14 +139,16 @@ export const attempt = z.strictObject({
   error: failure.nullable(),
 });
 
-export const jobDetail = job.extend({ attempts: z.array(attempt) });
+export const jobDetail = job.extend({ attempts: z.array(attempt).max(200).describe('The latest 200') });
 export const listedJob = job.extend({
   payload: json.nullable().describe('Null if it has more than 4 KB'),
   result: json.nullable().describe('Null if there is none, or if it has more than 4 KB'),
   truncated: z
     .literal(true)
     .optional()
-    .describe('Set if the payload or result has more than 4 KB; `GET /jobs/{id}` contains both'),
+    .describe(
+      'Set if the payload or result has more than 4 KB, or there are more than 50 `depends_on`; `GET /jobs/{id}` has all',
+    ),
 });
 /** What a webhook says about a job. */
 export const jobNotice = listedJob.omit({ depends_on: true }).extend({

@@ -149,13 +149,14 @@ export function jobDocument(
   };
 }
 
-/** Like the document of a job, but for a payload or result that is too large for a list. */
-export function listedJob(job: ListedJob, dependsOn: string[] | undefined): Answer<typeof answers.listedJob> {
-  const { payload, truncated } = job;
+/** Like the document of a job, but for what is too large for a list: payload, result, and the prerequisites beyond `max`. */
+export function listedJob(job: ListedJob, dependsOn: string[] = [], max: number): Answer<typeof answers.listedJob> {
+  const { payload } = job;
+  const isTruncated = job.truncated || dependsOn.length > max;
   return {
-    ...jobDocument({ ...job, payload: payload ?? {} }, dependsOn),
+    ...jobDocument({ ...job, payload: payload ?? {} }, dependsOn.slice(0, max)),
     payload,
-    ...(truncated && { truncated: true as const }),
+    ...(isTruncated && { truncated: true as const }),
   };
 }
 
@@ -164,7 +165,7 @@ export function jobNotice(
   job: ListedJob,
   counts: { attempts: number; dependsOn: number },
 ): Answer<typeof answers.jobNotice> {
-  const { depends_on: _, ...listed } = listedJob(job, undefined);
+  const { depends_on: _, ...listed } = listedJob(job, [], 0);
   return {
     ...listed,
     counts: { attempts: counts.attempts, depends_on: counts.dependsOn },
@@ -220,7 +221,19 @@ export function bulkDocument(operation: BulkOperation): Answer<typeof answers.bu
   };
 }
 
-export function webhookDocument(webhook: Webhook & { attempts: WebhookAttempt[] }): Answer<typeof answers.webhook> {
+/** One page of a list, made of one webhook more than it may have if there are more. */
+export function webhookPage(
+  found: (Webhook & { attempts: WebhookAttempt[] })[],
+  limit: number,
+): Answer<typeof answers.webhookList> {
+  const items = found.slice(0, limit);
+  return {
+    items: items.map(webhookDocument),
+    next_cursor: found.length > limit ? (items.at(-1)?.id ?? null) : null,
+  };
+}
+
+function webhookDocument(webhook: Webhook & { attempts: WebhookAttempt[] }): Answer<typeof answers.webhook> {
   return {
     id: webhook.id,
     url: webhook.url,

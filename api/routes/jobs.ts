@@ -13,6 +13,7 @@ import {
   listJobs,
   listRelatives,
   positionInQueue,
+  someDependenciesOf,
 } from '../../db/jobs.ts';
 import type { Queues } from '../../db/queues.ts';
 import type { Read } from '../../db/replica.ts';
@@ -38,7 +39,7 @@ import {
   jobDocument,
   listedJob,
   logDocument,
-  webhookDocument,
+  webhookPage,
 } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, keepForKeys, sendAnswer } from '../idempotency.ts';
 import { jobId, readJobChange, readJobs } from '../job-requests.ts';
@@ -46,7 +47,7 @@ import { refuseFull } from '../middleware/back-pressure.ts';
 import { jsonBody } from '../middleware/json-body.ts';
 import { invalid, notFound, parse } from '../problem.ts';
 import { NO_SHAPES, type QueueBounds, usageOf } from '../queue-bounds.ts';
-import { jobList, jobsToCancel, jobsToDelete, jobsToRetry, logList } from '../schemas.ts';
+import { jobList, jobsToCancel, jobsToDelete, jobsToRetry, logList, webhookList } from '../schemas.ts';
 import { jobKey, type StatusCache, type StatusDocument } from '../status-cache.ts';
 import type { Waiting } from '../waiting.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
@@ -58,6 +59,8 @@ const MAX_BODY_BYTES = 2 ** 20;
 const MAX_DETAILS = 32;
 /** Jobs of one graph that are shown. */
 const MOST_RELATIVES = 200;
+/** Prerequisites that a list shows of each job, which may have a thousand. */
+const MAX_LISTED_DEPENDENCIES = 50;
 /** Ids of a batch that its line in the log names. */
 const MOST_LOGGED = 100;
 
@@ -133,10 +136,10 @@ export function jobRoutes(parts: {
     const { items, next, dependsOn } = await read(async (from) => {
       const found = await listJobs(from, filterOf(query, callerOf(request)), page);
       const ids = found.items.map(({ id }) => id);
-      return { ...found, dependsOn: await dependenciesOf(from, ids) };
+      return { ...found, dependsOn: await someDependenciesOf(from, ids, MAX_LISTED_DEPENDENCIES + 1) };
     });
     response.json({
-      items: items.map((job) => listedJob(job, dependsOn.get(job.id))),
+      items: items.map((job) => listedJob(job, dependsOn.get(job.id), MAX_LISTED_DEPENDENCIES)),
       next_cursor: next && Buffer.from(JSON.stringify(next)).toString('base64url'),
     });
   });
@@ -229,8 +232,9 @@ export function jobRoutes(parts: {
   });
 
   router.get('/jobs/:id/webhooks', async (request, response) => {
+    const { limit, cursor } = parse(webhookList, { ...request.query });
     const { id } = await requestedJob(request);
-    response.json({ items: (await listWebhooks(db, { jobId: id })).map(webhookDocument), next_cursor: null });
+    response.json(webhookPage(await listWebhooks(db, { jobId: id }, { limit: limit + 1, after: cursor }), limit));
   });
 
   async function requestedJob(request: Request<{ id: string }>): Promise<JobRow> {

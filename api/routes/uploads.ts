@@ -30,7 +30,7 @@ import {
   originalDocument,
   pageDocument,
   statusDocument,
-  webhookDocument,
+  webhookPage,
   writePageCursor,
 } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
@@ -41,7 +41,15 @@ import { discardFiles, receivedUpload, receiveFiles } from '../middleware/receiv
 import { notFound, parse } from '../problem.ts';
 import type { QueueBounds } from '../queue-bounds.ts';
 import { readUpload } from '../read-upload.ts';
-import { ordinal, pageList, readPageCursor, uploadFields, uploadList, withoutEmptyFields } from '../schemas.ts';
+import {
+  ordinal,
+  pageList,
+  readPageCursor,
+  uploadFields,
+  uploadList,
+  webhookList,
+  withoutEmptyFields,
+} from '../schemas.ts';
 import { sendArchive } from '../send-archive.ts';
 import { sendStored } from '../send-stored.ts';
 import { type StatusCache, type StatusDocument, uploadKey } from '../status-cache.ts';
@@ -195,8 +203,9 @@ export function uploadRoutes(parts: {
   });
 
   router.get('/uploads/:id/webhooks', async (request, response) => {
+    const { limit, cursor } = parse(webhookList, { ...request.query });
     const { id } = await requestedUpload(request);
-    response.json({ items: (await listWebhooks(db, { uploadId: id })).map(webhookDocument), next_cursor: null });
+    response.json(webhookPage(await listWebhooks(db, { uploadId: id }, { limit: limit + 1, after: cursor }), limit));
   });
 
   router.get('/uploads/:id/originals/:original', async (request, response) => {
