@@ -1,3 +1,4 @@
+import { setImmediate as yieldToOthers } from 'node:timers/promises';
 import type { Database } from '../db/client.ts';
 import {
   CHANGES_CHANNEL,
@@ -22,6 +23,8 @@ import { type Client, Follower, type Message } from './follower.ts';
 /** How long a lost NOTIFY can delay an event. */
 const POLL_MS = 1_000;
 const BATCH = 500;
+/** Messages that are given to followers in one turn of the event loop: requests come in between. */
+const MAX_GIVEN = 2_000;
 /** Events of the history that are read for one follower at a time: each follower has its own. */
 const HISTORY_BATCH = 200;
 
@@ -131,10 +134,15 @@ class Hub implements EventHub {
       if (this.#followers.size === 0) this.#cursor = undefined;
       if (this.#cursor === undefined) return;
       const events = await readEvents(this.#db, { after: this.#cursor, limit: BATCH });
+      let given = 0;
       for (const event of events) {
         this.#cursor = { xact: event.xact, id: event.id };
         const message = messageOf(event);
         for (const follower of this.#followers) if (!follower.give(message)) this.#followers.delete(follower);
+        given += this.#followers.size;
+        if (given < MAX_GIVEN) continue;
+        given = 0;
+        await yieldToOthers();
       }
       if (events.length === 0) return;
     }

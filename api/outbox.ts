@@ -1,7 +1,7 @@
 import type { WebSocket } from 'ws';
 
 /** Bytes that the connection is given at a time. */
-const MAX_WRITE_BYTES = 64 * 1024;
+const MAX_WRITE_BYTES = 16 * 1024;
 
 /**
  * Messages on their way to one client, in order. The connection gets a few at a time, since it takes memory for each; the

@@ -22,13 +22,13 @@ function openClient() {
 
 const messages = Array.from({ length: 1_000 }, (_, index) => Buffer.from(`${index} `.padEnd(1_000)));
 
-test('a connection that takes nothing holds 64 KB, and all comes in order once it does', async () => {
+test('a connection that takes nothing holds 16 KB, and all comes in order once it does', async () => {
   const { sent, client, take } = openClient();
   const outbox = new Outbox(client as ConstructorParameters<typeof Outbox>[0]);
   for (const message of messages) outbox.add(message);
   expect(sent).toHaveLength(1);
   take();
-  expect(sent.length).toBeLessThan(70);
+  expect(sent.length).toBeLessThan(20);
   expect(outbox.bytes).toBe((messages.length - sent.length) * 1_000);
   const emptied = outbox.emptied();
   while (sent.length < messages.length) take();
@@ -44,5 +44,5 @@ test('what waits for a connection that has ended is dropped', async () => {
   const emptied = outbox.emptied();
   take(new Error('closed'));
   await emptied;
-  expect([outbox.bytes, sent.length < 70]).toEqual([0, true]);
+  expect([outbox.bytes, sent.length < 20]).toEqual([0, true]);
 });
