@@ -35,7 +35,7 @@ export default {
       severity: 'error',
       from: { path: '^dashboard/' },
       to: {
-        path: '^(api/|(config|errors|libc|log|parent|private-folder|secrets|shutdown|signal|tracing)\\.ts$)',
+        path: '^(api/|(config|errors|libc|log|parent|private-folder|room|secrets|shutdown|signal|tracing|turns)\\.ts$)',
         dependencyTypesNot: ['type-only'],
       },
     },
@@ -45,7 +45,7 @@ export default {
       severity: 'error',
       from: { path: '^cli/' },
       to: {
-        path: '^(api/|(config|errors|libc|log|parent|private-folder|secrets|shutdown|signal|tracing)\\.ts$)',
+        path: '^(api/|(config|errors|libc|log|parent|private-folder|room|secrets|shutdown|signal|tracing|turns)\\.ts$)',
         dependencyTypesNot: ['type-only'],
       },
     },
@@ -53,7 +53,9 @@ export default {
       name: 'root-imports-nothing',
       comment: 'these may be imported by everyone, so they import nobody',
       severity: 'error',
-      from: { path: '^(config|errors|libc|log|parent|private-folder|secrets|shutdown|signal|tracing)\\.ts$' },
+      from: {
+        path: '^(config|errors|libc|log|parent|private-folder|room|secrets|shutdown|signal|tracing|turns)\\.ts$',
+      },
       to: { path: `^(${folders})/|^main\\.ts$` },
     },
     {

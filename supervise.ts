@@ -28,7 +28,12 @@ export interface Part {
 export function supervise(
   name: string,
   script: string,
-  options: ForkOptions & { secrets: NodeJS.ProcessEnv; limits: Limits; onMessage?: (message: Message) => void; onHang?: () => void },
+  options: ForkOptions & {
+    secrets: NodeJS.ProcessEnv;
+    limits: Limits;
+    onMessage?: (message: Message) => void;
+    onHang?: () => void;
+  },
 ): Part {
   const { secrets, limits, onMessage, onHang, ...forkOptions } = options;
   let child: ChildProcess;

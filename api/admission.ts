@@ -4,13 +4,17 @@ import type { Request, RequestHandler, Response } from 'express';
 import { RateLimiterMemory } from 'rate-limiter-flexible';
 import type { Config } from '../config.ts';
 import { AppError } from '../errors.ts';
+import { Room } from '../room.ts';
 import { accessTo, allows } from './access.ts';
 import { createAuthenticator } from './authenticate.ts';
+import { giveOnClose, holderOf, runFor } from './holder.ts';
 import { notFound } from './problem.ts';
 
 const WINDOW_SECONDS = 60;
 /** How long a client may go on sending after its answer, so that it sees it. */
 const LINGER_MS = 5_000;
+/** Requests in progress, those that wait among them: as many as there may be connections. */
+const MAX_REQUESTS = 4_000;
 
 /** Who sends a request that was let in. */
 export interface Caller {
@@ -77,16 +81,18 @@ const callers = new WeakMap<Request, Caller>();
 
 /** Lets in whom `admit` lets in, before any body is read; handlers ask `callerOf` who it was. */
 export function admission(admit: Admission): RequestHandler {
+  const room = new Room({ name: 'requests', max: MAX_REQUESTS });
   return async function letIn(request, response, next) {
     try {
       const caller = await admit(request, request.path, (headers) => response.set(headers));
       callers.set(request, caller);
       response.locals.owner = caller.owner;
+      giveOnClose(response, room.take(holderOf(caller)));
     } catch (error) {
       stopReading(request, response);
       throw error;
     }
-    next();
+    runFor(holderOf(callerOf(request)), next);
   };
 }
 

@@ -84,6 +84,12 @@ export const uploadStatus = z.strictObject({
   progress,
   error: failure.nullable(),
 });
+/** What a webhook says about an upload. */
+export const uploadNotice = uploadStatus.extend({
+  finished_at: time.nullable(),
+  counts: z.strictObject({ originals: z.int(), pages_completed: z.int(), pages_failed: z.int() }),
+  url: z.string().describe('Where its document is, below this service'),
+});
 export const uploadPages = listOf(page).extend({ id: z.uuid(), status: z.enum(UPLOAD_STATUSES) });
 export const uploadOriginals = z.strictObject({ id: z.uuid(), items: z.array(original) });
 
@@ -133,14 +139,21 @@ export const attempt = z.strictObject({
   error: failure.nullable(),
 });
 
-export const jobDetail = job.extend({ attempts: z.array(attempt) });
+export const jobDetail = job.extend({ attempts: z.array(attempt).max(200).describe('The latest 200') });
 export const listedJob = job.extend({
   payload: json.nullable().describe('Null if it has more than 4 KB'),
   result: json.nullable().describe('Null if there is none, or if it has more than 4 KB'),
   truncated: z
     .literal(true)
     .optional()
-    .describe('Set if the payload or result has more than 4 KB; `GET /jobs/{id}` contains both'),
+    .describe(
+      'Set if the payload or result has more than 4 KB, or there are more than 50 `depends_on`; `GET /jobs/{id}` has all',
+    ),
+});
+/** What a webhook says about a job. */
+export const jobNotice = listedJob.omit({ depends_on: true }).extend({
+  counts: z.strictObject({ attempts: z.int(), depends_on: z.int() }),
+  url: z.string().describe('Where its document is, below this service'),
 });
 export const jobList = listOf(listedJob);
 export const jobBatch = z.strictObject({ items: z.array(job) });

@@ -5,6 +5,7 @@ import type { Database } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import type { Read } from '../db/replica.ts';
 import type { Logger } from '../log.ts';
+import { Room } from '../room.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import { type Admission, admission, boundUnread } from './admission.ts';
@@ -45,9 +46,14 @@ const secureHeaders = helmet({
   strictTransportSecurity: false,
 });
 
+/** Bytes of JSON bodies in memory at a time, until their requests end. */
+const MAX_JSON_BYTES = 64 * 2 ** 20;
+
 /** The HTTP edge: every route, and the one place where errors become answers. */
 export function createApp(parts: {
   db: Database;
+  /** The same database, over a few connections for queries that may take long. */
+  heavyDb: Database;
   read: Read;
   queues: Queues;
   store: Store;
@@ -69,10 +75,11 @@ export function createApp(parts: {
   app.use(admission(parts.admit));
   // What is asked for most comes first: each route before it is tried in vain.
   const bounds = createQueueBounds(parts.db, parts.config);
+  const jsonRoom = new Room({ name: 'bytes of JSON', max: MAX_JSON_BYTES });
   app.use(uploadRoutes({ ...parts, bounds }));
-  app.use(jobRoutes({ ...parts, bounds }));
+  app.use(jobRoutes({ ...parts, bounds, jsonRoom }));
   app.use(jobTypeRoutes(parts));
-  app.use(scheduleRoutes(parts));
+  app.use(scheduleRoutes({ ...parts, jsonRoom }));
   app.use(operationRoutes(parts));
   app.use(documentationRoutes());
   app.use(dashboardRoutes());

@@ -1,3 +1,5 @@
+import { runForAll } from './holder.ts';
+
 /**
  * Answers all calls that arrive while a query runs with the next one, so that many readers cost few queries. A query
  * asks for at most `max` ids, which bounds the memory that its answer takes. It begins after the calls that it answers,
@@ -33,7 +35,7 @@ export function askTogether<Found>(
       // Calls of the same turn of the event loop share the first query.
       if (!running) {
         running = true;
-        setImmediate(run);
+        runForAll(() => setImmediate(run));
       }
     }
     return answer.promise;

@@ -12,6 +12,7 @@ import { uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
 import { type ConvertPayload, convert, inspectionShape } from '../tasks/convert.ts';
 import { uploadDocument } from './documents.ts';
+import { runForAll } from './holder.ts';
 import { type Idempotency, keepForKeys } from './idempotency.ts';
 import type { ReceivedUpload } from './middleware/receive-files.ts';
 import type { uploadFields } from './schemas.ts';
@@ -67,7 +68,7 @@ export function createUploads({ db, queues, store }: { db: Database; queues: Que
   return async function createUpload(upload: NewUpload): Promise<Answer> {
     const entry: Entry = { upload, isCommitting: false };
     try {
-      return await write(entry);
+      return await runForAll(() => write(entry));
     } catch (error) {
       // A commit whose answer was lost may take place, even later than now: the sweep removes files without a row.
       if (!(entry.isCommitting && isOutage(error))) await store.removeFolder(uploadFolder(upload.received.id));

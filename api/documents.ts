@@ -4,7 +4,7 @@ import type { Attempt, JobRow, ListedJob, Relative } from '../db/jobs.ts';
 import type { Schedule } from '../db/schedules.ts';
 import type { Progress } from '../db/schema.ts';
 import type { listConverters, queueDepths, recentDeaths, recentThroughput } from '../db/system.ts';
-import type { ListedUpload, Original, Page, PageCursor, Upload } from '../db/uploads.ts';
+import type { ListedUpload, Original, Page, PageCursor, Upload, UploadCounts } from '../db/uploads.ts';
 import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
 import { publicError } from '../errors.ts';
 import type { BulkOperation } from '../jobs/bulk.ts';
@@ -56,6 +56,20 @@ export function statusDocument(upload: Upload): Answer<typeof answers.uploadStat
     done: upload.finishedAt !== null,
     progress: progressOf(upload),
     error: upload.error,
+  };
+}
+
+/** What a webhook says about an upload: of bounded size, however many pages it has. */
+export function uploadNotice(upload: Upload, counts: UploadCounts): Answer<typeof answers.uploadNotice> {
+  return {
+    ...statusDocument(upload),
+    finished_at: time(upload.finishedAt),
+    counts: {
+      originals: counts.originals,
+      pages_completed: counts.pagesCompleted,
+      pages_failed: counts.pagesFailed,
+    },
+    url: `/uploads/${upload.id}`,
   };
 }
 
@@ -135,13 +149,27 @@ export function jobDocument(
   };
 }
 
-/** Like the document of a job, but for a payload or result that is too large for a list. */
-export function listedJob(job: ListedJob, dependsOn: string[] | undefined): Answer<typeof answers.listedJob> {
-  const { payload, truncated } = job;
+/** Like the document of a job, but for what is too large for a list: payload, result, and the prerequisites beyond `max`. */
+export function listedJob(job: ListedJob, dependsOn: string[] = [], max: number): Answer<typeof answers.listedJob> {
+  const { payload } = job;
+  const isTruncated = job.truncated || dependsOn.length > max;
   return {
-    ...jobDocument({ ...job, payload: payload ?? {} }, dependsOn),
+    ...jobDocument({ ...job, payload: payload ?? {} }, dependsOn.slice(0, max)),
     payload,
-    ...(truncated && { truncated: true as const }),
+    ...(isTruncated && { truncated: true as const }),
+  };
+}
+
+/** What a webhook says about a job: of bounded size, however large its payload, result and history are. */
+export function jobNotice(
+  job: ListedJob,
+  counts: { attempts: number; dependsOn: number },
+): Answer<typeof answers.jobNotice> {
+  const { depends_on: _, ...listed } = listedJob(job, [], 0);
+  return {
+    ...listed,
+    counts: { attempts: counts.attempts, depends_on: counts.dependsOn },
+    url: `/jobs/${encodeURIComponent(job.id)}`,
   };
 }
 
@@ -193,7 +221,19 @@ export function bulkDocument(operation: BulkOperation): Answer<typeof answers.bu
   };
 }
 
-export function webhookDocument(webhook: Webhook & { attempts: WebhookAttempt[] }): Answer<typeof answers.webhook> {
+/** One page of a list, made of one webhook more than it may have if there are more. */
+export function webhookPage(
+  found: (Webhook & { attempts: WebhookAttempt[] })[],
+  limit: number,
+): Answer<typeof answers.webhookList> {
+  const items = found.slice(0, limit);
+  return {
+    items: items.map(webhookDocument),
+    next_cursor: found.length > limit ? (items.at(-1)?.id ?? null) : null,
+  };
+}
+
+function webhookDocument(webhook: Webhook & { attempts: WebhookAttempt[] }): Answer<typeof answers.webhook> {
   return {
     id: webhook.id,
     url: webhook.url,

@@ -1,3 +1,4 @@
+import { setImmediate as yieldToOthers } from 'node:timers/promises';
 import type { Database } from '../db/client.ts';
 import {
   CHANGES_CHANNEL,
@@ -22,6 +23,10 @@ import { type Client, Follower, type Message } from './follower.ts';
 /** How long a lost NOTIFY can delay an event. */
 const POLL_MS = 1_000;
 const BATCH = 500;
+/** Messages that are given to followers in one turn of the event loop: requests come in between. */
+const MAX_GIVEN = 2_000;
+/** Events of the history that are read for one follower at a time: each follower has its own. */
+const HISTORY_BATCH = 200;
 
 /** Tells the clients of this process what happens. */
 export interface EventHub {
@@ -43,12 +48,21 @@ export interface EventHub {
  * Reads new events once, in their order, for all followers: one LISTEN connection wakes it, and a slow poll backs that up.
  * Reads nothing while nobody follows. The owner calls `close()`.
  */
-export function createEventHub(parts: { db: Database; databaseUrl: string; log: Logger }): EventHub {
+export function createEventHub(parts: HubParts): EventHub {
   return new Hub(parts);
+}
+
+interface HubParts {
+  db: Database;
+  /** For the history of streams, which may take long. */
+  heavyDb: Database;
+  databaseUrl: string;
+  log: Logger;
 }
 
 class Hub implements EventHub {
   readonly #db: Database;
+  readonly #heavyDb: Database;
   readonly #log: Logger;
   readonly #followers = new Set<Follower>();
   readonly #changeListeners = new Set<(changes: Changes) => void>();
@@ -61,8 +75,9 @@ class Hub implements EventHub {
   #cursor: EventCursor | undefined;
   #closed = false;
 
-  constructor({ db, databaseUrl, log }: { db: Database; databaseUrl: string; log: Logger }) {
+  constructor({ db, heavyDb, databaseUrl, log }: HubParts) {
     this.#db = db;
+    this.#heavyDb = heavyDb;
     this.#log = log;
     this.#listener = listen(databaseUrl, {
       name: 'sheetmill-events',
@@ -119,10 +134,15 @@ class Hub implements EventHub {
       if (this.#followers.size === 0) this.#cursor = undefined;
       if (this.#cursor === undefined) return;
       const events = await readEvents(this.#db, { after: this.#cursor, limit: BATCH });
+      let given = 0;
       for (const event of events) {
         this.#cursor = { xact: event.xact, id: event.id };
         const message = messageOf(event);
         for (const follower of this.#followers) if (!follower.give(message)) this.#followers.delete(follower);
+        given += this.#followers.size;
+        if (given < MAX_GIVEN) continue;
+        given = 0;
+        await yieldToOthers();
       }
       if (events.length === 0) return;
     }
@@ -147,11 +167,11 @@ class Hub implements EventHub {
     signal: AbortSignal,
   ): Promise<void> {
     for (let from = after; !signal.aborted; ) {
-      const events = await readEvents(this.#db, { after: from, upTo, filter, limit: BATCH });
+      const events = await readEvents(this.#heavyDb, { after: from, upTo, filter, limit: HISTORY_BATCH });
       const last = events.at(-1);
       if (last === undefined) return;
       await client.sendHistory(events.map((event) => messageOf(event).bytes()));
-      if (events.length < BATCH) return;
+      if (events.length < HISTORY_BATCH) return;
       from = { xact: last.xact, id: last.id };
     }
   }

@@ -20,6 +20,7 @@ import { createApp } from './app.ts';
 import { createConnections } from './connections.ts';
 import { createEventHub } from './event-hub.ts';
 import { warnOfLag } from './events-lag.ts';
+import { currentHolder } from './holder.ts';
 import { watchProcess } from './metrics.ts';
 import { createOrigins } from './origins.ts';
 import { followSchedules } from './schedules.ts';
@@ -42,6 +43,11 @@ const LIMITS = {
 };
 const MOST_HEADERS = 100;
 const CONNECTIONS = { maxConnections: 4_000, maxUnknownPerAddress: 1_000 };
+/** How long a request waits for a row that another transaction has locked. */
+const LOCK_MS = 5_000;
+/** Searches, graphs, counts and the history of streams. */
+const MAX_HEAVY_QUERIES = 4;
+const HEAVY_STATEMENT_MS = 5_000;
 
 /** One API process. */
 followParent();
@@ -54,10 +60,22 @@ await hideProcessMemory(log);
 const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
 const flushSpans = await startTracing('sheetmill-api', config, log);
 
-const database = await openDatabase(databaseUrl, { name: 'sheetmill-api', log }).catch(exitWithReason);
+const database = await openDatabase(databaseUrl, {
+  name: 'sheetmill-api',
+  log,
+  lockMs: LOCK_MS,
+  holderOf: currentHolder,
+}).catch(exitWithReason);
+const heavy = await openDatabase(databaseUrl, {
+  name: 'sheetmill-api-heavy',
+  log,
+  max: MAX_HEAVY_QUERIES,
+  statementMs: HEAVY_STATEMENT_MS,
+  holderOf: currentHolder,
+}).catch(exitWithReason);
 await migrateDatabase(databaseUrl).catch(exitWithReason);
 watchProcess(database.db);
-const replica = openReplica(database.db, config.DATABASE_READ_URL, log);
+const replica = openReplica(database.db, config.DATABASE_READ_URL, log, currentHolder);
 const queues = await whenReachable(() => openQueues(database.db, { supervise: false, log }));
 // Before any job of a type that has limits is stored.
 await whenReachable(() => registerJobTypes(database.db, tasks.values()));
@@ -69,12 +87,13 @@ const guard = createGuard(config);
 const secrets = await webhookSecrets(config);
 const webhooks = deliverWebhooks({ db: database.db, guard, secrets, log });
 const schedules = followSchedules(database.db, queues, log);
-const hub = createEventHub({ db: database.db, databaseUrl, log });
+const hub = createEventHub({ db: database.db, heavyDb: heavy.db, databaseUrl, log });
 const cache = openStatusCache(config.REDIS_URL, log);
 const waiting = createWaiting(hub);
 const lagWarnings = warnOfLag(database.db, log);
 const app = createApp({
   db: database.db,
+  heavyDb: heavy.db,
   read: replica.read,
   queues,
   store,
@@ -116,5 +135,5 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   await lagWarnings.close();
   cache.close();
   await queues.close();
-  await Promise.all([database.close(), replica.close(), flushSpans()]);
+  await Promise.all([database.close(), heavy.close(), replica.close(), flushSpans()]);
 });

@@ -1,7 +1,7 @@
 import type { ErrorRequestHandler, Request, RequestHandler } from 'express';
 import { MulterError } from 'multer';
 import { z } from 'zod';
-import { isOutage } from '../db/client.ts';
+import { isLockTimeout, isOutage, isStatementTimeout } from '../db/client.ts';
 import { findUnstorable } from '../db/storable.ts';
 import { AppError, type ErrorCode } from '../errors.ts';
 import type { Logger } from '../log.ts';
@@ -153,6 +153,8 @@ function internal(cause: unknown): AppError {
 
 function toAppError(error: unknown, request: Request): AppError {
   if (error instanceof AppError) return error;
+  // A query that had to wait for too many others: drizzle wraps what refused it.
+  if (error instanceof Error && error.cause instanceof AppError) return error.cause;
   if (error instanceof MulterError) return MULTIPART_CODES[error.code]?.(error.field) ?? invalid(error.message);
   if (request.destroyed && !request.complete) return invalid('the client went away');
   // busboy has plain errors for a body that it cannot read.
@@ -168,6 +170,12 @@ function toAppError(error: unknown, request: Request): AppError {
   if (status === 404) return notFound(request.path);
   if (typeof status === 'number' && status >= 400 && status < 500) {
     return new AppError(STATUS_CODES[status] ?? 'invalid_request', (error as Error).message, { status });
+  }
+  if (isLockTimeout(error)) {
+    return new AppError('unavailable', 'another change is in progress: try again later', { status: 503 });
+  }
+  if (isStatementTimeout(error)) {
+    return new AppError('unavailable', 'the query took too long: narrow it down, or try again later', { status: 503 });
   }
   if (isOutage(error)) {
     return new AppError('unavailable', 'the database cannot be reached just now', { status: 503, cause: error });

@@ -109,6 +109,11 @@ export const pageList = z.strictObject({
     .describe('The `pages_next_cursor` of the upload, or the `next_cursor` of the list before'),
 });
 
+export const webhookList = z.strictObject({
+  limit,
+  cursor: z.uuid().optional().describe('The `next_cursor` of the list before: the id of its last webhook'),
+});
+
 /** The place that the cursor of a list of pages names. */
 export function readPageCursor(cursor: string | undefined): { original: number; page: number } | undefined {
   const [original, page] = cursor?.split('-').map(Number) ?? [];

@@ -5,9 +5,12 @@ import type { Database } from '../db/client.ts';
 import { findOriginal, listPageFiles, type Upload } from '../db/uploads.ts';
 import { AppError } from '../errors.ts';
 import type { Logger } from '../log.ts';
+import type { Room } from '../room.ts';
 import type { Store } from '../store/store.ts';
 import { zipPages, zipSize } from '../tasks/zip-pages.ts';
+import { callerOf } from './admission.ts';
 import { archiveDisposition } from './disposition.ts';
+import { giveOnClose, holderOf } from './holder.ts';
 import { notFound } from './problem.ts';
 
 /** What a pipeline says of a client that went meanwhile, or before. */
@@ -15,20 +18,22 @@ const GONE = ['ERR_STREAM_PREMATURE_CLOSE', 'ERR_STREAM_UNABLE_TO_PIPE'];
 
 /**
  * All completed pages of an upload that has ended, as a zip that is made while it is sent, one page at a time. Throws 409
- * while the upload is under way, since an archive must not lack what is still to come; 404 when no page completed. What
+ * while the upload is under way, since an archive must not lack what is still to come; 404 when no page completed; 429 or
+ * 503 when archives of too many pages are being sent, since each page takes memory until its archive ends. What
  * fails once bytes are out breaks the connection off, so that nobody takes a part for the whole.
  */
 export async function sendArchive(
   request: Request,
   response: Response,
-  { db, store, log }: { db: Database; store: Store; log: Logger },
+  { db, heavyDb, room, store, log }: { db: Database; heavyDb: Database; room: Room; store: Store; log: Logger },
   upload: Upload,
 ): Promise<void> {
   const { id, finishedAt } = upload;
   if (finishedAt === null) {
     throw new AppError('conflict', 'the upload has not ended yet: an archive now would lack pages', { status: 409 });
   }
-  const pages = await listPageFiles(db, id);
+  giveOnClose(response, room.take(holderOf(callerOf(request)), upload.pagesDone));
+  const pages = await listPageFiles(heavyDb, id);
   if (pages.length === 0) throw notFound(`a page of upload ${id}`);
   response.set({
     ETag: `"${archiveTag(pages, finishedAt)}"`,

@@ -4,19 +4,23 @@ import type { Duplex } from 'node:stream';
 import { type WebSocket, WebSocketServer } from 'ws';
 import type { z } from 'zod';
 import type { Logger } from '../log.ts';
+import { Room } from '../room.ts';
 import type { Admission, Caller } from './admission.ts';
 import type { EventHub } from './event-hub.ts';
 import { type Client, MAX_BACKLOG_BYTES } from './follower.ts';
+import { holderOf, runFor } from './holder.ts';
 import type { Origins } from './origins.ts';
+import { Outbox } from './outbox.ts';
 import { headersOf, notFound, type Problem, parse, problemOf } from './problem.ts';
 import { streamQuery } from './schemas.ts';
-import { StreamSlots } from './stream-slots.ts';
 
 const PATH = '/jobs/stream';
 /** The subprotocol that is spoken; a client that offers a `bearer.` one besides, with its token, is asked nothing else. */
 const PROTOCOL = 'sheetmill';
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 const PING_MS = 30_000;
+const MAX_STREAMS = 1_000;
+const MAX_STREAMS_PER_OWNER = 100;
 
 /** Codes of RFC 6455. */
 const GOING_AWAY = 1001;
@@ -33,7 +37,7 @@ export function attachStream(server: Server, hub: EventHub, gate: { origins: Ori
     handleProtocols: (offered) => offered.has(PROTOCOL) && PROTOCOL,
   });
   const answering = new WeakSet<WebSocket>();
-  const slots = new StreamSlots();
+  const streams = new Room({ name: 'streams', max: MAX_STREAMS, maxPerHolder: MAX_STREAMS_PER_OWNER });
 
   server.on('upgrade', async (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on('error', () => undefined);
@@ -45,7 +49,7 @@ export function attachStream(server: Server, hub: EventHub, gate: { origins: Ori
       if (url.pathname !== PATH) throw notFound(`a WebSocket at ${url.pathname}`);
       const query = parse(streamQuery, Object.fromEntries(url.searchParams));
       if (socket.destroyed) return;
-      socket.once('close', slots.take(caller.owner));
+      socket.once('close', streams.take(holderOf(caller)));
       sockets.handleUpgrade(request, socket, head, (client) => {
         const { owner } = caller;
         client.on('close', (code) =>
@@ -53,7 +57,7 @@ export function attachStream(server: Server, hub: EventHub, gate: { origins: Ori
         );
         answering.add(client);
         client.on('pong', () => answering.add(client));
-        void serve(client, caller, query, { hub, log });
+        void runFor(holderOf(caller), () => serve(client, caller, query, { hub, log }));
       });
     } catch (error) {
       const problem = problemOf(error, id);
@@ -101,16 +105,21 @@ async function serve(
   }
   client.on('error', (error) => log.info({ err: error }, 'stream broken'));
   client.on('message', () => client.close(POLICY_VIOLATION, 'nothing is expected from the client'));
+  const outbox = new Outbox(client);
   function onOverrun(): void {
     gone.abort();
+    outbox.clear();
     client.close(TRY_AGAIN_LATER, 'reads too slowly; resume with after=');
   }
   const filter = { jobId: job_id, uploadId: upload_id, owner: sees };
   const receiver: Client = {
-    sendHistory: (messages) => sendAll(client, messages),
+    sendHistory(messages) {
+      outbox.add(...messages);
+      return outbox.emptied();
+    },
     send(message) {
-      if (client.bufferedAmount + message.length > MAX_BACKLOG_BYTES) onOverrun();
-      else client.send(message, { binary: false }, () => undefined);
+      if (outbox.bytes + message.length > MAX_BACKLOG_BYTES) onOverrun();
+      else outbox.add(message);
     },
     onOverrun,
   };
@@ -120,17 +129,6 @@ async function serve(
     log.warn({ err: error }, 'stream fails');
     client.close(INTERNAL_ERROR, 'events cannot be read just now; resume with after=');
   }
-}
-
-/** Resolves when the client's connection has taken all of them, or has ended. */
-function sendAll(client: WebSocket, messages: Buffer[]): Promise<void> {
-  return new Promise((resolve) => {
-    messages.forEach((message, index) => {
-      const isLast = index === messages.length - 1;
-      client.send(message, { binary: false }, isLast ? () => resolve() : () => undefined);
-    });
-    if (messages.length === 0) resolve();
-  });
 }
 
 /** There is no response object on an upgrade: the problem is written as it goes over the wire. */

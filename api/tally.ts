@@ -1,4 +1,5 @@
 import type { Usage } from '../db/usage.ts';
+import { runForAll } from './holder.ts';
 
 /** A look at the database is good for this long: refusing must stay cheap. */
 const GOOD_FOR_MS = 500;
@@ -68,7 +69,7 @@ export class Tally {
     const known = this.#look;
     if (known !== undefined && (!known.isDone || performance.now() - known.beganAt < GOOD_FOR_MS)) return known.usage;
     const beganAt = performance.now();
-    const look: Look = { usage: this.#read(), beganAt, isDone: false };
+    const look: Look = { usage: runForAll(this.#read), beganAt, isDone: false };
     this.#look = look;
     // It sees what ended before it began.
     for (const one of this.#reservations) if (one.endedAt !== undefined) this.#reservations.delete(one);

@@ -1,12 +1,14 @@
 import type { Request, Response } from 'express';
+import { type Holder, Room } from '../room.ts';
 import { callerOf } from './admission.ts';
 import type { EventHub } from './event-hub.ts';
+import { holderOf } from './holder.ts';
 import { waitOf } from './prefer.ts';
 import { jobKey, uploadKey } from './status-cache.ts';
 
 /** The server takes 4,000 connections: some are left to requests that do not wait. */
 const MAX_WAITERS = 3_000;
-/** One owner leaves waits to the others. Without keys there is only one owner, and no such limit. */
+/** One owner leaves waits to the others. */
 const MAX_WAITERS_PER_OWNER = 1_000;
 /** Beyond the longest wait: the connection is not idle, it waits. */
 const CONNECTION_MS = 90_000;
@@ -22,8 +24,7 @@ export type Waiting = ReturnType<typeof createWaiting>;
  */
 export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
   const waiters = new Map<string, Set<() => void>>();
-  const countOf = new Map<string | null, number>();
-  let count = 0;
+  const room = new Room({ name: 'waits', max: MAX_WAITERS, maxPerHolder: MAX_WAITERS_PER_OWNER });
   let closed = false;
   const endings = new Set<() => void>();
   const stopListening = hub.onChange((changes) => {
@@ -41,19 +42,13 @@ export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
     for (const key of waiters.keys()) wakeKey(key);
   }
 
-  function isFull(owner: string | null): boolean {
-    return count >= MAX_WAITERS || (owner !== null && (countOf.get(owner) ?? 0) >= MAX_WAITERS_PER_OWNER);
-  }
-
-  function addToCount(owner: string | null, change: 1 | -1): void {
-    count += change;
-    const left = (countOf.get(owner) ?? 0) + change;
-    if (left === 0) countOf.delete(owner);
-    else countOf.set(owner, left);
-  }
-
-  /** Rings when a change was heard of, the time is over, the client is gone or the process stops. */
-  function createAlarm(key: string, owner: string | null, response: Response, seconds: number) {
+  /**
+   * Rings when a change was heard of, the time is over, the client is gone or the process stops. Undefined when there is no
+   * room for another wait.
+   */
+  function createAlarm(key: string, holder: Holder, response: Response, seconds: number) {
+    const give = room.tryTake(holder);
+    if (give === undefined) return undefined;
     let changed = Promise.withResolvers<void>();
     let over = false;
     const wake = () => changed.resolve();
@@ -62,11 +57,11 @@ export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
       wake();
     };
     const timer = setTimeout(end, seconds * 1000);
-    response.once('close', end);
+    if (response.destroyed) end();
+    else response.once('close', end);
     const others = waiters.get(key) ?? new Set();
     waiters.set(key, others.add(wake));
     endings.add(end);
-    addToCount(owner, 1);
     return {
       get over(): boolean {
         return over || closed;
@@ -81,7 +76,7 @@ export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
         endings.delete(end);
         others.delete(wake);
         if (others.size === 0) waiters.delete(key);
-        addToCount(owner, -1);
+        give();
       },
     };
   }
@@ -97,15 +92,15 @@ export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
       read: () => Promise<Known>,
     ): Promise<Known> {
       const seconds = waitOf(request.get('Prefer'));
-      const { owner } = callerOf(request);
+      const holder = holderOf(callerOf(request));
+      const alarm = seconds && !closed ? createAlarm(key, holder, response, seconds) : undefined;
       let known: Known;
-      if (seconds === undefined || seconds === 0 || isFull(owner) || closed) {
+      if (alarm === undefined) {
         known = await read();
         if (seconds === 0) response.set('Preference-Applied', 'wait=0');
       } else {
         response.set('Preference-Applied', `wait=${seconds}`);
         response.setTimeout(CONNECTION_MS);
-        const alarm = createAlarm(key, owner, response, seconds);
         try {
           // From here on changes are heard, so that none is lost between this read and the wait.
           known = await read();

@@ -3,7 +3,10 @@ import { sql } from 'drizzle-orm';
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 import type { Logger } from '../log.ts';
+import type { Holder } from '../room.ts';
+import { NoTurn } from '../turns.ts';
 import { connectionTo } from './connection.ts';
+import { FairPool } from './fair-pool.ts';
 import { PreparedClient } from './prepared-client.ts';
 import * as schema from './schema.ts';
 
@@ -19,14 +22,31 @@ const SILENT_MS = 75_000;
 /** A transaction of a host that was cut off in the middle of it holds up others no longer. */
 const IDLE_IN_TRANSACTION_MS = 20_000;
 
+interface DatabaseOptions {
+  name: string;
+  log: Logger;
+  max?: number;
+  /** How long a statement may take. */
+  statementMs?: number;
+  /** How long a statement may wait for a lock: as long as it may take unless this is given. */
+  lockMs?: number;
+  /** Says for whom a query is made now: those for whom there are many share the connections fairly. */
+  holderOf?: () => Holder;
+}
+
 /** Opens a pool and waits until Postgres answers. Throws what `whenReachable` throws. The owner calls `close()`. */
-export async function openDatabase(url: string, { name, log, max = 10 }: { name: string; log: Logger; max?: number }) {
+export async function openDatabase(
+  url: string,
+  { name, log, max = 10, statementMs = STATEMENT_MS, lockMs = 0, holderOf }: DatabaseOptions,
+) {
   const { db, pool } = openPool(
     {
       ...connectionTo(url, { name, silentMs: SILENT_MS }),
       max,
-      statement_timeout: STATEMENT_MS,
+      statement_timeout: statementMs,
+      lock_timeout: lockMs,
       idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
+      holderOf,
     },
     (error) => log.warn({ err: error }, 'idle database connection lost'),
   );
@@ -60,8 +80,12 @@ export async function whenReachable<Result>(work: () => Promise<Result>): Promis
  * A pool that outlives its connections, and calls `onLoss` for each that breaks while nobody uses it. When a server turns
  * out to be read-only, the pool drops every connection to it: the address may lead to the new primary by now.
  */
-export function openPool(config: pg.PoolConfig, onLoss: (error: Error) => void) {
-  const pool = new pg.Pool({ ...config, Client: PreparedClient });
+export function openPool(
+  { holderOf, ...config }: pg.PoolConfig & { holderOf?: (() => Holder) | undefined },
+  onLoss: (error: Error) => void,
+) {
+  const options = { ...config, Client: PreparedClient };
+  const pool = holderOf === undefined ? new pg.Pool(options) : new FairPool(options, holderOf);
   pool.on('error', onLoss);
   const dropDemoted = trackDemotions(pool);
   // One that breaks while it is used fails its query; an error that nobody hears would end the process besides.
@@ -107,6 +131,21 @@ function trackDemotions(pool: pg.Pool): () => void {
 /** The SQLSTATE of a write that reached a server which takes none: a standby, or a primary that was demoted. */
 const READ_ONLY = '25006';
 
+/** The SQLSTATE of a statement that waited for a lock for too long. */
+const LOCK_NOT_AVAILABLE = '55P03';
+/** The SQLSTATE of a statement that took too long. */
+const QUERY_CANCELED = '57014';
+
+/** True if a statement waited for a lock of another transaction for too long. */
+export function isLockTimeout(error: unknown): boolean {
+  return codeOf(error) === LOCK_NOT_AVAILABLE;
+}
+
+/** True if a statement took too long. */
+export function isStatementTimeout(error: unknown): boolean {
+  return codeOf(error) === QUERY_CANCELED;
+}
+
 function isRefusedWrite(error: unknown): boolean {
   return codeOf(error) === READ_ONLY;
 }
@@ -131,7 +170,12 @@ const OUTAGE_MESSAGES =
 /** Whether a query failed because the database could not be reached: the same query may work later. */
 export function isOutage(error: unknown): boolean {
   const { message } = innermost(error);
-  return OUTAGE_CODES.test(codeOf(error)) || OUTAGE_MESSAGES.test(message ?? '');
+  return OUTAGE_CODES.test(codeOf(error)) || OUTAGE_MESSAGES.test(message ?? '') || isBusy(error);
+}
+
+/** True if no connection was free in time. */
+function isBusy(error: unknown): boolean {
+  return innermost(error) instanceof NoTurn;
 }
 
 /** The error of Postgres or of the client library, which drizzle wraps. */

@@ -1,4 +1,4 @@
-import { type AnyColumn, and, asc, eq, getTableColumns, gte, lt, type SQL, sql } from 'drizzle-orm';
+import { type AnyColumn, and, asc, desc, eq, getTableColumns, gte, lt, type SQL, sql } from 'drizzle-orm';
 import type { Database, Queryable } from './client.ts';
 import { inGroup, readyGroups } from './ready-jobs.ts';
 import {
@@ -30,6 +30,8 @@ export type ListedJob = Omit<JobRow, 'payload'> & { payload: JobRow['payload'] |
 
 /** Bytes of a payload or result, as text, in a list. */
 const MAX_LISTED_BYTES = 4096;
+/** Attempts that the document of a job has: a job that is retried by hand may have any number. */
+const MAX_ATTEMPTS = 200;
 /** Beyond this many jobs ahead, a position is no longer counted. */
 const DEEPEST_POSITION = 1000;
 
@@ -85,7 +87,7 @@ const listedColumns = {
 };
 
 /** In the order of the ids, without what is too large for a list. */
-async function findListed(db: Queryable, ids: string[]): Promise<ListedJob[]> {
+export async function findListed(db: Queryable, ids: string[]): Promise<ListedJob[]> {
   const found = await db
     .select(listedColumns)
     .from(jobs)
@@ -131,8 +133,23 @@ export async function listJobs(
   return { items, next: last ? { createdAt: Number(last.created_at), id: last.id } : null };
 }
 
+export async function countAttempts(db: Queryable, jobId: string): Promise<number> {
+  return db.$count(jobAttempts, eq(jobAttempts.jobId, jobId));
+}
+
+export async function countDependencies(db: Queryable, jobId: string): Promise<number> {
+  return db.$count(jobDependencies, eq(jobDependencies.jobId, jobId));
+}
+
+/** The latest attempts of a job, in their order. */
 export async function listAttempts(db: Queryable, jobId: string): Promise<Attempt[]> {
-  return db.select().from(jobAttempts).where(eq(jobAttempts.jobId, jobId)).orderBy(asc(jobAttempts.attempt));
+  const latest = await db
+    .select()
+    .from(jobAttempts)
+    .where(eq(jobAttempts.jobId, jobId))
+    .orderBy(desc(jobAttempts.attempt))
+    .limit(MAX_ATTEMPTS);
+  return latest.reverse();
 }
 
 /** Jobs with their attempts and prerequisites, as they were at one moment; those that are not there are left out. */
@@ -143,11 +160,18 @@ export async function findJobDetails(
   return db.transaction(
     async (tx) => {
       const found = await findJobs(tx, ids);
-      const attempts = await tx
+      const latest = tx
         .select()
         .from(jobAttempts)
-        .where(sql`${jobAttempts.jobId} = any(${sql.param(ids)})`)
-        .orderBy(asc(jobAttempts.attempt));
+        .where(sql`${jobAttempts.jobId} = wanted`)
+        .orderBy(desc(jobAttempts.attempt))
+        .limit(MAX_ATTEMPTS)
+        .as('latest');
+      const attempts = await tx
+        .select(latest._.selectedFields)
+        .from(sql`unnest(${sql.param(ids)}::text[]) wanted`)
+        .crossJoinLateral(latest)
+        .orderBy(asc(latest.attempt));
       const attemptsOf = Map.groupBy(attempts, ({ jobId }) => jobId);
       const dependsOn = await dependenciesOf(tx, ids);
       return found.map((job) => ({
@@ -158,6 +182,15 @@ export async function findJobDetails(
     },
     { isolationLevel: 'repeatable read', accessMode: 'read only' },
   );
+}
+
+/** The first prerequisites of each of these jobs, by id; `max` of each job at most. */
+export async function someDependenciesOf(db: Queryable, ids: string[], max: number): Promise<Map<string, string[]>> {
+  const { rows } = await db.execute<{ id: string; depends_on: string[] }>(sql`
+    select wanted as id, array(
+      select depends_on from job_dependencies where job_id = wanted order by depends_on limit ${max}) as depends_on
+    from unnest(${sql.param(ids)}::text[]) wanted`);
+  return new Map(rows.map((row) => [row.id, row.depends_on]));
 }
 
 /** The prerequisites of each of these jobs, by id. */

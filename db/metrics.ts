@@ -1,5 +1,6 @@
 import type { Pool } from 'pg';
 import { Gauge } from 'prom-client';
+import { FairPool } from './fair-pool.ts';
 
 /** Tells Prometheus how the connections of this process's pool are used. */
 export function watchPool(pool: Pool): void {
@@ -10,7 +11,8 @@ export function watchPool(pool: Pool): void {
     collect() {
       this.set({ state: 'idle' }, pool.idleCount);
       this.set({ state: 'used' }, pool.totalCount - pool.idleCount);
-      this.set({ state: 'waiting' }, pool.waitingCount);
+      const inTurn = pool instanceof FairPool ? pool.waitingForTurn : 0;
+      this.set({ state: 'waiting' }, pool.waitingCount + inTurn);
     },
   });
 }

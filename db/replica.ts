@@ -1,11 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 import type { Logger } from '../log.ts';
+import type { Holder } from '../room.ts';
 import { type Database, openPool, type Queryable, type Transaction } from './client.ts';
 import { connectionTo } from './connection.ts';
 
-/** Runs a query that only reads, where that is cheapest. */
-export type Read = <Rows>(query: (db: Queryable) => Promise<Rows>) => Promise<Rows>;
+/** Runs a query that only reads, where that is cheapest: on a replica, or else on `primary`. */
+export type Read = <Rows>(query: (db: Queryable) => Promise<Rows>, primary?: Database) => Promise<Rows>;
 
 const MOST_CONNECTIONS = 10;
 /** How long the replica may take: to give a connection, to catch up, to answer. Then the primary is asked. */
@@ -32,8 +33,9 @@ export function openReplica(
   db: Database,
   url: string | undefined,
   log: Logger,
+  holderOf?: () => Holder,
 ): { read: Read; close(): Promise<void> } {
-  if (url === undefined) return { read: (query) => query(db), close: async () => undefined };
+  if (url === undefined) return { read: (query, primary = db) => query(primary), close: async () => undefined };
   const replica = openPool(
     {
       ...connectionTo(url, { name: 'sheetmill-replica', silentMs: SILENT_MS }),
@@ -41,6 +43,7 @@ export function openReplica(
       max: MOST_CONNECTIONS,
       statement_timeout: STATEMENT_MS,
       idleTimeoutMillis: IDLE_MS,
+      holderOf,
     },
     (error) => log.warn({ err: error }, 'idle connection to the replica lost'),
   );
@@ -66,9 +69,9 @@ export function openReplica(
   }
 
   return {
-    async read(query) {
+    async read(query, primary = db) {
       if (doubtful) {
-        if (performance.now() < leftAloneUntil) return query(db);
+        if (performance.now() < leftAloneUntil) return query(primary);
         // One tries it, at whose cost the others hear whether it can be asked again.
         leaveAlone();
       }
@@ -87,7 +90,7 @@ export function openReplica(
         log.warn({ err: error }, 'replica not read; the primary is');
       }
       leaveAlone();
-      return query(db);
+      return query(primary);
     },
     close: () => replica.pool.end(),
   };

@@ -120,6 +120,22 @@ export async function endsOfUploads(db: Queryable, ids: string[]): Promise<Map<s
   return new Map(found.map(({ id, finishedAt }) => [id, finishedAt]));
 }
 
+/** How much an upload has. */
+export interface UploadCounts {
+  originals: number;
+  pagesCompleted: number;
+  pagesFailed: number;
+}
+
+export async function countParts(db: Queryable, id: string): Promise<UploadCounts> {
+  const pagesFailed = await db.$count(pages, and(eq(pages.uploadId, id), eq(pages.status, 'failed')));
+  return {
+    originals: await db.$count(originals, eq(originals.uploadId, id)),
+    pagesCompleted: (await db.$count(pages, eq(pages.uploadId, id))) - pagesFailed,
+    pagesFailed,
+  };
+}
+
 /** The files of these uploads' pages. */
 export async function listPagePaths(db: Queryable, ids: string[]): Promise<string[]> {
   if (ids.length === 0) return [];
@@ -160,11 +176,27 @@ export async function listSomePages(
   return { items, next: found.length > limit ? (items.at(-1) ?? null) : null };
 }
 
+/** What there is of a page that completed. */
+type PageFile = { original: number; page: number; path: string; sha256: string; bytes: number };
+
+/** Files of pages that one statement reads: an answer of many rows would hold up everything else while it is read. */
+const MAX_PAGE_FILES = 2_000;
+
 /** What there is of the pages that completed, in order. */
-export async function listPageFiles(
+export async function listPageFiles(db: Queryable, uploadId: string): Promise<PageFile[]> {
+  const files: PageFile[] = [];
+  for (;;) {
+    const found = await listSomePageFiles(db, uploadId, files.at(-1));
+    files.push(...found);
+    if (found.length < MAX_PAGE_FILES) return files;
+  }
+}
+
+async function listSomePageFiles(
   db: Queryable,
   uploadId: string,
-): Promise<{ original: number; page: number; path: string; sha256: string; bytes: number }[]> {
+  after: PageCursor = { original: 0, page: 0 },
+): Promise<PageFile[]> {
   return db
     .select({
       original: pages.original,
@@ -174,8 +206,15 @@ export async function listPageFiles(
       bytes: sql<number>`${pages.bytes}`,
     })
     .from(pages)
-    .where(and(eq(pages.uploadId, uploadId), eq(pages.status, 'completed')))
-    .orderBy(asc(pages.original), asc(pages.page));
+    .where(
+      and(
+        eq(pages.uploadId, uploadId),
+        eq(pages.status, 'completed'),
+        sql`(${pages.original}, ${pages.page}) > (${after.original}::int, ${after.page}::int)`,
+      ),
+    )
+    .orderBy(asc(pages.original), asc(pages.page))
+    .limit(MAX_PAGE_FILES);
 }
 
 export async function findOriginal(db: Queryable, uploadId: string, original: number): Promise<Original | undefined> {

@@ -1,4 +1,4 @@
-import { and, asc, eq, lt, notExists, sql } from 'drizzle-orm';
+import { and, asc, eq, gt, lt, notExists, sql } from 'drizzle-orm';
 import type { Database, Queryable } from './client.ts';
 import { webhookAttempts, webhookHosts, webhooks } from './schema.ts';
 
@@ -124,22 +124,27 @@ export async function findPending(db: Queryable, id: string): Promise<Webhook | 
   return webhook;
 }
 
-/** Those of an upload or a job, in the order of its ends, each with its attempts. There is one for each time that it ended. */
+/**
+ * Those of an upload or a job, each with its attempts, in the order of its ends: there is one for each time that it ended.
+ * Gives `limit` at most, after the one with the id `after`.
+ */
 export async function listWebhooks(
   db: Queryable,
   of: { uploadId: string } | { jobId: string },
+  { limit, after }: { limit: number; after?: string | undefined },
 ): Promise<(Webhook & { attempts: WebhookAttempt[] })[]> {
   const ofThat = 'uploadId' in of ? eq(webhooks.uploadId, of.uploadId) : eq(webhooks.jobId, of.jobId);
-  const found = await db.select().from(webhooks).where(ofThat).orderBy(asc(webhooks.id));
+  const found = await db
+    .select()
+    .from(webhooks)
+    .where(and(ofThat, after === undefined ? undefined : gt(webhooks.id, after)))
+    .orderBy(asc(webhooks.id))
+    .limit(limit);
   const attempts = await db
-    .select({ attempt: webhookAttempts })
+    .select()
     .from(webhookAttempts)
-    .innerJoin(webhooks, eq(webhooks.id, webhookAttempts.webhookId))
-    .where(ofThat)
+    .where(sql`${webhookAttempts.webhookId} = any(${sql.param(found.map(({ id }) => id))}::uuid[])`)
     .orderBy(asc(webhookAttempts.attempt));
-  const byWebhook = Map.groupBy(attempts, ({ attempt }) => attempt.webhookId);
-  return found.map((webhook) => ({
-    ...webhook,
-    attempts: (byWebhook.get(webhook.id) ?? []).map(({ attempt }) => attempt),
-  }));
+  const byWebhook = Map.groupBy(attempts, ({ webhookId }) => webhookId);
+  return found.map((webhook) => ({ ...webhook, attempts: byWebhook.get(webhook.id) ?? [] }));
 }

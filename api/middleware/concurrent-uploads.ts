@@ -1,26 +1,25 @@
 import type { RequestHandler } from 'express';
-import { callerOf, stopReading, tooMany } from '../admission.ts';
+import { Room } from '../../room.ts';
+import { callerOf, stopReading } from '../admission.ts';
+import { giveOnClose, holderOf } from '../holder.ts';
 
-const RETRY_AFTER_SECONDS = 5;
+/** Uploads that one process receives at a time: each holds a connection, a file, and a part in memory. */
+const MAX_UPLOADS = 1_000;
 
-/** Refuses an upload, before its body is read, while `most` others of the same caller are being received here. */
-export function limitConcurrentUploads(most: number): RequestHandler {
-  const underWay = new Map<string, number>();
+/**
+ * Refuses an upload, before its body is read, while this process receives too many: `maxPerHolder` of one caller, or 1,000
+ * in all.
+ */
+export function limitConcurrentUploads(maxPerHolder: number): RequestHandler {
+  const room = new Room({ name: 'uploads', max: Math.max(MAX_UPLOADS, maxPerHolder), maxPerHolder });
 
   return function limitUploads(request, response, next) {
-    const { countedAs } = callerOf(request);
-    if (countedAs === undefined) return next();
-    const others = underWay.get(countedAs) ?? 0;
-    if (others >= most) {
+    try {
+      giveOnClose(response, room.take(holderOf(callerOf(request))));
+    } catch (error) {
       stopReading(request, response);
-      throw tooMany(`${others} uploads are under way already`, RETRY_AFTER_SECONDS);
+      throw error;
     }
-    underWay.set(countedAs, others + 1);
-    response.once('close', () => {
-      const left = (underWay.get(countedAs) ?? 1) - 1;
-      if (left === 0) underWay.delete(countedAs);
-      else underWay.set(countedAs, left);
-    });
     next();
   };
 }

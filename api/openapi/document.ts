@@ -8,6 +8,7 @@ import { operationPaths } from './operations.ts';
 import { HEADERS } from './responses.ts';
 import { schedulePaths } from './schedules.ts';
 import { uploadPaths } from './uploads.ts';
+import { webhooks } from './webhooks.ts';
 
 /** What all calls need unless they say otherwise: a key or a token, or nothing where none are configured. */
 const security: oas31.SecurityRequirementObject[] = [{ bearer: [] }, {}];
@@ -18,6 +19,7 @@ const schemas = {
   UploadSummary: answers.uploadSummary,
   UploadStatus: answers.uploadStatus,
   UploadList: answers.uploadList,
+  UploadNotice: answers.uploadNotice,
   UploadPages: answers.uploadPages,
   UploadOriginals: answers.uploadOriginals,
   Original: answers.original,
@@ -26,6 +28,7 @@ const schemas = {
   NewJob: newJob,
   Job: answers.job,
   JobDetail: answers.jobDetail,
+  JobNotice: answers.jobNotice,
   JobList: answers.jobList,
   JobBatch: answers.jobBatch,
   JobsToRetry: jobsToRetry,
@@ -71,6 +74,7 @@ export function openapiDocument() {
       ],
       security,
       paths: { ...uploadPaths, ...jobPaths, ...schedulePaths, ...operationPaths },
+      webhooks,
       components: {
         schemas,
         headers: HEADERS,

@@ -11,6 +11,7 @@ import {
   logList,
   prefer,
   streamQuery,
+  webhookList,
 } from '../schemas.ts';
 import * as examples from './examples.ts';
 import { headersNamed, json, problem, problems, response } from './responses.ts';
@@ -225,9 +226,9 @@ export const jobPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'listJobWebhooks',
       summary: 'What was told to its `notify_url`, with each attempt',
-      requestParams: { path },
+      requestParams: { path, query: webhookList },
       responses: {
-        200: json('All of them', answers.webhookList, examples.webhookList),
+        200: json('In the order of its ends', answers.webhookList, examples.webhookList),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { ZodOpenApiOperationObject, ZodOpenApiPathsObject } from 'zod-openapi';
 import * as answers from '../answers.ts';
-import { idempotencyKey, ordinal, pageList, prefer, uploadFields, uploadList } from '../schemas.ts';
+import { idempotencyKey, ordinal, pageList, prefer, uploadFields, uploadList, webhookList } from '../schemas.ts';
 import * as examples from './examples.ts';
 import { json, problem, problems, response } from './responses.ts';
 
@@ -162,9 +162,9 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'listUploadWebhooks',
       summary: 'What was told to its `notify_url`, with each attempt',
-      requestParams: { path },
+      requestParams: { path, query: webhookList },
       responses: {
-        200: json('All of them', answers.webhookList, examples.webhookList),
+        200: json('In the order of its ends', answers.webhookList, examples.webhookList),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },

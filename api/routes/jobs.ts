@@ -13,6 +13,7 @@ import {
   listJobs,
   listRelatives,
   positionInQueue,
+  someDependenciesOf,
 } from '../../db/jobs.ts';
 import type { Queues } from '../../db/queues.ts';
 import type { Read } from '../../db/replica.ts';
@@ -27,6 +28,7 @@ import { isChanging } from '../../jobs/maintenance.ts';
 import { retryJob } from '../../jobs/retry.ts';
 import { payloadBytes } from '../../jobs/submit.ts';
 import type { Logger } from '../../log.ts';
+import type { Room } from '../../room.ts';
 import type { Tasks } from '../../tasks/registry.ts';
 import { type Caller, callerOf, isVisible } from '../admission.ts';
 import { askTogether } from '../ask.ts';
@@ -37,7 +39,7 @@ import {
   jobDocument,
   listedJob,
   logDocument,
-  webhookDocument,
+  webhookPage,
 } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, keepForKeys, sendAnswer } from '../idempotency.ts';
 import { jobId, readJobChange, readJobs } from '../job-requests.ts';
@@ -45,24 +47,28 @@ import { refuseFull } from '../middleware/back-pressure.ts';
 import { jsonBody } from '../middleware/json-body.ts';
 import { invalid, notFound, parse } from '../problem.ts';
 import { NO_SHAPES, type QueueBounds, usageOf } from '../queue-bounds.ts';
-import { jobList, jobsToCancel, jobsToDelete, jobsToRetry, logList } from '../schemas.ts';
+import { jobList, jobsToCancel, jobsToDelete, jobsToRetry, logList, webhookList } from '../schemas.ts';
 import { jobKey, type StatusCache, type StatusDocument } from '../status-cache.ts';
 import type { Waiting } from '../waiting.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 
 /** A batch of jobs, and everything else. */
-const LARGEST_BATCH = '10mb';
-const LARGEST_BODY = '1mb';
+const MAX_BATCH_BYTES = 10 * 2 ** 20;
+const MAX_BODY_BYTES = 2 ** 20;
 /** Jobs that one query reads with payload and result, which have up to 256 KB each. */
 const MAX_DETAILS = 32;
 /** Jobs of one graph that are shown. */
 const MOST_RELATIVES = 200;
+/** Prerequisites that a list shows of each job, which may have a thousand. */
+const MAX_LISTED_DEPENDENCIES = 50;
 /** Ids of a batch that its line in the log names. */
 const MOST_LOGGED = 100;
 
 /** The calls of the Jobs table of the contract, but for the stream. */
 export function jobRoutes(parts: {
   db: Database;
+  heavyDb: Database;
+  jsonRoom: Room;
   read: Read;
   queues: Queues;
   bounds: QueueBounds;
@@ -72,7 +78,7 @@ export function jobRoutes(parts: {
   cache: StatusCache;
   waiting: Waiting;
 }): Router {
-  const { db, read, queues, bounds, tasks, guard, log, cache, waiting } = parts;
+  const { db, heavyDb, jsonRoom, read, queues, bounds, tasks, guard, log, cache, waiting } = parts;
   const router = Router();
   const askDetail = askTogether<StatusDocument>(MAX_DETAILS, async (ids) => {
     // Before the rows, so that none is cached as it was before the last step of a change.
@@ -91,7 +97,7 @@ export function jobRoutes(parts: {
     next(jobId.safeParse(id).success ? undefined : notFound(`job ${id}`));
   });
 
-  const receive = [refuseFull(bounds), idempotent(parts), ...jsonBody(LARGEST_BATCH)];
+  const receive = [refuseFull(bounds), idempotent(parts), jsonBody(jsonRoom, MAX_BATCH_BYTES)];
   router.post('/jobs', receive, async (request: Request, response: Response) => {
     const fingerprint = fingerprintOf(request.body);
     const idempotency = idempotencyOf(request);
@@ -130,10 +136,10 @@ export function jobRoutes(parts: {
     const { items, next, dependsOn } = await read(async (from) => {
       const found = await listJobs(from, filterOf(query, callerOf(request)), page);
       const ids = found.items.map(({ id }) => id);
-      return { ...found, dependsOn: await dependenciesOf(from, ids) };
+      return { ...found, dependsOn: await someDependenciesOf(from, ids, MAX_LISTED_DEPENDENCIES + 1) };
     });
     response.json({
-      items: items.map((job) => listedJob(job, dependsOn.get(job.id))),
+      items: items.map((job) => listedJob(job, dependsOn.get(job.id), MAX_LISTED_DEPENDENCIES)),
       next_cursor: next && Buffer.from(JSON.stringify(next)).toString('base64url'),
     });
   });
@@ -149,9 +155,9 @@ export function jobRoutes(parts: {
       response.location(`/jobs/bulk/${operation.id}`).json(bulkDocument(operation));
     };
   }
-  router.post('/jobs/retry', jsonBody(LARGEST_BODY), bulk('retry', jobsToRetry));
-  router.post('/jobs/cancel', jsonBody(LARGEST_BODY), bulk('cancel', jobsToCancel));
-  router.post('/jobs/delete', jsonBody(LARGEST_BODY), bulk('delete', jobsToDelete));
+  router.post('/jobs/retry', jsonBody(jsonRoom, MAX_BODY_BYTES), bulk('retry', jobsToRetry));
+  router.post('/jobs/cancel', jsonBody(jsonRoom, MAX_BODY_BYTES), bulk('cancel', jobsToCancel));
+  router.post('/jobs/delete', jsonBody(jsonRoom, MAX_BODY_BYTES), bulk('delete', jobsToDelete));
 
   router.get('/jobs/bulk/:operation', async (request, response) => {
     const { operation: id } = request.params;
@@ -177,16 +183,20 @@ export function jobRoutes(parts: {
     response.json(hasPosition ? await detailOf(await requestedJob(request)) : body);
   });
 
-  router.patch('/jobs/:id', jsonBody(LARGEST_BODY), async (request: Request<{ id: string }>, response: Response) => {
-    const job = await requestedJob(request);
-    const change = await readJobChange(db, tasks, callerOf(request), job.type, request.body);
-    const grownBytes = change.payload === undefined ? 0 : payloadBytes(change.payload) - job.payloadBytes;
-    const growth = { jobs: 0, payloadBytes: Math.max(0, grownBytes), shapes: NO_SHAPES };
-    const release = await bounds.reserve(job.owner, growth);
-    const changed = await changeJob(db, queues, job.id, change).finally(release);
-    if (changed === undefined) throw notFound(`job ${job.id}`);
-    response.json(await detailOf(changed));
-  });
+  router.patch(
+    '/jobs/:id',
+    jsonBody(jsonRoom, MAX_BODY_BYTES),
+    async (request: Request<{ id: string }>, response: Response) => {
+      const job = await requestedJob(request);
+      const change = await readJobChange(db, tasks, callerOf(request), job.type, request.body);
+      const grownBytes = change.payload === undefined ? 0 : payloadBytes(change.payload) - job.payloadBytes;
+      const growth = { jobs: 0, payloadBytes: Math.max(0, grownBytes), shapes: NO_SHAPES };
+      const release = await bounds.reserve(job.owner, growth);
+      const changed = await changeJob(db, queues, job.id, change).finally(release);
+      if (changed === undefined) throw notFound(`job ${job.id}`);
+      response.json(await detailOf(changed));
+    },
+  );
 
   router.patch('/jobs/:id/cancel', async (request, response) => {
     const { id } = await requestedJob(request);
@@ -216,14 +226,15 @@ export function jobRoutes(parts: {
 
   router.get('/jobs/:id/graph', async (request, response) => {
     const job = await requestedJob(request);
-    const found = await listRelatives(db, job.id, MOST_RELATIVES + 1);
+    const found = await listRelatives(heavyDb, job.id, MOST_RELATIVES + 1);
     const seen = found.slice(0, MOST_RELATIVES).filter((one) => isVisible(one, callerOf(request)));
     response.json(graphDocument(seen, found.length <= MOST_RELATIVES));
   });
 
   router.get('/jobs/:id/webhooks', async (request, response) => {
+    const { limit, cursor } = parse(webhookList, { ...request.query });
     const { id } = await requestedJob(request);
-    response.json({ items: (await listWebhooks(db, { jobId: id })).map(webhookDocument), next_cursor: null });
+    response.json(webhookPage(await listWebhooks(db, { jobId: id }, { limit: limit + 1, after: cursor }), limit));
   });
 
   async function requestedJob(request: Request<{ id: string }>): Promise<JobRow> {

@@ -18,9 +18,9 @@ const MAX_DEPTH = 1_000;
 const QUEUES_SHARED_MS = 1_000;
 
 /** Whether the process lives, and whether it can do its work: Postgres answers, is migrated, and the store can be written. */
-export function operationRoutes({ db, store }: { db: Database; store: Store }): Router {
+export function operationRoutes({ db, heavyDb, store }: { db: Database; heavyDb: Database; store: Store }): Router {
   const router = Router();
-  const readQueues = shareFor(QUEUES_SHARED_MS, () => queueDepths(db, MAX_DEPTH));
+  const readQueues = shareFor(QUEUES_SHARED_MS, () => queueDepths(heavyDb, MAX_DEPTH));
 
   router.get('/health/live', (_request, response) => {
     response.json({ status: 'ok' });
@@ -39,10 +39,10 @@ export function operationRoutes({ db, store }: { db: Database; store: Store }): 
 
   router.get('/system', async (request, response) => {
     const [live, queues, minutes, deaths] = await Promise.all([
-      listConverters(db),
+      listConverters(heavyDb),
       readQueues(),
-      recentThroughput(db, THROUGHPUT_MINUTES),
-      recentDeaths(db, { owner: callerOf(request).sees, limit: MOST_DEATHS }),
+      recentThroughput(heavyDb, THROUGHPUT_MINUTES),
+      recentDeaths(heavyDb, { owner: callerOf(request).sees, limit: MOST_DEATHS }),
     ]);
     response.json(systemDocument(live, queues, minutes, deaths));
   });

@@ -7,6 +7,7 @@ import type { Queues } from '../../db/queues.ts';
 import type { Read } from '../../db/replica.ts';
 import { deleteSchedule, findSchedule, listSchedules, type Schedule, type ScheduleCursor } from '../../db/schedules.ts';
 import { putSchedule, runScheduleNow } from '../../jobs/schedules.ts';
+import type { Room } from '../../room.ts';
 import type { Tasks } from '../../tasks/registry.ts';
 import { callerOf } from '../admission.ts';
 import { jobDocument, scheduleDocument } from '../documents.ts';
@@ -16,10 +17,11 @@ import { invalid, notFound, parse } from '../problem.ts';
 import { scheduleList, scheduleName, scheduleRequest } from '../schemas.ts';
 import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 
-const MAX_BODY = '1mb';
+const MAX_BODY_BYTES = 2 ** 20;
 
 interface Parts {
   db: Database;
+  jsonRoom: Room;
   read: Read;
   queues: Queues;
   tasks: Tasks;
@@ -33,7 +35,7 @@ type Named = Request<{ name: string }>;
 export function scheduleRoutes(parts: Parts): Router {
   const router = Router();
   router.get('/schedules', (request, response) => list(parts, request, response));
-  router.put('/schedules/:name', jsonBody(MAX_BODY), (request: Named, response: Response) =>
+  router.put('/schedules/:name', jsonBody(parts.jsonRoom, MAX_BODY_BYTES), (request: Named, response: Response) =>
     put(parts, request, response),
   );
   router.get('/schedules/:name', (request, response) => get(parts, request, response));

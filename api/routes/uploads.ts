@@ -18,6 +18,7 @@ import { listWebhooks } from '../../db/webhooks.ts';
 import { isChanging } from '../../jobs/maintenance.ts';
 import { cancelUpload, deleteUpload, retryUpload } from '../../jobs/uploads.ts';
 import type { Logger } from '../../log.ts';
+import { Room } from '../../room.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
 import { callerOf, isVisible } from '../admission.ts';
@@ -29,7 +30,7 @@ import {
   originalDocument,
   pageDocument,
   statusDocument,
-  webhookDocument,
+  webhookPage,
   writePageCursor,
 } from '../documents.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../idempotency.ts';
@@ -40,7 +41,15 @@ import { discardFiles, receivedUpload, receiveFiles } from '../middleware/receiv
 import { notFound, parse } from '../problem.ts';
 import type { QueueBounds } from '../queue-bounds.ts';
 import { readUpload } from '../read-upload.ts';
-import { ordinal, pageList, readPageCursor, uploadFields, uploadList, withoutEmptyFields } from '../schemas.ts';
+import {
+  ordinal,
+  pageList,
+  readPageCursor,
+  uploadFields,
+  uploadList,
+  webhookList,
+  withoutEmptyFields,
+} from '../schemas.ts';
 import { sendArchive } from '../send-archive.ts';
 import { sendStored } from '../send-stored.ts';
 import { type StatusCache, type StatusDocument, uploadKey } from '../status-cache.ts';
@@ -50,10 +59,13 @@ import { type Guard, refuseForbidden } from '../webhooks/guard.ts';
 const uuid = z.uuid().toLowerCase();
 /** Statuses that one query reads; each has about 1 KB. */
 const MAX_STATUSES = 500;
+/** Pages of the archives that are sent at a time: each takes about 1 KB of memory. */
+const MAX_ARCHIVED_PAGES = 200_000;
 
 /** The calls of the Uploads table of the contract. */
 export function uploadRoutes(parts: {
   db: Database;
+  heavyDb: Database;
   read: Read;
   queues: Queues;
   bounds: QueueBounds;
@@ -64,8 +76,9 @@ export function uploadRoutes(parts: {
   cache: StatusCache;
   waiting: Waiting;
 }): Router {
-  const { db, read, queues, store, config, cache, waiting, log } = parts;
+  const { db, heavyDb, read, queues, store, config, cache, waiting, log } = parts;
   const router = Router();
+  const archiveRoom = new Room({ name: 'archives', max: MAX_ARCHIVED_PAGES });
   const askStatus = askTogether<StatusDocument>(MAX_STATUSES, async (ids) => {
     // Before the rows, so that none is cached as it was before the last step of a change.
     const isStable = !(await isChanging(db));
@@ -136,7 +149,7 @@ export function uploadRoutes(parts: {
   router.get('/uploads', async (request, response) => {
     const { status, search, limit, cursor } = parse(uploadList, { ...request.query });
     const filter = { owner: callerOf(request).sees, status, search, limit: limit + 1, before: cursor };
-    const found = await read((from) => listUploads(from, filter));
+    const found = await read((from) => listUploads(from, filter), search === undefined ? db : heavyDb);
     const items = found.slice(0, limit);
     response.json({
       items: items.map(listedUpload),
@@ -190,8 +203,9 @@ export function uploadRoutes(parts: {
   });
 
   router.get('/uploads/:id/webhooks', async (request, response) => {
+    const { limit, cursor } = parse(webhookList, { ...request.query });
     const { id } = await requestedUpload(request);
-    response.json({ items: (await listWebhooks(db, { uploadId: id })).map(webhookDocument), next_cursor: null });
+    response.json(webhookPage(await listWebhooks(db, { uploadId: id }, { limit: limit + 1, after: cursor }), limit));
   });
 
   router.get('/uploads/:id/originals/:original', async (request, response) => {
@@ -215,7 +229,7 @@ export function uploadRoutes(parts: {
   });
 
   router.get('/uploads/:id/archive.zip', async (request, response) => {
-    await sendArchive(request, response, parts, await requestedUpload(request));
+    await sendArchive(request, response, { ...parts, room: archiveRoom }, await requestedUpload(request));
   });
 
   router.delete('/uploads/:id', async (request, response) => {

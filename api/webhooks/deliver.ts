@@ -1,14 +1,13 @@
 import { Webhook as Signer } from 'standardwebhooks';
 import type { Database, Transaction } from '../../db/client.ts';
-import { dependenciesOf, findJob, listAttempts } from '../../db/jobs.ts';
-import { findUpload } from '../../db/uploads.ts';
+import { countAttempts, countDependencies, findListed } from '../../db/jobs.ts';
+import { countParts, findUpload } from '../../db/uploads.ts';
 import { findPending, type Lane, type LockedWebhook, takeWebhooks, type Webhook } from '../../db/webhooks.ts';
 import { type Delivery, releaseWebhook, settleWebhook } from '../../jobs/webhooks.ts';
 import type { Logger } from '../../log.ts';
 import { createSignal } from '../../signal.ts';
-import { jobDetail } from '../documents.ts';
+import { jobNotice, uploadNotice } from '../documents.ts';
 import { webhookTries } from '../metrics.ts';
-import { readUpload } from '../read-upload.ts';
 import type { Guard } from './guard.ts';
 import { post } from './post.ts';
 
@@ -206,11 +205,11 @@ async function read(db: Database, id: string): Promise<Due | undefined> {
 
 async function uploadOf(tx: Transaction, id: string) {
   const upload = await findUpload(tx, id);
-  return upload && readUpload(tx, upload);
+  return upload && uploadNotice(upload, await countParts(tx, id));
 }
 
 async function jobOf(tx: Transaction, id: string) {
-  const job = await findJob(tx, id);
-  const dependsOn = await dependenciesOf(tx, [id]);
-  return job && jobDetail(job, dependsOn.get(id), null, await listAttempts(tx, id));
+  const [job] = await findListed(tx, [id]);
+  if (job === undefined) return undefined;
+  return jobNotice(job, { attempts: await countAttempts(tx, id), dependsOn: await countDependencies(tx, id) });
 }

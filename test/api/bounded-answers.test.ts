@@ -130,6 +130,45 @@ test('a list of jobs leaves large payloads and results in Postgres', async () =>
   await client.end();
 });
 
+test('a job has its latest attempts, and a part of its prerequisites in lists; its webhooks are listed in pages', async () => {
+  const prerequisites = Array.from({ length: 120 }, (_, index) => `first-${String(index).padStart(3, '0')}`);
+  const { status } = await service.post(
+    '/jobs',
+    [
+      ...prerequisites.map((job_id) => ({ job_id, type: 'noop' })),
+      { job_id: 'last', type: 'noop', priority: 'high', depends_on: prerequisites },
+    ],
+    headersOf('alice'),
+  );
+  expect(status).toBe(201);
+  await service.pool.query(
+    `insert into job_attempts (job_id, attempt, status, converter_id, converter, cpu_units, memory_mb, started_at, finished_at)
+     select 'last', n, 'failed', gen_random_uuid(), 'past-1', 1, 256, now(), now() from generate_series(1, 250) n`,
+  );
+  const [listed] = (await get('/jobs?priority=high')).body.items;
+  expect(listed).toMatchObject({ job_id: 'last', truncated: true, depends_on: prerequisites.slice(0, 50) });
+  const held = service.send('GET', '/jobs/last', undefined, headersOf('alice', { Prefer: 'wait=1' }));
+  for (const { body } of [await get('/jobs/last'), await held]) {
+    expect(body.depends_on).toEqual(prerequisites);
+    expect(body.attempts.map(({ attempt }: Json) => attempt)).toEqual(
+      Array.from({ length: MAX_PAGES }, (_, index) => index + 51),
+    );
+  }
+
+  await service.pool.query(
+    `insert into webhooks (id, job_id, url, type, status)
+     select ('01990000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'last', 'http://client.example/', 'job.failed', 'delivered'
+     from generate_series(1, 5) n`,
+  );
+  const pages = [];
+  for (let cursor: string | null = ''; cursor !== null; ) {
+    const { body }: Json = await get(`/jobs/last/webhooks?limit=2${cursor && `&cursor=${cursor}`}`);
+    pages.push(body.items.map(({ id }: Json) => Number(id.slice(-12))));
+    cursor = body.next_cursor;
+  }
+  expect(pages).toEqual([[1, 2], [3, 4], [5]]);
+});
+
 test('an owner who holds a thousand waits gets further answers at once, and another owner still waits', async () => {
   const { body } = await service.post('/jobs', { type: 'noop' }, headersOf('alice'));
   const others = await service.post('/jobs', { type: 'noop' }, headersOf('bob'));

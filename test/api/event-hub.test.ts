@@ -13,7 +13,7 @@ let hub: EventHub;
 const leaving = new AbortController();
 beforeAll(async () => {
   fixture = await openJobsFixture();
-  hub = createEventHub({ db: fixture.db, databaseUrl: fixture.url, log: fixture.log });
+  hub = createEventHub({ db: fixture.db, heavyDb: fixture.db, databaseUrl: fixture.url, log: fixture.log });
 });
 afterEach(() => fixture.expectSound());
 afterAll(async () => {

@@ -2,7 +2,14 @@ import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 import type { Database } from '../../db/client.ts';
 import { listLogs } from '../../db/events.ts';
-import { findJobDetails, findJobs, listJobs, listRelatives, positionInQueue } from '../../db/jobs.ts';
+import {
+  findJobDetails,
+  findJobs,
+  listJobs,
+  listRelatives,
+  positionInQueue,
+  someDependenciesOf,
+} from '../../db/jobs.ts';
 import * as schema from '../../db/schema.ts';
 import { listConverters, queueDepths, recentDeaths, recentThroughput } from '../../db/system.ts';
 import {
@@ -118,7 +125,7 @@ const CHECKS: Check[] = [
   ['an original', () => findOriginal(db, uploadIdOf(7), 1)],
   ['pages far down', () => listSomePages(db, uploadIdOf(1), { limit: 200, after: { original: 2, page: 90_000 } })],
   ['a page', () => findPage(db, uploadIdOf(1), 2, 90_000)],
-  ['webhooks of an upload', () => listWebhooks(db, { uploadId: uploadIdOf(7) })],
+  ['webhooks of an upload', () => listWebhooks(db, { uploadId: uploadIdOf(7) }, { limit: LIMIT })],
 
   ['jobs', jobs({})],
   ['jobs of an owner', jobs({ owner: 'bob' })],
@@ -139,10 +146,11 @@ const CHECKS: Check[] = [
   ['jobs created before', jobs({ createdBefore: createdAt(1_000) })],
   ['jobs far down', jobs({ owner: 'alice' }, cursorAt(1_000))],
   ['jobs by type far down', jobs({ type: 'email' }, cursorAt(1_000))],
+  ['some dependencies', () => someDependenciesOf(db, ids(jobIdOf, 200), 51)],
   ['job details', () => findJobDetails(db, ids(jobIdOf, 32))],
   ['the graph of a hub', () => listRelatives(db, HUB, 201), { rows: 11_000, blocks: 60_000 }],
   ['logs', () => listLogs(db, jobIdOf(7), { after: 0, limit: LIMIT })],
-  ['webhooks of a job', () => listWebhooks(db, { jobId: jobIdOf(7) })],
+  ['webhooks of a job', () => listWebhooks(db, { jobId: jobIdOf(7) }, { limit: LIMIT })],
   ['the position of the last', async () => positionInQueue(db, await aJob(READY)), { rows: 2_000 }],
   ['whether too many are ready', () => countReady(db, 10_000, 2_500), { rows: 25_000, blocks: 10_000 }],
   ['what an owner has waiting', () => readUsage(db, 'alice', 2_500, 32), { rows: 3_000 }],

@@ -59,7 +59,7 @@ async function settled(route: string): Promise<Json> {
   return items[0];
 }
 
-test('an upload tells of its end once, with its document, signed with every secret', async () => {
+test('an upload tells of its end once, with its status and counts, signed with every secret', async () => {
   const files: [string, Uint8Array][] = [['a.pdf', await makePdf([{ color: RED }, { color: RED }])]];
   const { status, body: upload } = await service.upload(files, { notify_url: receiver.url('/upload') });
   expect([status, upload.notify_url]).toEqual([200, receiver.url('/upload')]);
@@ -68,8 +68,16 @@ test('an upload tells of its end once, with its document, signed with every secr
   expect(() => verify(received, `whsec_${Buffer.alloc(32, 9).toString('base64')}`)).toThrow();
   expect(() => verify({ ...received, text: `${received.text} ` }, SECRETS[0])).toThrow();
   const document = await service.done(upload.id);
-  expect(received.body).toEqual({ type: 'upload.completed', timestamp: document.finished_at, data: document });
-  expect(document.pages).toHaveLength(2);
+  expect(received.body).toEqual({
+    type: 'upload.completed',
+    timestamp: document.finished_at,
+    data: {
+      ...(await service.get(`/uploads/${upload.id}/status`)),
+      finished_at: document.finished_at,
+      counts: { originals: 1, pages_completed: 2, pages_failed: 0 },
+      url: `/uploads/${upload.id}`,
+    },
+  });
   expect(received.headers).toMatchObject({ 'content-type': 'application/json', 'user-agent': 'sheetmill' });
 
   const webhook = await settled(`/uploads/${upload.id}`);
@@ -104,14 +112,15 @@ test('a job tells of its end, with its result; so do those of a batch and those 
   ]);
   await service.patch('/jobs/dropped/cancel');
   for (const [name, type, told] of [
-    ['done', 'job.completed', { result: { output: 'cba' }, attempts: [{ attempt: 1, status: 'completed' }] }],
-    ['broken', 'job.failed', { error: { code: 'task_failed' } }],
-    ['behind', 'job.failed', { error: { code: 'dependency_failed' } }],
-    ['dropped', 'job.cancelled', { attempts: [] }],
+    ['done', 'job.completed', { result: { output: 'cba' }, counts: { attempts: 1, depends_on: 0 } }],
+    ['broken', 'job.failed', { error: { code: 'task_failed' }, counts: { attempts: 1, depends_on: 0 } }],
+    ['behind', 'job.failed', { error: { code: 'dependency_failed' }, counts: { attempts: 0, depends_on: 1 } }],
+    ['dropped', 'job.cancelled', { counts: { attempts: 0, depends_on: 0 } }],
   ] as const) {
     const [received] = (await receiver.have(`/${name}`, 1)) as [Received];
     const { type: found, data } = verify(received, SECRETS[0]);
-    expect([found, data]).toEqual([type, await service.get(`/jobs/${name}`)]);
+    const { attempts: _, depends_on: __, ...document } = await service.get(`/jobs/${name}`);
+    expect([found, data]).toEqual([type, { ...document, counts: told.counts, url: `/jobs/${name}` }]);
     expect(data).toMatchObject({ job_id: name, ...told });
     await settled(`/jobs/${name}`);
     expect(receiver.at(`/${name}`)).toHaveLength(1);

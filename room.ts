@@ -1,0 +1,76 @@
+import { AppError } from './errors.ts';
+
+/** Who shares a room: an owner, or the address of a client without a key; undefined has no share, only the whole. */
+export type Holder = string | undefined;
+
+/** The part of a room that only holders of little may fill. */
+const RESERVED = 1 / 4;
+/** The part of a room that still counts as little. */
+const LITTLE = 1 / 16;
+const RETRY_AFTER_SECONDS = 5;
+
+/**
+ * Room for `max` things of a kind in this process (connections, bytes). One holder has at most `maxPerHolder` of them, and
+ * the last quarter is left to those that hold little, so that nobody takes the last of it from the others.
+ */
+export class Room {
+  readonly #name: string;
+  readonly #max: number;
+  readonly #maxPerHolder: number;
+  readonly #heldBy = new Map<Holder, number>();
+  #held = 0;
+
+  /** @param name such as `open streams`: errors say that there are too many of these */
+  constructor({ name, max, maxPerHolder = max / 2 }: { name: string; max: number; maxPerHolder?: number }) {
+    this.#name = name;
+    this.#max = max;
+    this.#maxPerHolder = Math.min(max, Math.max(1, Math.floor(maxPerHolder)));
+  }
+
+  get held(): number {
+    return this.#held;
+  }
+
+  /**
+   * Takes room; gives the function that gives it back. Throws 429 when the holder has its share, and 503 when all is taken.
+   * More than the share of a holder counts as its share.
+   */
+  take(holder: Holder, amount = 1): () => void {
+    const give = this.tryTake(holder, amount);
+    if (give !== undefined) return give;
+    const isFull = holder === undefined || this.#held + amount > this.#max;
+    const [code, status] = isFull ? (['unavailable', 503] as const) : (['too_many_requests', 429] as const);
+    throw new AppError(code, `too many ${this.#name} at a time: try again later`, {
+      status,
+      details: { retry_after_seconds: RETRY_AFTER_SECONDS },
+    });
+  }
+
+  /** Takes room as `take` does; gives undefined when there is none. */
+  tryTake(holder: Holder, amount = 1): (() => void) | undefined {
+    const taken = Math.min(amount, this.#maxPerHolder);
+    if (!this.#fits(holder, taken)) return undefined;
+    this.#add(holder, taken);
+    let isGiven = false;
+    return () => {
+      if (!isGiven) this.#add(holder, -taken);
+      isGiven = true;
+    };
+  }
+
+  #fits(holder: Holder, amount: number): boolean {
+    const all = this.#held + amount;
+    if (all > this.#max) return false;
+    if (holder === undefined) return true;
+    const own = (this.#heldBy.get(holder) ?? 0) + amount;
+    if (own > this.#maxPerHolder) return false;
+    return all <= this.#max * (1 - RESERVED) || own <= Math.max(1, this.#max * LITTLE);
+  }
+
+  #add(holder: Holder, amount: number): void {
+    this.#held += amount;
+    const own = (this.#heldBy.get(holder) ?? 0) + amount;
+    if (own === 0) this.#heldBy.delete(holder);
+    else this.#heldBy.set(holder, own);
+  }
+}
