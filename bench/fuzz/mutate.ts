@@ -10,7 +10,7 @@ export interface Mutant {
   bytes: Buffer;
 }
 
-const MAX_MUTATIONS = 8;
+const MAX_MUTATIONS = 4;
 const MAX_CHUNK_BYTES = 512;
 /** Duplication must not make files that are only large. */
 const MAX_BYTES = 1_000_000;

@@ -24,8 +24,15 @@ process.on('message', async (order: SandboxOrder) => {
   const tasks = await loading;
   const outcome = await runTask(tasks.get(order.request.type), order.request, underWay.signal, send);
   collect();
+  await pendingErrors();
   send({ kind: 'ended', outcome });
 });
+
+/** An error that nobody handles ends the sandbox: now it fails the task that caused it, and later the next one. */
+async function pendingErrors(): Promise<void> {
+  // Node reports a rejection after the callbacks that might have handled it, which is in the second turn.
+  for (let turn = 0; turn < 2; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
 
 /** A full collection takes 15 ms; one of the last resort would throw away compiled code as well. */
 function collect(): void {
