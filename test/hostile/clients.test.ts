@@ -7,8 +7,8 @@ import { flood, handshake, head, openWire } from './wire.ts';
 
 /** Clients that want all of a service for themselves, beside one that wants its status. */
 
-const ATTACKER = 'the key of the attacker';
-const INNOCENT = 'the key of the innocent';
+const ATTACKER = 'key-of-the-attacker';
+const INNOCENT = 'key-of-the-innocent';
 /** The API has about 120 MB when it is idle. */
 const MAX_PEAK_MB = 450;
 const MB = 2 ** 20;
@@ -36,8 +36,10 @@ beforeAll(async () => {
 afterAll(() => service.stop());
 
 async function uploadAs(headers: Record<string, string>, bytes?: Buffer): Promise<string> {
-  const { body } = await service.upload([['a.png', bytes ?? (await makeImage())]], {}, headers);
-  await until(async () => (await service.send('GET', `/uploads/${body.id}/status`, undefined, headers)).body.done);
+  const { status, body } = await service.upload([['a.png', bytes ?? (await makeImage())]], {}, headers);
+  expect([status, body.code]).toEqual([200, undefined]);
+  const ended = await service.send('GET', `/uploads/${body.id}/status`, undefined, { ...headers, Prefer: 'wait=60' });
+  expect(ended.body).toMatchObject({ status: 'completed' });
   return body.id;
 }
 
