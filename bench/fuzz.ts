@@ -44,6 +44,7 @@ class Run {
   #next: number;
   #done = 0;
   #faults = 0;
+  #crashes = 0;
   #keptIn: string | undefined;
 
   constructor(service: Service, seeds: readonly Seed[], options: Options) {
@@ -71,7 +72,7 @@ class Run {
     });
     const outcomes = [...this.#outcomes].sort(([, a], [, b]) => b - a).map(([name, count]) => `${name} ${count}`);
     const { seedNumber, from } = this.#options;
-    const line = `${this.#done} files (seed ${seedNumber}, from ${from}): ${outcomes.join('; ')}; faults ${this.#faults}; ${memory.join('; ')}`;
+    const line = `${this.#done} files (seed ${seedNumber}, from ${from}): ${outcomes.join('; ')}; engine crashes ${this.#crashes}; faults ${this.#faults}; ${memory.join('; ')}`;
     return { line, problems };
   }
 
@@ -88,12 +89,15 @@ class Run {
 
   async #convert(mutant: Mutant): Promise<void> {
     const engine = this.#options.engine ?? engineFor(mutant.index);
-    const { outcome, fault } = await uploadMutant(this.#service.url, mutant, { engine, signal });
+    const { outcome, fault, isCrash } = await uploadMutant(this.#service.url, mutant, { engine, signal });
     if (this.#service.converterPid() !== this.#converterPid) throw new Error(`${nameOf(mutant)}: the converter ended`);
     this.#outcomes.set(outcome, (this.#outcomes.get(outcome) ?? 0) + 1);
+    if (isCrash) this.#crashes++;
     if (fault === null) return;
     this.#faults++;
-    say(`${nameOf(mutant)}, engine ${engine}: ${fault}; kept as ${await this.#keep(mutant)}`);
+    say(
+      `seed ${this.#options.seedNumber}, ${nameOf(mutant)}, engine ${engine}: ${fault}; kept as ${await this.#keep(mutant)}`,
+    );
   }
 
   #observe(): void {

@@ -35,11 +35,12 @@ export async function uploadMutant(
   const body: Json = await response.json();
   if (response.status !== 200) {
     const isRefusal = response.status < 500 && REFUSALS.includes(body.code);
-    return { outcome: body.code, fault: isRefusal ? null : `POST: ${response.status} ${body.code}: ${body.detail}` };
+    const fault = isRefusal ? null : `POST: ${response.status} ${body.code}: ${body.detail}`;
+    return { outcome: body.code, fault, isCrash: false };
   }
   const verdict = (await isDone(url, body.id, signal))
     ? judgeDocument(await get(url, `/uploads/${body.id}`, signal))
-    : { outcome: 'unfinished', fault: `not finished within ${MAX_WAITS * WAIT_SECONDS} s` };
+    : { outcome: 'unfinished', fault: `not finished within ${MAX_WAITS * WAIT_SECONDS} s`, isCrash: false };
   await fetch(`${url}/uploads/${body.id}`, { method: 'DELETE', signal });
   return verdict;
 }

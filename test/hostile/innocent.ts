@@ -5,7 +5,7 @@ import path from 'node:path';
 import { peakMb } from '../../bench/processes.ts';
 import { report } from './figures.ts';
 
-export const MAX_DELAY_MS = 1_000;
+const MAX_DELAY_MS = 1_000;
 
 interface Watched {
   url: string;
