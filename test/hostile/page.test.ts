@@ -54,8 +54,10 @@ describeInBrowser('a page that the service did not send', () => {
   const openForeign = (host = '127.0.0.1') => open(`http://${host}:${(server.address() as AddressInfo).port}/`);
 
   async function expectNothingWritten(what: unknown): Promise<void> {
-    report(expect.getState().currentTestName ?? '', { reached: JSON.stringify(what) });
-    expect(await countRows()).toEqual(rows);
+    const now = await countRows();
+    const written = Object.keys(now).map((table) => `${(now[table] ?? 0) - (rows[table] ?? 0)} ${table}`);
+    report(expect.getState().currentTestName ?? '', { reached: JSON.stringify(what), written: written.join(', ') });
+    expect(now).toEqual(rows);
   }
 
   test('uploads nothing by fetch, XMLHttpRequest or a beacon', async () => {
