@@ -1,5 +1,5 @@
 import { MAX_HOPS, MAX_LISTENERS, MIN_DIRECTED } from '../../jobs/wake.ts';
-import type { Random } from '../incident/random.ts';
+import type { Random } from '../random.ts';
 
 /** What larger numbers of converters would do, computed from what one was measured to do. Pure: the same in, the same out. */
 

@@ -36,7 +36,14 @@ async function obey(order: SandboxOrder): Promise<void> {
   const outcome = await runTask(tasks.get(order.request.type), order.request, underWay.signal, report);
   collect();
   report.flush();
+  await pendingErrors();
   send({ kind: 'ended', outcome });
+}
+
+/** An error that nobody handles ends the sandbox: now it fails the task that caused it, and later the next one. */
+async function pendingErrors(): Promise<void> {
+  // Node reports a rejection after the callbacks that might have handled it, which is in the second turn.
+  for (let turn = 0; turn < 2; turn++) await new Promise((resolve) => setImmediate(resolve));
 }
 
 /** A full collection takes 15 ms; one of the last resort would throw away compiled code as well. */

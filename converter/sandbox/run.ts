@@ -148,8 +148,8 @@ export async function runIn(
     if (OUTGROWN_SIGNALS.includes(by)) return outgrown(step, memoryMb);
     if (by === 'SIGKILL')
       return { kind: 'died', how: 'killed', error: { code: 'out_of_memory', message: 'its sandbox was killed' } };
-    const message = `${nameOf(step)} brought its sandbox down (${by ?? `exit ${code}`})`;
-    return { kind: 'died', how: 'crashed', error: { code: 'internal', message } };
+    log.warn({ step, exit: by ?? code }, 'sandbox crashed');
+    return { kind: 'died', how: 'crashed', error: crashError(step) };
   };
   child.on('exit', onGone);
   signal.addEventListener('abort', onAbort);
@@ -224,6 +224,13 @@ function signalIn(code: number | null): string | null {
 function outgrown(step: Step | null, memoryMb: number): Death {
   const message = `${nameOf(step)} needs more than the ${memoryMb} MB reserved`;
   return { kind: 'died', how: 'outgrown', error: { code: 'out_of_memory', message } };
+}
+
+/** An engine that crashes on a file cannot read it; another engine may. Without a step, the file is not to blame. */
+function crashError(step: Step | null): PublicError {
+  return step === null
+    ? { code: 'internal', message: 'the task crashed' }
+    : { code: 'corrupt_file', message: `${nameOf(step)} failed: the engine crashed` };
 }
 
 function nameOf(step: Step | null): string {

@@ -1,4 +1,4 @@
-import { createRandom } from '../../bench/incident/random.ts';
+import { createRandom } from '../../bench/random.ts';
 import { type Costs, mean, mostPerSecond, predict, simulateQueue, type Work } from '../../bench/scaling/simulate.ts';
 
 const LOAD = 0.7;

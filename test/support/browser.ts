@@ -17,12 +17,12 @@ export interface Watched {
   faults: string[];
 }
 
-/** A browser of one's own. The caller closes it. */
-export function startBrowser(): Promise<Browser> {
+/** A browser of one's own, with further arguments. The caller closes it. */
+export function startBrowser(...args: string[]): Promise<Browser> {
   return chromium.launch({
     executablePath: executablePath ?? '',
     // Root has no sandbox; what it loads is our own page alone.
-    args: ['--no-sandbox', '--disable-dev-shm-usage'],
+    args: ['--no-sandbox', '--disable-dev-shm-usage', ...args],
   });
 }
 

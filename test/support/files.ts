@@ -23,7 +23,8 @@ export interface PageSpec {
 
 /** A PDF whose pages are filled with a colour; the top left tenth of each page, before rotation, is black. */
 export async function makePdf(pages: PageSpec[]): Promise<Buffer> {
-  const document = await PDFDocument.create();
+  // Without a date, so that the same pages give the same bytes.
+  const document = await PDFDocument.create({ updateMetadata: false });
   for (const { width = 200, height = 300, color, text, rotate = 0, userUnit } of pages) {
     const page = document.addPage([width, height]);
     const [red = 0, green = 0, blue = 0] = color.map((value) => value / 255);

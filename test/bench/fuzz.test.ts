@@ -1,0 +1,100 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { engineFor } from '../../bench/fuzz/attempt.ts';
+import { judgeErrors, type Verdict } from '../../bench/fuzz/judge.ts';
+import { type Mutant, mutate } from '../../bench/fuzz/mutate.ts';
+import { makeSeeds, PASSWORD, type Seed } from '../../bench/fuzz/seeds.ts';
+import { runOn } from '../../converter/recovery.ts';
+import type { TaskEvent } from '../../converter/run-task.ts';
+import { createSandboxPool, type Lease, type SandboxPool } from '../../converter/sandbox/pool.ts';
+import { LARGE_MB } from '../../jobs/shape.ts';
+import { createLogger } from '../../log.ts';
+import { convert } from '../../tasks/convert.ts';
+
+/** The short form of `npm run test:fuzz`, without a service: conversions as a converter runs them. */
+
+const MUTANTS = 100;
+/** A machine that is busy with other tests takes ten times as long as an idle one. */
+const TIMEOUT_MS = 180_000;
+const SEED_NUMBER = 1;
+const MEDIA_TYPES = { pdf: 'application/pdf', png: 'image/png', jpeg: 'image/jpeg' };
+
+let folder: string;
+let seeds: Seed[];
+let pool: SandboxPool;
+/** One for all files: a pool would replace a sandbox that has grown. */
+let lease: Lease;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-fuzz-'));
+  seeds = await makeSeeds();
+  pool = createSandboxPool({
+    keep: 1,
+    roomMb: () => LARGE_MB,
+    cacheFolder: process.env.NODE_COMPILE_CACHE ?? path.join(folder, 'cache'),
+    tasksModule: undefined,
+    log: createLogger('silent', {}),
+  });
+  lease = pool.lease(LARGE_MB);
+});
+afterAll(async () => {
+  lease.release();
+  await pool.close();
+  await rm(folder, { recursive: true });
+});
+
+async function convertMutant({ index, name, bytes }: Mutant): Promise<Verdict> {
+  const input = path.join(folder, `${index}-${name}`);
+  await writeFile(input, bytes);
+  const kind = seeds.find((seed) => seed.name === name)?.kind ?? 'pdf';
+  const events: TaskEvent[] = [];
+  const reservation = { cpuUnits: 1, memoryMb: LARGE_MB };
+  const payload = { upload_id: 'u', original: 1, path: name, media_type: MEDIA_TYPES[kind], dpi: 36 };
+  const { outcome } = await runOn(
+    lease,
+    {
+      type: convert.type,
+      payload: { ...payload, page_selection: null },
+      ...{ attempt: 1, dependencies: [], files: { originals: [], pages: [] }, settledPages: [], avoid: [] },
+      ...{ input, password: PASSWORD, reservation, outputRoot: folder },
+      limits: { maxPages: 10, maxPixels: 1e7, stepSeconds: 20, firstEngine: engineFor(index) },
+    },
+    { deadlineMs: 60_000, signal: new AbortController().signal, onEvent: (event) => events.push(event) },
+    LARGE_MB,
+  );
+  await rm(input);
+  const pages = events.flatMap((event) => (event.kind === 'page' ? [event.outcome] : []));
+  return judgeErrors([outcome, ...pages].map((part) => ('error' in part ? part : {})));
+}
+
+test('the same numbers give the same mutants, and others give others', async () => {
+  const bytesOf = (seedNumber: number, index: number) => mutate(seeds, seedNumber, index).bytes.toString('latin1');
+  expect((await makeSeeds()).map(({ bytes }) => bytes)).toEqual(seeds.map(({ bytes }) => bytes));
+  expect(bytesOf(7, 3)).toBe(bytesOf(7, 3));
+  expect(new Set([bytesOf(7, 3), bytesOf(7, 4), bytesOf(8, 3)]).size).toBe(3);
+});
+
+test('every sound seed is converted', async () => {
+  for (const [index, seed] of seeds.entries()) {
+    expect([seed.name, (await convertMutant({ ...seed, index: index * 4 })).outcome]).toEqual([seed.name, 'completed']);
+  }
+});
+
+test(
+  'every damaged file ends in a result or a specific code',
+  async () => {
+    const outcomes: Record<string, number> = {};
+    const faults: string[] = [];
+    for (let index = 0; index < MUTANTS; index++) {
+      const mutant = mutate(seeds, SEED_NUMBER, index);
+      const { outcome, fault } = await convertMutant(mutant);
+      outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+      if (fault !== null) faults.push(`seed ${SEED_NUMBER}, index ${index} (${mutant.name}): ${fault}`);
+    }
+    expect(faults).toEqual([]);
+    // Damage that is never noticed, or always, would test only one path.
+    expect(outcomes.completed).toBeGreaterThan(MUTANTS / 10);
+    expect(outcomes.corrupt_file).toBeGreaterThan(MUTANTS / 10);
+  },
+  TIMEOUT_MS,
+);

@@ -1,0 +1,60 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { runOn } from '../../../converter/recovery.ts';
+import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
+import { createLogger } from '../../../log.ts';
+import { emptyPdf, makePdf, RED } from '../../support/files.ts';
+
+const MEMORY_MB = 256;
+
+let folder: string;
+let pool: SandboxPool;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-crashes-'));
+  await writeFile(path.join(folder, 'sound.pdf'), await makePdf([{ color: RED }]));
+  await writeFile(path.join(folder, 'empty.pdf'), emptyPdf());
+  pool = createSandboxPool({
+    keep: 1,
+    roomMb: () => 1024,
+    cacheFolder: process.env.NODE_COMPILE_CACHE ?? path.join(folder, 'cache'),
+    tasksModule: path.join(import.meta.dirname, 'crashing-tasks.ts'),
+    log: createLogger('silent', {}),
+  });
+});
+afterAll(async () => {
+  await pool.close();
+  await rm(folder, { recursive: true });
+});
+
+async function open(file: string, engines: string[], by: string) {
+  const lease = pool.lease(MEMORY_MB);
+  const request = {
+    ...{ type: 'open', payload: { engines, by }, attempt: 1, dependencies: [], settledPages: [], avoid: [] },
+    ...{ files: { originals: [], pages: [] }, input: path.join(folder, file), password: null, outputRoot: folder },
+    reservation: { cpuUnits: 1, memoryMb: MEMORY_MB },
+    limits: { maxPages: 10, maxPixels: 1e7, stepSeconds: 30, firstEngine: 'pdfium' as const },
+  };
+  const options = { deadlineMs: 60_000, signal: new AbortController().signal, onEvent: () => undefined };
+  const { outcome } = await runOn(lease, request, options, MEMORY_MB).finally(() => lease.release());
+  return outcome;
+}
+
+test.each(['exception', 'rejection', 'signal'])(
+  'an engine that crashes by an %s gives way to the other',
+  async (by) => {
+    expect(await open('sound.pdf', ['pdfium'], by)).toEqual({ kind: 'completed', result: { pageCount: 1 } });
+  },
+);
+
+test('a file that crashes both engines is corrupt', async () => {
+  const error = { code: 'corrupt_file', message: 'opening the file failed: the engine crashed' };
+  expect(await open('sound.pdf', ['pdfium', 'pdf-to-img'], 'exception')).toMatchObject({ kind: 'failed', error });
+});
+
+test('a file that crashes one engine and that the other cannot read is corrupt', async () => {
+  expect(await open('empty.pdf', ['pdfium'], 'signal')).toMatchObject({
+    kind: 'failed',
+    error: { code: 'corrupt_file' },
+  });
+});
