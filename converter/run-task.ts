@@ -2,9 +2,9 @@ import path from 'node:path';
 import type { LogLevel, Progress } from '../db/schema.ts';
 import { isStorable, storableText } from '../db/storable.ts';
 import { AppError, isOutOfMemory, type PublicError, publicError } from '../errors.ts';
-import type { Child } from '../jobs/children.ts';
-import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
-import type { ConversionContext, Step, Task } from '../tasks/task.ts';
+import type { Inspection, PageReport } from '../jobs/conversion.ts';
+import type { ConversionContext, Part, Step, Task } from '../tasks/task.ts';
+import { FILE_NAME, pageName } from './files/output-names.ts';
 
 /** All that a running task can know: plain data, since it crosses into the sandbox. */
 export type TaskRequest = Pick<
@@ -21,14 +21,14 @@ export type TaskRequest = Pick<
   | 'limits'
 > & {
   type: string;
-  /** The folder that stands for the store's root. */
-  outputRoot: string;
+  /** The folder for what the task makes. */
+  outputFolder: string;
 };
 
 /** What a task tells while it runs. */
 export type TaskEvent =
   | { kind: 'inspected'; found: Inspection }
-  | { kind: 'page'; outcome: PageOutcome }
+  | { kind: 'page'; report: PageReport }
   | { kind: 'step'; step: Step }
   | { kind: 'progress'; progress: Progress }
   | { kind: 'log'; level: LogLevel; message: string; data?: Record<string, unknown> | undefined };
@@ -36,7 +36,7 @@ export type TaskEvent =
 /** How a task ended by itself. `detail` is for our log alone. */
 export type TaskOutcome =
   | { kind: 'completed'; result: Record<string, unknown> }
-  | { kind: 'split'; children: Child[] }
+  | { kind: 'split'; parts: Part[] }
   | { kind: 'snoozed'; seconds: number }
   | { kind: 'failed'; error: PublicError; retryable: boolean; retryAfterSeconds?: number | undefined; detail?: string };
 
@@ -48,7 +48,7 @@ const MAX_DELAY_SECONDS = 365 * 86_400;
 /** Runs a task where this is called: in the sandbox, or in the converter for trusted ones. Never rejects. */
 export async function runTask(
   task: Task | undefined,
-  { type, outputRoot, ...given }: TaskRequest,
+  { type, outputFolder, ...given }: TaskRequest,
   signal: AbortSignal,
   tell: (event: TaskEvent) => void,
 ): Promise<TaskOutcome> {
@@ -58,7 +58,7 @@ export async function runTask(
       // Another converter may: they are not all replaced at once.
       throw new AppError('task_failed', `this converter knows no job type ${type}`, { retryable: true });
     }
-    let children: Child[] | undefined;
+    let parts: Part[] | undefined;
     const context: ConversionContext<Record<string, unknown>> = {
       ...given,
       payload: payloadOf(task, given.payload),
@@ -69,18 +69,19 @@ export async function runTask(
         snoozed = checkedSnooze(seconds);
         throw new Error(`snoozes for ${seconds} s`);
       },
-      output: (storePath) => path.join(outputRoot, storePath),
+      output: path.join(outputFolder, FILE_NAME),
+      pageOutput: (page) => path.join(outputFolder, pageName(page)),
       inspected: (found) => tell({ kind: 'inspected', found }),
       step: (step) => tell({ kind: 'step', step }),
-      page: (outcome) => tell({ kind: 'page', outcome }),
-      split: (parts) => {
-        children = parts;
+      page: (report) => tell({ kind: 'page', report }),
+      split: (given) => {
+        parts = given;
       },
     };
     const result = await task.run(context);
     // A task may have caught what `snooze` threw.
     if (snoozed !== undefined) return { kind: 'snoozed', seconds: snoozed };
-    if (children !== undefined) return { kind: 'split', children };
+    if (parts !== undefined) return { kind: 'split', parts };
     return { kind: 'completed', result: checkedResult(result) };
   } catch (error) {
     if (snoozed !== undefined) return { kind: 'snoozed', seconds: snoozed };

@@ -38,6 +38,10 @@ export function memoryClass(megabytes: number): number {
   return found;
 }
 
+export function isMemoryClass(memoryMb: number): boolean {
+  return MEMORY_CLASSES.some((size) => size === memoryMb);
+}
+
 /** The class above this one; undefined above the largest. */
 export function nextMemoryClass(memoryMb: number): number | undefined {
   return MEMORY_CLASSES.find((size) => size > memoryMb);

@@ -1,4 +1,5 @@
-import { conversionShape, memoryClass, type Shape } from '../../jobs/shape.ts';
+import { memoryClass, type Shape } from '../../jobs/shape.ts';
+import type { Part } from '../../tasks/task.ts';
 
 /** Ranges shrink towards the end, each this part of what is left, so that all cores finish together. */
 const SHARE = 1 / 4;
@@ -13,25 +14,20 @@ export interface PlannedPage {
   memoryMb: number;
 }
 
-export interface PlannedRange {
-  shape: Shape;
-  pages: number[];
-}
-
 /**
  * Cuts the pages into ranges, in order, of pages that need the same class of memory, at least that of the inspection's
  * own shape. One range of that very shape means: convert it there and then.
  */
-export function planRanges(planned: PlannedPage[], own: Shape): PlannedRange[] {
+export function planRanges(planned: PlannedPage[], own: Shape): Part[] {
   const classes = planned.map(({ memoryMb }) => memoryClass(Math.max(own.memoryMb, memoryMb)));
-  const ranges: PlannedRange[] = [];
+  const ranges: Part[] = [];
   for (let at = 0; at < planned.length; at += ranges.at(-1)?.pages.length ?? 0) {
     const left = planned.length - at;
     const size = sizeOfNext(left);
     const memoryMb = classes[at] as number;
     const other = classes.slice(at, at + size).findIndex((needed) => needed !== memoryMb);
     const pages = planned.slice(at, at + (other < 0 ? size : other)).map(({ page }) => page);
-    ranges.push({ shape: conversionShape(memoryMb), pages });
+    ranges.push({ memoryMb, pages });
   }
   return ranges;
 }

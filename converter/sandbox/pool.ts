@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { BASELINE_MB, LARGE_MB, ORDINARY_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
+import { PrivateFolder } from '../files/private-folder.ts';
 import { sandboxStarts } from '../metrics.ts';
 import type { TaskRequest } from '../run-task.ts';
 import { descendantsOf, killAll, readMemory } from './limits.ts';
@@ -14,7 +15,23 @@ const MOST_HELD = 0.62;
 /** What has grown beyond use for the conversion of an ordinary PDF is not kept. */
 const MOST_IDLE_MB = MOST_HELD * ORDINARY_MB;
 
+/** Fresh processes that a run may try. */
+const MAX_STARTS = 3;
+const NOT_STARTED: Ran = {
+  outcome: {
+    kind: 'failed',
+    error: { code: 'internal', message: 'its sandbox could not be started' },
+    retryable: true,
+  },
+  step: null,
+  spentSeconds: 0,
+  peakMemoryMb: null,
+};
+
 const LONGEST_OUTPUT = 500;
+
+/** Makes the request of a run, with the files that it names in the folder of the process. */
+export type Prepare = (folder: PrivateFolder) => Promise<TaskRequest>;
 
 export type SandboxPool = ReturnType<typeof createSandboxPool>;
 /** A sandbox for one reservation. */
@@ -22,17 +39,19 @@ export type Lease = ReturnType<SandboxPool['lease']>;
 
 /**
  * Keeps `keep` sandboxes for ordinary conversions, started ahead of the first task, the idle ones as long as `roomMb` of
- * memory that nobody has reserved holds them. The owner calls `close()`.
+ * memory that nobody has reserved holds them. Each has a folder of its own in `workFolder`. The owner calls `close()`.
  */
 export function createSandboxPool({
   keep,
   roomMb,
+  workFolder,
   cacheFolder,
   tasksModule,
   log,
 }: {
   keep: number;
   roomMb: () => number;
+  workFolder: string;
   cacheFolder: string;
   tasksModule: string | undefined;
   log: Logger;
@@ -43,11 +62,13 @@ export function createSandboxPool({
   let leased = 0;
   /** Killed and not gone yet. */
   const leaving = new Set<Sandbox>();
+  const removals = new Set<Promise<void>>();
   let closed = false;
   let capsWork = true;
 
   function start(): Sandbox {
-    const child = startSandboxProcess(cacheFolder, tasksModule);
+    const folder = new PrivateFolder(workFolder);
+    const child = startSandboxProcess({ folder: folder.path, cacheFolder, tasksModule });
     sandboxStarts.inc();
     // V8 writes pages about an allocation that was refused: our log takes the first lines, and keeps its form.
     for (const stream of [child.stdout, child.stderr]) {
@@ -68,16 +89,31 @@ export function createSandboxPool({
       gone.then(() => Promise.reject(new Error('it did not start'))),
     ]);
     ready.catch(() => undefined);
-    const sandbox: Sandbox = { child, ready, gone, tasks: 0, capMb: null, idleMb: BASELINE_MB, log };
+    const sandbox: Sandbox = {
+      ...{ child, ready, gone, folder, log },
+      ...{ isLeased: false, tasks: 0, capMb: null, idleMb: BASELINE_MB },
+    };
     all.add(sandbox);
     void gone.then(() => {
       all.delete(sandbox);
       leaving.delete(sandbox);
       const at = idle.indexOf(sandbox);
       if (at >= 0) idle.splice(at, 1);
+      if (!sandbox.isLeased) removeFolder(sandbox);
     });
     return sandbox;
   }
+
+  function removeFolder({ folder }: Sandbox): void {
+    const removal = folder
+      .remove()
+      .catch((error) => log.warn({ err: error }, 'folder of a sandbox not removed'))
+      .finally(() => removals.delete(removal));
+    removals.add(removal);
+  }
+
+  const isUsable = (sandbox: Sandbox | undefined): sandbox is Sandbox =>
+    sandbox !== undefined && all.has(sandbox) && !leaving.has(sandbox);
 
   const idleMb = () => idle.reduce((sum, sandbox) => sum + sandbox.idleMb, 0);
   const hasRoom = () => !closed && idle.length + leased < keep && idleMb() + BASELINE_MB <= roomMb();
@@ -124,24 +160,56 @@ export function createSandboxPool({
       let sandbox: Sandbox | undefined = fit < 0 ? undefined : idle.splice(fit, 1)[0];
       const ordinary = memoryMb <= LARGE_MB;
       if (ordinary) leased++;
-      return {
-        /** Runs one task, in a fresh process if the last one died. Never rejects: a sandbox that dies fails its own task only. */
-        async run(request: TaskRequest, options: RunOptions): Promise<Ran> {
-          await makeRoom();
-          if (sandbox === undefined || !all.has(sandbox) || leaving.has(sandbox)) sandbox = start();
+      const taken = new Set<Sandbox>();
+
+      /** A sandbox with an empty folder, and the request for it; undefined when each one ended before it had its work. */
+      async function begin(prepare: Prepare): Promise<[Sandbox, TaskRequest] | undefined> {
+        for (let tries = 0; tries <= MAX_STARTS; tries++) {
+          if (!isUsable(sandbox)) sandbox = start();
           const current = sandbox;
+          taken.add(current);
+          current.isLeased = true;
           current.log = jobLog;
+          if (!(await current.folder.begin())) {
+            end(current);
+            await current.gone;
+            continue;
+          }
+          const request = await prepare(current.folder);
+          if (isUsable(current)) return [current, request];
+        }
+        return undefined;
+      }
+
+      return {
+        /**
+         * Runs one task, in a fresh process if the last one died: a sandbox that dies fails its own task only. The files
+         * that it has made stay until `release`. Rejects only with what `prepare` rejects with.
+         */
+        async run(prepare: Prepare, options: RunOptions): Promise<Ran> {
+          await makeRoom();
+          const begun = await begin(prepare);
+          if (begun === undefined) return NOT_STARTED;
+          const [current, request] = begun;
           const ran = await runIn(current, memoryMb, request, options, { end: () => end(current), onUncapped });
           const { outcome } = ran;
           const outgrown = outcome.kind === 'died' && outcome.how === 'outgrown';
           if (outgrown || outcome.kind === 'aborted' || !ordinary) {
-            end(sandbox);
-            await sandbox.gone;
+            end(current);
+            await current.gone;
           }
           return ran;
         },
+        /** Ends the sandbox after a result that was rejected. */
+        distrust(): void {
+          if (isUsable(sandbox)) end(sandbox);
+        },
         release(): void {
           if (ordinary) leased--;
+          for (const used of taken) {
+            used.isLeased = false;
+            if (!all.has(used)) removeFolder(used);
+          }
           if (sandbox !== undefined && all.has(sandbox)) release(sandbox);
           sandbox = undefined;
         },
@@ -163,6 +231,7 @@ export function createSandboxPool({
       closed = true;
       for (const sandbox of all) kill(sandbox);
       await Promise.all([...all].map(({ gone }) => gone));
+      await Promise.all(removals);
     },
   };
 }

@@ -18,7 +18,15 @@ const hasSetpriv = spawnSync('setpriv', ['--pdeathsig', 'KILL', 'true']).status 
  * reach untrusted bytes. Compiled code kept in `cacheFolder` takes a third off its start. It loads the own tasks of
  * `tasksModule` as well. What it prints is the caller's to read.
  */
-export function startSandboxProcess(cacheFolder: string, tasksModule: string | undefined): ChildProcess {
+export function startSandboxProcess({
+  cacheFolder,
+  tasksModule,
+}: {
+  /** The private folder of the process. */
+  folder: string;
+  cacheFolder: string;
+  tasksModule: string | undefined;
+}): ChildProcess {
   const env = {
     PATH: process.env.PATH,
     MALLOC_ARENA_MAX: '2',

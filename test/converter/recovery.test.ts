@@ -1,3 +1,4 @@
+import { RejectedOutput } from '../../converter/files/rejected-output.ts';
 import { outcomeOf, runOn } from '../../converter/recovery.ts';
 import type { TaskRequest } from '../../converter/run-task.ts';
 import type { Death, Ran } from '../../converter/sandbox/run.ts';
@@ -26,7 +27,8 @@ const died = (how: Death['how'], at: Step | null, peakMemoryMb = 300): Ran => ({
 /** Runs with a sandbox that ends like this, one run after the other; gives what came of it, and what was avoided in the end. */
 async function runThrough(runs: Ran[], { reserved = 256, mostMb = 1024 } = {}) {
   const left = [...runs];
-  const request = { avoid: [], reservation: { cpuUnits: 1, memoryMb: reserved } } as unknown as TaskRequest;
+  const prepare = async () => ({}) as TaskRequest;
+  const request = { prepare, avoid: [], reservation: { cpuUnits: 1, memoryMb: reserved } };
   const options = { deadlineMs: 1000, signal: new AbortController().signal, onEvent: () => undefined };
   const ran = await runOn({ run: async () => left.shift() as Ran }, request, options, mostMb);
   return { ran, avoid: request.avoid, left };
@@ -64,9 +66,9 @@ describe('a run whose sandbox dies', () => {
 
 describe('what the end of a run means for its job', () => {
   const payload = { upload_id: 'u', original: 1, path: 'a.pdf', media_type: 'application/pdf', dpi: 200 };
-  const job = { payload, cpuUnits: 1, memoryMb: 256 } as unknown as ClaimedJob;
+  const job = { type: 'convert', payload, cpuUnits: 1, memoryMb: 256 } as unknown as ClaimedJob;
   const meaning = (ran: Ran, left: number[], task: Task | undefined = conversion): Outcome =>
-    outcomeOf(ran, job, task, left);
+    outcomeOf(ran, job, task, { selected: new Set(left), left });
   const part = (pages: [number, number][], memoryMb: number, spent = 0) => ({
     type: 'convert_range',
     payload: { ...payload, engine: null, pages, spent_seconds: spent },
@@ -103,6 +105,63 @@ describe('what the end of a run means for its job', () => {
     expect(meaning(died('outgrown', step(2, 'pdfium', true)), [2])).toEqual(outgrown);
     expect(meaning(died('outgrown', step(null, 'pdfium', true)), [])).toEqual(outgrown);
     expect(meaning(died('killed', step(2, 'pdf-to-img')), [2])).toMatchObject({ kind: 'failed', retryable: true });
+  });
+
+  test('a page that the sandbox names and the job does not have is not converted', () => {
+    expect(meaning(died('outgrown', step(9, 'pdfium', true)), [2, 3])).toMatchObject({ kind: 'outgrown' });
+  });
+
+  test('a completed conversion has an outcome for each of its pages', () => {
+    expect(() => meaning(done, [3])).toThrow('completed without 1 of its pages');
+  });
+
+  const split = (parts: unknown, own = job): Outcome =>
+    outcomeOf({ ...done, outcome: { kind: 'split', parts } as never }, own, conversion, {
+      selected: new Set([1, 2, 3, 4]),
+      left: [2, 3, 4],
+    });
+
+  test('the children of a split convert the same original as their parent', () => {
+    expect(
+      split([
+        { pages: [2, 3], memoryMb: 512 },
+        { pages: [4], memoryMb: 1024 },
+      ]),
+    ).toEqual({
+      kind: 'split',
+      children: [part([[2, 3]], 512), { ...part([[4, 4]], 1024), shape: { cpuUnits: 0, memoryMb: 1024 } }],
+    });
+  });
+
+  test.each([
+    ['nothing', null],
+    ['no part', []],
+    ['children of its choice', [{ type: 'checksum', payload: { path: 'b' }, shape: { cpuUnits: -5, memoryMb: -1 } }]],
+    ['more than pages and memory', [{ pages: [2, 3, 4], memoryMb: 256, payload: { path: 'b.pdf' } }]],
+    ['memory that is no class', [{ pages: [2, 3, 4], memoryMb: -100_000 }]],
+    [
+      'a part without pages',
+      [
+        { pages: [2, 3, 4], memoryMb: 256 },
+        { pages: [], memoryMb: 256 },
+      ],
+    ],
+    ['a page that nobody asked for', [{ pages: [2, 3, 4, 5], memoryMb: 256 }]],
+    [
+      'a page twice',
+      [
+        { pages: [2, 3, 4], memoryMb: 256 },
+        { pages: [4], memoryMb: 256 },
+      ],
+    ],
+    ['not all pages that are left', [{ pages: [2, 3], memoryMb: 256 }]],
+    ['half a page', [{ pages: [2, 2.5, 3, 4], memoryMb: 256 }]],
+  ])('a split into %s is rejected', (_, parts) => {
+    expect(() => split(parts)).toThrow(RejectedOutput);
+  });
+
+  test.each(['convert_range', 'own'])('a job of the type %s does not split', (type) => {
+    expect(() => split([{ pages: [2, 3, 4], memoryMb: 256 }], { ...job, type })).toThrow(RejectedOutput);
   });
 
   test("a client's own task spends a try", () => {
