@@ -143,7 +143,7 @@ async function isEmptied(folder: string): Promise<boolean> {
   return true;
 }
 
-const CHUNK_BYTES = 256 * 1024;
+const CHUNK_BYTES = 64 * 1024;
 
 /** The first `bytes` of a file that may change meanwhile. */
 async function* contentOf(file: FileHandle, bytes: number): AsyncGenerator<Buffer, void> {

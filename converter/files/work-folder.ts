@@ -12,8 +12,6 @@ const PASS_THROUGH = 0o711;
 /** Folders of this process that are in use. */
 const mine = new Set<string>();
 
-export type WorkFolder = Awaited<ReturnType<typeof openWorkFolder>>;
-
 /** Beside a disk store, where a copy may share its blocks with the original; else in the temporary folder. */
 function placeFor({ STORE_URL, DATA_DIR }: Pick<Config, 'STORE_URL' | 'DATA_DIR'>): string {
   return STORE_URL === undefined ? path.join(DATA_DIR, 'work') : tmpdir();

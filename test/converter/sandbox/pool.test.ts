@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { PrivateFolder } from '../../../converter/files/private-folder.ts';
@@ -56,9 +56,12 @@ function requestOf(input: string, type = 'convert'): Omit<TaskRequest, 'outputFo
 
 async function run(
   request: Omit<TaskRequest, 'outputFolder'>,
-  { deadlineMs = 30_000, signal = new AbortController().signal } = {},
+  { deadlineMs = 30_000, signal = new AbortController().signal, onFirst = () => {} } = {},
 ) {
   const events: TaskEvent[] = [];
+  const onEvent = (event: TaskEvent) => {
+    if (events.push(event) === 1) onFirst();
+  };
   const lease = pool.lease(request.reservation.memoryMb);
   const prepare = async (own: PrivateFolder) => ({
     ...request,
@@ -66,7 +69,7 @@ async function run(
     outputFolder: own.output,
   });
   try {
-    const ended = await lease.run(prepare, { deadlineMs, signal, onEvent: (event) => events.push(event) });
+    const ended = await lease.run(prepare, { deadlineMs, signal, onEvent });
     return { ...ended, events };
   } finally {
     lease.release();
@@ -128,7 +131,9 @@ test('a task past its deadline fails with timeout, and its sandbox is gone', asy
 test('a task whose sandbox is killed fails alone, and may be tried again', async () => {
   await run(requestOf('a.png'));
   const [busy] = sandboxes();
-  const ending = run(requestOf('slow.pdf'));
+  const begun = Promise.withResolvers<void>();
+  const ending = run(requestOf('slow.pdf'), { onFirst: begun.resolve });
+  await begun.promise;
   process.kill(busy as number, 'SIGKILL');
   const other = run(requestOf('a.png'));
   expect((await ending).outcome).toMatchObject({ kind: 'died', how: 'killed', error: { code: 'out_of_memory' } });
@@ -167,4 +172,22 @@ test('the signals of a terminal do not end a sandbox: its converter does', async
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.kill(sandbox as number, signal);
   expect((await run(requestOf('a.png'))).outcome.kind).toBe('completed');
   expect(sandboxes()).toEqual([sandbox]);
+});
+
+test('the folder of a sandbox that died stays until its lease is released, and goes then', async () => {
+  const lease = pool.lease(256);
+  let output = '';
+  const prepare = async (own: PrivateFolder) => {
+    output = own.output;
+    return { ...requestOf('slow.pdf'), outputFolder: own.output };
+  };
+  const { outcome } = await lease.run(prepare, {
+    deadlineMs: 50,
+    signal: new AbortController().signal,
+    onEvent: () => undefined,
+  });
+  expect(outcome).toMatchObject({ kind: 'failed', error: { code: 'timeout' } });
+  expect(existsSync(output)).toBe(true);
+  lease.release();
+  await until(async () => !existsSync(output));
 });
