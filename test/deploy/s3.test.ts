@@ -35,8 +35,9 @@ afterEach(async () => {
   expect(s3.unfinished()).toEqual([]);
   const converter = service.converters[0]?.pid;
   const work = (await readdir(tmpdir())).find((name) => name.startsWith(`sheetmill-work-${hostname()}-${converter}-`));
+  const held = () => (work === undefined ? [] : readdir(path.join(tmpdir(), work)));
   // The folders of idle sandboxes alone.
-  await until(async () => (await readdir(path.join(tmpdir(), work ?? ''))).every((name) => name.startsWith('run-')));
+  await until(async () => (await held()).every((name) => name.startsWith('run-')));
   expect(await service.audit()).toEqual([]);
 });
 
