@@ -45,6 +45,7 @@ await bench(async () => {
   const pool = createSandboxPool({
     keep: options.jobs,
     roomMb: () => options.jobs * ORDINARY_MB,
+    workFolder: folder,
     cacheFolder: path.join(folder, 'cache'),
     tasksModule: undefined,
     hidden: [],
@@ -106,7 +107,7 @@ async function measureFile(name: string, key: string, parts: Parts, stop: AbortS
   try {
     const { pages, engine, dpi } = options;
     const bytes = (await stat(file)).size;
-    const results = await convertFile(file, bytes, { pool, outputRoot: own, engine, pages, dpi, signal: stop });
+    const results = await convertFile(file, bytes, { pool, picturesFolder: own, engine, pages, dpi, signal: stop });
     for (const result of results) {
       await report.add(await examine(result, { file, name, tools, dpi, folder: own, signal: stop }));
     }

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { mkdir, readdir } from 'node:fs/promises';
 import path from 'node:path';
+import type { PrivateFolder } from '../converter/files/private-folder.ts';
 import { openPdf } from '../converter/render/engines/fallback.ts';
 import { estimateImage } from '../converter/render/estimate-image.ts';
 import { estimatePages } from '../converter/render/estimate-pdf.ts';
@@ -35,6 +36,7 @@ interface Measured {
 const pool = createSandboxPool({
   keep: 1,
   roomMb: () => ORDINARY_MB,
+  workFolder: folder,
   cacheFolder: path.join(folder, 'cache'),
   tasksModule: undefined,
   hidden: [],
@@ -102,25 +104,25 @@ async function peakOf(file: string, page: number): Promise<number | null> {
     let made = false;
     const isPdf = file.endsWith('.pdf');
     const media_type = isPdf ? 'application/pdf' : file.endsWith('.png') ? 'image/png' : 'image/jpeg';
-    const request = {
+    const prepare = async (own: PrivateFolder) => ({
       type: 'convert_range',
       payload: { upload_id: 'bench', original: 1, path: file, media_type, dpi: DPI, pages: [[page, page]] },
       attempt: 1,
       files: { originals: [], pages: [] },
-      input: file,
+      input: await own.copyIn(file),
       password: null,
       dependencies: [],
       settledPages: [],
       avoid: [] as ConversionContext<unknown>['avoid'],
       reservation: { cpuUnits: 1, memoryMb },
       limits: LIMITS,
-      outputRoot: folder,
-    };
-    const { outcome, peakMemoryMb } = await lease.run(request, {
+      outputFolder: own.output,
+    });
+    const { outcome, peakMemoryMb } = await lease.run(prepare, {
       deadlineMs: DEADLINE_MS,
       signal,
       onEvent: (event) => {
-        made ||= event.kind === 'page' && event.outcome.status === 'completed';
+        made ||= event.kind === 'page' && event.report.status === 'completed';
       },
     });
     lease.release();

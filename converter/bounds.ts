@@ -1,6 +1,6 @@
 import type { LogLevel, Progress } from '../db/schema.ts';
 import { isStorable, storableText } from '../db/storable.ts';
-import type { PageOutcome } from '../jobs/conversion.ts';
+import type { PageReport } from '../jobs/conversion.ts';
 
 /** The bounds of what a task reports. `run-task.ts` cuts reports to them, `sandbox/protocol.ts` refuses larger ones. */
 
@@ -40,10 +40,10 @@ export function boundedProgress(done: unknown, total: unknown): Progress | undef
   return { done: Number(done), total: Number.isFinite(total) ? Number(total) : null };
 }
 
-export function boundedPage(outcome: PageOutcome): PageOutcome {
+export function boundedPage(report: PageReport): PageReport {
   const cut = (text: string) => boundedText(text, MAX_MESSAGE_LENGTH);
-  if (outcome.status === 'completed') return { ...outcome, note: outcome.note === null ? null : cut(outcome.note) };
-  return { ...outcome, error: { ...outcome.error, message: cut(outcome.error.message) } };
+  if (report.status === 'completed') return { ...report, note: report.note === null ? null : cut(report.note) };
+  return { ...report, error: { ...report.error, message: cut(report.error.message) } };
 }
 
 export function boundedText(text: string, maxLength: number): string {

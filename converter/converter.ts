@@ -22,6 +22,7 @@ import { traceIdIn } from '../tracing.ts';
 import { createLedger } from './capacity.ts';
 import { ClaimLoop } from './claim-loop.ts';
 import { executeJob } from './executor.ts';
+import { openWorkFolder } from './files/work-folder.ts';
 import { Heartbeat } from './heartbeat.ts';
 import { isolationLayers, jobWait, watchLedger, watchRetention } from './metrics.ts';
 import { Retention } from './retention.ts';
@@ -65,9 +66,9 @@ export async function startConverter({
   const converter = { id: randomUUID(), name: `${hostname()}-${process.pid}` };
   const log = parentLog.child({ converter: converter.id });
   const capacity = { cpuUnits: config.CAPACITY_CPU, memoryMb: config.CAPACITY_MEMORY_MB };
+  const work = await openWorkFolder(config);
   await registerJobTypes(db, tasks.values());
-  // TEMPORARY: tasks still read and write the store. Once they have private folders: await detectIsolation()
-  const isolation = await detectIsolation({ from: 'memory' });
+  const isolation = await detectIsolation({ foldersIn: work.path });
   reportIsolation(isolation, log);
   const { level, layers } = isolation;
   await db.insert(converters).values({ ...converter, ...capacity, isolation: { level, layers } });
@@ -78,6 +79,7 @@ export async function startConverter({
   const pool = createSandboxPool({
     keep: capacity.cpuUnits,
     roomMb: () => ledger.free().memoryMb,
+    workFolder: work.path,
     cacheFolder,
     tasksModule: config.TASKS,
     hidden: [config.DATA_DIR],
@@ -93,7 +95,7 @@ export async function startConverter({
     if (!closing.signal.aborted) log.warn({ err: error }, 'sandboxes start slowly: their code could not be compiled');
   });
   const types = [...tasks.keys()];
-  const parts = { db, store, tasks, settle: createSettler(db, queues), config };
+  const parts = { db, store, tasks, settle: createSettler(db, queues), config, workFolder: work.path };
   const running = new RunningAttempts({ db, converterId: converter.id, settle: parts.settle, log });
   const retention = new Retention({ db, queues, store, log }, config.RETENTION_DAYS);
 
@@ -168,6 +170,7 @@ export async function startConverter({
     }),
     every(ROUND_MS, 'continuing changes', () => continueChanges(db, queues, log, closing.signal)),
     every(ADMIT_MS, 'admitting jobs to their keys', () => admitMissed(db)),
+    every(TIDY_MS, 'touching the work folder', work.touch),
     every(TIDY_MS, 'tidying up', () => tidyUp(db, queues, log)),
     every(TIDY_MS, 'retention', () => retention.round(closing.signal)),
     every(SWEEP_STORE_MS, 'sweeping the store', () => sweepStore({ db, store, log }, closing.signal)),
@@ -189,6 +192,7 @@ export async function startConverter({
       await claimLoop.close();
       await running.settleStray().catch(onError('settling stray attempts'));
       await Promise.all([pool.close(), ...timers.map((stopTimer) => stopTimer())]);
+      await work.close().catch(onError('removing the work folder'));
       await heartbeat.close();
       await listener.close();
       await db

@@ -1,29 +1,23 @@
-import { eq } from 'drizzle-orm';
 import type { Config } from '../config.ts';
 import { type Database, isOutage } from '../db/client.ts';
-import { listPrerequisites } from '../db/jobs.ts';
-import { type PageRange, uploads } from '../db/schema.ts';
-import { findUpload, listOriginals, listPages } from '../db/uploads.ts';
+import { findUpload } from '../db/uploads.ts';
+import type { PublicError } from '../errors.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
-import { settledPages } from '../jobs/conversion.ts';
 import { isSettledAs } from '../jobs/running.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../log.ts';
 import { uploadFolder } from '../store/paths.ts';
-import { isAway, type Store, type Workspace } from '../store/store.ts';
+import { isAway, type Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
-import type { UploadFiles } from '../tasks/task.ts';
+import type { Task } from '../tasks/task.ts';
 import { failSpan, inSpan, type Span, SpanKind } from '../tracing.ts';
+import { runAttempt } from './attempt.ts';
+import { RejectedOutput } from './files/rejected-output.ts';
 import { createJournal } from './journal.ts';
 import { jobRun, peakMemory } from './metrics.ts';
-import { PageRecorder } from './page-recorder.ts';
 import { persist } from './persist.ts';
-import { outcomeOf, runOn } from './recovery.ts';
-import type { TaskEvent, TaskRequest } from './run-task.ts';
 import type { Lease } from './sandbox/pool.ts';
-import type { Ran } from './sandbox/run.ts';
 import { traced } from './traced.ts';
-import { runTrusted } from './trusted.ts';
 
 export interface ExecutorParts {
   db: Database;
@@ -31,6 +25,8 @@ export interface ExecutorParts {
   tasks: Tasks;
   settle: (settlement: Settlement) => Promise<boolean>;
   config: Config;
+  /** The folder for the files of attempts. */
+  workFolder: string;
   /** Of the job that is executed. */
   log: Logger;
 }
@@ -38,7 +34,7 @@ export interface ExecutorParts {
 /** How a job is executed. */
 interface Execution {
   /** Undefined for a task that is trusted. */
-  sandbox: Pick<Lease, 'run'> | undefined;
+  sandbox: Pick<Lease, 'run' | 'distrust'> | undefined;
   /** Aborted, it hands the job back. */
   stop: AbortSignal;
   /** Aborted, by the caller or here, when the job is no longer ours. */
@@ -57,8 +53,6 @@ const NOTHING_TO_READ: Outcome = {
   error: { code: 'unknown_upload', message: 'the upload that it reads was deleted' },
   retryable: false,
 };
-/** Results of prerequisites that a task is given, as JSON. */
-const MAX_RESULTS_BYTES = 256 * 1024;
 const RETURNED: Outcome = { kind: 'returned' };
 const BROKEN: Outcome = {
   kind: 'failed',
@@ -84,101 +78,47 @@ export function executeJob(parts: ExecutorParts, job: ClaimedJob, execution: Exe
   );
 }
 
-async function execute(
+async function execute(parts: ExecutorParts, job: ClaimedJob, execution: Execution, span: Span): Promise<void> {
+  const task = parts.tasks.get(job.type);
+  if (task !== undefined) return executeTask(parts, job, task, execution, span);
+  parts.log.info({ type: job.type }, 'handed back: this converter does not know the job type');
+  await settleOnce(parts, job, execution.stop, { kind: 'returned', afterSeconds: UNKNOWN_TYPE_SECONDS }, null);
+}
+
+async function executeTask(
   parts: ExecutorParts,
   job: ClaimedJob,
+  task: Task,
   { sandbox, stop, lost, onWait }: Execution,
   span: Span,
 ): Promise<void> {
-  const { db, config, tasks, log } = parts;
-  const task = tasks.get(job.type);
-  if (task === undefined) {
-    log.info({ type: job.type }, 'handed back: this converter does not know the job type');
-    await settleOnce(parts, job, stop, { kind: 'returned', afterSeconds: UNKNOWN_TYPE_SECONDS }, null);
-    return;
-  }
+  const { db, log } = parts;
   const journal = createJournal(db, job, log);
   const observeRun = jobRun.startTimer({ type: job.type });
   const observeEnd = (outcome: Outcome['kind'] | 'lost') => {
     observeRun({ outcome });
     span.setAttribute('sheetmill.outcome', outcome);
   };
-  const broken = new AbortController();
   const giveUp = AbortSignal.any([stop, lost.signal]);
-
-  let workspace: Workspace | undefined;
   // The upload whose files it reads or makes.
   let uploadId = job.uploadId;
-  const recorder = new PageRecorder(
-    {
-      ...{ db, job, log, stop },
-      publish: (path) => persist(log, giveUp, async () => workspace?.publish(path), onWait),
-      discard: (path) => parts.store.removeFile(path),
-      onLost: () => lost.abort(),
-      onBroken: () => broken.abort(),
-    },
-    (job.payload as { pages?: PageRange[] }).pages ?? [],
-  );
-  const onEvent = (event: TaskEvent) => {
-    if (event.kind === 'log' || event.kind === 'progress') return journal.tell(event);
-    if (event.kind === 'page') return recorder.page(event.outcome);
-    if (event.kind === 'inspected') recorder.inspected(event.found);
-    return undefined;
+  const run = async () => {
+    uploadId ??= task.reads?.(job.payload) ?? null;
+    const options = { uploadId, sandbox: sandbox && traced(sandbox, span), stop, lost, giveUp, onWait };
+    return runAttempt(parts, job, task, { ...options, tell: journal.tell });
   };
-
-  async function run(): Promise<{ settled: Outcome; peakMemoryMb: number | null }> {
-    const files = await parts.store.workspace();
-    workspace = files;
-    const input = (path: string) => {
-      giveUp.throwIfAborted();
-      return files.input(path);
-    };
-    uploadId ??= task?.reads?.(job.payload) ?? null;
-    const inputs = await persist(log, giveUp, () => readInputs(db, job, uploadId, task?.readsOnly, input), onWait);
-    recorder.addSettled(inputs.settledPages);
-    const request: TaskRequest = {
-      type: job.type,
-      payload: job.payload,
-      attempt: job.attempt,
-      ...inputs,
-      // Kept up to date: a run in another sandbox begins where the last one ended.
-      settledPages: recorder.settled,
-      avoid: [],
-      reservation: { cpuUnits: job.cpuUnits, memoryMb: job.memoryMb },
-      limits: {
-        maxPages: config.MAX_PAGES,
-        maxPixels: config.MAX_PIXELS,
-        stepSeconds: config.PAGE_TIMEOUT_SECONDS,
-        firstEngine: config.PDF_ENGINE,
-      },
-      outputRoot: files.output,
-    };
-    const options = {
-      deadlineMs: job.timeoutSeconds * 1000,
-      spentOnPage: () => Number(job.payload.spent_seconds ?? 0),
-      signal: AbortSignal.any([stop, lost.signal, broken.signal]),
-      onEvent,
-    };
-    const ran: Ran =
-      sandbox === undefined && task !== undefined
-        ? await runTrusted(task, request, options)
-        : await runOn(traced(sandbox as Lease, span), request, options, config.CAPACITY_MEMORY_MB);
-    // Of what fails in a sandbox, each run has a line of its own.
-    if (sandbox === undefined && ran.outcome.kind === 'failed') log.info(ran.outcome, 'task failed');
-    await recorder.flush();
-    if (ran.outcome.kind === 'completed') await persist(log, giveUp, () => files.publishAll(), onWait);
-    return { settled: outcomeOf(ran, job, task, recorder.left), peakMemoryMb: ran.peakMemoryMb };
-  }
-
-  const { settled, peakMemoryMb } = await run()
-    .catch((error) => {
-      // The job was to be handed back, or was lost, while files were fetched or the store or the database was away.
-      if (isAway(error) || isOutage(error) || error === giveUp.reason) return { settled: RETURNED, peakMemoryMb: null };
-      // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
-      log.error({ err: error }, 'attempt broken');
-      return { settled: BROKEN, peakMemoryMb: null };
-    })
-    .finally(() => workspace?.close());
+  const { settled, peakMemoryMb } = await run().catch((error) => {
+    // The job was to be handed back, or was lost, while files were fetched or the store or the database was away.
+    if (isAway(error) || isOutage(error) || error === giveUp.reason) return { settled: RETURNED, peakMemoryMb: null };
+    if (error instanceof RejectedOutput) {
+      log.warn({ code: 'rejected_output', reason: error.message }, 'result of the sandbox rejected');
+      sandbox?.distrust();
+      return { settled: rejected(task, error), peakMemoryMb: null };
+    }
+    // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
+    log.error({ err: error }, 'attempt broken');
+    return { settled: BROKEN, peakMemoryMb: null };
+  });
   await journal.close();
 
   // Its jobs of its own go with an upload; what else reads it ends here.
@@ -197,6 +137,14 @@ async function execute(
     { outcome: outcome.kind, ...('error' in outcome && { error: outcome.error }), peakMemoryMb, ours },
     'settled',
   );
+}
+
+/** How a job ends whose sandbox gave what it must not give: it would do so again. */
+function rejected(task: Task, { message }: RejectedOutput): Outcome {
+  const error: PublicError = task.internal
+    ? { code: 'corrupt_file', message: 'the file did not convert to valid pages' }
+    : { code: 'task_failed', message: `its result was not accepted: ${message}` };
+  return { kind: 'failed', error, retryable: false };
 }
 
 /**
@@ -241,43 +189,4 @@ async function removeIfDeleted({ db, store, log }: ExecutorParts, uploadId: stri
     log.warn({ err: error, upload: uploadId }, 'files of a deleted upload left to the sweep');
     return false;
   }
-}
-
-async function findPassword(db: Database, uploadId: string): Promise<string | null> {
-  const [upload] = await db.select({ password: uploads.password }).from(uploads).where(eq(uploads.id, uploadId));
-  return upload?.password ?? null;
-}
-
-/** What the task needs besides the payload. The password is read here and goes to the sandbox alone. */
-async function readInputs(
-  db: Database,
-  job: ClaimedJob,
-  uploadId: string | null,
-  only: keyof UploadFiles | undefined,
-  input: Workspace['input'],
-): Promise<Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files' | 'dependencies'>> {
-  const files: UploadFiles = { originals: [], pages: [] };
-  if (uploadId !== job.uploadId && uploadId !== null) {
-    const wanted = (kind: keyof UploadFiles) => only === undefined || only === kind;
-    for (const { original, path, mediaType, sha256 } of wanted('originals') ? await listOriginals(db, uploadId) : []) {
-      files.originals.push({ original, path: await input(path), mediaType, sha256 });
-    }
-    for (const { original, page, path, sha256 } of wanted('pages') ? await listPages(db, uploadId) : []) {
-      if (path && sha256) files.pages.push({ original, page, path: await input(path), sha256 });
-    }
-  }
-  if (job.uploadId === null || job.original === null) {
-    const dependencies = job.hasDependencies ? await listPrerequisites(db, job.id, MAX_RESULTS_BYTES) : [];
-    return { input: '', password: null, settledPages: [], files, dependencies };
-  }
-  const { path, media_type } = job.payload as { path: string; media_type?: string };
-  return {
-    input: await input(path),
-    // An image has none.
-    password: media_type?.startsWith('image/') ? null : await findPassword(db, job.uploadId),
-    settledPages: job.attempt > 1 ? await settledPages(db, job.uploadId, job.original) : [],
-    files,
-    // Conversions depend on no other job.
-    dependencies: [],
-  };
 }

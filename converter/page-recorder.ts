@@ -2,11 +2,12 @@ import type { Database } from '../db/client.ts';
 import type { PageRange } from '../db/schema.ts';
 import { listPagePaths } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
-import { type Inspection, type PageOutcome, recordPages } from '../jobs/conversion.ts';
-import { pagesIn } from '../jobs/pages.ts';
+import { type Inspection, type PageOutcome, type PageReport, recordPages } from '../jobs/conversion.ts';
+import { countPages as countRanges, pagesIn } from '../jobs/pages.ts';
 import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
 import { pagePath } from '../store/paths.ts';
+import { RejectedOutput } from './files/rejected-output.ts';
 import { pages as pagesMetric } from './metrics.ts';
 import { persist } from './persist.ts';
 
@@ -17,14 +18,17 @@ const INSPECTION_MS = 500;
 /** A task that makes pages faster than they are recorded waits. */
 const MAX_WAITING_PAGES = 200;
 
+type Publish = (
+  report: PageReport & { status: 'completed' },
+  storePath: string,
+) => Promise<PageOutcome & { status: 'completed' }>;
+
 interface Parts {
   db: Database;
   job: ClaimedJob;
   log: Logger;
   /** Ends attempts to reach the database. */
   stop: AbortSignal;
-  /** Makes a page visible in the store. */
-  publish: (storePath: string) => Promise<unknown>;
   /** Removes a page that no row will name. */
   discard: (storePath: string) => Promise<unknown>;
   /** The job no longer belongs to this attempt. */
@@ -39,10 +43,10 @@ interface Parts {
  */
 export class PageRecorder {
   readonly #parts: Parts;
-  readonly #settled: number[];
-  #selected: PageRange[];
+  readonly #settled = new Set<number>();
+  #selected: ReadonlySet<number>;
   #found: Inspection | undefined;
-  #waiting: PageOutcome[] = [];
+  #waiting: { report: PageReport; publish: Publish }[] = [];
   #written: Promise<void> = Promise.resolve();
   #isWriting = false;
   #isEnding = false;
@@ -52,36 +56,37 @@ export class PageRecorder {
 
   constructor(parts: Parts, selected: PageRange[]) {
     this.#parts = parts;
-    this.#settled = [];
-    this.#selected = selected;
+    this.#selected = new Set(pagesIn(selected));
   }
 
   /** Pages that have an outcome, in this attempt or before. */
-  get settled(): readonly number[] {
-    return this.#settled;
+  get settled(): number[] {
+    return [...this.#settled];
   }
 
-  /** Pages of the conversion that have no outcome yet. */
+  /** Those that have no outcome yet. */
   get left(): number[] {
-    const settled = new Set(this.#settled);
-    return pagesIn(this.#selected).filter((page) => !settled.has(page));
+    return [...this.#selected].filter((page) => !this.#settled.has(page));
   }
 
   /** Adds pages that an earlier attempt settled. */
   addSettled(pages: readonly number[]): void {
-    this.#settled.push(...pages);
+    for (const page of pages) this.#settled.add(page);
   }
 
   inspected(found: Inspection): void {
-    this.#selected = found.selected;
+    this.#selected = new Set(pagesIn(found.selected));
     this.#found = found;
     this.#write();
   }
 
-  /** Gives a promise when too many pages wait, which resolves when they are recorded or never will be. */
-  page(outcome: PageOutcome): Promise<void> | undefined {
-    this.#settled.push(outcome.page);
-    this.#waiting.push(outcome);
+  /**
+   * `publish` moves the PNG of the page into the store. Gives a promise when too many pages wait, which resolves when they
+   * are recorded or never will be.
+   */
+  page(report: PageReport, publish: Publish): Promise<void> | undefined {
+    this.#settled.add(report.page);
+    this.#waiting.push({ report, publish });
     this.#news.set();
     this.#write();
     return this.#waiting.length > MAX_WAITING_PAGES ? this.#written.catch(() => undefined) : undefined;
@@ -107,33 +112,42 @@ export class PageRecorder {
       const batch = this.#waiting.splice(0);
       const found = this.#found;
       this.#found = undefined;
-      for (const outcome of batch) if (outcome.status === 'completed') await this.#publish(outcome);
-      if (await this.#isOwned((db, job) => recordPages(db, job, batch, found))) countPages(batch);
-      else await this.#discard(batch);
+      const outcomes = await this.#publish(batch);
+      if (await this.#isOwned((db, job) => recordPages(db, job, outcomes, found))) countPages(outcomes);
+      else await this.#discard(outcomes);
       if (!this.#isEnding && batch.length > 0) await this.#hurry.wait(BATCH_MS);
     }
     this.#isWriting = false;
   }
 
   /** Removes pages that no row names: the answer to a write that took place may have been lost before the job was. */
-  async #discard(batch: PageOutcome[]): Promise<void> {
+  async #discard(outcomes: PageOutcome[]): Promise<void> {
     const { db, job, log, discard } = this.#parts;
     try {
       const recorded = new Set(await listPagePaths(db, job.uploadId === null ? [] : [job.uploadId]));
-      for (const outcome of batch)
+      for (const outcome of outcomes)
         if (outcome.status === 'completed' && !recorded.has(outcome.path)) await discard(outcome.path);
     } catch (error) {
       log.warn({ err: error }, 'pages of a lost attempt left to the sweep');
     }
   }
 
-  /** A sandbox is not trusted: rows name nothing but pages of their own. */
-  async #publish({ page, path }: PageOutcome & { status: 'completed' }): Promise<void> {
-    const { job, publish } = this.#parts;
-    if (path !== pagePath(job.uploadId ?? '', job.original ?? 0, page, String(job.attempt))) {
-      throw new Error(`not the path of page ${page}: ${path}`);
+  /** The path of a page comes from the job alone: a sandbox has no say in it. */
+  async #publish(batch: { report: PageReport; publish: Publish }[]): Promise<PageOutcome[]> {
+    const { uploadId, original, attempt } = this.#parts.job;
+    const outcomes: PageOutcome[] = [];
+    try {
+      for (const { report, publish } of batch) {
+        const { page, status } = report;
+        if (status === 'failed') outcomes.push({ page, status, error: report.error });
+        else if (uploadId === null || original === null) throw new RejectedOutput('the job has no pages');
+        else outcomes.push(await publish(report, pagePath(uploadId, original, page, String(attempt))));
+      }
+    } catch (error) {
+      await this.#discard(outcomes);
+      throw error;
     }
-    await publish(path);
+    return outcomes;
   }
 
   /** Records something; false, and the attempt is lost, when the job belongs to another attempt or to none. */

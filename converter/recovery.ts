@@ -1,21 +1,22 @@
 import type { ClaimedJob } from '../jobs/claim.ts';
-import { pagesIn } from '../jobs/pages.ts';
+import { toRanges } from '../jobs/pages.ts';
 import type { Outcome } from '../jobs/settle.ts';
-import { conversionShape, nextMemoryClass } from '../jobs/shape.ts';
-import { type ConvertRangePayload, convertRange, rangeOf } from '../tasks/convert-range.ts';
+import { nextMemoryClass } from '../jobs/shape.ts';
 import type { Task } from '../tasks/task.ts';
+import { childFor } from './parts.ts';
 import type { TaskRequest } from './run-task.ts';
-import type { Lease } from './sandbox/pool.ts';
+import type { Lease, Prepare } from './sandbox/pool.ts';
 import type { Death, Ran, RunOptions } from './sandbox/run.ts';
 
 /**
  * Runs a task in its sandbox. When a step does not come back, or brings the sandbox down, the task goes on in a fresh one
  * and takes that step with another engine, or fails it alone. `mostMb` is the most memory that could be reserved here:
- * what outgrows that is tried with another engine, too. `request.avoid` says afterwards what was not survived.
+ * what outgrows that is tried with another engine, too. `prepare` makes the request of each run, with what `avoid` holds
+ * by then: it says afterwards what was not survived.
  */
 export async function runOn(
   sandbox: Pick<Lease, 'run'>,
-  request: TaskRequest,
+  { prepare, avoid, reservation }: Pick<TaskRequest, 'avoid' | 'reservation'> & { prepare: Prepare },
   options: RunOptions,
   mostMb: number,
 ): Promise<Ran> {
@@ -24,17 +25,16 @@ export async function runOn(
   const spentOnPage = (page: number | null) => spent.get(page) ?? options.spentOnPage?.(page) ?? 0;
   let peakMemoryMb: number | null = null;
   for (;;) {
-    const ran = await sandbox.run(request, { ...options, spentOnPage, spentMs: performance.now() - began });
+    const ran = await sandbox.run(prepare, { ...options, spentOnPage, spentMs: performance.now() - began });
     if (ran.step !== null) spent.set(ran.step.page, ran.spentSeconds);
     if (ran.peakMemoryMb !== null) peakMemoryMb = Math.max(peakMemoryMb ?? 0, ran.peakMemoryMb);
     const { outcome, step } = ran;
-    const known = request.avoid.some(({ page, engine }) => page === step?.page && engine === step.engine);
+    const known = avoid.some(({ page, engine }) => page === step?.page && engine === step.engine);
     if (outcome.kind !== 'died' || step === null || known || !mayGoOn(outcome)) return { ...ran, peakMemoryMb };
-    request.avoid.push({ ...step, error: outcome.error });
+    avoid.push({ ...step, error: outcome.error });
 
     function mayGoOn({ how }: Death): boolean {
-      if (how === 'outgrown')
-        return !step?.last && (nextMemoryClass(request.reservation.memoryMb) ?? Infinity) > mostMb;
+      if (how === 'outgrown') return !step?.last && (nextMemoryClass(reservation.memoryMb) ?? Infinity) > mostMb;
       return how !== 'killed' && how !== 'violated';
     }
   }
@@ -42,32 +42,27 @@ export async function runOn(
 
 /**
  * What the end of a run means for its job. A page that killed the sandbox goes on as a part of its own, so that no other
- * page of its range waits for it or is done again. `left` are the pages that have no outcome yet.
+ * page of its range waits for it or is done again. `left` are the pages that have no outcome.
  */
 export function outcomeOf(
   { outcome, step, spentSeconds }: Ran,
   job: ClaimedJob,
   task: Task | undefined,
-  left: number[],
+  left: readonly number[],
 ): Outcome {
   if (outcome.kind === 'aborted') return { kind: 'returned' };
-  const payload = job.payload as ConvertRangePayload;
-  // The payload is the job's: a sandbox names pages alone, and never another original.
-  const part = (pages: number[], memoryMb: number, spent = 0) => ({
-    type: convertRange.type,
-    payload: { ...rangeOf(payload, pages), spent_seconds: spent },
-    shape: conversionShape(memoryMb),
-  });
   if (outcome.kind === 'split') {
-    return { kind: 'split', children: outcome.parts.map(({ pages, memoryMb }) => part(pagesIn(pages), memoryMb)) };
+    return { kind: 'split', children: outcome.parts.map((part) => childFor(job, part, 0)) };
   }
   if (outcome.kind !== 'died') return outcome;
   const { how, error } = outcome;
-  const culprit = step?.page ?? null;
+  const culprit = left.find((page) => page === step?.page);
   const others = left.filter((page) => page !== culprit);
-  if ((how === 'outgrown' || how === 'killed') && culprit !== null && others.length > 0) {
+  if ((how === 'outgrown' || how === 'killed') && culprit !== undefined && others.length > 0) {
     const grownMb = how === 'outgrown' ? (nextMemoryClass(job.memoryMb) ?? job.memoryMb) : job.memoryMb;
-    return { kind: 'split', children: [part(others, job.memoryMb), part([culprit], grownMb, spentSeconds)], error };
+    const rest = childFor(job, { pages: toRanges(others), memoryMb: job.memoryMb }, 0);
+    const alone = childFor(job, { pages: [[culprit, culprit]], memoryMb: grownMb }, spentSeconds);
+    return { kind: 'split', children: [rest, alone], error };
   }
   // A conversion ends in the largest class at the latest; how often a client's task may run is for the client to say.
   if (how === 'outgrown') {

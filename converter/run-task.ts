@@ -2,7 +2,7 @@ import path from 'node:path';
 import type { LogLevel, Progress } from '../db/schema.ts';
 import { isStorable } from '../db/storable.ts';
 import { AppError, ERROR_CODES, isOutOfMemory, type PublicError, publicError } from '../errors.ts';
-import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
+import type { Inspection, PageReport } from '../jobs/conversion.ts';
 import type { ConversionContext, Part, Step, Task } from '../tasks/task.ts';
 import {
   boundedLine,
@@ -17,6 +17,7 @@ import {
   MAX_RESULT_LENGTH,
   textOf,
 } from './bounds.ts';
+import { FILE_NAME, pageName } from './files/output-names.ts';
 
 /** All that a running task can know: plain data, since it crosses into the sandbox. */
 export type TaskRequest = Pick<
@@ -33,14 +34,14 @@ export type TaskRequest = Pick<
   | 'limits'
 > & {
   type: string;
-  /** The folder that stands for the store's root. */
-  outputRoot: string;
+  /** The folder for what the task makes. */
+  outputFolder: string;
 };
 
 /** What a task tells while it runs. */
 export type TaskEvent =
   | { kind: 'inspected'; found: Inspection }
-  | { kind: 'page'; outcome: PageOutcome }
+  | { kind: 'page'; report: PageReport }
   | { kind: 'step'; step: Step }
   | { kind: 'progress'; progress: Progress }
   | { kind: 'log'; level: LogLevel; message: string; data?: Record<string, unknown> | undefined };
@@ -64,7 +65,7 @@ export type TaskOutcome =
  */
 export async function runTask(
   task: Task | undefined,
-  { type, outputRoot, ...given }: TaskRequest,
+  { type, outputFolder, ...given }: TaskRequest,
   signal: AbortSignal,
   onEvent: (event: TaskEvent) => void,
 ): Promise<TaskOutcome> {
@@ -73,7 +74,7 @@ export async function runTask(
     if (!hasEnded) onEvent(event);
   };
   try {
-    return await outcomeOf(task, { type, outputRoot, ...given }, signal, tell);
+    return await outcomeOf(task, { type, outputFolder, ...given }, signal, tell);
   } finally {
     hasEnded = true;
   }
@@ -81,7 +82,7 @@ export async function runTask(
 
 async function outcomeOf(
   task: Task | undefined,
-  { type, outputRoot, ...given }: TaskRequest,
+  { type, outputFolder, ...given }: TaskRequest,
   signal: AbortSignal,
   tell: (event: TaskEvent) => void,
 ): Promise<TaskOutcome> {
@@ -108,10 +109,11 @@ async function outcomeOf(
         snoozed = checkedSnooze(seconds);
         throw new Error(`snoozes for ${seconds} s`);
       },
-      output: (storePath) => path.join(outputRoot, storePath),
+      output: path.join(outputFolder, FILE_NAME),
+      pageOutput: (page) => path.join(outputFolder, pageName(page)),
       inspected: (found) => tell({ kind: 'inspected', found }),
       step: (step) => tell({ kind: 'step', step }),
-      page: (outcome) => tell({ kind: 'page', outcome: boundedPage(outcome) }),
+      page: (report) => tell({ kind: 'page', report: boundedPage(report) }),
       split: (given) => {
         parts = given;
       },

@@ -5,22 +5,20 @@ import type { Lease } from './sandbox/pool.ts';
 /** A sandbox each of whose runs is a span below `parent`, with the pages that it made as events. */
 export function traced(sandbox: Pick<Lease, 'run'>, parent: Span): Pick<Lease, 'run'> {
   return {
-    run(request, options) {
+    run(prepare, options) {
       return inSpan('sandbox run', parent, {}, async (span) => {
         const onEvent = (event: TaskEvent) => {
           if (event.kind === 'page') {
-            const { page, status } = event.outcome;
+            const { report } = event;
             span.addEvent('page', {
-              page,
-              status,
-              ...(event.outcome.status === 'completed'
-                ? { engine: event.outcome.engine }
-                : { error: event.outcome.error.code }),
+              page: report.page,
+              status: report.status,
+              ...(report.status === 'completed' ? { engine: report.engine } : { error: report.error.code }),
             });
           }
           return options.onEvent(event);
         };
-        const ran = await sandbox.run(request, { ...options, onEvent });
+        const ran = await sandbox.run(prepare, { ...options, onEvent });
         const { outcome, peakMemoryMb } = ran;
         span.setAttributes({
           'sheetmill.outcome': outcome.kind === 'died' ? outcome.how : outcome.kind,

@@ -16,16 +16,20 @@ export interface Inspection {
   selected: PageRange[];
 }
 
-/** A page that is ready in the store, or that failed for good. */
-export type PageOutcome =
+/** A file of the store. */
+export interface StoredFile {
+  path: string;
+  bytes: number;
+  sha256: string;
+}
+
+/** A page as its task reports it: its PNG is in the folder for output. Or a page that failed permanently. */
+export type PageReport =
   | {
       page: number;
       status: 'completed';
-      path: string;
       width: number;
       height: number;
-      bytes: number;
-      sha256: string;
       dpi: number | null;
       reduced: string | null;
       engine: string;
@@ -33,6 +37,9 @@ export type PageOutcome =
       note: string | null;
     }
   | { page: number; status: 'failed'; error: PublicError };
+
+/** A page whose PNG is in the store, or that failed permanently. */
+export type PageOutcome = (PageReport & { status: 'completed' } & StoredFile) | (PageReport & { status: 'failed' });
 
 /** Records what the running attempt found in its original. Gives false when the attempt no longer owns its job. */
 export function recordInspection(db: Database, attempt: AttemptKey, found: Inspection): Promise<boolean> {

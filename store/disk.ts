@@ -93,15 +93,8 @@ export async function openDiskStore(root: string): Promise<Store> {
         if (began) yield { name, began, remove: () => removeFile(name) };
       }
     },
-    async workspace() {
-      const nothing = async () => undefined;
-      return {
-        output: root,
-        input: async (relative) => absolute(relative),
-        publish: nothing,
-        publishAll: nothing,
-        close: nothing,
-      };
+    async local(relative) {
+      return { file: absolute(relative), giveBack: async () => undefined };
     },
     async read(relative, range) {
       const handle = await open(absolute(relative)).catch(unlessMissing);

@@ -1,4 +1,7 @@
+import { randomUUID } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import path from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import {
@@ -16,11 +19,11 @@ import {
 } from '@aws-sdk/client-s3';
 import { Upload } from '@aws-sdk/lib-storage';
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
+import { createLocalCopies } from './local-copies.ts';
 import { measure } from './measure.ts';
 import { openClient, orUnavailable, type S3Keys } from './s3-client.ts';
 import { gone, type Store } from './store.ts';
 import { createTurns } from './turns.ts';
-import { openWorkspaces } from './workspaces.ts';
 
 /** The least that S3 takes, of 10,000 at most: enough for 50 GB. */
 const PART_BYTES = 5 * 2 ** 20;
@@ -31,22 +34,21 @@ const FILES_AT_ONCE = 32;
 const PATIENCE_MS = 30_000;
 const LINK_SECONDS = 600;
 
-/**
- * A store in a bucket of S3, or of what speaks its protocol at AWS_ENDPOINT_URL. `url` is `s3://bucket/prefix`. Attempts
- * work in the temporary folder.
- */
+/** A store in a bucket of S3, or of what speaks its protocol at AWS_ENDPOINT_URL. `url` is `s3://bucket/prefix`. */
 export async function openS3Store(url: string, { links, keys }: { links: boolean; keys: S3Keys }): Promise<Store> {
   const { Bucket, prefix } = parseUrl(url);
   const client = openClient(keys);
   const at = (relative: string) => ({ Bucket, Key: `${prefix}${relative}` });
   const takeTurn = createTurns(FILES_AT_ONCE, PATIENCE_MS);
-  const workspace = await openWorkspaces({
-    write,
-    async fetch(relative, file) {
-      await pipeline(await read(relative), createWriteStream(file)).catch((error) => {
-        throw orUnavailable(error);
-      });
-    },
+  const local = createLocalCopies(async (relative, folder) => {
+    const file = path.join(folder, `${randomUUID()}${path.extname(relative)}`);
+    try {
+      await pipeline(await read(relative), createWriteStream(file, { flags: 'wx' }));
+      return file;
+    } catch (error) {
+      await rm(file, { force: true });
+      throw orUnavailable(error);
+    }
   });
 
   async function read(relative: string, range?: { start: number; end: number }): Promise<Readable> {
@@ -116,7 +118,7 @@ export async function openS3Store(url: string, { links, keys }: { links: boolean
       }
     },
 
-    workspace,
+    local,
 
     read,
 

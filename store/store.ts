@@ -17,18 +17,10 @@ interface Unfinished {
   remove(): Promise<void>;
 }
 
-/** Where one attempt at a job finds and leaves its files, on a local disk. */
-export interface Workspace {
-  /** The folder that stands for the store's root: what is written below it belongs at the same path there. */
-  output: string;
-  /** A local file with the bytes at a path, to read until `close`. */
-  input(path: string): Promise<string>;
-  /** Stores a file that was written, complete and synced. What `isAway` may be tried again. */
-  publish(path: string): Promise<void>;
-  /** Stores whatever else was written. */
-  publishAll(): Promise<void>;
-  /** Frees what this took; nothing that was written and not published stays. Never rejects. */
-  close(): Promise<void>;
+/** A local file to read, and never to write, until `giveBack`, which never rejects and is called once. */
+export interface LocalCopy {
+  file: string;
+  giveBack(): Promise<void>;
 }
 
 /** Where originals and pages live: `disk.ts` or `s3.ts`. Paths are relative to its root (see paths.ts). */
@@ -39,7 +31,8 @@ export interface Store {
    */
   receive(source: AsyncIterable<Buffer>, place: (head: Buffer) => string): Promise<Received>;
   unfinished(): AsyncIterable<Unfinished>;
-  workspace(): Promise<Workspace>;
+  /** A local file with the bytes at a path. A store that is no disk puts it into `folder`. */
+  local(path: string, folder: string): Promise<LocalCopy>;
   /** The bytes at a path, or those from `start` to `end`, both included. Rejects before it gives any; with `gone()` if there is no such file. */
   read(path: string, range?: { start: number; end: number }): Promise<Readable>;
   /** Where a client may fetch the bytes by itself for a while, with these headers; undefined if they go through us. */

@@ -33,6 +33,8 @@ export async function loadTasks(modulePath: string | undefined): Promise<Tasks> 
     if (tasks.has(task.type)) throw refuse(`there is a task ${task.type} already`);
     if (task.resources.cpuUnits < (task.trusted ? 0 : 1))
       throw refuse(`${task.type}: only a trusted task may reserve no CPU`);
+    if (task.filePath !== undefined && task.reads === undefined)
+      throw refuse(`${task.type}: only a task that reads an upload may have a filePath`);
     const wrong = taskLimits.safeParse(task).error?.issues[0];
     if (wrong !== undefined) throw refuse(`${task.type}: ${wrong.path.join('.')}: ${wrong.message}`);
     tasks.set(task.type, task);

@@ -1,7 +1,7 @@
 import type { z } from 'zod';
 import type { JobStatus, LogLevel, PageRange } from '../db/schema.ts';
 import type { PublicError } from '../errors.ts';
-import type { Inspection, PageOutcome } from '../jobs/conversion.ts';
+import type { Inspection, PageReport } from '../jobs/conversion.ts';
 import type { Concurrency, Rate } from '../jobs/limits.ts';
 import type { Shape } from '../jobs/shape.ts';
 
@@ -28,8 +28,8 @@ export interface TaskContext<Payload> {
   snooze(seconds: number): never;
   /** The files of the upload that `reads` names, in order, as local paths: originals, and pages that are complete. */
   files: UploadFiles;
-  /** The local path at which to write the file that belongs at `storePath` of the store. */
-  output(storePath: string): string;
+  /** The local path at which to write the one file of a task that has a `filePath`. */
+  output: string;
 }
 
 /** A prerequisite as it was when the attempt began. */
@@ -79,7 +79,9 @@ export interface ConversionContext<Payload> extends TaskContext<Payload> {
   /** To be told before each step, so that what kills the sandbox has a name. */
   step(step: Step): void;
   inspected(found: Inspection): void;
-  page(outcome: PageOutcome): void;
+  /** The local path at which to write the PNG of a page before it is reported. */
+  pageOutput(page: number): string;
+  page(report: PageReport): void;
   /** The job is not done when `run` returns: it waits for a child for each part, and ends with the last of them. */
   split(parts: Part[]): void;
 }
@@ -108,6 +110,12 @@ export interface Task<Schema extends z.ZodType<Record<string, unknown>> = z.ZodT
   reads?(payload: z.output<Schema>): string;
   /** Which of these files it is given; unset, all. From some stores each is fetched. */
   readsOnly?: keyof UploadFiles;
+  /**
+   * The path in the store for the file that the task writes to `output`; `key` is random. The file is stored when the
+   * task completes, and its result gets the `path`, `bytes` and `sha256` of it. Only for a task that `reads` an upload:
+   * the path lies in the folder of that.
+   */
+  filePath?(uploadId: string, key: string): string;
   /**
    * Gives what is kept as the job's result, as JSON. An AppError that is not retryable ends the job at once; what else it
    * throws fails the attempt, as `task_failed` with the error's message. An AppError with `retryAfterSeconds` is retryable,

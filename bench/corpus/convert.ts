@@ -1,4 +1,7 @@
+import { copyFileSync } from 'node:fs';
 import path from 'node:path';
+import { pageName } from '../../converter/files/output-names.ts';
+import type { PrivateFolder } from '../../converter/files/private-folder.ts';
 import { runOn } from '../../converter/recovery.ts';
 import type { TaskEvent, TaskRequest } from '../../converter/run-task.ts';
 import type { SandboxPool } from '../../converter/sandbox/pool.ts';
@@ -46,7 +49,7 @@ export type PageResult = DrawnPage | MissingPage;
 export interface ConvertOptions {
   pool: SandboxPool;
   /** The folder that takes the pages. */
-  outputRoot: string;
+  picturesFolder: string;
   engine: PdfEngine;
   pages: 'first' | 'all';
   dpi: number;
@@ -65,6 +68,8 @@ class FileConversion {
   readonly #results: PageResult[] = [];
   /** The pages that have a result. */
   readonly #settled: number[] = [];
+  /** That of the sandbox which converts now. */
+  #folder: PrivateFolder | undefined;
   /** The pages to convert; null until the file was inspected. */
   #selected: number[] | null = null;
   /** When the last page was settled. */
@@ -100,7 +105,12 @@ class FileConversion {
     const lease = pool.lease(memoryMb, null);
     const onEvent = (event: TaskEvent) => this.#onEvent(event);
     const run = { deadlineMs: JOB_TIMEOUT_MS, spentOnPage: () => spentSeconds, signal, onEvent };
-    const ran = await runOn(lease, this.#request(type, payload, memoryMb), run, MAX_MEMORY_MB).finally(() => {
+    const request = this.#request(type, payload, memoryMb);
+    const prepare = async (folder: PrivateFolder) => {
+      this.#folder = folder;
+      return { ...request, input: await folder.copyIn(this.#file), outputFolder: folder.output };
+    };
+    const ran = await runOn(lease, { ...request, prepare }, run, MAX_MEMORY_MB).finally(() => {
       lease.release();
       pool.refill();
     });
@@ -135,7 +145,7 @@ class FileConversion {
     for (const page of left.length > 0 ? left : [null]) this.#miss('failed', page, code, message);
   }
 
-  #request(type: string, payload: Record<string, unknown>, memoryMb: number): TaskRequest {
+  #request(type: string, payload: Record<string, unknown>, memoryMb: number): Omit<TaskRequest, 'outputFolder'> {
     return {
       type,
       payload,
@@ -153,22 +163,23 @@ class FileConversion {
         stepSeconds: PAGE_TIMEOUT_SECONDS,
         firstEngine: this.#options.engine,
       },
-      outputRoot: this.#options.outputRoot,
     };
   }
 
   #onEvent(event: TaskEvent): void {
     if (event.kind === 'inspected') this.#selected = pagesIn(event.found.selected);
     if (event.kind !== 'page') return;
-    const { outcome } = event;
-    if (outcome.status === 'failed') {
-      this.#miss('failed', outcome.page, outcome.error.code, outcome.error.message);
+    const { report } = event;
+    if (report.status === 'failed') {
+      this.#miss('failed', report.page, report.error.code, report.error.message);
       return;
     }
     // Events carry a note only since engines give a second opinion.
-    const facts: { engine: string; note?: string | null } = outcome;
-    const { page, width, height, dpi } = outcome;
-    const picture = path.join(this.#options.outputRoot, outcome.path);
+    const facts: { engine: string; note?: string | null } = report;
+    const { page, width, height, dpi } = report;
+    const picture = path.join(this.#options.picturesFolder, pageName(page));
+    // The folder of the sandbox is emptied for its next run.
+    copyFileSync(path.join(this.#folder?.output ?? '', pageName(page)), picture);
     const { engine, note = null } = facts;
     this.#settled.push(page);
     const seconds = this.#lap();

@@ -1,11 +1,8 @@
-import { createHash } from 'node:crypto';
-import { mkdir, open } from 'node:fs/promises';
-import path from 'node:path';
+import { writeFile } from 'node:fs/promises';
 import { AppError, publicError } from '../../errors.ts';
-import type { PageOutcome } from '../../jobs/conversion.ts';
+import type { PageReport } from '../../jobs/conversion.ts';
 import { countPages, pagesIn, parsePages, selectPages, toRanges } from '../../jobs/pages.ts';
-import { conversionShape, memoryClass, type Shape } from '../../jobs/shape.ts';
-import { pagePath } from '../../store/paths.ts';
+import { memoryClass } from '../../jobs/shape.ts';
 import type { ConvertPayload } from '../../tasks/convert.ts';
 import type { ConvertRangePayload } from '../../tasks/convert-range.ts';
 import type { ConversionContext } from '../../tasks/task.ts';
@@ -15,13 +12,10 @@ import { estimateImage } from './estimate-image.ts';
 import { estimatePages } from './estimate-pdf.ts';
 import { convertImage, inspectImage } from './image.ts';
 import { useThreads } from './libvips.ts';
-import { planRanges } from './plan.ts';
+import { type PlannedRange, planRanges } from './plan.ts';
 
 type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;
-type MadePage = { png: Buffer[] } & Pick<
-  PageOutcome & { status: 'completed' },
-  'width' | 'height' | 'dpi' | 'reduced' | 'engine' | 'note'
->;
+type MadePage = { png: Buffer[] } & Omit<PageReport & { status: 'completed' }, 'page' | 'status'>;
 
 /**
  * The job `convert`: inspects the original, then converts it here if its reservation holds that, or splits the job
@@ -64,7 +58,7 @@ async function inspectPicture(
   context.inspected({ pageCount: 1, selected: selectPages(selection, 1) });
   const memoryMb = memoryClass(estimateImage(header));
   if (memoryMb > context.reservation.memoryMb) {
-    return splitInto(context, [{ pages: [1], shape: conversionShape(memoryMb) }]);
+    return splitInto(context, [{ pages: [1], memoryMb }]);
   }
   return convertPicture(context);
 }
@@ -111,7 +105,7 @@ async function inspectPdf(
   const ranges = planRanges(await estimatePages(context, sized, payload.dpi), reservation);
   const [first] = ranges;
   if (first === undefined) return { pages: 0 };
-  if (ranges.length > 1 || first.shape.memoryMb > reservation.memoryMb) return splitInto(context, ranges);
+  if (ranges.length > 1 || first.memoryMb > reservation.memoryMb) return splitInto(context, ranges);
   return drawPages(context, document, first.pages);
 }
 
@@ -134,12 +128,8 @@ async function settlePage(context: Context, page: number, make: () => Promise<Ma
   if (context.settledPages.includes(page)) return;
   await orFailed(context, page, async () => {
     const { png, ...facts } = await make();
-    const storePath = pagePath(context.payload.upload_id, context.payload.original, page, String(context.attempt));
-    await writeSynced(context.output(storePath), png);
-    const bytes = png.reduce((sum, part) => sum + part.length, 0);
-    const hash = createHash('sha256');
-    for (const part of png) hash.update(part);
-    context.page({ page, status: 'completed', path: storePath, bytes, sha256: hash.digest('hex'), ...facts });
+    await writeFile(context.pageOutput(page), png);
+    context.page({ page, status: 'completed', ...facts });
   });
 }
 
@@ -155,22 +145,7 @@ async function orFailed<T>(context: Context, page: number, work: () => Promise<T
   }
 }
 
-function splitInto(
-  context: ConversionContext<ConvertPayload>,
-  ranges: { pages: number[]; shape: Shape }[],
-): Record<string, unknown> {
-  context.split(ranges.map(({ pages, shape }) => ({ pages: toRanges(pages), memoryMb: shape.memoryMb })));
+function splitInto(context: ConversionContext<ConvertPayload>, ranges: PlannedRange[]): Record<string, unknown> {
+  context.split(ranges.map(({ pages, memoryMb }) => ({ pages: toRanges(pages), memoryMb })));
   return {};
-}
-
-/** A file that is complete on disk before anybody is told of it. */
-async function writeSynced(file: string, parts: Buffer[]): Promise<void> {
-  await mkdir(path.dirname(file), { recursive: true });
-  const handle = await open(file, 'w');
-  try {
-    await handle.writeFile(parts);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }

@@ -1,4 +1,4 @@
-import { conversionShape, memoryClass, type Shape } from '../../jobs/shape.ts';
+import { memoryClass, type Shape } from '../../jobs/shape.ts';
 
 /** Ranges shrink towards the end, each this part of what is left, so that all cores finish together. */
 const SHARE = 1 / 4;
@@ -7,15 +7,16 @@ const MIN_RANGE = 7;
 /** A page in a range waits for those before it. */
 const MAX_RANGE = 48;
 
+/** Pages that are converted together, and the memory class that they reserve. */
+export interface PlannedRange {
+  pages: number[];
+  memoryMb: number;
+}
+
 /** A page and what converting it takes in all, in MB. */
 export interface PlannedPage {
   page: number;
   memoryMb: number;
-}
-
-export interface PlannedRange {
-  shape: Shape;
-  pages: number[];
 }
 
 /**
@@ -31,7 +32,7 @@ export function planRanges(planned: PlannedPage[], own: Shape): PlannedRange[] {
     const memoryMb = classes[at] as number;
     const other = classes.slice(at, at + size).findIndex((needed) => needed !== memoryMb);
     const pages = planned.slice(at, at + (other < 0 ? size : other)).map(({ page }) => page);
-    ranges.push({ shape: conversionShape(memoryMb), pages });
+    ranges.push({ memoryMb, pages });
   }
   return ranges;
 }

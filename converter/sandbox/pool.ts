@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { BASELINE_MB, LARGE_MB, ORDINARY_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
+import { PrivateFolder } from '../files/private-folder.ts';
 import { sandboxStarts, sandboxViolations } from '../metrics.ts';
 import type { TaskRequest } from '../run-task.ts';
 import { Channel } from './channel.ts';
@@ -24,17 +25,35 @@ const MAX_IDLE_OWNERS = 4;
 /** What has grown beyond use for the conversion of an ordinary PDF is not kept. */
 const MOST_IDLE_MB = MOST_HELD * ORDINARY_MB;
 
+/** Fresh processes that a run may try. */
+const MAX_STARTS = 3;
+const NOT_STARTED: Ran = {
+  outcome: {
+    kind: 'failed',
+    error: { code: 'internal', message: 'its sandbox could not be started' },
+    retryable: true,
+  },
+  step: null,
+  spentSeconds: 0,
+  peakMemoryMb: null,
+};
+
+/** Makes the request of a run, with the files that it names in the folder of the process. */
+export type Prepare = (folder: PrivateFolder) => Promise<TaskRequest>;
+
 export type SandboxPool = ReturnType<typeof createSandboxPool>;
 /** A sandbox for one reservation. */
 export type Lease = ReturnType<SandboxPool['lease']>;
 
 /**
  * Keeps `keep` sandboxes for ordinary conversions, started ahead of the first task, and further ones for owners who take
- * turns; the idle ones as long as `roomMb` of memory that nobody has reserved holds them. The caller calls `close()`.
+ * turns; the idle ones as long as `roomMb` of memory that nobody has reserved holds them. Each has a private folder in
+ * `workFolder`. The caller calls `close()`.
  */
 export function createSandboxPool({
   keep,
   roomMb,
+  workFolder,
   cacheFolder,
   tasksModule,
   hidden,
@@ -45,6 +64,7 @@ export function createSandboxPool({
 }: {
   keep: number;
   roomMb: () => number;
+  workFolder: string;
   cacheFolder: string;
   tasksModule: string | undefined;
   /** Folders that sandboxes must not see. */
@@ -63,12 +83,13 @@ export function createSandboxPool({
   let leased = 0;
   /** Killed and not gone yet. */
   const leaving = new Set<Sandbox>();
+  const removals = new Set<Promise<void>>();
   let closed = false;
   let capsWork = true;
 
   function start(): Sandbox {
-    const folder = mkdtempSync(path.join(tmpdir(), 'sheetmill-sandbox-'));
-    const process = startSandboxProcess({ folder, cacheFolder, tasksModule, hidden, isolation });
+    const folder = new PrivateFolder(workFolder);
+    const process = startSandboxProcess({ folder: folder.path, cacheFolder, tasksModule, hidden, isolation });
     const { child } = process;
     living.add(process);
     sandboxStarts.inc();
@@ -98,8 +119,8 @@ export function createSandboxPool({
       () => undefined,
     );
     const sandbox: Sandbox = {
-      ...{ process, channel, ready, gone, log },
-      ...{ hasViolated: false, taint: undefined, tasks: 0, capMb: null, idleMb: BASELINE_MB },
+      ...{ process, channel, ready, gone, folder, log },
+      ...{ hasViolated: false, isLeased: false, taint: undefined, tasks: 0, capMb: null, idleMb: BASELINE_MB },
     };
     all.add(sandbox);
     // One that closes its connection can do nothing more for us.
@@ -109,7 +130,7 @@ export function createSandboxPool({
       leaving.delete(sandbox);
       const at = idle.indexOf(sandbox);
       if (at >= 0) idle.splice(at, 1);
-      rm(folder, { recursive: true, force: true }).catch((error) => log.warn({ err: error }, 'folder not removed'));
+      if (!sandbox.isLeased) removeFolder(sandbox);
     });
     return sandbox;
   }
@@ -130,6 +151,16 @@ export function createSandboxPool({
     idle.push(sandbox);
     return true;
   }
+  function removeFolder({ folder }: Sandbox): void {
+    const removal = folder
+      .remove()
+      .catch((error) => log.warn({ err: error }, 'folder of a sandbox not removed'))
+      .finally(() => removals.delete(removal));
+    removals.add(removal);
+  }
+
+  const isUsable = (sandbox: Sandbox | undefined): sandbox is Sandbox =>
+    sandbox !== undefined && all.has(sandbox) && !leaving.has(sandbox);
 
   const idleMb = () => idle.reduce((sum, sandbox) => sum + sandbox.idleMb, 0);
   const hasRoom = () => !closed && idle.length + leased < keep && idleMb() + BASELINE_MB <= roomMb();
@@ -178,13 +209,37 @@ export function createSandboxPool({
       let sandbox = take(memoryMb, owner);
       const ordinary = memoryMb <= LARGE_MB;
       if (ordinary) leased++;
-      return {
-        /** Runs one task, in a fresh process if the last one died. Never rejects: a sandbox that dies fails its own task only. */
-        async run(request: TaskRequest, options: RunOptions): Promise<Ran> {
-          await makeRoom();
-          if (sandbox === undefined || !all.has(sandbox) || leaving.has(sandbox)) sandbox = start();
+      const taken = new Set<Sandbox>();
+
+      /** A sandbox with an empty folder, and the request for it; undefined when each one ended before it had its work. */
+      async function begin(prepare: Prepare): Promise<[Sandbox, TaskRequest] | undefined> {
+        for (let tries = 0; tries <= MAX_STARTS; tries++) {
+          if (!isUsable(sandbox)) sandbox = start();
           const current = sandbox;
+          taken.add(current);
+          current.isLeased = true;
           current.log = jobLog;
+          if (!(await current.folder.begin())) {
+            end(current);
+            await current.gone;
+            continue;
+          }
+          const request = await prepare(current.folder);
+          if (isUsable(current)) return [current, request];
+        }
+        return undefined;
+      }
+
+      return {
+        /**
+         * Runs one task, in a fresh process if the last one died: a sandbox that dies fails its own task only. The files
+         * that it has made stay until `release`. Rejects only with what `prepare` rejects with.
+         */
+        async run(prepare: Prepare, options: RunOptions): Promise<Ran> {
+          await makeRoom();
+          const begun = await begin(prepare);
+          if (begun === undefined) return NOT_STARTED;
+          const [current, request] = begun;
           const taint = () => {
             current.taint = { owner };
           };
@@ -198,13 +253,21 @@ export function createSandboxPool({
           const { outcome } = ran;
           const outgrown = outcome.kind === 'died' && outcome.how === 'outgrown';
           if (outgrown || outcome.kind === 'aborted' || !ordinary) {
-            end(sandbox);
-            await sandbox.gone;
+            end(current);
+            await current.gone;
           }
           return ran;
         },
+        /** Ends the sandbox after a result that was rejected. */
+        distrust(): void {
+          if (isUsable(sandbox)) end(sandbox);
+        },
         release(): void {
           if (ordinary) leased--;
+          for (const used of taken) {
+            used.isLeased = false;
+            if (!all.has(used)) removeFolder(used);
+          }
           if (sandbox !== undefined && all.has(sandbox)) release(sandbox);
           sandbox = undefined;
         },
@@ -222,6 +285,7 @@ export function createSandboxPool({
       closed = true;
       for (const sandbox of all) sandbox.process.kill();
       await Promise.all([...all].map(({ gone }) => gone));
+      await Promise.all(removals);
     },
   };
 }

@@ -27,9 +27,6 @@ export type SandboxOrder = { kind: 'run'; request: TaskRequest } | { kind: 'abor
 export class Violation extends Error {}
 
 const MAX_INT = 2 ** 31 - 1;
-/** An RGBA page of the largest size, not compressed, has 49 MB. */
-const MAX_PAGE_BYTES = 2 ** 26;
-const MAX_PATH_LENGTH = 200;
 const MAX_REDUCED_LENGTH = 100;
 const MAX_DPI = 600;
 /** Ranges of a selection, and parts of a split; `run-check.ts` compares them with the limits of the job. */
@@ -71,11 +68,8 @@ const page = z.discriminatedUnion('status', [
   z.strictObject({
     page: pageNumber,
     status: z.literal('completed'),
-    path: text(MAX_PATH_LENGTH),
     width: side,
     height: side,
-    bytes: z.int().min(1).max(MAX_PAGE_BYTES),
-    sha256: z.string().regex(/^[0-9a-f]{64}$/),
     dpi: z.number().positive().max(MAX_DPI).nullable(),
     reduced: text(MAX_REDUCED_LENGTH).nullable(),
     engine: z.enum(ENGINES),
@@ -111,7 +105,7 @@ const message = z.discriminatedUnion('kind', [
     kind: z.literal('inspected'),
     found: z.strictObject({ pageCount: pageNumber, selected: list(pageRange) }),
   }),
-  z.strictObject({ kind: z.literal('page'), outcome: page }),
+  z.strictObject({ kind: z.literal('page'), report: page }),
   z.strictObject({ kind: z.literal('step'), step }),
   z.strictObject({
     kind: z.literal('progress'),

@@ -2,8 +2,6 @@ import { z } from 'zod';
 import type { PageRange } from '../../db/schema.ts';
 import { AppError } from '../../errors.ts';
 import { countPages, pagesIn, parsePages, selectPages } from '../../jobs/pages.ts';
-import { archivePath, pagePath } from '../../store/paths.ts';
-import { archive, archiveResult } from '../../tasks/archive.ts';
 import { type ConvertPayload, convert, convertPayload } from '../../tasks/convert.ts';
 import { convertRange, convertRangePayload } from '../../tasks/convert-range.ts';
 import { MAX_LINES } from '../bounds.ts';
@@ -21,20 +19,18 @@ const BYTES_PER_SECOND = 2 ** 20;
 const MIN_LINE_BYTES = 2 ** 20;
 const LINE_BYTES_PER_PAGE = 64;
 
-const UUID_ZIP_LENGTH = 40;
-
 type Sent<Kind extends RunMessage['kind']> = Extract<RunMessage, { kind: Kind }>;
-type CompletedPage = Extract<Sent<'page'>['outcome'], { status: 'completed' }>;
+type CompletedPage = Extract<Sent<'page'>['report'], { status: 'completed' }>;
 
 /**
- * Compares what a sandbox sends during one run with what was asked of it: pages of the selection, each once, at their own
- * paths, and an end that accounts for all of them. Every method throws a `Violation` for what cannot be.
+ * Compares what a sandbox sends during one run with what was asked of it: pages of the selection, each once, and
+ * an end that accounts for all of them. Every method throws a `Violation` for what cannot be.
  */
 export class RunCheck {
   readonly maxLineBytes: number;
   readonly #request: TaskRequest;
   /** Null for tasks other than conversions. */
-  readonly #conversion: Pick<ConvertPayload, 'upload_id' | 'original' | 'media_type' | 'dpi'> | null;
+  readonly #conversion: Pick<ConvertPayload, 'media_type' | 'dpi'> | null;
   readonly #messages: Allowance;
   readonly #bytes = new Allowance(MAX_BYTES, BYTES_PER_SECOND);
   readonly #settled: Set<number>;
@@ -104,20 +100,17 @@ export class RunCheck {
     this.#selected = selected;
   }
 
-  #page({ outcome }: Sent<'page'>): void {
-    const { page } = outcome;
+  #page({ report }: Sent<'page'>): void {
+    const { page } = report;
     if (!this.#isSelected(page)) throw new Violation(`page ${page} was not asked for`);
     if (this.#settled.has(page)) throw new Violation(`page ${page} came twice`);
     this.#settled.add(page);
-    if (outcome.status === 'completed') this.#completedPage(outcome);
+    if (report.status === 'completed') this.#completedPage(report);
   }
 
-  #completedPage({ page, path, engine, dpi }: CompletedPage): void {
+  #completedPage({ page, engine, dpi }: CompletedPage): void {
     if (this.#conversion === null) throw new Violation('a page of a task that converts nothing');
-    const { upload_id, original, dpi: asked } = this.#conversion;
-    if (path !== pagePath(upload_id, original, page, String(this.#request.attempt))) {
-      throw new Violation(`page ${page} is at another path: ${path}`);
-    }
+    const { dpi: asked } = this.#conversion;
     const isImage = this.#isImage();
     if ((engine === 'sharp') !== isImage || (dpi === null) !== isImage)
       throw new Violation(`page ${page}: by ${engine}`);
@@ -128,19 +121,9 @@ export class RunCheck {
   #ended({ outcome }: Sent<'ended'>): void {
     const isConversion = this.#conversion !== null;
     if (outcome.kind === 'split') this.#split(outcome.parts);
-    if (outcome.kind === 'completed' && this.#request.type === archive.type) this.#archive(outcome.result);
     if (outcome.kind === 'snoozed' && isConversion) throw new Violation('a conversion snoozes');
     if (outcome.kind === 'completed' && isConversion && this.#left().length > 0) {
       throw new Violation(`completed without page ${this.#left()[0]}`);
-    }
-  }
-
-  /** An archive has a random name in the folder of its upload. */
-  #archive(result: Record<string, unknown>): void {
-    const { path } = archiveResult.safeParse(result).data ?? {};
-    const key = z.uuid().safeParse(path?.slice(-UUID_ZIP_LENGTH, -'.zip'.length)).data;
-    if (key === undefined || path !== archivePath(String(this.#request.payload.upload_id), key)) {
-      throw new Violation('the result of an archive is not valid');
     }
   }
 

@@ -4,6 +4,7 @@ import type { PublicError } from '../../errors.ts';
 import { LARGE_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
 import type { Step } from '../../tasks/task.ts';
+import type { PrivateFolder } from '../files/private-folder.ts';
 import { sandboxDeaths } from '../metrics.ts';
 import type { TaskEvent, TaskOutcome, TaskRequest } from '../run-task.ts';
 import type { Channel } from './channel.ts';
@@ -73,6 +74,9 @@ export interface Sandbox {
   /** Resolves when its libraries are loaded; rejects when it ends before. */
   ready: Promise<unknown>;
   gone: Promise<unknown>;
+  /** Of its process; goes once the process is gone and nobody needs what it has made. */
+  folder: PrivateFolder;
+  isLeased: boolean;
   tasks: number;
   capMb: number | null;
   /** Resident memory when it last became idle. */

@@ -78,7 +78,7 @@ beforeAll(async () => {
   const { db, close } = await openDatabase(database.url, { name: 'worst', log });
   const queues = await openQueues(db, { supervise: false, log });
   await registerJobTypes(db, tasks.values());
-  const hub = createEventHub({ db, databaseUrl: database.url, log });
+  const hub = createEventHub({ db, heavyDb: db, databaseUrl: database.url, log });
   const waiting = createWaiting(hub);
   const cache = openStatusCache(undefined, log);
   const origins = createOrigins(config);
@@ -87,7 +87,7 @@ beforeAll(async () => {
   const guard = createGuard(config);
   const read = <T>(query: (from: typeof db) => Promise<T>) => query(db);
   server = createServer(
-    createApp({ db, read, queues, store, tasks, guard, config, origins, admit, log, cache, waiting }),
+    createApp({ db, heavyDb: db, read, queues, store, tasks, guard, config, origins, admit, log, cache, waiting }),
   );
   const stream = attachStream(server, hub, { origins, admit }, log);
   server.listen(0, '127.0.0.1');

@@ -7,10 +7,12 @@ import { type Mutant, mutate } from '../../bench/fuzz/mutate.ts';
 import { makeSeeds, PASSWORD, type Seed } from '../../bench/fuzz/seeds.ts';
 import { runOn } from '../../converter/recovery.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
+import { detectIsolation } from '../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type Lease, type SandboxPool } from '../../converter/sandbox/pool.ts';
 import { LARGE_MB } from '../../jobs/shape.ts';
 import { createLogger } from '../../log.ts';
 import { convert } from '../../tasks/convert.ts';
+import { prepareFor } from '../support/prepare.ts';
 
 /** The short form of `npm run test:fuzz`, without a service: conversions as a converter runs them. */
 
@@ -31,11 +33,14 @@ beforeAll(async () => {
   pool = createSandboxPool({
     keep: 1,
     roomMb: () => LARGE_MB,
+    workFolder: folder,
     cacheFolder: process.env.NODE_COMPILE_CACHE ?? path.join(folder, 'cache'),
     tasksModule: undefined,
+    hidden: [],
+    isolation: await detectIsolation({ foldersIn: folder }),
     log: createLogger('silent', {}),
   });
-  lease = pool.lease(LARGE_MB);
+  lease = pool.lease(LARGE_MB, null);
 });
 afterAll(async () => {
   lease.release();
@@ -50,20 +55,21 @@ async function convertMutant({ index, name, bytes }: Mutant): Promise<Verdict> {
   const events: TaskEvent[] = [];
   const reservation = { cpuUnits: 1, memoryMb: LARGE_MB };
   const payload = { upload_id: 'u', original: 1, path: name, media_type: MEDIA_TYPES[kind], dpi: 36 };
+  const request = {
+    type: convert.type,
+    payload: { ...payload, page_selection: null },
+    ...{ attempt: 1, dependencies: [], files: { originals: [], pages: [] }, settledPages: [], avoid: [] },
+    ...{ input, password: PASSWORD, reservation },
+    limits: { maxPages: 10, maxPixels: 1e7, stepSeconds: 20, firstEngine: engineFor(index) },
+  };
   const { outcome } = await runOn(
     lease,
-    {
-      type: convert.type,
-      payload: { ...payload, page_selection: null },
-      ...{ attempt: 1, dependencies: [], files: { originals: [], pages: [] }, settledPages: [], avoid: [] },
-      ...{ input, password: PASSWORD, reservation, outputRoot: folder },
-      limits: { maxPages: 10, maxPixels: 1e7, stepSeconds: 20, firstEngine: engineFor(index) },
-    },
-    { deadlineMs: 60_000, signal: new AbortController().signal, onEvent: (event) => events.push(event) },
+    { ...request, prepare: prepareFor(request) },
+    { deadlineMs: 60_000, signal: new AbortController().signal, onEvent: (event) => void events.push(event) },
     LARGE_MB,
   );
   await rm(input);
-  const pages = events.flatMap((event) => (event.kind === 'page' ? [event.outcome] : []));
+  const pages = events.flatMap((event) => (event.kind === 'page' ? [event.report] : []));
   return judgeErrors([outcome, ...pages].map((part) => ('error' in part ? part : {})));
 }
 

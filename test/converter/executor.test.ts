@@ -1,15 +1,26 @@
+import { createHash } from 'node:crypto';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { Readable } from 'node:stream';
+import sharp from 'sharp';
 import { z } from 'zod';
 import type { Config } from '../../config.ts';
 import { type ExecutorParts, executeJob } from '../../converter/executor.ts';
+import { PrivateFolder } from '../../converter/files/private-folder.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
 import type { Lease } from '../../converter/sandbox/pool.ts';
 import type { RunOptions, RunOutcome } from '../../converter/sandbox/run.ts';
 import { createSettler } from '../../converter/settler.ts';
+import { listOriginals } from '../../db/uploads.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { pagePath } from '../../store/paths.ts';
+import { openDiskStore } from '../../store/disk.ts';
 import type { Store } from '../../store/store.ts';
 import type { Task } from '../../tasks/task.ts';
 import { completedPage, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
+
+/** How a sandbox is run, and its folder. */
+type Sandboxed = RunOptions & { folder: PrivateFolder };
 
 let fixture: JobsFixture;
 beforeAll(async () => {
@@ -18,12 +29,25 @@ beforeAll(async () => {
 afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
-/** The job that is being executed. */
-let claimed: ClaimedJob;
-function page(number: number, more = {}): TaskEvent {
-  const { uploadId, original, attempt } = claimed;
-  const path = pagePath(uploadId ?? '', original ?? 0, number, String(attempt));
-  return { kind: 'page', outcome: { ...completedPage(number), path, ...more } } as TaskEvent;
+let root: string;
+let store: Store;
+beforeEach(async () => {
+  root = await mkdtemp(path.join(tmpdir(), 'sheetmill-executor-'));
+  store = await openDiskStore(path.join(root, 'store'));
+  await store.receive(Readable.from([Buffer.from('PDF')]), () => 'a.pdf');
+});
+afterEach(async () => {
+  expect((await readdir(root)).filter((name) => name !== 'store')).toEqual([]);
+  await rm(root, { recursive: true });
+});
+
+const found: TaskEvent = { kind: 'inspected', found: { pageCount: 2, selected: [[1, 2]] } };
+
+/** Makes a page, with a PNG of this size. */
+async function page(number: number, { onEvent, folder }: Sandboxed, size = { width: 10, height: 10 }) {
+  const png = sharp({ create: { ...size, channels: 3, background: 'white' } }).png();
+  await png.toFile(path.join(folder.output, `${number}.png`));
+  onEvent({ kind: 'page', report: { ...completedPage(number), ...size } });
 }
 /** Folders that were removed from the store. */
 let removed: string[] = [];
@@ -33,17 +57,24 @@ beforeEach(() => {
 
 /** A sandbox that goes on until it is told to end. */
 const untilAborted = ({ signal }: RunOptions) =>
-  new Promise<RunOutcome>((resolve) => signal.addEventListener('abort', () => resolve({ kind: 'aborted' })));
+  new Promise<RunOutcome>((resolve) => {
+    if (signal.aborted) resolve({ kind: 'aborted' });
+    signal.addEventListener('abort', () => resolve({ kind: 'aborted' }));
+  });
 
 /** One that makes a page first. */
-const tellOfPage = (options: RunOptions) => {
-  options.onEvent(page(1));
-  return untilAborted(options);
+const tellOfPage = async (sandboxed: Sandboxed) => {
+  sandboxed.onEvent(found);
+  await page(1, sandboxed);
+  return untilAborted(sandboxed);
 };
+
+/** Completes without a page. */
+const complete = async (): Promise<RunOutcome> => ({ kind: 'completed', result: {} });
 
 /** Executes the only ready job with a sandbox that does this. */
 async function execute(
-  sandbox: (options: RunOptions) => Promise<RunOutcome>,
+  sandbox: (sandboxed: Sandboxed) => Promise<RunOutcome>,
   {
     reads,
     stop = new AbortController(),
@@ -54,74 +85,92 @@ async function execute(
     type: 'convert',
     payload: z.record(z.string(), z.unknown()),
     resources: { cpuUnits: 1, memoryMb: 256 },
+    internal: true,
     run: async () => ({}),
     ...(reads && { reads }),
   } as Task;
-  const run: Lease['run'] = async (_request, options) => ({
-    outcome: await sandbox(options),
-    step: null,
-    spentSeconds: 0,
-    peakMemoryMb: 7,
-  });
+  const folder = new PrivateFolder(root);
+  const run: Lease['run'] = async (prepare, options) => {
+    await folder.begin();
+    await prepare(folder);
+    return { outcome: await sandbox({ ...options, folder }), step: null, spentSeconds: 0, peakMemoryMb: 7 };
+  };
+  let trusted = true;
+  const distrust = () => {
+    trusted = false;
+  };
   const parts: ExecutorParts = {
     db: fixture.db,
     store: {
-      workspace: async () => ({
-        output: '/store',
-        input: async (storePath: string) => `/store/${storePath}`,
-        publish: async () => undefined,
-        publishAll: async () => undefined,
-        close: async () => undefined,
-      }),
-      removeFolder: async (folder: string) => {
-        removed.push(folder);
+      ...store,
+      async removeFolder(name) {
+        removed.push(name);
+        await store.removeFolder(name);
       },
-    } as Partial<Store> as Store,
+    },
+    workFolder: root,
     tasks: new Map([['convert', task]]),
     settle: createSettler(fixture.db, fixture.queues),
     config: { MAX_PAGES: 10, MAX_PIXELS: 10 } as Config,
     log: fixture.log,
   };
   const job = await fixture.claimOne();
-  claimed = job;
   await onClaim?.(job);
   const lost = new AbortController();
-  await executeJob(parts, job, { sandbox: { run }, stop: stop.signal, lost, onWait: () => undefined });
-  return { job: await fixture.job(job.id).catch(() => undefined), lost: lost.signal.aborted };
+  await executeJob(parts, job, { sandbox: { run, distrust }, stop: stop.signal, lost, onWait: () => undefined });
+  await folder.remove();
+  return { job: await fixture.job(job.id).catch(() => undefined), lost: lost.signal.aborted, trusted };
 }
 
 const upload = () => fixture.upload(1, { payload: { path: 'a.pdf' } });
 
 test('what a task tells of its pages is recorded before its job is settled', async () => {
   const id = await upload();
-  const { job } = await execute(async ({ onEvent }) => {
-    onEvent({ kind: 'inspected', found: { pageCount: 2, selected: [[1, 2]] } });
-    for (const number of [1, 2]) onEvent(page(number));
+  const { job } = await execute(async (sandboxed) => {
+    sandboxed.onEvent(found);
+    for (const number of [1, 2]) await page(number, sandboxed);
     return { kind: 'completed', result: { pages: 2 } };
   });
   expect(job).toMatchObject({ status: 'completed', result: { pages: 2 } });
   expect(await fixture.findUpload(id)).toMatchObject({ status: 'completed', pagesDone: 2, pagesTotal: 2 });
 });
 
-test('a page that Postgres refuses aborts and fails its attempt, and nothing else', async () => {
-  await upload();
-  const { job, lost } = await execute((options) => {
-    options.onEvent(page(1, { width: 4_000 }));
-    options.onEvent(page(2));
-    return untilAborted(options);
+test('a page that is recorded has the size and the hash of its file in the store', async () => {
+  const id = await upload();
+  await execute(async (sandboxed) => {
+    sandboxed.onEvent({ kind: 'inspected', found: { pageCount: 1, selected: [[1, 1]] } });
+    await page(1, sandboxed);
+    return { kind: 'completed', result: {} };
   });
-  expect(job).toMatchObject({ status: 'retrying', failures: 1, error: { code: 'internal' } });
-  expect(lost).toBe(false);
+  const [row] = await fixture.pages(id);
+  const bytes = await readFile(path.join(root, 'store', row?.path ?? ''));
+  expect(row).toMatchObject({ bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') });
 });
 
-test('a page at a path that is not its own fails its attempt, and no row tells of it', async () => {
-  const id = await upload();
-  const { job } = await execute((options) => {
-    options.onEvent(page(1, { path: `uploads/${id}/pages/../../../secret` }));
-    return untilAborted(options);
+test('a page that Postgres refuses aborts and fails its attempt, and nothing else', async () => {
+  await upload();
+  const { job, lost, trusted } = await execute(async (sandboxed) => {
+    sandboxed.onEvent(found);
+    sandboxed.onEvent({
+      kind: 'page',
+      report: { page: 1, status: 'failed', error: { code: 'timeout', message: '\0' } },
+    });
+    return untilAborted(sandboxed);
   });
   expect(job).toMatchObject({ status: 'retrying', failures: 1, error: { code: 'internal' } });
-  expect(await fixture.findUpload(id)).toMatchObject({ pagesDone: 0 });
+  expect([lost, trusted]).toEqual([false, true]);
+});
+
+test('a page that is rejected aborts its attempt, fails its job, and takes the sandbox out of use', async () => {
+  const id = await upload();
+  const { job, trusted } = await execute(async (sandboxed) => {
+    sandboxed.onEvent(found);
+    await page(1, sandboxed, { width: 3500, height: 10 });
+    return untilAborted(sandboxed);
+  });
+  expect(job).toMatchObject({ status: 'failed', error: { code: 'corrupt_file' } });
+  expect(trusted).toBe(false);
+  expect(await fixture.findUpload(id)).toMatchObject({ status: 'failed', pagesDone: 0 });
 });
 
 test('a task that cannot say what it reads fails its attempt, and nothing else', async () => {
@@ -129,11 +178,11 @@ test('a task that cannot say what it reads fails its attempt, and nothing else',
   const reads = () => {
     throw new TypeError('no such upload');
   };
-  const { job } = await execute(async () => ({ kind: 'completed', result: {} }), { reads });
+  const { job } = await execute(complete, { reads });
   expect(job).toMatchObject({ status: 'retrying', error: { code: 'internal' } });
   await fixture.passBackoff();
   // Not the id of an upload, either.
-  const again = await execute(async () => ({ kind: 'completed', result: {} }), { reads: () => 'a\0b' });
+  const again = await execute(complete, { reads: () => 'a\0b' });
   expect(again.job).toMatchObject({ status: 'retrying', failures: 2, error: { code: 'internal' } });
 });
 
@@ -160,7 +209,7 @@ test('a task whose job was cancelled is aborted by the first page that is no lon
 
 test.each([
   ['tells of a page', tellOfPage],
-  ['completes', async () => ({ kind: 'completed', result: {} }) as const],
+  ['completes', complete],
 ])('a task whose upload was deleted when it %s leaves no file behind', async (_name, sandbox) => {
   const id = await upload();
   const { job } = await execute(sandbox, { onClaim: () => fixture.deleteUpload(id) });
@@ -171,6 +220,8 @@ test.each([
 test('a task that reads an upload fails for good when that is deleted, and leaves no file behind', async () => {
   const id = await upload();
   await fixture.finishAll();
+  for (const original of await listOriginals(fixture.db, id))
+    await store.receive(Readable.from([Buffer.from('PDF')]), () => original.path);
   await fixture.submit({ type: 'convert' });
   const { job } = await execute(
     async () => {

@@ -4,7 +4,7 @@ import type { Death, Ran } from '../../converter/sandbox/run.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import { convert } from '../../tasks/convert.ts';
-import type { Engine, Step, Task } from '../../tasks/task.ts';
+import type { Engine, Part, Step, Task } from '../../tasks/task.ts';
 
 const conversion = convert as unknown as Task;
 const death = (how: Death['how']): Death => ({
@@ -26,7 +26,8 @@ const died = (how: Death['how'], at: Step | null, peakMemoryMb = 300): Ran => ({
 /** Runs with a sandbox that ends like this, one run after the other; gives what came of it, and what was avoided in the end. */
 async function runThrough(runs: Ran[], { reserved = 256, mostMb = 1024 } = {}) {
   const left = [...runs];
-  const request = { avoid: [], reservation: { cpuUnits: 1, memoryMb: reserved } } as unknown as TaskRequest;
+  const prepare = async () => ({}) as TaskRequest;
+  const request = { prepare, avoid: [], reservation: { cpuUnits: 1, memoryMb: reserved } };
   const options = { deadlineMs: 1000, signal: new AbortController().signal, onEvent: () => undefined };
   const ran = await runOn({ run: async () => left.shift() as Ran }, request, options, mostMb);
   return { ran, avoid: request.avoid, left };
@@ -64,7 +65,7 @@ describe('a run whose sandbox dies', () => {
 
 describe('what the end of a run means for its job', () => {
   const payload = { upload_id: 'u', original: 1, path: 'a.pdf', media_type: 'application/pdf', dpi: 200 };
-  const job = { payload, cpuUnits: 1, memoryMb: 256 } as unknown as ClaimedJob;
+  const job = { type: 'convert', payload, cpuUnits: 1, memoryMb: 256 } as unknown as ClaimedJob;
   const meaning = (ran: Ran, left: number[], task: Task | undefined = conversion): Outcome =>
     outcomeOf(ran, job, task, left);
   const part = (pages: [number, number][], memoryMb: number, spent = 0) => ({
@@ -103,6 +104,21 @@ describe('what the end of a run means for its job', () => {
     expect(meaning(died('outgrown', step(2, 'pdfium', true)), [2])).toEqual(outgrown);
     expect(meaning(died('outgrown', step(null, 'pdfium', true)), [])).toEqual(outgrown);
     expect(meaning(died('killed', step(2, 'pdf-to-img')), [2])).toMatchObject({ kind: 'failed', retryable: true });
+  });
+
+  test('a page that the sandbox names and the job does not have is not converted', () => {
+    expect(meaning(died('outgrown', step(9, 'pdfium', true)), [2, 3])).toMatchObject({ kind: 'outgrown' });
+  });
+
+  test('the children of a split convert the same original as their parent', () => {
+    const parts: Part[] = [
+      { pages: [[2, 3]], memoryMb: 512 },
+      { pages: [[4, 4]], memoryMb: 1024 },
+    ];
+    expect(meaning({ ...done, outcome: { kind: 'split', parts } }, [2, 3, 4])).toEqual({
+      kind: 'split',
+      children: [part([[2, 3]], 512), { ...part([[4, 4]], 1024), shape: { cpuUnits: 0, memoryMb: 1024 } }],
+    });
   });
 
   test("a client's own task spends a try", () => {

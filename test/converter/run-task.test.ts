@@ -1,4 +1,3 @@
-import path from 'node:path';
 import { z } from 'zod';
 import { runTask, type TaskEvent, type TaskRequest } from '../../converter/run-task.ts';
 import { AppError } from '../../errors.ts';
@@ -16,7 +15,7 @@ const REQUEST: TaskRequest = {
   avoid: [],
   reservation: { cpuUnits: 1, memoryMb: 256 },
   limits: { maxPages: 1, maxPixels: 1, stepSeconds: 30, firstEngine: 'pdf-to-img' },
-  outputRoot: '/store',
+  outputFolder: '/out',
 };
 
 /** Runs a task that does this. */
@@ -43,14 +42,15 @@ const fail = (thrown: unknown, options?: Parameters<typeof run>[1]) =>
     throw thrown;
   }, options).then(({ outcome }) => outcome);
 
-test('a task is given its payload as its schema reads it, its attempt, and paths in the store', async () => {
+test('a task is given its payload as its schema reads it, its attempt, and paths for what it makes', async () => {
   const task = { payload: z.strictObject({ rounds: z.int().default(3) }) } as Partial<Task>;
-  const { outcome } = await run(({ payload, attempt, output }) => ({ payload, attempt, path: output('a/b.png') }), {
-    task,
-  });
+  const { outcome } = await run(
+    ({ payload, attempt, output, pageOutput }) => ({ payload, attempt, paths: [output, pageOutput(7)] }),
+    { task },
+  );
   expect(outcome).toEqual({
     kind: 'completed',
-    result: { payload: { rounds: 3 }, attempt: 2, path: path.join('/store', 'a/b.png') },
+    result: { payload: { rounds: 3 }, attempt: 2, paths: ['/out/file', '/out/7.png'] },
   });
 });
 

@@ -25,7 +25,7 @@ const REQUEST: TaskRequest = {
   avoid: [],
   reservation: { cpuUnits: 1, memoryMb: 256 },
   limits: { maxPages: 1, maxPixels: 1, stepSeconds: 30, firstEngine: 'pdf-to-img' },
-  outputRoot: '/store',
+  outputFolder: '/out',
 };
 
 type Work = (context: TaskContext<Record<string, unknown>>) => Promise<Record<string, unknown>>;

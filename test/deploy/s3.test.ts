@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { readdir } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { hostname, tmpdir } from 'node:os';
+import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { GetObjectCommand, ListObjectsV2Command } from '@aws-sdk/client-s3';
@@ -33,7 +34,10 @@ afterEach(async () => {
   await until(async () => (await keys()).length === 0);
   expect(s3.unfinished()).toEqual([]);
   const converter = service.converters[0]?.pid;
-  await until(async () => !(await readdir(tmpdir())).some((name) => name.startsWith(`sheetmill-work-${converter}-`)));
+  const work = (await readdir(tmpdir())).find((name) => name.startsWith(`sheetmill-work-${hostname()}-${converter}-`));
+  const held = () => (work === undefined ? [] : readdir(path.join(tmpdir(), work)));
+  // The folders of idle sandboxes alone.
+  await until(async () => (await held()).every((name) => name.startsWith('run-')));
   expect(await service.audit()).toEqual([]);
 });
 

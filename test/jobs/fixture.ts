@@ -206,7 +206,7 @@ export async function openJobsFixture() {
   };
 }
 
-export function completedPage(page: number): PageOutcome {
+export function completedPage(page: number): PageOutcome & { status: 'completed' } {
   return {
     page,
     status: 'completed',

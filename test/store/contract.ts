@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import type { Store } from '../../store/store.ts';
@@ -158,37 +159,26 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
     expect(await files()).toEqual(['all/2']);
   });
 
-  test('an attempt reads what is stored, and what it writes is stored when it says so', async () => {
-    await write('all/original');
-    const [one, other] = [await store.workspace(), await store.workspace()];
-    const inputs = await Promise.all([one.input('all/original'), other.input('all/original')]);
-    for (const file of inputs) expect(await readFile(file, 'utf8')).toBe('all/original');
-    const output = async (name: string) => {
-      const file = path.join(one.output, name);
-      await mkdir(path.dirname(file), { recursive: true });
-      await writeFile(file, name);
-    };
-    await output('all/pages/1');
-    await one.publish('all/pages/1');
-    expect(await read('all/pages/1')).toBe('all/pages/1');
-    for (const name of ['all/archives/1', 'all/2']) await output(name);
-    await one.publishAll();
-    await one.close();
-    expect(await files()).toEqual(['all/2', 'all/archives/1', 'all/original', 'all/pages/1']);
-    // The other one still reads its own.
-    expect((await stat(inputs[1] as string)).size).toBe(12);
-    await other.close();
-    expect(await read('all/original')).toBe('all/original');
-  });
-
-  test('an attempt that reads what is not there fails, and another one may try again', async () => {
-    const workspace = await store.workspace();
-    await expect(workspace.input('all/late').then((file) => readFile(file))).rejects.toThrow();
-    await workspace.close();
-    await write('all/late');
-    const again = await store.workspace();
-    expect(await readFile(await again.input('all/late'), 'utf8')).toBe('all/late');
-    await again.close();
+  test('a stored file is read as a local file, and is still stored when that is given back', async () => {
+    const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-store-'));
+    try {
+      await write('all/original');
+      const [one, other] = await Promise.all([1, 2].map(() => store.local('all/original', folder)));
+      for (const copy of [one, other]) expect(await readFile(copy?.file ?? '', 'utf8')).toBe('all/original');
+      await one?.giveBack();
+      expect(await readFile(other?.file ?? '', 'utf8')).toBe('all/original');
+      await other?.giveBack();
+      expect(await readdir(folder)).toEqual([]);
+      expect(await read('all/original')).toBe('all/original');
+      const late = store.local('all/late', folder).then(({ file }) => readFile(file));
+      await expect(late).rejects.toThrow();
+      await write('all/late');
+      const copy = await store.local('all/late', folder);
+      expect(await readFile(copy.file, 'utf8')).toBe('all/late');
+      await copy.giveBack();
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   test('a store that works says so', async () => {

@@ -1,6 +1,5 @@
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -34,12 +33,6 @@ async function open(): Promise<Store> {
 async function close(): Promise<void> {
   process.env = before;
   await s3.stop();
-  expect(await temporary()).toEqual([]);
-}
-
-/** What there is in the temporary folder of this process's attempts. */
-async function temporary(): Promise<string[]> {
-  return (await readdir(tmpdir())).filter((name) => name.startsWith(`sheetmill-work-${process.pid}-`));
 }
 
 const Bucket = 'sheetmill';
@@ -47,8 +40,16 @@ const Bucket = 'sheetmill';
 describe('a store on S3', () => describeStore(open, close));
 
 describe('on S3 besides', () => {
-  beforeEach(open);
-  afterEach(close);
+  let work: string;
+  beforeEach(async () => {
+    await open();
+    work = await mkdtemp(path.join(tmpdir(), 'sheetmill-store-'));
+  });
+  afterEach(async () => {
+    await close();
+    expect(await readdir(work)).toEqual([]);
+    await rm(work, { recursive: true });
+  });
 
   async function keys(): Promise<string[]> {
     const { Contents = [] } = await s3.client.send(new ListObjectsV2Command({ Bucket }));
@@ -105,27 +106,14 @@ describe('on S3 besides', () => {
     expect(new URL(url as string).searchParams.get('X-Amz-Expires')).toBe('600');
   });
 
-  test('two attempts that read the same file fetch it once, and the last one removes the copy', async () => {
+  test('two that read the same file fetch it once, and the last one removes the copy', async () => {
     await store.receive(chunks('content'), () => 'uploads/a');
-    const [one, other] = [await store.workspace(), await store.workspace()];
-    const [file, same] = await Promise.all([one.input('uploads/a'), other.input('uploads/a')]);
-    expect(file).toBe(same);
-    await one.close();
-    expect(await readFile(same, 'utf8')).toBe('content');
-    await other.close();
-    expect(await temporary()).toEqual([]);
-  });
-
-  test('an attempt stores nothing but what lies in its folder, whatever it says', async () => {
-    const workspace = await store.workspace();
-    await mkdir(path.join(workspace.output, 'uploads'));
-    await symlink('/etc', path.join(workspace.output, 'uploads/etc'));
-    for (const name of ['../../etc/hostname', '/etc/hostname', 'uploads/etc/hostname', 'uploads/../../secret', '']) {
-      await expect(workspace.publish(name)).rejects.toThrow();
-    }
-    await workspace.publishAll();
-    expect(await keys()).toEqual([]);
-    await workspace.close();
+    const [one, other] = await Promise.all([1, 2].map(() => store.local('uploads/a', work)));
+    expect(one?.file).toBe(other?.file);
+    await one?.giveBack();
+    expect(await readFile(other?.file ?? '', 'utf8')).toBe('content');
+    await other?.giveBack();
+    expect(await readdir(work)).toEqual([]);
   });
 
   test('no more than two parts of a file are read before one of them is stored', async () => {
@@ -161,41 +149,22 @@ describe('on S3 besides', () => {
         letGo = true;
       }
     }
-    const workspace = await store.workspace();
-    await mkdir(path.join(workspace.output, 'uploads'));
-    await writeFile(path.join(workspace.output, 'uploads/page'), 'page');
     const calls = [
       () => store.receive(source(), () => 'uploads/b'),
       () => store.read('uploads/a'),
       () => store.check(),
-      () => workspace.input('uploads/a'),
-      () => workspace.publish('uploads/page'),
+      () => store.local('uploads/a', work),
     ];
     const errors = await Promise.all(calls.map((call) => call().catch((error) => error)));
     expect(errors.map(isAway)).toEqual(calls.map(() => true));
     expect(errors[0]).toMatchObject({ status: 503, retryable: true });
     expect(letGo).toBe(true);
     await s3.comeBack();
-    expect(await readFile(await workspace.input('uploads/a'), 'utf8')).toBe('content');
-    await workspace.publish('uploads/page');
-    await workspace.close();
-    expect(await keys()).toEqual(['files/uploads/a', 'files/uploads/page']);
+    const copy = await store.local('uploads/a', work);
+    expect(await readFile(copy.file, 'utf8')).toBe('content');
+    await copy.giveBack();
+    expect(await keys()).toEqual(['files/uploads/a']);
     expect(s3.unfinished()).toEqual([]);
-  });
-
-  test('what a process that was killed has left in the temporary folder goes at the next start', async () => {
-    const gone = spawn('true');
-    await once(gone, 'exit');
-    const [dead, alive] = [gone.pid, process.ppid].map((pid) => path.join(tmpdir(), `sheetmill-work-${pid}-test`));
-    for (const folder of [dead, alive]) await mkdir(path.join(folder as string, 'uploads'), { recursive: true });
-    try {
-      await openS3Store(s3.env.STORE_URL, { links: false, keys: accountKeys });
-      const left = await readdir(tmpdir());
-      expect(left).not.toContain(path.basename(dead as string));
-      expect(left).toContain(path.basename(alive as string));
-    } finally {
-      await rm(alive as string, { recursive: true });
-    }
   });
 
   test('without keys, a role signs: its credentials are asked for where the platform serves them', async () => {

@@ -13,6 +13,7 @@ import type { RunOutcome } from '../../converter/sandbox/run.ts';
 import { hideProcessMemory } from '../../libc.ts';
 import { createLogger } from '../../log.ts';
 import type { Targets } from './hostile-tasks.ts';
+import { prepareFor } from './prepare.ts';
 
 /**
  * A converter with secrets, files and sockets around it, which runs hostile tasks in sandboxes of one level and prints a
@@ -59,6 +60,7 @@ async function attack(targets: Targets): Promise<HostileReport> {
   const pool = createSandboxPool({
     keep: 1,
     roomMb: () => 1024,
+    workFolder: path.join(folder, 'work'),
     cacheFolder: path.join(folder, 'data', 'compile-cache'),
     tasksModule: path.join(import.meta.dirname, 'hostile-tasks.ts'),
     hidden: [path.join(folder, 'data')],
@@ -68,8 +70,8 @@ async function attack(targets: Targets): Promise<HostileReport> {
   });
   const lease = pool.lease(256, null);
   const options = { deadlineMs: 60_000, signal: new AbortController().signal, onEvent: () => undefined };
-  const hostile = await lease.run(requestOf('hostile', targets), options);
-  const daemon = await lease.run(requestOf('daemon', { name: DAEMON }), options);
+  const hostile = await lease.run(prepareFor(requestOf('hostile', targets)), options);
+  const daemon = await lease.run(prepareFor(requestOf('daemon', { name: DAEMON })), options);
   if (daemon.outcome.kind !== 'completed' || daemons().length === 0) throw new Error(JSON.stringify(daemon.outcome));
   lease.release();
   await pool.close();
@@ -80,7 +82,7 @@ async function prepareTargets(): Promise<Targets> {
   const data = path.join(folder, 'data');
   const store = path.join(data, 'store');
   const cache = path.join(data, 'compile-cache');
-  for (const made of [store, cache]) await mkdir(made, { recursive: true });
+  for (const made of [store, cache, path.join(folder, 'work')]) await mkdir(made, { recursive: true });
   const files = [path.join(store, 'original.pdf'), path.join(data, 'password')];
   for (const file of files) await writeFile(file, secret);
   const socket = path.join(folder, 'socket');
@@ -126,7 +128,7 @@ function commandOf(pid: string): string {
   }
 }
 
-function requestOf(type: string, payload: Record<string, unknown>): TaskRequest {
+function requestOf(type: string, payload: Record<string, unknown>): Omit<TaskRequest, 'outputFolder'> {
   return {
     type,
     payload,
@@ -139,6 +141,5 @@ function requestOf(type: string, payload: Record<string, unknown>): TaskRequest 
     avoid: [],
     reservation: { cpuUnits: 1, memoryMb: 256 },
     limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdfium' },
-    outputRoot: folder,
   };
 }

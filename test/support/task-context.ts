@@ -6,7 +6,7 @@ export interface Told {
   progress: [done: number, total: number | undefined][];
 }
 
-/** What `run` of a task is given, with a store in the folder `root`; `told` keeps what the task tells. */
+/** What `run` of a task is given, with the folder `root` for its file; `told` keeps what the task tells. */
 export function taskContext<Payload>(
   payload: Payload,
   root: string,
@@ -24,7 +24,7 @@ export function taskContext<Payload>(
       throw new Error(`snoozes for ${seconds} s`);
     },
     files: { originals: [], pages: [] },
-    output: (storePath) => path.join(root, storePath),
+    output: path.join(root, 'file'),
     told,
     ...overrides,
   };

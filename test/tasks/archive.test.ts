@@ -1,5 +1,5 @@
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
-import { mkdtemp, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readlink, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
@@ -68,34 +68,20 @@ test('a zip holds every page in order, stored, under its original and page', asy
     '2-1': randomBytes(70_000),
   };
   const context = contextOf(await makePages(contents));
-  const result = await archive.run(context);
-  const entries = await readZip(path.join(root, String(result.path)));
+  await archive.run(context);
+  const entries = await readZip(context.output);
   expect(entries.map(({ name }) => name)).toEqual(['1-0001.png', '1-0002.png', '1-10000.png', '2-0001.png']);
   expect(entries.every(({ stored }) => stored)).toBe(true);
   expect(Buffer.concat(entries.map(({ content }) => content))).toEqual(Buffer.concat(Object.values(contents)));
 });
 
-test('the result tells path, size, hash and pages, and progress counts the pages', async () => {
+test('the result tells the pages, and progress counts them', async () => {
   const context = contextOf(await makePages({ '1-1': randomBytes(1_000), '1-2': randomBytes(1_000) }));
-  const result = await archive.run(context);
-  const bytes = await readFile(path.join(root, String(result.path)));
-  expect(result).toEqual({
-    path: expect.stringMatching(new RegExp(`^uploads/${upload}/archives/[0-9a-f-]{36}\\.zip$`)),
-    bytes: bytes.length,
-    sha256: createHash('sha256').update(bytes).digest('hex'),
-    pages: 2,
-  });
+  expect(await archive.run(context)).toEqual({ pages: 2 });
   expect(context.told.progress).toEqual([
     [1, 2],
     [2, 2],
   ]);
-});
-
-test('two archives of one upload have names of their own', async () => {
-  const files = await makePages({ '1-1': randomBytes(10) });
-  await archive.run(contextOf(files));
-  await archive.run(contextOf(files));
-  expect(new Set(await filesLeft()).size).toBe(2);
 });
 
 test('an upload without pages fails the attempt, and may be tried again', async () => {
@@ -108,7 +94,7 @@ test('an upload without pages fails the attempt, and may be tried again', async 
   expect(await filesLeft()).toEqual([]);
 });
 
-test('an abort in the middle stops it, and leaves no file', async () => {
+test('an abort in the middle stops it', async () => {
   const controller = new AbortController();
   const context = contextOf(
     await makePages({ '1-1': randomBytes(10), '1-2': randomBytes(5_000_000) }),
@@ -116,7 +102,6 @@ test('an abort in the middle stops it, and leaves no file', async () => {
   );
   context.progress = () => controller.abort();
   await expect(archive.run(context)).rejects.toMatchObject({ name: 'AbortError' });
-  expect(await filesLeft()).toEqual([]);
 });
 
 test('an abort before the start leaves no file', async () => {
@@ -125,11 +110,10 @@ test('an abort before the start leaves no file', async () => {
   expect(await filesLeft()).toEqual([]);
 });
 
-test('a page whose file is gone fails it, and leaves no file', async () => {
+test('a page whose file is gone fails it', async () => {
   const files = await makePages({ '1-1': randomBytes(100_000), '1-2': randomBytes(10) });
   await rm(path.join(folder, '1-2.png'));
   await expect(archive.run(contextOf(files))).rejects.toMatchObject({ code: 'ENOENT' });
-  expect(await filesLeft()).toEqual([]);
 });
 
 test('the memory it takes does not grow with the pages', async () => {

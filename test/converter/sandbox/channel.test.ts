@@ -22,7 +22,7 @@ function requestOf(type: string, payload: Record<string, unknown>, more: Partial
     avoid: [],
     reservation: { cpuUnits: 1, memoryMb: 256 },
     limits: { maxPages: 20, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdfium' },
-    outputRoot: '/store',
+    outputFolder: '/out',
     ...more,
   };
 }
@@ -295,7 +295,7 @@ test('whatever a sandbox sends, in whatever chunks, nothing is thrown and only s
         ours.end();
         await channel.ended;
         expect(reasons.length).toBeLessThanOrEqual(1);
-        const made = messages.flatMap((message) => (message.kind === 'page' ? [message.outcome.page] : []));
+        const made = messages.flatMap((message) => (message.kind === 'page' ? [message.report.page] : []));
         expect(new Set(made).size).toBe(made.length);
         const allowed = request === RANGE ? [4, 5] : request === IMAGE ? [1] : request === CONVERT ? [1, 2, 3] : [];
         expect(made.filter((number) => !allowed.includes(number))).toEqual([]);

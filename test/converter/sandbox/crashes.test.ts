@@ -2,9 +2,11 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { runOn } from '../../../converter/recovery.ts';
+import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
 import { createLogger } from '../../../log.ts';
 import { emptyPdf, makePdf, RED } from '../../support/files.ts';
+import { prepareFor } from '../../support/prepare.ts';
 
 const MEMORY_MB = 256;
 
@@ -17,8 +19,11 @@ beforeAll(async () => {
   pool = createSandboxPool({
     keep: 1,
     roomMb: () => 1024,
+    workFolder: folder,
     cacheFolder: process.env.NODE_COMPILE_CACHE ?? path.join(folder, 'cache'),
     tasksModule: path.join(import.meta.dirname, 'crashing-tasks.ts'),
+    hidden: [],
+    isolation: await detectIsolation({ foldersIn: folder }),
     log: createLogger('silent', {}),
   });
 });
@@ -28,15 +33,17 @@ afterAll(async () => {
 });
 
 async function open(file: string, engines: string[], by: string) {
-  const lease = pool.lease(MEMORY_MB);
+  const lease = pool.lease(MEMORY_MB, null);
   const request = {
     ...{ type: 'open', payload: { engines, by }, attempt: 1, dependencies: [], settledPages: [], avoid: [] },
-    ...{ files: { originals: [], pages: [] }, input: path.join(folder, file), password: null, outputRoot: folder },
+    ...{ files: { originals: [], pages: [] }, input: path.join(folder, file), password: null },
     reservation: { cpuUnits: 1, memoryMb: MEMORY_MB },
     limits: { maxPages: 10, maxPixels: 1e7, stepSeconds: 30, firstEngine: 'pdfium' as const },
   };
   const options = { deadlineMs: 60_000, signal: new AbortController().signal, onEvent: () => undefined };
-  const { outcome } = await runOn(lease, request, options, MEMORY_MB).finally(() => lease.release());
+  const { outcome } = await runOn(lease, { ...request, prepare: prepareFor(request) }, options, MEMORY_MB).finally(() =>
+    lease.release(),
+  );
   return outcome;
 }
 

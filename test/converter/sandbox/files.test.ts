@@ -5,6 +5,7 @@ import type { TaskRequest } from '../../../converter/run-task.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool } from '../../../converter/sandbox/pool.ts';
 import { createLogger } from '../../../log.ts';
+import { prepareFor } from '../../support/prepare.ts';
 
 const TMPFS_MAGIC = 0x01021994;
 const MEMORY = '/dev/shm';
@@ -29,6 +30,7 @@ afterEach(async () => {
   const pool = createSandboxPool({
     keep: 1,
     roomMb: () => 1024,
+    workFolder: folder,
     cacheFolder: path.join(folder, 'cache'),
     tasksModule: path.resolve(import.meta.dirname, '../../support/hostile-tasks.ts'),
     hidden: [],
@@ -36,7 +38,7 @@ afterEach(async () => {
     log: createLogger('silent', {}),
   });
   const lease = pool.lease(256, null);
-  const { outcome } = await lease.run(requestOf({ megabytes: 300, unlinked }), {
+  const { outcome } = await lease.run(prepareFor(requestOf({ megabytes: 300, unlinked })), {
     deadlineMs: 30_000,
     signal: new AbortController().signal,
     onEvent: () => undefined,
@@ -46,7 +48,7 @@ afterEach(async () => {
   expect(outcome).toMatchObject({ kind: 'died', how: 'outgrown', error: { code: 'out_of_memory' } });
 });
 
-function requestOf(payload: Record<string, unknown>): TaskRequest {
+function requestOf(payload: Record<string, unknown>): Omit<TaskRequest, 'outputFolder'> {
   return {
     type: 'fill',
     payload,
@@ -59,6 +61,5 @@ function requestOf(payload: Record<string, unknown>): TaskRequest {
     avoid: [],
     reservation: { cpuUnits: 1, memoryMb: 256 },
     limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdfium' },
-    outputRoot: folder,
   };
 }

@@ -45,6 +45,7 @@ function startPool(keep: number, isolation = none): void {
   pool = createSandboxPool({
     keep,
     roomMb: () => roomMb,
+    workFolder: folder,
     cacheFolder: path.join(folder, 'cache'),
     hidden: [],
     isolation,
@@ -79,7 +80,7 @@ function requestOf(type: string, payload: Record<string, unknown>, memoryMb: num
     avoid: [],
     reservation: { cpuUnits: 1, memoryMb },
     limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdf-to-img' },
-    outputRoot: folder,
+    outputFolder: folder,
   };
 }
 
@@ -90,7 +91,12 @@ interface Use {
 }
 
 function runOn(lease: Lease, request: TaskRequest, use: Use = {}): Promise<Ran> {
-  return lease.run(request, { deadlineMs: 30_000, signal: new AbortController().signal, onEvent: () => {}, ...use });
+  return lease.run(async () => request, {
+    deadlineMs: 30_000,
+    signal: new AbortController().signal,
+    onEvent: () => {},
+    ...use,
+  });
 }
 
 async function run(type: string, payload: Record<string, unknown>, memoryMb: number, use?: Use): Promise<Ran> {

@@ -1,7 +1,8 @@
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import type { PrivateFolder } from '../../../converter/files/private-folder.ts';
 import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
@@ -9,6 +10,7 @@ import { createLogger } from '../../../log.ts';
 import { childrenOf, commandOf, isAlive } from '../../scenarios/processes.ts';
 import { pdfThatNeverEnds } from '../../scenarios/slow-files.ts';
 import { makeImage, makePdf } from '../../support/files.ts';
+import { prepareFor } from '../../support/prepare.ts';
 import { until } from '../../support/service.ts';
 
 // TEMPORARY: the tasks here read and write outside the private folder.
@@ -28,6 +30,7 @@ function startPool(reuse: 'owner' | 'never'): SandboxPool {
   return createSandboxPool({
     keep: 1,
     roomMb: () => 1024,
+    workFolder: folder,
     cacheFolder: path.join(folder, 'cache'),
     hidden: [],
     isolation,
@@ -47,7 +50,7 @@ function sandboxes(): number[] {
   return childrenOf(process.pid).filter((pid) => isAlive(pid) && commandOf(pid).includes('sandbox/child.ts'));
 }
 
-function requestOf(input: string, type = 'convert'): TaskRequest {
+function requestOf(input: string, type = 'convert'): Omit<TaskRequest, 'outputFolder'> {
   const media_type = input.endsWith('.pdf') ? 'application/pdf' : 'image/png';
   return {
     type,
@@ -61,18 +64,25 @@ function requestOf(input: string, type = 'convert'): TaskRequest {
     avoid: [],
     reservation: { cpuUnits: 1, memoryMb: 256 },
     limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdfium' },
-    outputRoot: folder,
   };
 }
 
 async function run(
-  request: TaskRequest,
-  { deadlineMs = 30_000, signal = new AbortController().signal, owner = null as string | null } = {},
+  request: Omit<TaskRequest, 'outputFolder'>,
+  {
+    deadlineMs = 30_000,
+    signal = new AbortController().signal,
+    owner = null as string | null,
+    onFirst = () => {},
+  } = {},
 ) {
   const events: TaskEvent[] = [];
+  const onEvent = (event: TaskEvent) => {
+    if (events.push(event) === 1) onFirst();
+  };
   const lease = pool.lease(request.reservation.memoryMb, owner);
   try {
-    const ended = await lease.run(request, { deadlineMs, signal, onEvent: (event) => events.push(event) });
+    const ended = await lease.run(prepareFor(request), { deadlineMs, signal, onEvent });
     return { ...ended, events };
   } finally {
     lease.release();
@@ -84,9 +94,8 @@ test('a task tells what it found and made, before its end', async () => {
   expect(outcome).toEqual({ kind: 'completed', result: { pages: 1 } });
   expect(events).toMatchObject([
     { kind: 'inspected', found: { pageCount: 1, selected: [[1, 1]] } },
-    { kind: 'page', outcome: { page: 1, status: 'completed', path: 'uploads/u/pages/1-0001.1.png' } },
+    { kind: 'page', report: { page: 1, status: 'completed' } },
   ]);
-  expect(await readdir(path.join(folder, 'uploads/u/pages'))).toEqual(['1-0001.1.png']);
   expect(peakMemoryMb).toBeGreaterThan(50);
 });
 
@@ -135,7 +144,9 @@ test('a task past its deadline fails with timeout, and its sandbox is gone', asy
 test('a task whose sandbox is killed fails alone, and may be tried again', async () => {
   await run(requestOf('a.png'));
   const [busy] = sandboxes();
-  const ending = run(requestOf('slow.pdf'));
+  const begun = Promise.withResolvers<void>();
+  const ending = run(requestOf('slow.pdf'), { onFirst: begun.resolve });
+  await begun.promise;
   process.kill(busy as number, 'SIGKILL');
   const other = run(requestOf('a.png'));
   expect((await ending).outcome).toMatchObject({ kind: 'died', how: 'killed', error: { code: 'out_of_memory' } });
@@ -189,13 +200,17 @@ test('the signals of a terminal do not end a sandbox: its converter does', async
 });
 
 /** Runs tasks of an owner in one sandbox, the last of which is an own task; gives its process. */
-async function sandboxFor(owner: string | null, ...requests: TaskRequest[]): Promise<unknown> {
+async function sandboxFor(owner: string | null, ...requests: Omit<TaskRequest, 'outputFolder'>[]): Promise<unknown> {
   const lease = pool.lease(256, owner);
   try {
     let pid: unknown;
     for (const request of [...requests, { ...requestOf('a.png', 'where_am_i'), payload: {} }]) {
       const signal = new AbortController().signal;
-      const { outcome } = await lease.run(request, { deadlineMs: 30_000, signal, onEvent: () => undefined });
+      const { outcome } = await lease.run(prepareFor(request), {
+        deadlineMs: 30_000,
+        signal,
+        onEvent: () => undefined,
+      });
       expect(outcome.kind).toBe('completed');
       if (outcome.kind === 'completed') pid = outcome.result.pid;
     }
@@ -250,4 +265,22 @@ test('a sandbox that sends invalid data while it has nothing to do is gone', asy
   expect(outcome).toEqual({ kind: 'completed', result: {} });
   await until(async () => sandboxes().length === 0);
   expect((await run(requestOf('a.png'))).outcome.kind).toBe('completed');
+});
+
+test('the folder of a sandbox that died stays until its lease is released, and goes then', async () => {
+  const lease = pool.lease(256, null);
+  let output = '';
+  const prepare = async (own: PrivateFolder) => {
+    output = own.output;
+    return { ...requestOf('slow.pdf'), outputFolder: own.output };
+  };
+  const { outcome } = await lease.run(prepare, {
+    deadlineMs: 50,
+    signal: new AbortController().signal,
+    onEvent: () => undefined,
+  });
+  expect(outcome).toMatchObject({ kind: 'failed', error: { code: 'timeout' } });
+  expect(existsSync(output)).toBe(true);
+  lease.release();
+  await until(async () => !existsSync(output));
 });

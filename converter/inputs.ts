@@ -1,0 +1,72 @@
+import { eq } from 'drizzle-orm';
+import type { Database } from '../db/client.ts';
+import { listPrerequisites } from '../db/jobs.ts';
+import { uploads } from '../db/schema.ts';
+import { listOriginals, listPages } from '../db/uploads.ts';
+import type { ClaimedJob } from '../jobs/claim.ts';
+import { settledPages } from '../jobs/conversion.ts';
+import type { UploadFiles } from '../tasks/task.ts';
+import type { AttemptFiles } from './files/attempt-files.ts';
+import type { PrivateFolder } from './files/private-folder.ts';
+import type { TaskRequest } from './run-task.ts';
+
+/** What a task needs besides the payload. Files are named by their paths in the store until they are copied. */
+type Inputs = Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files' | 'dependencies'>;
+
+/** Results of prerequisites that a task is given, as JSON. */
+const MAX_RESULTS_BYTES = 256 * 1024;
+
+/** The password is read here and goes to the sandbox alone. */
+export async function readInputs(
+  db: Database,
+  job: ClaimedJob,
+  uploadId: string | null,
+  only: keyof UploadFiles | undefined,
+): Promise<Inputs> {
+  const files: UploadFiles = { originals: [], pages: [] };
+  if (uploadId !== job.uploadId && uploadId !== null) {
+    const wanted = (kind: keyof UploadFiles) => only === undefined || only === kind;
+    for (const { original, path, mediaType, sha256 } of wanted('originals') ? await listOriginals(db, uploadId) : []) {
+      files.originals.push({ original, path, mediaType, sha256 });
+    }
+    for (const { original, page, path, sha256 } of wanted('pages') ? await listPages(db, uploadId) : []) {
+      if (path && sha256) files.pages.push({ original, page, path, sha256 });
+    }
+  }
+  if (job.uploadId === null || job.original === null) {
+    const dependencies = job.hasDependencies ? await listPrerequisites(db, job.id, MAX_RESULTS_BYTES) : [];
+    return { input: '', password: null, settledPages: [], files, dependencies };
+  }
+  const { path, media_type } = job.payload as { path: string; media_type?: string };
+  return {
+    input: path,
+    // An image has none.
+    password: media_type?.startsWith('image/') ? null : await findPassword(db, job.uploadId),
+    settledPages: job.attempt > 1 ? await settledPages(db, job.uploadId, job.original) : [],
+    files,
+    // Conversions depend on no other job.
+    dependencies: [],
+  };
+}
+
+/** Copies the files into the folder of the process that reads them, and gives their paths there. */
+export async function copyInputs(
+  attempt: AttemptFiles,
+  folder: PrivateFolder,
+  { input, files }: Inputs,
+  giveUp: AbortSignal,
+): Promise<Pick<Inputs, 'input' | 'files'>> {
+  const copy = async <File extends { path: string }>(file: File): Promise<File> => {
+    giveUp.throwIfAborted();
+    return { ...file, path: await attempt.copyIn(folder, file.path) };
+  };
+  const local: UploadFiles = { originals: [], pages: [] };
+  for (const original of files.originals) local.originals.push(await copy(original));
+  for (const page of files.pages) local.pages.push(await copy(page));
+  return { input: input === '' ? '' : (await copy({ path: input })).path, files: local };
+}
+
+async function findPassword(db: Database, uploadId: string): Promise<string | null> {
+  const [upload] = await db.select({ password: uploads.password }).from(uploads).where(eq(uploads.id, uploadId));
+  return upload?.password ?? null;
+}
