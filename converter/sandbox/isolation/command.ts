@@ -11,9 +11,9 @@ const LAUNCHER = fileURLToPath(new URL('./launch.ts', import.meta.url));
 
 /**
  * The shell is process 1 of the PID namespace, which ends with it: the kernel would keep fatal signals of its own from a
- * process 1. `exit` keeps the shell from executing the program in its place.
+ * process 1. `exit` keeps the shell from executing the program in its place. The shell does not print how the program ended.
  */
-const INIT = ['sh', '-c', '"$@"; exit $?', 'sh'];
+const INIT = ['sh', '-c', 'exec 9>&2 2>/dev/null; "$@" 2>&9 9>&-; exit $?', 'sh'];
 const NAMESPACES = ['--net', '--ipc', '--pid', '--mount', '--uts', '--fork', '--kill-child'];
 
 export interface Program {
