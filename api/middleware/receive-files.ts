@@ -63,7 +63,11 @@ export function receiveFiles(store: Store, maxUploadBytes: number): RequestHandl
       passOn(error);
     };
     const form = openForm(request, boundary, maxUploadBytes);
-    form.once('error', refuse);
+    form.once('error', (error) => {
+      // Nothing reads the rest of the body now, and a client that sends all of it first would not see the answer.
+      request.resume();
+      refuse(error);
+    });
     const storage = new UploadStorage({ store, request, filenames: form.filenames, refuse });
     uploadIds.set(request, storage.id);
     const parseForm = multer({

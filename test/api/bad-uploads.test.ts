@@ -159,7 +159,7 @@ describe('a request that does not keep to the contract is refused and leaves not
   test('a file over the limit whose client writes to the end before it reads', async () => {
     const { hostname, port } = new URL(service.url);
     const body = Buffer.concat([filePart('a.png', Buffer.concat([png, Buffer.alloc(9 * 2 ** 20)])), CLOSING]);
-    const type = `Host: x\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=${BOUNDARY}\r\n`;
+    const type = `Host: localhost\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=${BOUNDARY}\r\n`;
     const chunked = [
       `Transfer-Encoding: chunked\r\n\r\n${body.length.toString(16)}\r\n`,
       body,

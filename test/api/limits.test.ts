@@ -120,13 +120,13 @@ function raw(url: string, ...lines: string[]) {
 }
 
 test('clients that are slow on purpose are cut off, while others and a slow upload are served', async () => {
-  const dribbling = Array.from({ length: 50 }, () => raw(open.url, 'GET /jobs HTTP/1.1', 'Host: x'));
+  const dribbling = Array.from({ length: 50 }, () => raw(open.url, 'GET /jobs HTTP/1.1', 'Host: localhost'));
   const silent = raw(open.url);
   // Refused, and sending on: it sees the answer, and not much later the end.
   const stubborn = raw(
     service.url,
     'POST /uploads HTTP/1.1',
-    'Host: x',
+    'Host: localhost',
     'Content-Length: 1000000000',
     'Content-Type: multipart/form-data; boundary=x',
     '',
@@ -173,7 +173,7 @@ test('a client without a key that has much to send sees the answer', async () =>
 });
 
 test('headers that are too large are refused', async () => {
-  const { answer } = raw(open.url, 'GET /jobs HTTP/1.1', 'Host: x', `X: ${'y'.repeat(20_000)}`, '', '');
+  const { answer } = raw(open.url, 'GET /jobs HTTP/1.1', 'Host: localhost', `X: ${'y'.repeat(20_000)}`, '', '');
   expect(await answer).toMatch(/^HTTP\/1.1 431 /);
 });
 

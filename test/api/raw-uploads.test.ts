@@ -24,7 +24,7 @@ async function send(parts: Buffer[], { type = `multipart/form-data; boundary=${B
   const { hostname, port } = new URL(service.url);
   const socket = connect(Number(port), hostname).setNoDelay();
   const body = Buffer.concat(parts);
-  const head = ['POST /uploads HTTP/1.1', 'Host: x', 'Connection: close', `Content-Type: ${type}`];
+  const head = ['POST /uploads HTTP/1.1', 'Host: localhost', 'Connection: close', `Content-Type: ${type}`];
   socket.write(`${head.join('\r\n')}\r\nTransfer-Encoding: chunked\r\n\r\n`);
   for (let at = 0; at < body.length; at += pieces) {
     const piece = body.subarray(at, at + pieces);
