@@ -39,8 +39,8 @@ export class Room {
     const give = this.tryTake(holder, amount);
     if (give !== undefined) return give;
     const taken = Math.min(amount, this.#maxPerHolder);
-    const hasShare = (this.#heldBy.get(holder) ?? 0) + taken > this.#maxPerHolder;
-    const isOwn = holder !== undefined && (hasShare || this.#held + taken <= this.#max);
+    const isBeyondShare = (this.#heldBy.get(holder) ?? 0) + taken > this.#maxPerHolder;
+    const isOwn = holder !== undefined && (isBeyondShare || this.#held + taken <= this.#max);
     throw new AppError(
       isOwn ? 'too_many_requests' : 'unavailable',
       `too many ${this.#name} at a time: try again later`,
