@@ -38,12 +38,17 @@ export class Room {
   take(holder: Holder, amount = 1): () => void {
     const give = this.tryTake(holder, amount);
     if (give !== undefined) return give;
-    const isFull = holder === undefined || this.#held + amount > this.#max;
-    const [code, status] = isFull ? (['unavailable', 503] as const) : (['too_many_requests', 429] as const);
-    throw new AppError(code, `too many ${this.#name} at a time: try again later`, {
-      status,
-      details: { retry_after_seconds: RETRY_AFTER_SECONDS },
-    });
+    const taken = Math.min(amount, this.#maxPerHolder);
+    const isBeyondShare = (this.#heldBy.get(holder) ?? 0) + taken > this.#maxPerHolder;
+    const isOwn = holder !== undefined && (isBeyondShare || this.#held + taken <= this.#max);
+    throw new AppError(
+      isOwn ? 'too_many_requests' : 'unavailable',
+      `too many ${this.#name} at a time: try again later`,
+      {
+        status: isOwn ? 429 : 503,
+        details: { retry_after_seconds: RETRY_AFTER_SECONDS },
+      },
+    );
   }
 
   /** Takes room as `take` does; gives undefined when there is none. */

@@ -23,7 +23,7 @@ export function runFor<Result>(holder: Holder, work: () => Result): Result {
 
 /** Runs what is done for many callers at once, so that the first of them does not count as its holder. */
 export function runForAll<Result>(work: () => Result): Result {
-  return holders.exit(work);
+  return holders.run(undefined, work);
 }
 
 /** The holder that the current request runs for; undefined for the work of the service itself. */

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { createClient } from '@redis/client';
+import type { QueuedJob } from '../db/jobs.ts';
 import type { Logger } from '../log.ts';
 
 const TTL_MS = 60_000;
@@ -19,6 +20,8 @@ export interface StatusDocument {
   /** True if it stays as it is until `invalidate` is called. */
   isCacheable: boolean;
   body: Record<string, unknown>;
+  /** A job whose position in the queue is counted for each answer, since it changes with what others do. */
+  queued?: QueuedJob | undefined;
 }
 
 export interface StatusCache {

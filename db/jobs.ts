@@ -12,6 +12,8 @@ import {
 } from './schema.ts';
 
 export type JobRow = typeof jobs.$inferSelect;
+/** What the position of a job depends on. */
+export type QueuedJob = Pick<JobRow, 'id' | 'status' | 'priority' | 'owner'>;
 export type Attempt = typeof jobAttempts.$inferSelect;
 
 /** What a list of jobs may be narrowed by. */
@@ -266,7 +268,7 @@ export async function listRelatives(db: Queryable, id: string, limit: number): P
  * Ahead of it are all jobs of a higher priority, its owner's older ones, and of each other owner one more than those.
  * Beyond `DEEPEST_POSITION` it is that. Null for jobs that do not wait for their turn.
  */
-export async function positionInQueue(db: Queryable, job: JobRow): Promise<number | null> {
+export async function positionInQueue(db: Queryable, job: QueuedJob): Promise<number | null> {
   if (job.status !== 'ready' && job.status !== 'blocked') return null;
   const order = sql`array_position(array['critical', 'high', 'normal', 'low'], groups.priority)`;
   const isOwn = sql`groups.priority = ${job.priority} and groups.owner = ${job.owner ?? ''}`;

@@ -21,6 +21,7 @@ test('holders of much leave the last quarter of a room to those that hold little
   room.take('carol', 40);
   for (const name of ['alice', 'carol']) expect(room.tryTake(name)).toBeUndefined();
   for (let holder = 0; holder < 4; holder++) room.take(`small ${holder}`, 10);
+  expect(() => room.take('alice')).toThrow(refused(429, 'too_many_requests'));
   expect(() => room.take('late')).toThrow(refused(503, 'unavailable'));
 });
 

@@ -88,7 +88,8 @@ export function jobRoutes(parts: {
       details.map(({ job, dependsOn, attempts }) => {
         const body = jobDetail(job, dependsOn, null, attempts);
         const done = job.finishedAt !== null;
-        return [job.id, { owner: job.owner, done, isCacheable: done && isStable, body }];
+        const queued = job.status === 'ready' || job.status === 'blocked' ? job : undefined;
+        return [job.id, { owner: job.owner, done, isCacheable: done && isStable, body, queued }];
       }),
     );
   });
@@ -173,14 +174,12 @@ export function jobRoutes(parts: {
 
   router.get('/jobs/:id', async (request, response) => {
     const { id } = request.params;
-    const { body } = await waiting.hold(request, response, jobKey(id), async () => {
+    const { body, queued } = await waiting.hold(request, response, jobKey(id), async () => {
       const known = await cache.through(jobKey(id), () => askDetail(id));
       if (known === undefined || !isVisible(known, callerOf(request))) throw notFound(`job ${id}`);
       return known;
     });
-    // A position changes with what others do: it is counted each time.
-    const hasPosition = body.status === 'ready' || body.status === 'blocked';
-    response.json(hasPosition ? await detailOf(await requestedJob(request)) : body);
+    response.json(queued ? { ...body, position_in_queue: await positionInQueue(db, queued) } : body);
   });
 
   router.patch(
