@@ -77,7 +77,7 @@ class Attempt {
     this.#task = task;
     this.#run = run;
     this.#files = createAttemptFiles(parts.store, parts.workFolder);
-    const { db, store, log, config } = parts;
+    const { db, store, log } = parts;
     this.#recorder = new PageRecorder(
       {
         ...{ db, job, log, stop: run.stop },

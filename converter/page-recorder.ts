@@ -3,7 +3,7 @@ import type { PageRange } from '../db/schema.ts';
 import { listPagePaths } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { type Inspection, type PageOutcome, type PageReport, recordPages } from '../jobs/conversion.ts';
-import { countPages as countRanges, pagesIn } from '../jobs/pages.ts';
+import { pagesIn } from '../jobs/pages.ts';
 import type { Logger } from '../log.ts';
 import { createSignal } from '../signal.ts';
 import { pagePath } from '../store/paths.ts';

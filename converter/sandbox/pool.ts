@@ -1,7 +1,3 @@
-import { mkdtempSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
 import { BASELINE_MB, LARGE_MB, ORDINARY_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../log.ts';
 import { PrivateFolder } from '../files/private-folder.ts';

@@ -1,4 +1,3 @@
-import { z } from 'zod';
 import type { PageRange } from '../../db/schema.ts';
 import { AppError } from '../../errors.ts';
 import { countPages, pagesIn, parsePages, selectPages } from '../../jobs/pages.ts';
