@@ -14,7 +14,7 @@ let service: Service;
 /** Pages that take about a tenth of a second each, in ranges that run side by side. */
 let slow: Buffer;
 beforeAll(async () => {
-  service = await startService({ env: { CAPACITY_CPU: '2', CAPACITY_MEMORY_MB: '2048', PAGE_TIMEOUT_SECONDS: '1' } });
+  service = await startService({ env: { CAPACITY_MEMORY_MB: '2048', PAGE_TIMEOUT_SECONDS: '1' } });
   slow = await makePdf(Array.from({ length: 60 }, () => ({ width: 420, height: 420, color: RED })));
 });
 afterEach(() => expectNothingLeft(service));

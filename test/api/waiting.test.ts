@@ -8,7 +8,7 @@ let service: Service;
 let pdf: Buffer;
 
 beforeAll(async () => {
-  service = await startService({ converters: 0, env: { TASKS: './examples/tasks/index.ts', CAPACITY_CPU: '4' } });
+  service = await startService({ converters: 0, env: { TASKS: './examples/tasks/index.ts' } });
   pdf = await makePdf([{ color: RED }, { color: RED }]);
 });
 afterAll(() => service.stop());

@@ -12,6 +12,7 @@ import { audit } from '../../jobs/audit.ts';
 import { cloneDatabase } from './database.ts';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
+const QUICK_IMPORTS = path.join(import.meta.dirname, 'quick-imports.ts');
 
 export type Service = Awaited<ReturnType<typeof startService>>;
 
@@ -45,6 +46,8 @@ export async function startService({
     PORT: '0',
     LOG_LEVEL: 'error',
     MIN_FREE_MB: '0',
+    // Each unit keeps a sandbox, whose start takes as much CPU time as that of the converter.
+    CAPACITY_CPU: '1',
     ...env,
   };
   const pool = new pg.Pool({ connectionString: database.url, max: 4 });
@@ -61,7 +64,7 @@ export async function startService({
       env: { ...process.env, ...environment, ...extra, NODE_OPTIONS: '' },
       execPath: program,
       // As `npm run api` and `npm run converter` do.
-      execArgv: [...before, '--max-semi-space-size=2'],
+      execArgv: [...before, '--max-semi-space-size=2', '--import', QUICK_IMPORTS],
       stdio: ['ignore', 'inherit', keepLog ? 'pipe' : 'inherit', 'ipc'],
     });
     // By lines, so that those of one process do not tear those of another.

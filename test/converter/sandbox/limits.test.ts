@@ -40,7 +40,8 @@ function startPool(keep: number): void {
   pool = createSandboxPool({
     keep,
     roomMb: () => roomMb,
-    cacheFolder: path.join(folder, 'cache'),
+    // The sandboxes of the whole run compile their code once.
+    cacheFolder: process.env.NODE_COMPILE_CACHE ?? path.join(folder, 'cache'),
     tasksModule: path.resolve(import.meta.dirname, '../../scenarios/hungry-tasks.ts'),
     log: createLogger('silent', {}),
   });
