@@ -8,7 +8,8 @@ let service: Service;
 let pdf: Buffer;
 
 beforeAll(async () => {
-  service = await startService({ converters: 0, env: { TASKS: './examples/tasks/index.ts' } });
+  service = await startService({ env: { TASKS: './examples/tasks/index.ts' } });
+  await pause();
   pdf = await makePdf([{ color: RED }, { color: RED }]);
 });
 afterAll(() => service.stop());
@@ -32,13 +33,25 @@ async function uploaded(): Promise<string> {
   return (await service.upload([['a.pdf', pdf]])).body.id;
 }
 
-/** Runs a converter while `work` is done. */
+const TYPES = ['convert', 'noop'];
+
+async function changeTypes(action: 'pause' | 'resume'): Promise<void> {
+  for (const type of TYPES) {
+    const { status, text } = await service.post(`/job-types/${type}/${action}`);
+    if (status !== 200) throw new Error(`${action} ${type}: ${status} ${text}`);
+  }
+}
+
+/** The converter starts no job until `whileConverting`. */
+const pause = () => changeTypes('pause');
+
+/** Lets the converter start jobs while `work` is done. */
 async function whileConverting<T>(work: () => Promise<T>): Promise<T> {
-  const converter = await service.startConverter();
+  await changeTypes('resume');
   try {
     return await work();
   } finally {
-    await service.end(converter);
+    await pause();
   }
 }
 

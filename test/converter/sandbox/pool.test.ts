@@ -19,7 +19,7 @@ beforeEach(async () => {
   pool = createSandboxPool({
     keep: 1,
     roomMb: () => 1024,
-    cacheFolder: path.join(folder, 'cache'),
+    cacheFolder: process.env.NODE_COMPILE_CACHE ?? path.join(folder, 'cache'),
     tasksModule: undefined,
     log: createLogger('silent', {}),
   });
