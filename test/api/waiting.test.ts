@@ -108,7 +108,6 @@ test('when the time is over, the answer tells how far it has come, and when to a
   expect(held.seconds).toBeGreaterThan(0.9);
   const atOnce = await get(`/uploads/${id}/status`, 'wait=soon');
   expect(atOnce).toMatchObject({ status: 200, applied: null, retryAfter: '1' });
-  expect(atOnce.seconds).toBeLessThan(0.9);
   expect((await get('/uploads/00000000-0000-7000-8000-000000000000/status', 'wait=60')).status).toBe(404);
   await whileConverting(() => service.done(id));
   await expectNothingLeft(service);
