@@ -44,7 +44,7 @@ await bench(async () => {
   const pool = createSandboxPool({
     keep: options.jobs,
     roomMb: () => options.jobs * ORDINARY_MB,
-    cacheFolder: path.join(folder, 'cache'),
+    cacheFolder: process.env.NODE_COMPILE_CACHE ?? path.join(folder, 'cache'),
     tasksModule: undefined,
     log: createLogger('silent', {}),
   });

@@ -10,9 +10,9 @@ import pg from 'pg';
 import * as schema from '../../db/schema.ts';
 import { audit } from '../../jobs/audit.ts';
 import { cloneDatabase } from './database.ts';
+import { QUICK_IMPORTS } from './programs.ts';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
-const QUICK_IMPORTS = path.join(import.meta.dirname, 'quick-imports.ts');
 
 export type Service = Awaited<ReturnType<typeof startService>>;
 
