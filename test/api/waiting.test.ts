@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { waitOf } from '../../api/prefer.ts';
 import { makePdf, RED } from '../support/files.ts';
-import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
+import { expectNothingLeft, type Json, ONE_REQUEST, type Service, startService, until } from '../support/service.ts';
 
 let service: Service;
 let pdf: Buffer;
@@ -17,7 +17,7 @@ afterAll(() => service.stop());
 /** A GET that may be held; `seconds` is how long the answer took. */
 async function get(route: string, prefer?: string, signal: AbortSignal | null = null) {
   const began = performance.now();
-  const headers: Record<string, string> = prefer === undefined ? {} : { Prefer: prefer };
+  const headers = { ...ONE_REQUEST, ...(prefer !== undefined && { Prefer: prefer }) };
   const response = await fetch(service.url + route, { headers, signal });
   const body: Json = await response.json();
   return {

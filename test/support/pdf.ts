@@ -90,6 +90,11 @@ export function pixelsOf({ data, width, height }: DrawnPage, area?: Area): Uint3
   return pixels;
 }
 
+/** Whether two areas look the same. Jest's `toEqual` takes a thousand times as long: it compares properties. */
+export function isSame(one: Uint32Array, other: Uint32Array): boolean {
+  return Buffer.from(one.buffer).equals(Buffer.from(other.buffer));
+}
+
 /** How many pixels of an area are not white. */
 export function inkOf(page: DrawnPage, area?: Area): number {
   return pixelsOf(page, area).reduce((ink, pixel) => (pixel === 0xffffffff ? ink : ink + 1), 0);

@@ -14,6 +14,9 @@ import { QUICK_IMPORTS } from './programs.ts';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
 
+/** An idle connection may be closed by the API just when a late client sends on it. */
+export const ONE_REQUEST = { Connection: 'close' };
+
 export type Service = Awaited<ReturnType<typeof startService>>;
 
 /**
@@ -100,7 +103,7 @@ export async function startService({
   const started = await Promise.all(Array.from({ length: converters }, () => start('converter')));
 
   async function get(route: string): Promise<Json> {
-    const response = await fetch(api.url + route);
+    const response = await fetch(api.url + route, { headers: ONE_REQUEST });
     if (!response.ok) throw new Error(`GET ${route}: ${response.status} ${await response.text()}`);
     return (await response.json()) as Json;
   }
@@ -121,7 +124,7 @@ export async function startService({
   async function send(method: string, route: string, body?: unknown, headers: Record<string, string> = {}) {
     const response = await fetch(api.url + route, {
       method,
-      headers: body === undefined ? headers : { 'Content-Type': 'application/json', ...headers },
+      headers: { ...ONE_REQUEST, ...(body !== undefined && { 'Content-Type': 'application/json' }), ...headers },
       body: body === undefined ? null : typeof body === 'string' ? body : JSON.stringify(body),
     });
     const text = await response.text();
@@ -170,7 +173,7 @@ export async function startService({
     },
     jobIn,
     /** The document of a job once it has ended. Fails after `ms`. */
-    jobDone: (id: string, ms = 20_000) => ended(`/jobs/${id}`, ms),
+    jobDone: (id: string, ms = 50_000) => ended(`/jobs/${id}`, ms),
     /** As if a converter that was killed had sent no heartbeat for long: others need not wait to see it lost. */
     async forget(converter: ChildProcess): Promise<void> {
       await pool.query(`
@@ -202,13 +205,17 @@ export async function startService({
       const form = new FormData();
       for (const [name, value] of Object.entries(fields)) form.append(name, value);
       for (const [name, bytes] of files) form.append('file', new Blob([bytes as Uint8Array<ArrayBuffer>]), name);
-      const response = await fetch(`${api.url}/uploads`, { method: 'POST', headers, body: form });
+      const response = await fetch(`${api.url}/uploads`, {
+        method: 'POST',
+        headers: { ...ONE_REQUEST, ...headers },
+        body: form,
+      });
       return { status: response.status, headers: response.headers, body: (await response.json()) as Json };
     },
     /** The document of an upload once it is done. Fails after `ms`. */
     done: (id: string, ms = 50_000) => ended(`/uploads/${id}/status`, ms).then(() => get(`/uploads/${id}`)),
     async bytes(route: string): Promise<Buffer> {
-      const response = await fetch(api.url + route);
+      const response = await fetch(api.url + route, { headers: ONE_REQUEST });
       if (!response.ok) throw new Error(`GET ${route}: ${response.status}`);
       return Buffer.from(await response.arrayBuffer());
     },
@@ -268,7 +275,7 @@ export async function expectNothingLeft(service: Service): Promise<void> {
 export type Json = any;
 
 /** Asks every 20 ms until there is an answer that is not undefined or false. Fails after `ms`. */
-export async function until<T>(ask: () => Promise<T | undefined | false>, ms = 20_000): Promise<T> {
+export async function until<T>(ask: () => Promise<T | undefined | false>, ms = 50_000): Promise<T> {
   const deadline = Date.now() + ms;
   for (;;) {
     const answer = await ask();
