@@ -43,6 +43,7 @@ USER node
 # user. Without a database they end once all is loaded.
 ENV NODE_COMPILE_CACHE=/home/node/.cache/sheetmill
 RUN ! node api/main.ts && ! node converter/main.ts
+RUN node --eval "import('./converter/sandbox/compiled-code.ts').then(({ compiledCodeFolder, compileSandboxCode }) => compileSandboxCode(compiledCodeFolder('/data'), undefined, new AbortController().signal))"
 EXPOSE 3000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.METRICS_PORT || process.env.PORT || 3000}/health/live`).then(({ ok }) => process.exit(ok ? 0 : 1), () => process.exit(1))"]

@@ -1,3 +1,5 @@
+import { availableParallelism } from 'node:os';
+
 /** TypeScript as ES modules: swc strips the types, Node's own module loader runs the rest. */
 export default {
   testEnvironment: 'node',
@@ -12,5 +14,7 @@ export default {
   globalSetup: '<rootDir>/test/support/global-setup.ts',
   globalTeardown: '<rootDir>/test/support/global-teardown.ts',
   testTimeout: 60_000,
+  // Tests wait for the processes that they have started: one more uses that time.
+  maxWorkers: availableParallelism() + 1,
   collectCoverageFrom: ['{api,converter,tasks,jobs,db,store}/**/*.ts', '*.ts'],
 };

@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { createClient } from '@redis/client';
 import type { QueuedJob } from '../db/jobs.ts';
 import type { Logger } from '../log.ts';
 
@@ -39,10 +38,12 @@ export const jobKey = (id: string) => `job:${id}`;
  * Caches the status documents of ended uploads and jobs in the Redis at `url`; without a `url` nothing is cached. An error
  * of Redis counts as a miss. The generation is read before Postgres, so that a retry meanwhile makes the entry invalid.
  */
-export function openStatusCache(url: string | undefined, log: Logger): StatusCache {
+export async function openStatusCache(url: string | undefined, log: Logger): Promise<StatusCache> {
   if (url === undefined) {
     return { through: (_key, read) => read(), invalidate: async () => undefined, close: () => undefined };
   }
+  // Half of the modules of the API, which most services do without.
+  const { createClient } = await import('@redis/client');
   const client = createClient({
     url,
     name: 'sheetmill',

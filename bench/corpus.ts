@@ -2,6 +2,7 @@ import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import sharp from 'sharp';
+import { compiledCodeFolder } from '../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type SandboxPool } from '../converter/sandbox/pool.ts';
 import { ORDINARY_MB } from '../jobs/shape.ts';
@@ -46,7 +47,7 @@ await bench(async () => {
     keep: options.jobs,
     roomMb: () => options.jobs * ORDINARY_MB,
     workFolder: folder,
-    cacheFolder: path.join(folder, 'cache'),
+    cacheFolder: compiledCodeFolder(folder),
     tasksModule: undefined,
     hidden: [],
     isolation: await detectIsolation({ from: 'memory' }),

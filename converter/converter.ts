@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
-import path from 'node:path';
 import { and, eq } from 'drizzle-orm';
 import type { Config } from '../config.ts';
 import type { Database } from '../db/client.ts';
@@ -27,7 +26,7 @@ import { Heartbeat } from './heartbeat.ts';
 import { isolationLayers, jobWait, watchLedger, watchRetention } from './metrics.ts';
 import { Retention } from './retention.ts';
 import { RunningAttempts } from './running-attempts.ts';
-import { compileSandboxCode } from './sandbox/compiled-code.ts';
+import { compiledCodeFolder, compileSandboxCode } from './sandbox/compiled-code.ts';
 import { detectIsolation, type Isolation } from './sandbox/isolation/detect.ts';
 import { startOrphanReaper } from './sandbox/orphans.ts';
 import { createSandboxPool } from './sandbox/pool.ts';
@@ -75,7 +74,7 @@ export async function startConverter({
   const ledger = createLedger(capacity);
   watchLedger(capacity, ledger.free);
   watchRetention(() => overdueSeconds(db, config.RETENTION_DAYS));
-  const cacheFolder = path.join(config.DATA_DIR, 'compile-cache');
+  const cacheFolder = compiledCodeFolder(config.DATA_DIR);
   const pool = createSandboxPool({
     keep: capacity.cpuUnits,
     roomMb: () => ledger.free().memoryMb,

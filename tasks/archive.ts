@@ -5,14 +5,6 @@ import { AppError } from '../errors.ts';
 import { archivePath } from '../store/paths.ts';
 import { defineTask } from './task.ts';
 
-/** The result of an archive job: other jobs and the sweep of the store read it. */
-export const archiveResult = z.strictObject({
-  path: z.string().max(200),
-  bytes: z.int().min(1),
-  sha256: z.string().regex(/^[0-9a-f]{64}$/),
-  pages: z.int().min(1),
-});
-
 /** Zips the pages that an upload has by now into a file of the store. */
 export const archive = defineTask({
   type: 'archive',

@@ -18,7 +18,7 @@ beforeAll(async () => {
     env: {
       TASKS: './test/scenarios/hungry-tasks.ts',
       METRICS_PORT: '0',
-      CAPACITY_CPU: '4',
+      CAPACITY_CPU: '2',
       CAPACITY_MEMORY_MB: '2048',
     },
   });
@@ -86,7 +86,7 @@ test('the numbers are what has happened', async () => {
   for (const { job_id } of [hash, leak, stuck, killed]) await service.jobDone(job_id, 60_000);
 
   // One job takes all CPU units, so that two others wait; then it is cancelled.
-  const [all] = await service.submit([{ ...endless, resource_requirements: { cpu_units: 4, memory_mb: 512 } }]);
+  const [all] = await service.submit([{ ...endless, resource_requirements: { cpu_units: 2, memory_mb: 512 } }]);
   await service.jobIn('running', all.job_id);
   const waiting: Json[] = await service.submit([1, 2].map(() => ({ type: 'look_for', payload: { pids: [] } })));
   const [full, queue] = await Promise.all([ofConverter(), ofApi()]);
@@ -101,7 +101,7 @@ test('the numbers are what has happened', async () => {
     ['stopped', 1],
   ]);
   for (const [part, reserved, free] of [
-    ['cpu_units', 4, 0],
+    ['cpu_units', 2, 0],
     ['memory_mb', 512, 1536],
   ] as const) {
     expect(full.sum(`sheetmill_converter_${part}`, { state: 'reserved' })).toBe(reserved);
@@ -159,7 +159,7 @@ test('the numbers are what has happened', async () => {
     ['sharp', 'completed', 1],
   ]);
   expect(converter.sum('sheetmill_sandbox_starts_total')).toBeGreaterThanOrEqual(4);
-  expect(converter.sum('sheetmill_converter_cpu_units', { state: 'free' })).toBe(4);
+  expect(converter.sum('sheetmill_converter_cpu_units', { state: 'free' })).toBe(2);
   expect(converter.of('sheetmill_postgres_connections')).toHaveLength(3);
   expect(converter.of('sheetmill_retention_overdue_seconds').map(({ labels, value }) => [labels.kind, value])).toEqual([
     ['uploads', 0],

@@ -27,7 +27,7 @@ function start(env: Record<string, string> = {}) {
   const { DATABASE_URL: _, ...environment } = process.env;
   const child = spawn(process.execPath, ['main.ts'], {
     cwd: ROOT,
-    env: { ...environment, NODE_OPTIONS: '', DATA_DIR: folder, PORT: '0', ...env },
+    env: { ...environment, NODE_OPTIONS: '', DATA_DIR: folder, PORT: '0', CAPACITY_CPU: '1', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   started.push(child);
@@ -106,7 +106,7 @@ test('one command starts all of it, ends all of it, and keeps what it was given'
   third.child.kill('SIGINT');
   expect(await third.exited).toEqual([0, null]);
   expect(last.filter(isAlive)).toEqual([]);
-});
+}, 180_000);
 
 test.each([
   ['PORT', 'abc'],

@@ -166,10 +166,8 @@ test('a collector that is away costs each process one line in its log, and nothi
       .match(/^.*$/gm)
       ?.flatMap((line) => (line === '' ? [] : [JSON.parse(line)])) ?? [];
   await until(async () => told().length >= 2);
-  const began = performance.now();
   await service.stop();
   service = undefined;
-  expect(performance.now() - began).toBeLessThan(10_000);
   const lines = told().filter(({ msg }) => msg !== 'the last spans were not sent');
   expect(lines.map(({ process, msg }) => [process, msg]).sort()).toEqual([
     ['api', 'spans not sent'],

@@ -11,6 +11,11 @@ const COMPILER = fileURLToPath(new URL('./compile.ts', import.meta.url));
 const CODE = path.resolve(import.meta.dirname, '../..');
 const CODE_FOLDERS = ['converter', 'db', 'jobs', 'store', 'tasks'];
 
+/** Where a converter keeps it: beside its own compiled code if it keeps that, or else in its data folder. */
+export function compiledCodeFolder(dataFolder: string): string {
+  return path.join(process.env.NODE_COMPILE_CACHE ?? path.join(dataFolder, 'compile-cache'), 'sandboxes');
+}
+
 /** Fills `cacheFolder` unless that has happened since the code last changed. */
 export async function compileSandboxCode(
   cacheFolder: string,

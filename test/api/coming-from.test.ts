@@ -24,7 +24,7 @@ let folder: string;
 const variables: Record<string, string> = {};
 
 beforeAll(async () => {
-  service = await startService({ env: { CAPACITY_CPU: '4', CAPACITY_MEMORY_MB: '2048' } });
+  service = await startService({ env: { CAPACITY_MEMORY_MB: '2048' } });
   folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-coming-from-'));
   await writeFile(path.join(folder, 'book.pdf'), await makePdf([{ color: RED }]));
   // Lets every line be run as it stands, and its status be seen.

@@ -10,7 +10,7 @@ const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 let service: Service;
 beforeAll(async () => {
   service = await startService({
-    env: { TASKS: './examples/tasks/index.ts', CAPACITY_CPU: '4', CAPACITY_MEMORY_MB: '2048' },
+    env: { TASKS: './examples/tasks/index.ts', CAPACITY_CPU: '2', CAPACITY_MEMORY_MB: '2048' },
   });
 });
 afterEach(() => expectNothingLeft(service));
@@ -224,27 +224,27 @@ test('GET /system tells converters with what they reserve, queues with what wait
     {
       type: 'sleep',
       payload: { input: 60 },
-      resource_requirements: { cpu_units: 3, memory_mb: 1024 },
+      resource_requirements: { cpu_units: 1, memory_mb: 1024 },
       priority: 'high',
     },
-    { type: 'sleep', payload: { input: 0 }, resource_requirements: { cpu_units: 4, memory_mb: 512 } },
+    { type: 'sleep', payload: { input: 0 }, resource_requirements: { cpu_units: 2, memory_mb: 512 } },
   ]);
   await service.jobIn('running', running.job_id);
-  await service.submit({ type: 'noop', resource_requirements: { cpu_units: 4, memory_mb: 512 } });
+  await service.submit({ type: 'noop', resource_requirements: { cpu_units: 2, memory_mb: 512 } });
   const { converters, queues, throughput } = await service.get('/system');
   expect(converters).toEqual([
     {
       id: expect.stringMatching(/^[0-9a-f-]{36}$/),
       name: expect.stringMatching(new RegExp(`-${service.converters[0]?.pid}$`)),
-      capacity: { cpu_units: 4, memory_mb: 2048 },
-      reserved: { cpu_units: 3, memory_mb: 1024 },
+      capacity: { cpu_units: 2, memory_mb: 2048 },
+      reserved: { cpu_units: 1, memory_mb: 1024 },
       running: 1,
       started_at: expect.stringMatching(TIME),
       heartbeat_at: expect.stringMatching(TIME),
     },
   ]);
   expect(Date.now() - Date.parse(converters[0].heartbeat_at)).toBeLessThan(15_000);
-  expect(queues).toEqual([{ cpu_units: 4, memory_mb: 512, depth: 2, oldest_age_seconds: expect.any(Number) }]);
+  expect(queues).toEqual([{ cpu_units: 2, memory_mb: 512, depth: 2, oldest_age_seconds: expect.any(Number) }]);
   expect(queues[0].oldest_age_seconds).toBeGreaterThan(0);
   const sum = (name: string) => throughput.reduce((total: number, minute: Json) => total + minute[name], 0);
   const { rows } = await service.pool.query(`select count(*) filter (where status = 'completed')::int as completed,
@@ -257,7 +257,7 @@ test('GET /system tells converters with what they reserve, queues with what wait
     expect.arrayContaining([
       `sheetmill_capacity_memory_mb{converter="${converter}"} 2048`,
       `sheetmill_reserved_memory_mb{converter="${converter}"} 1024`,
-      'sheetmill_queue_depth{cpu_units="4",memory_mb="512"} 2',
+      'sheetmill_queue_depth{cpu_units="2",memory_mb="512"} 2',
       expect.stringMatching(/^sheetmill_peak_memory_mb \d+$/),
     ]),
   );

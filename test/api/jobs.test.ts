@@ -15,7 +15,7 @@ afterAll(async () => {
   try {
     const { items } = await service.get('/jobs?status=scheduled');
     for (const { job_id } of items) await service.patch(`/jobs/${job_id}/cancel`);
-    await service.startConverter();
+    await service.startConverter({ CAPACITY_CPU: '2' });
     await expectNothingLeft(service);
   } finally {
     await service.stop();

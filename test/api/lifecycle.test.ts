@@ -6,6 +6,7 @@ import { encryptedPdf, makeImage, makePdf, RED } from '../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
 import { expectProblem } from './problems.ts';
 
+const PAGES = 36;
 /** For what waits for processor time. */
 const LONG_MS = 180_000;
 const NOBODYS = '01a20a0b-5ccf-7021-8000-000000000000';
@@ -15,7 +16,7 @@ let service: Service;
 let slow: Buffer;
 beforeAll(async () => {
   service = await startService({ env: { CAPACITY_CPU: '2', CAPACITY_MEMORY_MB: '2048', PAGE_TIMEOUT_SECONDS: '1' } });
-  slow = await makePdf(Array.from({ length: 60 }, () => ({ width: 420, height: 420, color: RED })));
+  slow = await makePdf(Array.from({ length: PAGES }, () => ({ width: 420, height: 420, color: RED })));
 });
 afterEach(() => expectNothingLeft(service));
 afterAll(() => service.stop());
@@ -57,7 +58,7 @@ test(
     expect([status, cancelled]).toEqual([200, await service.get(`/uploads/${id}`)]);
     expect(cancelled).toMatchObject({ id, status: 'cancelled', error: null, finished_at: expect.any(String) });
     const { pages_done, pages_total } = cancelled.progress;
-    expect(pages_total).toBe(60);
+    expect(pages_total).toBe(PAGES);
     expect(cancelled.pages).toHaveLength(pages_done);
     await untilIdle();
     expect(await service.get(`/uploads/${id}`)).toEqual(cancelled);
@@ -66,9 +67,9 @@ test(
     const retried = await service.post(`/uploads/${id}/retry`);
     expect(retried).toMatchObject({ status: 200, body: { id, status: 'processing', finished_at: null } });
     const done = await service.done(id, LONG_MS);
-    expect(done).toMatchObject({ status: 'completed', progress: { pages_done: 60, pages_total: 60 } });
+    expect(done).toMatchObject({ status: 'completed', progress: { pages_done: PAGES, pages_total: PAGES } });
     expect(done.pages).toEqual(expect.arrayContaining(cancelled.pages));
-    expect((await service.bytes(done.pages[59].url)).length).toBe(done.pages[59].bytes);
+    expect((await service.bytes(done.pages[PAGES - 1].url)).length).toBe(done.pages[PAGES - 1].bytes);
     for (const { runs } of await attemptsOf(id))
       expect([['completed'], ['cancelled', 'completed']]).toContainEqual(runs);
     expectProblem(await service.post(`/uploads/${id}/retry`), 409, 'conflict', /is completed/);

@@ -28,7 +28,7 @@ const TELLING = ['location', 'retry-after', 'etag', 'content-range', 'accept-ran
 
 beforeAll(async () => {
   service = await startService({
-    env: { TASKS: './examples/tasks/index.ts', MAX_UPLOAD_MB: '1', CAPACITY_CPU: '4', CAPACITY_MEMORY_MB: '2048' },
+    env: { TASKS: './examples/tasks/index.ts', MAX_UPLOAD_MB: '1', CAPACITY_MEMORY_MB: '2048' },
   });
   document = await service.get('/openapi.json');
   ajv = new Ajv2020({ strict: true, strictTypes: false, allErrors: true });

@@ -31,7 +31,7 @@ async function fill(cache: StatusCache, key: string, document = ENDED): Promise<
 }
 
 test('without Redis every read asks Postgres', async () => {
-  const cache = openStatusCache(undefined, log);
+  const cache = await openStatusCache(undefined, log);
   expect(await cache.through('a', async () => ENDED)).toBe(ENDED);
   expect(await isCached(cache, 'a')).toBe(false);
   await cache.invalidate();
@@ -44,8 +44,8 @@ describeWithRedis('with Redis', () => {
   let other: StatusCache;
   beforeAll(async () => {
     redis = await startRedis();
-    cache = openStatusCache(redis.url, log);
-    other = openStatusCache(redis.url, log);
+    cache = await openStatusCache(redis.url, log);
+    other = await openStatusCache(redis.url, log);
   });
   afterAll(async () => {
     cache.close();

@@ -12,7 +12,7 @@ let service: Service;
 const streams = new Set<WebSocket>();
 beforeAll(async () => {
   service = await startService({
-    env: { TASKS: './examples/tasks/index.ts', CAPACITY_CPU: '16', CAPACITY_MEMORY_MB: '8192' },
+    env: { TASKS: './examples/tasks/index.ts', CAPACITY_MEMORY_MB: '8192' },
   });
 });
 afterEach(async () => {

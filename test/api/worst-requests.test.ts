@@ -80,7 +80,7 @@ beforeAll(async () => {
   await registerJobTypes(db, tasks.values());
   const hub = createEventHub({ db, heavyDb: db, databaseUrl: database.url, log });
   const waiting = createWaiting(hub);
-  const cache = openStatusCache(undefined, log);
+  const cache = await openStatusCache(undefined, log);
   const origins = createOrigins(config);
   const admit = createAdmission(config);
   const store = await openStore(config);

@@ -7,6 +7,7 @@ import { type Mutant, mutate } from '../../bench/fuzz/mutate.ts';
 import { makeSeeds, PASSWORD, type Seed } from '../../bench/fuzz/seeds.ts';
 import { runOn } from '../../converter/recovery.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
+import { compiledCodeFolder } from '../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type Lease, type SandboxPool } from '../../converter/sandbox/pool.ts';
 import { LARGE_MB } from '../../jobs/shape.ts';
@@ -34,7 +35,7 @@ beforeAll(async () => {
     keep: 1,
     roomMb: () => LARGE_MB,
     workFolder: folder,
-    cacheFolder: process.env.NODE_COMPILE_CACHE ?? path.join(folder, 'cache'),
+    cacheFolder: compiledCodeFolder(folder),
     tasksModule: undefined,
     hidden: [],
     isolation: await detectIsolation({ foldersIn: folder }),

@@ -17,7 +17,7 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
   let browser: Browser;
   beforeAll(async () => {
     // The address stays the same when the API is started anew.
-    const env = { PORT: String(await freePort()) };
+    const env = { CAPACITY_CPU: '2', PORT: String(await freePort()) };
     [service, browser] = await Promise.all([startService({ env }), startBrowser()]);
   });
   afterEach(() => expectNothingLeft(service));
@@ -212,7 +212,10 @@ describeInBrowser('the same where a key is wanted', () => {
   test('a dropped file waits for the key, and what comes of it is fetched with it', async () => {
     const sha256 = createHash('sha256').update(KEY).digest('hex');
     const API_KEYS = JSON.stringify([{ name: 'tests', sha256, scopes: ['uploads:read', 'uploads:write'] }]);
-    const [service, browser] = await Promise.all([startService({ env: { API_KEYS } }), startBrowser()]);
+    const [service, browser] = await Promise.all([
+      startService({ env: { API_KEYS, CAPACITY_CPU: '2' } }),
+      startBrowser(),
+    ]);
     try {
       const { page } = await openDashboard(browser, service.url);
       await drop(page, [['kept.pdf', await makePdf([{ color: RED }])]]);

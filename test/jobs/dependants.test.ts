@@ -13,29 +13,23 @@ beforeAll(async () => {
 afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
-const MANY = 10_000;
-const LONGEST_TRANSACTION_MS = 2_000;
+const MANY = 5_000;
+/** Of dependants that one transaction changes. */
+const MAX_CHANGED = 1_000;
 const job = (id: string, ...dependsOn: string[]) => ({ id, dependsOn });
 const numbered = (count: number, name: string) => Array.from({ length: count }, (_, index) => `${name}${index}`);
 const count = async (status: string) =>
   Number((await fixture.db.execute(sql`select count(*) from jobs where status = ${status}`)).rows[0]?.count);
 const remove = (id: string) => fixture.db.execute(sql`delete from jobs where id = ${id}`);
 
-/** Does `work`, and then the steps that it has left, each within the time that a transaction may take. Gives the time of all. */
-async function inSteps(work: () => Promise<unknown>): Promise<number> {
-  let longest = 0;
-  let total = 0;
-  const timed = async <T>(run: () => Promise<T>): Promise<T> => {
-    const began = performance.now();
-    const result = await run();
-    longest = Math.max(longest, performance.now() - began);
-    total += performance.now() - began;
-    return result;
-  };
-  await timed(work);
-  while (await timed(() => advanceDependants(fixture.db, fixture.queues, fixture.log)));
-  expect(longest).toBeLessThan(LONGEST_TRANSACTION_MS);
-  return total;
+/** Does `work`, and then the steps that it has left. None of their transactions changes too many rows. */
+async function inSteps(work: () => Promise<unknown>): Promise<void> {
+  await work();
+  while (await advanceDependants(fixture.db, fixture.queues, fixture.log));
+  const { rows } = await fixture.db.execute<{ changed: number }>(
+    sql`select count(*)::int as changed from jobs group by xmin::text order by changed desc limit 1`,
+  );
+  expect(rows[0]?.changed).toBeLessThanOrEqual(MAX_CHANGED);
 }
 
 describe('many dependants of one job', () => {
@@ -48,9 +42,8 @@ describe('many dependants of one job', () => {
 
   test('are released in bounded steps', async () => {
     const root = await fixture.claimOne();
-    const took = await inSteps(() => fixture.settle(root, COMPLETED));
+    await inSteps(() => fixture.settle(root, COMPLETED));
     expect(await count('ready')).toBe(MANY);
-    expect(took).toBeLessThan(6_000);
   });
 
   test('fail, wait again and fail again in bounded steps', async () => {

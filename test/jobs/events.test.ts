@@ -127,19 +127,24 @@ test('progress is told while its attempt runs and its start has been told, and l
 });
 
 test('the changes of many jobs cost as much a row in a session that has changed one job before as in a fresh one', async () => {
-  await fixture.submit(...Array(3_000).fill({ runAt: new Date(Date.now() + 3_600_000) }));
+  await fixture.submit(...Array(2_000).fill({ runAt: new Date(Date.now() + 3_600_000) }));
   await fixture.submit({ id: 'one' });
   const { pool, close } = await openDatabase(fixture.url, { name: 'test', log: fixture.log, max: 2 });
   const [fresh, used] = [await pool.connect(), await pool.connect()];
-  const seconds = async (client: typeof fresh) => {
-    const began = performance.now();
-    await client.query('update jobs set attempt = attempt + 1');
-    return performance.now() - began;
+  // The quickest of some: others may have the processor meanwhile.
+  const quickest = async (client: typeof fresh) => {
+    const taken: number[] = [];
+    for (let round = 0; round < 3; round++) {
+      const began = performance.now();
+      await client.query('update jobs set attempt = attempt + 1');
+      taken.push(performance.now() - began);
+    }
+    return Math.min(...taken);
   };
   try {
     await used.query(`update jobs set attempt = attempt + 1 where id = 'one'`);
-    const expected = await seconds(fresh);
-    expect(await seconds(used)).toBeLessThan(expected * 5);
+    const expected = await quickest(fresh);
+    expect(await quickest(used)).toBeLessThan(expected * 5);
   } finally {
     for (const client of [fresh, used]) client.release();
     await close();

@@ -36,7 +36,7 @@ let document: Json;
 let files: Buffer[];
 beforeAll(async () => {
   // What it refuses is logged as it should be; here nobody reads it.
-  service = await startService({ env: { LOG_LEVEL: 'fatal' } });
+  service = await startService({ env: { CAPACITY_CPU: '2', LOG_LEVEL: 'fatal' } });
   document = await service.get('/openapi.json');
   files = [await makeImage(), await makePdf([{ color: RED }]), Buffer.from('%PDF-1.7\nnothing'), Buffer.alloc(0)];
 });

@@ -5,7 +5,7 @@ const EVERY_MINUTE = '* * * * *';
 
 let service: Service;
 beforeAll(async () => {
-  service = await startService({ env: { TASKS: './examples/tasks/index.ts' } });
+  service = await startService({ env: { TASKS: './examples/tasks/index.ts', CAPACITY_CPU: '2' } });
 });
 afterAll(() => service.stop());
 

@@ -15,7 +15,7 @@ import { type Json, NOTHING_LEFT, type Service, startService, until } from '../s
 
 let service: Service;
 beforeAll(async () => {
-  service = await startService();
+  service = await startService({ env: { CAPACITY_CPU: '2' } });
 });
 afterEach(async () => {
   expect(await service.leftovers()).toEqual(NOTHING_LEFT);

@@ -12,7 +12,9 @@ beforeAll(async () => {
   receiver = await startReceiver((path, before, response) => {
     if (!path.startsWith('/silent') && !(path === '/late' && before === 0)) response.end();
   });
-  service = await startService({ env: { TASKS: './examples/tasks/index.ts', SHUTDOWN_GRACE_SECONDS: '0' } });
+  service = await startService({
+    env: { TASKS: './examples/tasks/index.ts', CAPACITY_CPU: '2', SHUTDOWN_GRACE_SECONDS: '0' },
+  });
 });
 afterAll(async () => {
   try {

@@ -83,15 +83,21 @@ export interface Area {
 export function pixelsOf({ data, width, height }: DrawnPage, area?: Area): Uint32Array {
   const { left, top, right, bottom } = area ?? { left: 0, top: 0, right: width, bottom: height };
   const all = new Uint32Array(data.buffer, data.byteOffset, width * height);
-  const rows = Array.from({ length: bottom - top }, (_, row) =>
-    all.subarray((top + row) * width + left, (top + row) * width + right),
-  );
-  return Uint32Array.from(rows.flatMap((row) => [...row]));
+  const pixels = new Uint32Array((bottom - top) * (right - left));
+  for (let row = top; row < bottom; row++) {
+    pixels.set(all.subarray(row * width + left, row * width + right), (row - top) * (right - left));
+  }
+  return pixels;
+}
+
+/** Whether two areas look the same. Jest's `toEqual` takes a thousand times as long: it compares properties. */
+export function isSame(one: Uint32Array, other: Uint32Array): boolean {
+  return Buffer.from(one.buffer).equals(Buffer.from(other.buffer));
 }
 
 /** How many pixels of an area are not white. */
 export function inkOf(page: DrawnPage, area?: Area): number {
-  return pixelsOf(page, area).filter((pixel) => pixel !== 0xffffffff).length;
+  return pixelsOf(page, area).reduce((ink, pixel) => (pixel === 0xffffffff ? ink : ink + 1), 0);
 }
 
 /** Red, green and blue of the pixel at `x` and `y`. */

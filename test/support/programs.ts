@@ -4,6 +4,9 @@ import { existsSync } from 'node:fs';
 import { createServer } from 'node:net';
 import path from 'node:path';
 
+/** For `--import`: what lets a process of ours start in half the time. */
+export const QUICK_IMPORTS = path.join(import.meta.dirname, 'quick-imports.ts');
+
 export const ROOT = path.resolve(import.meta.dirname, '../..');
 
 /** Whether this machine has a program: tests that need one skip where there is none. */

@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readdir, rm, symlink } from 'node:fs/promises';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -10,8 +10,12 @@ import pg from 'pg';
 import * as schema from '../../db/schema.ts';
 import { audit } from '../../jobs/audit.ts';
 import { cloneDatabase } from './database.ts';
+import { QUICK_IMPORTS } from './programs.ts';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
+
+/** An idle connection may be closed by the API just when a late client sends on it. */
+export const ONE_REQUEST = { Connection: 'close' };
 
 export type Service = Awaited<ReturnType<typeof startService>>;
 
@@ -36,15 +40,14 @@ export async function startService({
   const database =
     databaseUrl === undefined ? await cloneDatabase() : { url: databaseUrl, drop: async () => undefined };
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-service-'));
-  // Its sandboxes find there what those of other services have compiled.
-  const { NODE_COMPILE_CACHE } = process.env;
-  if (NODE_COMPILE_CACHE) await symlink(NODE_COMPILE_CACHE, path.join(folder, 'compile-cache'));
   const environment = {
     DATABASE_URL: database.url,
     DATA_DIR: folder,
     PORT: '0',
     LOG_LEVEL: 'error',
     MIN_FREE_MB: '0',
+    // Each unit keeps a sandbox, whose start takes as much CPU time as that of the converter.
+    CAPACITY_CPU: '1',
     ...env,
   };
   const pool = new pg.Pool({ connectionString: database.url, max: 4 });
@@ -61,7 +64,7 @@ export async function startService({
       env: { ...process.env, ...environment, ...extra, NODE_OPTIONS: '' },
       execPath: program,
       // As `npm run api` and `npm run converter` do.
-      execArgv: [...before, '--max-semi-space-size=2'],
+      execArgv: [...before, '--max-semi-space-size=2', '--import', QUICK_IMPORTS],
       stdio: ['ignore', 'inherit', keepLog ? 'pipe' : 'inherit', 'ipc'],
     });
     // By lines, so that those of one process do not tear those of another.
@@ -97,7 +100,7 @@ export async function startService({
   const started = await Promise.all(Array.from({ length: converters }, () => start('converter')));
 
   async function get(route: string): Promise<Json> {
-    const response = await fetch(api.url + route);
+    const response = await fetch(api.url + route, { headers: ONE_REQUEST });
     if (!response.ok) throw new Error(`GET ${route}: ${response.status} ${await response.text()}`);
     return (await response.json()) as Json;
   }
@@ -118,7 +121,7 @@ export async function startService({
   async function send(method: string, route: string, body?: unknown, headers: Record<string, string> = {}) {
     const response = await fetch(api.url + route, {
       method,
-      headers: body === undefined ? headers : { 'Content-Type': 'application/json', ...headers },
+      headers: { ...ONE_REQUEST, ...(body !== undefined && { 'Content-Type': 'application/json' }), ...headers },
       body: body === undefined ? null : typeof body === 'string' ? body : JSON.stringify(body),
     });
     const text = await response.text();
@@ -167,7 +170,7 @@ export async function startService({
     },
     jobIn,
     /** The document of a job once it has ended. Fails after `ms`. */
-    jobDone: (id: string, ms = 20_000) => ended(`/jobs/${id}`, ms),
+    jobDone: (id: string, ms = 50_000) => ended(`/jobs/${id}`, ms),
     /** As if a converter that was killed had sent no heartbeat for long: others need not wait to see it lost. */
     async forget(converter: ChildProcess): Promise<void> {
       await pool.query(`
@@ -199,13 +202,17 @@ export async function startService({
       const form = new FormData();
       for (const [name, value] of Object.entries(fields)) form.append(name, value);
       for (const [name, bytes] of files) form.append('file', new Blob([bytes as Uint8Array<ArrayBuffer>]), name);
-      const response = await fetch(`${api.url}/uploads`, { method: 'POST', headers, body: form });
+      const response = await fetch(`${api.url}/uploads`, {
+        method: 'POST',
+        headers: { ...ONE_REQUEST, ...headers },
+        body: form,
+      });
       return { status: response.status, headers: response.headers, body: (await response.json()) as Json };
     },
     /** The document of an upload once it is done. Fails after `ms`. */
     done: (id: string, ms = 50_000) => ended(`/uploads/${id}/status`, ms).then(() => get(`/uploads/${id}`)),
     async bytes(route: string): Promise<Buffer> {
-      const response = await fetch(api.url + route);
+      const response = await fetch(api.url + route, { headers: ONE_REQUEST });
       if (!response.ok) throw new Error(`GET ${route}: ${response.status}`);
       return Buffer.from(await response.arrayBuffer());
     },
@@ -265,7 +272,7 @@ export async function expectNothingLeft(service: Service): Promise<void> {
 export type Json = any;
 
 /** Asks every 20 ms until there is an answer that is not undefined or false. Fails after `ms`. */
-export async function until<T>(ask: () => Promise<T | undefined | false>, ms = 20_000): Promise<T> {
+export async function until<T>(ask: () => Promise<T | undefined | false>, ms = 50_000): Promise<T> {
   const deadline = Date.now() + ms;
   for (;;) {
     const answer = await ask();

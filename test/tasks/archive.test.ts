@@ -117,7 +117,7 @@ test('a page whose file is gone fails it', async () => {
 });
 
 test('the memory it takes does not grow with the pages', async () => {
-  const files = await makePages({ '1-1': randomBytes(15_000_000) });
+  const files = await makePages({ '1-1': randomBytes(10_000_000) });
   const [first] = files.pages;
   if (first === undefined) throw new Error('no page');
   files.pages = Array.from({ length: 20 }, (_, index) => ({ ...first, page: index + 1 }));

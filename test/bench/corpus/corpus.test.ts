@@ -8,7 +8,7 @@ import sharp from 'sharp';
 import type { PageRow } from '../../../bench/corpus/examine.ts';
 import { descendantsOf } from '../../../converter/sandbox/limits.ts';
 import { BLUE, encryptedPdf, makeImage, makePdf, RED } from '../../support/files.ts';
-import { findProgram, ROOT } from '../../support/programs.ts';
+import { findProgram, QUICK_IMPORTS, ROOT } from '../../support/programs.ts';
 
 /** The whole command on small folders, with stand-ins for the other renderers: no test depends on what is installed. */
 
@@ -64,10 +64,22 @@ function start(...args: string[]) {
   const out = path.join(folder, 'report');
   const child = spawn(
     process.execPath,
-    ['bench/corpus.ts', path.join(folder, 'pdf'), '--out', out, '--dpi', '72', ...args],
+    [
+      '--import',
+      QUICK_IMPORTS,
+      'bench/corpus.ts',
+      path.join(folder, 'pdf'),
+      '--out',
+      out,
+      '--dpi',
+      '72',
+      '--jobs',
+      '1',
+      ...args,
+    ],
     {
       cwd: ROOT,
-      env: { PATH: bin, TMPDIR: temporary },
+      env: { PATH: bin, TMPDIR: temporary, NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE },
       stdio: ['ignore', 'pipe', 'pipe'],
     },
   );

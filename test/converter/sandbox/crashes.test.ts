@@ -2,6 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { runOn } from '../../../converter/recovery.ts';
+import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
 import { createLogger } from '../../../log.ts';
@@ -20,7 +21,7 @@ beforeAll(async () => {
     keep: 1,
     roomMb: () => 1024,
     workFolder: folder,
-    cacheFolder: process.env.NODE_COMPILE_CACHE ?? path.join(folder, 'cache'),
+    cacheFolder: compiledCodeFolder(folder),
     tasksModule: path.join(import.meta.dirname, 'crashing-tasks.ts'),
     hidden: [],
     isolation: await detectIsolation({ foldersIn: folder }),

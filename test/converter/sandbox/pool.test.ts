@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { PrivateFolder } from '../../../converter/files/private-folder.ts';
 import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
+import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
 import { createLogger } from '../../../log.ts';
@@ -31,7 +32,7 @@ function startPool(reuse: 'owner' | 'never'): SandboxPool {
     keep: 1,
     roomMb: () => 1024,
     workFolder: folder,
-    cacheFolder: path.join(folder, 'cache'),
+    cacheFolder: compiledCodeFolder(folder),
     hidden: [],
     isolation,
     tasksModule: path.resolve(import.meta.dirname, 'raw-tasks.ts'),

@@ -1,1 +1,0 @@
-ALTER TABLE "converters" ADD COLUMN "isolation" jsonb;
