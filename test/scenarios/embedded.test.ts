@@ -224,7 +224,7 @@ test('Ctrl-C in the terminal leaves Postgres to the process that started it', as
 whenRoot('as root, Postgres runs as nobody, with code and data below a folder that only root may enter', async () => {
   expect(fs.statSync(root)).toMatchObject({ uid: 0, mode: 0o40700 });
   const checkout = path.join(root, 'checkout');
-  for (const part of ['package.json', 'db/embedded.ts', 'db/embedded-keeper.ts', ...LIBRARY]) {
+  for (const part of ['package.json', 'db/embedded.ts', 'db/embedded-keeper.ts', ...LIBRARY, 'libc.ts']) {
     fs.cpSync(path.join(REPOSITORY, part), path.join(checkout, part), { recursive: true, verbatimSymlinks: true });
   }
   for (const part of ['node_modules/pg', 'node_modules/async-exit-hook']) {
