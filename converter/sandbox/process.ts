@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { chmodSync, chownSync } from 'node:fs';
+import { chownSync, readdirSync } from 'node:fs';
+import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { dieWithConverter, isolatedCommand, surroundingsOf } from './isolation/command.ts';
 import { type Isolation, MAX_UIDS } from './isolation/detect.ts';
@@ -14,7 +15,7 @@ const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));
 export const NODE_FLAGS = ['--single-threaded-gc', '--expose-gc', '--initial-old-space-size=192'];
 
 export interface SandboxOptions {
-  /** The private folder of the sandbox, which the caller has created. It becomes the sandbox's if that has its own user. */
+  /** The private folder of the sandbox, which the caller has created with its parts `in` and `out`. A sandbox that has its own user owns it. */
   folder: string;
   /** Compiled code kept here takes a third off the start. The sandbox reads it and cannot change it. */
   cacheFolder: string;
@@ -36,8 +37,7 @@ export function startSandboxProcess(options: SandboxOptions): SandboxProcess {
   const { folder, isolation } = options;
   const uid = takeUid(isolation);
   if (uid !== null) {
-    chmodSync(folder, 0o700);
-    chownSync(folder, uid, uid);
+    for (const name of ['', ...readdirSync(folder)]) chownSync(path.join(folder, name), uid, uid);
   }
   const { program, args } = commandOf(options, uid);
   const child = spawn(program, args, {
@@ -66,7 +66,8 @@ function environmentOf({ folder, cacheFolder, tasksModule }: SandboxOptions): No
   return {
     PATH: process.env.PATH,
     HOME: folder,
-    TMPDIR: folder,
+    // Its converter empties this one between two tasks.
+    TMPDIR: path.join(folder, 'out'),
     MALLOC_ARENA_MAX: '2',
     // What is freed goes back at once: a sandbox kept 200 MB of mixed images without these, and 84 with them.
     MALLOC_MMAP_THRESHOLD_: '131072',

@@ -240,6 +240,7 @@ test('GET /system tells converters with what they reserve, queues with what wait
       reserved: { cpu_units: 1, memory_mb: 1024 },
       running: 1,
       started_at: expect.stringMatching(TIME),
+      isolation: { level: expect.stringMatching(/^(namespaces|process|memory)$/), layers: expect.any(Array) },
       heartbeat_at: expect.stringMatching(TIME),
     },
   ]);

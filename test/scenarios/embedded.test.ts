@@ -215,7 +215,7 @@ test('Ctrl-C in the terminal leaves Postgres to the process that started it', as
 whenRoot('as root, Postgres runs as nobody, with code and data below a folder that only root may enter', async () => {
   expect(fs.statSync(root)).toMatchObject({ uid: 0, mode: 0o40700 });
   const checkout = path.join(root, 'checkout');
-  const modules = ['private-folder.ts', 'db/embedded.ts', 'db/embedded-keeper.ts', 'db/embedded-roles.ts'];
+  const modules = ['private-folder.ts', 'libc.ts', 'db/embedded.ts', 'db/embedded-keeper.ts', 'db/embedded-roles.ts'];
   for (const part of ['package.json', ...modules, ...LIBRARY]) {
     fs.cpSync(path.join(REPOSITORY, part), path.join(checkout, part), { recursive: true, verbatimSymlinks: true });
   }
