@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import net, { type AddressInfo, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -40,6 +40,8 @@ const { level, maxLandlock }: HostileOptions = JSON.parse(process.argv[2] ?? '')
 const secret = process.env.SECRET ?? '';
 await hideProcessMemory();
 const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-hostile-'));
+// Sandboxes with a user of their own pass through it.
+await chmod(folder, 0o711);
 const bystander = spawn('sleep', ['60'], { env: { SECRET: secret } });
 const listeners: Server[] = [];
 try {

@@ -4,7 +4,6 @@ import fc from 'fast-check';
 import type { TaskRequest } from '../../../converter/run-task.ts';
 import { Channel } from '../../../converter/sandbox/channel.ts';
 import type { RunMessage } from '../../../converter/sandbox/protocol.ts';
-import { archivePath, pagePath } from '../../../store/paths.ts';
 
 const UPLOAD = '01990000-0000-7000-8000-000000000000';
 const MB = 2 ** 20;
@@ -32,7 +31,6 @@ const CONVERT = requestOf('convert', { ...original, page_selection: '1-3' });
 const RANGE = requestOf('convert_range', { ...original, pages: [[4, 6]] }, { settledPages: [6] });
 const IMAGE = requestOf('convert', { ...original, media_type: 'image/png', page_selection: null });
 const OWN = requestOf('own', {});
-const ARCHIVE = requestOf('archive', { upload_id: UPLOAD });
 
 /** A connection whose other end is ours, and what came of what we sent. */
 function connect() {
@@ -71,18 +69,17 @@ const inspected = (pageCount: number, ...selected: [number, number][]) => ({
 });
 const page = (number: number, more = {}) => ({
   kind: 'page',
-  outcome: {
+  report: {
     page: number,
     status: 'completed',
-    path: pagePath(UPLOAD, 1, number, '1'),
-    ...{ width: 1700, height: 2200, bytes: 5, sha256: 'a'.repeat(64), dpi: 200, reduced: null, engine: 'pdfium' },
+    ...{ width: 1700, height: 2200, dpi: 200, reduced: null, engine: 'pdfium' },
     note: null,
     ...more,
   },
 });
 const failed = (number: number) => ({
   kind: 'page',
-  outcome: { page: number, status: 'failed', error: { code: 'corrupt_file', message: 'no page' } },
+  report: { page: number, status: 'failed', error: { code: 'corrupt_file', message: 'no page' } },
 });
 const step = (number: number | null, engine = 'pdfium') => ({
   kind: 'step',
@@ -92,9 +89,6 @@ const ended = (outcome: unknown) => ({ kind: 'ended', outcome });
 const COMPLETED = ended({ kind: 'completed', result: {} });
 const split = (...parts: [memoryMb: unknown, ...pages: [number, number][]][]) =>
   ended({ kind: 'split', parts: parts.map(([memoryMb, ...pages]) => ({ pages, memoryMb })) });
-const archived = (path: string, more = {}) =>
-  ended({ kind: 'completed', result: { path, bytes: 9, sha256: 'a'.repeat(64), pages: 1, ...more } });
-const ZIP = archivePath(UPLOAD, '01990000-0000-4000-8000-000000000000');
 /** An end with lists in lists, as its outcome or in its result. */
 const nested = (depth: number) => `{"kind":"ended","outcome":${'['.repeat(depth)}${']'.repeat(depth)}}\n`;
 const nestedResult = (depth: number) =>
@@ -105,7 +99,7 @@ test.each<[string, TaskRequest, unknown[]]>([
   ['a conversion that is split', CONVERT, [inspected(9, [1, 3]), failed(2), split([256, [1, 1]], [16_384, [3, 3]])]],
   ['a range', RANGE, [step(4), page(4, { dpi: 31.5, reduced: 'fits below 3500', note: 'n' }), page(5), COMPLETED]],
   ['an image', IMAGE, [inspected(1, [1, 1]), step(1, 'sharp'), page(1, { engine: 'sharp', dpi: null }), COMPLETED]],
-  ['an archive', ARCHIVE, [{ kind: 'progress', progress: { done: 1, total: 1 } }, archived(ZIP)]],
+  ['a task that reports progress', OWN, [{ kind: 'progress', progress: { done: 1, total: 1 } }, COMPLETED]],
   ['a task that logs', OWN, [{ kind: 'log', level: 'info', message: 'm', data: { a: [1] } }, COMPLETED]],
   ['a task that snoozes', OWN, [ended({ kind: 'snoozed', seconds: 1 })]],
   [
@@ -140,9 +134,6 @@ test.each<[string, TaskRequest, unknown[]]>([
   ['a large result', OWN, [ended({ kind: 'completed', result: { text: 'x'.repeat(262_144) } })]],
   ['deep nesting', OWN, [nested(200_000)]],
   ['a deep result', OWN, [nestedResult(100_000)]],
-  ['an archive of another upload', ARCHIVE, [archived(ZIP.replace('0199', '0198'))]],
-  ['an archive elsewhere', ARCHIVE, [archived(`uploads/${UPLOAD}/originals/1.pdf`)]],
-  ['an archive of no number of pages', ARCHIVE, [archived(ZIP, { pages: 'x' })]],
   ['an unknown code', OWN, [ended({ kind: 'failed', error: { code: 'nope', message: '' }, retryable: true })]],
   ['an endless snooze', OWN, [ended({ kind: 'snoozed', seconds: 1e9 })]],
   ['a page of a task that converts nothing', OWN, [failed(1)]],
@@ -160,11 +151,10 @@ test.each<[string, TaskRequest, unknown[]]>([
   ['a page that was not asked for', RANGE, [page(7)]],
   ['a page twice', RANGE, [page(4), failed(4)]],
   ['a page that was settled before', RANGE, [page(6)]],
-  ['a page at another path', RANGE, [page(4, { path: `uploads/${UPLOAD}/originals/1.pdf` })]],
-  ['a page of another attempt', RANGE, [page(4, { path: pagePath(UPLOAD, 1, 4, '2') })]],
+  ['a page with a path', RANGE, [page(4, { path: `uploads/${UPLOAD}/originals/1.pdf` })]],
   ['a page that is too wide', RANGE, [page(4, { width: 3_500 })]],
   ['a page without rows', RANGE, [page(4, { height: 0 })]],
-  ['a page of a fraction of a byte', RANGE, [page(4, { bytes: 0.5 })]],
+  ['a page of a fraction of a pixel', RANGE, [page(4, { width: 0.5 })]],
   ['a page with more dpi', RANGE, [page(4, { dpi: 201 })]],
   ['a page by an unknown engine', RANGE, [page(4, { engine: 'mine' })]],
   ['a page of a PDF by the engine for images', RANGE, [page(4, { engine: 'sharp', dpi: null })]],

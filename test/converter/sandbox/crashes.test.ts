@@ -10,6 +10,9 @@ import { emptyPdf, makePdf, RED } from '../../support/files.ts';
 import { prepareFor } from '../../support/prepare.ts';
 
 const MEMORY_MB = 256;
+const CONVERSION = {
+  ...{ upload_id: 'u', original: 1, path: 'a.pdf', media_type: 'application/pdf', dpi: 72, page_selection: null },
+};
 
 let folder: string;
 let pool: SandboxPool;
@@ -36,7 +39,14 @@ afterAll(async () => {
 async function open(file: string, engines: string[], by: string) {
   const lease = pool.lease(MEMORY_MB, null);
   const request = {
-    ...{ type: 'open', payload: { engines, by }, attempt: 1, dependencies: [], settledPages: [], avoid: [] },
+    ...{
+      type: 'convert',
+      payload: { ...CONVERSION, engines, by },
+      attempt: 1,
+      dependencies: [],
+      settledPages: [],
+      avoid: [],
+    },
     ...{ files: { originals: [], pages: [] }, input: path.join(folder, file), password: null },
     reservation: { cpuUnits: 1, memoryMb: MEMORY_MB },
     limits: { maxPages: 10, maxPixels: 1e7, stepSeconds: 30, firstEngine: 'pdfium' as const },

@@ -1,8 +1,9 @@
 import { z } from 'zod';
 import { openPdf } from '../../../converter/render/engines/fallback.ts';
-import { type ConversionContext, defineTask, PDF_ENGINES, type Step } from '../../../tasks/task.ts';
+import { convert } from '../../../tasks/convert.ts';
+import { type ConversionContext, PDF_ENGINES, type Step } from '../../../tasks/task.ts';
 
-const payload = z.strictObject({
+const payload = z.object({
   /** The engines that crash as soon as they open the file. */
   engines: z.array(z.enum(PDF_ENGINES)),
   /** An exception or a rejection that nobody handles, or a fault in native code. */
@@ -19,23 +20,22 @@ function fail(): never {
   throw new Error('of the test');
 }
 
-/** Opens a PDF with engines of which some crash. */
-const open = defineTask({
-  type: 'open',
-  payload,
-  resources: { cpuUnits: 1, memoryMb: 256 },
-  internal: true,
-  async run(given) {
-    const context = given as ConversionContext<z.output<typeof payload>>;
-    const step = (taken: Step) => {
-      context.step(taken);
-      if (context.payload.engines.some((engine) => engine === taken.engine)) CRASHES[context.payload.by]();
-    };
-    const document = await openPdf({ ...context, step });
-    const { pageCount } = document;
-    await document.close();
-    return { pageCount };
-  },
-});
+/** A conversion opens its PDF with engines of which some crash, and makes none of its pages. */
+convert.payload = convert.payload.extend(payload.shape) as never;
+convert.run = async (given) => {
+  const context = given as unknown as ConversionContext<z.output<typeof payload>>;
+  const step = (taken: Step) => {
+    context.step(taken);
+    if (context.payload.engines.some((engine) => engine === taken.engine)) CRASHES[context.payload.by]();
+  };
+  const document = await openPdf({ ...context, step });
+  const { pageCount } = document;
+  await document.close();
+  context.inspected({ pageCount, selected: [[1, pageCount]] });
+  for (let page = 1; page <= pageCount; page++)
+    context.page({ page, status: 'failed', error: { code: 'corrupt_file', message: 'not drawn' } });
+  return { pageCount };
+};
 
-export default [open];
+/** No tasks of its own. */
+export default [];

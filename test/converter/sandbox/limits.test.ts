@@ -26,7 +26,7 @@ const describeWithCaps = canCap ? describe : describe.skip;
 const describeWithProc = existsSync('/proc/self/status') ? describe : describe.skip;
 
 const strongest = await detectIsolation();
-// TEMPORARY: some tasks here read outside the private folder, or look for processes by ids of the machine.
+// Some tasks here read outside the private folder, or look for processes by ids of the machine.
 const none = await detectIsolation({ from: 'memory' });
 
 let folder: string;

@@ -22,7 +22,10 @@ afterEach(async () => {
   }
 });
 
-/** Begins a step and gives the processor time that its page had used at the timeout. */
+/**
+ * Begins a step and gives the processor time that its page had used at the timeout. A machine that gives it little ends
+ * it by the clock, so the lower bounds below are no more than what tells the cases apart.
+ */
 async function runUntilTimeout(pid: number, limit: number, steps: Step[], spent = () => 0): Promise<number> {
   let used = 0;
   for (const at of steps) {
@@ -41,19 +44,19 @@ async function runUntilTimeout(pid: number, limit: number, steps: Step[], spent 
 
 test('an engine without a substitute has the whole limit', async () => {
   const used = await runUntilTimeout(await start('busy'), 0.6, [step(1, 'pdfium', true)]);
-  expect(used).toBeGreaterThanOrEqual(0.6);
+  expect(used).toBeGreaterThan(0.35);
   expect(used).toBeLessThan(1.2);
 });
 
 test('an engine with a substitute has half of it', async () => {
   const used = await runUntilTimeout(await start('busy'), 0.8, [step(1, 'pdfium', false)]);
-  expect(used).toBeGreaterThanOrEqual(0.4);
+  expect(used).toBeGreaterThan(0.2);
   expect(used).toBeLessThan(0.8);
 });
 
 test('time that a page has used before counts', async () => {
   const used = await runUntilTimeout(await start('busy'), 1, [step(1, 'pdfium', true)], () => 0.7);
-  expect(used).toBeGreaterThanOrEqual(1);
+  expect(used).toBeGreaterThan(0.75);
   expect(used).toBeLessThan(1.5);
 });
 
