@@ -39,7 +39,7 @@ export class Channel {
     const connection = stdio?.[3];
     const stream = connection instanceof Duplex ? connection : new Duplex().destroy();
     this.#stream = stream;
-    // A connection that breaks ends the reading, and the end of the process says why.
+    // It ends the reading.
     stream.on('error', () => undefined);
     this.ended = this.#readAll(onViolation);
   }
@@ -75,7 +75,9 @@ export class Channel {
         }
       }
     } catch (error) {
-      if (!isOfConnection(error)) onViolation(error instanceof Error ? error.message : 'unknown');
+      // A connection that breaks is no violation: the end of the process says why.
+      const isOfConnection = error === this.#stream.errored || Object(error).code === 'ERR_STREAM_PREMATURE_CLOSE';
+      if (!isOfConnection) onViolation(error instanceof Error ? error.message : 'unknown');
     } finally {
       this.#stream.destroy();
     }
@@ -103,9 +105,4 @@ export class Channel {
     if (kind === 'ready') this.#becomeReady();
     else this.#becomeWarm();
   }
-}
-
-function isOfConnection(error: unknown): boolean {
-  const { code } = Object(error);
-  return /^(E[A-Z]+|ERR_STREAM_PREMATURE_CLOSE)$/.test(String(code));
 }

@@ -133,7 +133,14 @@ function measurePeak() {
 function pidIn(event: TaskEvent): number | undefined {
   if (event.kind !== 'log' || event.data?.pid === undefined) return undefined;
   const { pid, cwd } = event.data;
-  return descendantsOf(process.pid).find((one) => innermostId(one) === pid && readlinkSync(`/proc/${one}/cwd`) === cwd);
+  return descendantsOf(process.pid).find((one) => {
+    try {
+      return innermostId(one) === pid && readlinkSync(`/proc/${one}/cwd`) === cwd;
+    } catch {
+      // Another process of the test has ended meanwhile.
+      return false;
+    }
+  });
 }
 
 function innermostId(pid: number): number {
