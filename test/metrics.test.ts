@@ -2,6 +2,7 @@ import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 import { readMetrics } from '../api/metrics.ts';
 import * as schema from '../db/schema.ts';
+import { processOf } from './scenarios/processes.ts';
 import { makeImage, makePdf, RED } from './support/files.ts';
 import { startReceiver } from './support/receiver.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from './support/service.ts';
@@ -80,7 +81,8 @@ test('the numbers are what has happened', async () => {
   ]);
   const pid = await until(async () => {
     const { items } = await service.get(`/jobs/${killed.job_id}/logs`);
-    return items.find(({ message }: Json) => message === 'full')?.data.pid;
+    const told = items.find(({ message }: Json) => message === 'full');
+    return told && processOf(service.converters[0]?.pid as number, told.data);
   });
   process.kill(pid, 'SIGKILL');
   for (const { job_id } of [hash, leak, stuck, killed]) await service.jobDone(job_id, 60_000);

@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm';
 import { openDatabase } from '../../db/client.ts';
 import { jobs } from '../../db/schema.ts';
 import { Moved, transition } from '../../jobs/transition.ts';
+import { asAdmin } from '../support/admin.ts';
 import { until } from '../support/service.ts';
 import { FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
 
@@ -15,7 +16,7 @@ afterAll(() => fixture.close());
 test('a change of status that runs into a deadlock is repeated, and takes effect once', async () => {
   await fixture.submit({ id: 'a' }, { id: 'b', dependsOn: ['a'] }, { id: 'c', dependsOn: ['b'] });
   const attempt = await fixture.claimOne();
-  const { pool, close } = await openDatabase(fixture.url, { name: 'test', log: fixture.log, max: 1 });
+  const { pool, close } = await openDatabase(asAdmin(fixture.url), { name: 'test', log: fixture.log, max: 1 });
   const other = await pool.connect();
   try {
     // The settlement locks b and then c; the other has c and wants b, and leaves it to the settlement to notice.

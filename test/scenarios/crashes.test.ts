@@ -1,7 +1,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { type Color, makeImage, makePdf, pixelAt, RED } from '../support/files.ts';
 import { type Json, NOTHING_LEFT, type Service, startService, until } from '../support/service.ts';
-import { burnsCpu, childrenOf, isAlive, residentMb } from './processes.ts';
+import { burnsCpu, isAlive, residentMb, sandboxesOf } from './processes.ts';
 import { pdfWithSlowPage } from './slow-files.ts';
 
 const pid = (child: ChildProcess) => child.pid as number;
@@ -75,7 +75,7 @@ describe('a process that is killed', () => {
     await until(async () => (await pagesDone(ids[0] as string)) > 0);
     // One that holds a page: what is killed while it has nothing to do costs nobody anything.
     const holdsPage = (child: number) => burnsCpu(child) && residentMb(child) > 170;
-    const sandbox = await until(async () => childrenOf(pid(converter)).find(holdsPage));
+    const sandbox = await until(async () => sandboxesOf(pid(converter)).find(holdsPage));
     process.kill(sandbox, 'SIGKILL');
     for (const id of ids) await expectComplete(id, 12);
     expect(isAlive(pid(converter))).toBe(true);
@@ -123,7 +123,7 @@ describe('a process that is killed', () => {
     const id = await uploadSlow(60);
     await until(async () => (await pagesDone(id)) > 0);
     const next = service.startConverter();
-    const sandboxes = childrenOf(pid(converter));
+    const sandboxes = sandboxesOf(pid(converter));
     await service.end(converter, 'SIGTERM');
     expect(converter.exitCode).toBe(0);
     expect(sandboxes.filter(isAlive)).toEqual([]);
@@ -144,7 +144,7 @@ describe('a process that is killed', () => {
   test('a converter: its sandboxes die with it, and another one finishes everything', async () => {
     const id = await uploadSlow(60);
     await until(async () => (await pagesDone(id)) > 0);
-    const sandboxes = childrenOf(pid(converter));
+    const sandboxes = sandboxesOf(pid(converter));
     expect(sandboxes.length).toBeGreaterThan(0);
     const killedAt = Date.now();
     await service.end(converter, 'SIGKILL');

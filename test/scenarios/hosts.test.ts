@@ -8,7 +8,7 @@ import { makeImage, makePdf } from '../support/files.ts';
 import { canMakeHosts, makeHosts } from '../support/hosts.ts';
 import { startPostgres } from '../support/postgres.ts';
 import { type Json, NOTHING_LEFT, type Service, startService, until } from '../support/service.ts';
-import { childrenOf, isAlive } from './processes.ts';
+import { isAlive, sandboxesOf } from './processes.ts';
 
 const able = canMakeHosts();
 const PAGES = 6;
@@ -104,7 +104,7 @@ const title = 'converters that are cut off and a Postgres that is killed, each o
       const running = here.filter(({ status }) => status === 'running').map(({ job_id }) => job_id);
       return running.length > 0 && there.length > 0 && running;
     });
-    const sandboxes = childrenOf(north.pid as number);
+    const sandboxes = sandboxesOf(north.pid as number);
     network.cut('north');
 
     // The other takes over what it held.

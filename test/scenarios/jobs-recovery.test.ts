@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { makeImage } from '../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
 import { runsOf } from './attempts.ts';
-import { burnsCpu, childrenOf, isAlive } from './processes.ts';
+import { burnsCpu, isAlive, sandboxesOf } from './processes.ts';
 
 /** Jobs that fail, run out of time or are cancelled, and converters that are stopped or killed. */
 let service: Service;
@@ -90,7 +90,7 @@ describe('a job', () => {
   test('in a sandbox that is cancelled gives up its sandbox within a second', async () => {
     const { job_id } = await service.submit({ type: 'fibonacci', payload: { input: 45, recursive: true } });
     await service.jobIn('running', job_id);
-    const busy = await until(async () => childrenOf(converter.pid as number).find(burnsCpu));
+    const busy = await until(async () => sandboxesOf(converter.pid as number).find(burnsCpu));
     const { status, body } = await service.patch(`/jobs/${job_id}/cancel`);
     expect([status, body.status, body.error, outcomes(body)]).toEqual([200, 'cancelled', null, [['cancelled', null]]]);
     expect(body.finished_at).not.toBeNull();

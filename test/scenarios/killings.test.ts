@@ -2,7 +2,7 @@ import type { ChildProcess } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { makeImage, makePdf } from '../support/files.ts';
 import { type Json, NOTHING_LEFT, type Service, startService, until } from '../support/service.ts';
-import { childrenOf, commandOf } from './processes.ts';
+import { sandboxesOf } from './processes.ts';
 
 const SEED = 20_260_101;
 const MOST_KILLS = 20;
@@ -31,7 +31,7 @@ function seeded(seed: number): () => number {
 }
 
 function sandboxes(): number[] {
-  return childrenOf(converter.pid as number).filter((child) => commandOf(child).includes('sandbox/child.ts'));
+  return sandboxesOf(converter.pid as number);
 }
 
 /** Kills one sandbox after another, busy or not, until `signal` or often enough; gives how many. */

@@ -8,7 +8,7 @@ import { createLogger } from '../../log.ts';
 import { openDiskStore } from '../../store/disk.ts';
 import { makeImage, makePdf, RED } from '../support/files.ts';
 import { expectNothingLeft, type Service, startService, until } from '../support/service.ts';
-import { childrenOf, isAlive } from './processes.ts';
+import { isAlive, sandboxesOf } from './processes.ts';
 
 let service: Service;
 let converter: ChildProcess;
@@ -32,7 +32,7 @@ test('of an upload that is deleted while its pages are written, a killed convert
   const pdf = await makePdf(Array.from({ length: 60 }, () => ({ width: 420, height: 420, color: RED })));
   const { body } = await service.upload([['slow.pdf', pdf]], { dpi: '400' });
   await until(async () => (await service.get(`/uploads/${body.id}/status`)).progress.pages_done > 1, 60_000);
-  const sandboxes = childrenOf(converter.pid as number);
+  const sandboxes = sandboxesOf(converter.pid as number);
   // Its sandboxes work on and nobody tells them to end.
   converter.kill('SIGSTOP');
   expect((await service.delete(`/uploads/${body.id}`)).status).toBe(204);

@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { CONVERTER_MB } from '../../config.ts';
 import { makeImage } from '../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
-import { childrenOf, descendantsOf, isAlive } from './processes.ts';
+import { commandOf, descendantsOf, isAlive, processOf, sandboxesOf } from './processes.ts';
 
 /** Jobs that take more memory, time or processes than they said: they end, and no neighbour notices. */
 
@@ -18,8 +18,6 @@ const describeWithProc = existsSync('/proc/self/smaps_rollup') ? describe : desc
 describeWithProc('memory (needs /proc)', () => {
   let service: Service;
   let converter: ChildProcess;
-  /** Processes that tasks have told of. */
-  const told: number[] = [];
   beforeAll(async () => {
     service = await startService({
       converters: 0,
@@ -36,7 +34,7 @@ describeWithProc('memory (needs /proc)', () => {
   afterAll(async () => {
     const started = descendantsOf(converter.pid as number);
     await service.stop();
-    expect([...started, ...told].filter(isAlive)).toEqual([]);
+    expect(started.filter(isAlive)).toEqual([]);
   });
 
   const quickly = { initial_delay_seconds: 0 };
@@ -45,11 +43,10 @@ describeWithProc('memory (needs /proc)', () => {
     return { type, payload, resource_requirements: { cpu_units: 1, memory_mb }, ...rest };
   }
 
-  async function pidsToldBy({ job_id }: Json): Promise<number[]> {
+  /** What a job has logged of its processes. */
+  async function processesToldBy({ job_id }: Json): Promise<{ pid: number; cwd: string }[]> {
     const { items } = await service.get(`/jobs/${job_id}/logs?limit=200`);
-    const pids = items.flatMap(({ data }: Json) => (data?.pid === undefined ? [] : [data.pid]));
-    told.push(...pids);
-    return pids;
+    return items.flatMap(({ data }: Json) => (data?.pid === undefined ? [] : [data]));
   }
 
   test('reservations that fill the capacity, all of them used, take no more than it', async () => {
@@ -62,10 +59,11 @@ describeWithProc('memory (needs /proc)', () => {
     }
     const next = await service.submit(hungry('look_for', 256, { pids: [] }));
 
-    const pids = (await Promise.all(jobs.map(pidsToldBy))).flat();
+    const told = (await Promise.all(jobs.map(processesToldBy))).flat();
+    const pids = [...new Set(told.flatMap((one) => processOf(converter.pid as number, one) ?? []))];
     // Idle sandboxes have made room.
     expect(
-      childrenOf(converter.pid as number)
+      sandboxesOf(converter.pid as number)
         .filter(isAlive)
         .sort(),
     ).toEqual(pids.sort());
@@ -128,9 +126,10 @@ describeWithProc('memory (needs /proc)', () => {
       { status: 'failed', memory_mb: 256, error: { code: 'timeout' } },
     ]);
     expect(ofLitter).toMatchObject({ status: 'completed' });
-    const strays = [ofLitter.result.pid, ...(await Promise.all(leaking.map(pidsToldBy))).flat()];
-    expect(strays.length).toBeGreaterThan(10);
-    await until(async () => !strays.some(isAlive));
+    expect((await Promise.all(leaking.map(processesToldBy))).flat().length).toBeGreaterThan(10);
+    // Nothing is left but sandboxes and what holds their namespaces.
+    const isStray = (one: number) => isAlive(one) && !commandOf(one).includes('sandbox/child.ts');
+    await until(async () => !descendantsOf(converter.pid as number).some(isStray));
 
     expect(neighbours.length).toBeGreaterThan(2);
     for (const job of neighbours) {

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
 /** The processes that a process has started, as Linux tells. */
 export function childrenOf(pid: number): number[] {
@@ -10,6 +10,29 @@ export function childrenOf(pid: number): number[] {
 /** Those, and theirs, and so on. */
 export function descendantsOf(pid: number): number[] {
   return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
+}
+
+/** The processes that run the tasks of a converter, without those that hold their namespaces. */
+export function sandboxesOf(converter: number): number[] {
+  return descendantsOf(converter).filter((pid) => commandOf(pid).endsWith('sandbox/child.ts\0'));
+}
+
+/** The process that a task names. In a PID namespace it has another id, and its folder tells which namespace that is. */
+export function processOf(ancestor: number, { pid, cwd }: { pid: number; cwd: string }): number | undefined {
+  return descendantsOf(ancestor).find((one) => innermostId(one) === pid && folderOf(one) === cwd);
+}
+
+function innermostId(pid: number): number {
+  const ids = /^NSpid:\s+(.*)/m.exec(readStatus(pid))?.[1] ?? '';
+  return Number(ids.split(/\s+/).at(-1));
+}
+
+function folderOf(pid: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`);
+  } catch {
+    return undefined;
+  }
 }
 
 /** Whether the process is there and is not a zombie. */

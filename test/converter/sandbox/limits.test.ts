@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -12,7 +12,7 @@ import { createSandboxPool, type Lease, type SandboxPool } from '../../../conver
 import type { Ran } from '../../../converter/sandbox/run.ts';
 import { BASELINE_MB } from '../../../jobs/shape.ts';
 import { createLogger } from '../../../log.ts';
-import { childrenOf, commandOf, isAlive } from '../../scenarios/processes.ts';
+import { childrenOf, commandOf, isAlive, processOf } from '../../scenarios/processes.ts';
 import { makeImage } from '../../support/files.ts';
 import { type Json, until } from '../../support/service.ts';
 
@@ -129,23 +129,9 @@ function measurePeak() {
   };
 }
 
-/** The process that a task names. In a PID namespace it has another id, and its folder tells which namespace that is. */
 function pidIn(event: TaskEvent): number | undefined {
   if (event.kind !== 'log' || event.data?.pid === undefined) return undefined;
-  const { pid, cwd } = event.data;
-  return descendantsOf(process.pid).find((one) => {
-    try {
-      return innermostId(one) === pid && readlinkSync(`/proc/${one}/cwd`) === cwd;
-    } catch {
-      // Another process of the test has ended meanwhile.
-      return false;
-    }
-  });
-}
-
-function innermostId(pid: number): number {
-  const ids = /^NSpid:\s+(.*)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? '';
-  return Number(ids.split(/\s+/).at(-1));
+  return processOf(process.pid, event.data as { pid: number; cwd: string });
 }
 
 /** A task that has said where it is and that it is full; `end` aborts it. */
