@@ -100,8 +100,22 @@ async function prepareTargets(): Promise<Targets> {
     socket,
     abstract,
     files,
-    readable: ['/etc/passwd', '/etc/hostname', path.join(project, 'README.md')],
-    folders: [folder, data, store, cache, project, '/tmp', '/dev/shm', '/etc', '/home', '/root', '/var', '/run'],
+    readable: ['/etc/passwd', '/etc/hostname', path.join(project, '.git')],
+    // The tasks here belong to the project, so that they read its code.
+    folders: [
+      folder,
+      data,
+      store,
+      cache,
+      path.join(project, '.git'),
+      '/tmp',
+      '/dev/shm',
+      '/etc',
+      '/home',
+      '/root',
+      '/var',
+      '/run',
+    ],
   };
 }
 

@@ -20,6 +20,8 @@ const SYSTEM = [
   '/sys/kernel/mm/transparent_hugepage',
 ];
 const DEVICES = ['/dev/null', '/dev/zero', '/dev/full', '/dev/random', '/dev/urandom'];
+/** As many as the kernel follows on a path. */
+const MAX_LINKS = 40;
 /** What lies beside code and may hold secrets. */
 const PRIVATE_NAMES = /^\.(env|git|npmrc)/;
 
@@ -40,9 +42,11 @@ export function readablePaths(tasksModule: string | undefined, hidden: string[])
     ...codeOfProject(),
     ...(tasksModule === undefined ? [] : codeAround(tasksModule)),
   ];
-  const found = wanted.map((place) => withoutLinks(place, links)).flatMap((place) => outside(place, hiddenPaths));
+  const found = wanted.flatMap((place) => outside(place, hiddenPaths, links));
   const readable = [...new Set(found)].filter((place) => !found.some((other) => isInside(place, other)));
-  return { readable, links: [...links], devices: DEVICES.filter((device) => existsSync(device)) };
+  // A link in a folder that is readable as a whole is there already.
+  const made = [...links].filter(([place]) => !readable.some((folder) => isInside(place, folder)));
+  return { readable, links: made, devices: DEVICES.filter((device) => existsSync(device)) };
 }
 
 function codeOfProject(): string[] {
@@ -50,21 +54,27 @@ function codeOfProject(): string[] {
   return [...files, ...CODE_FOLDERS].map((name) => path.join(PROJECT, name));
 }
 
-/** The folder of the module, and what Node looks for in the folders above it. */
+/** The package of the module, or its folder if it is in none, and what Node looks for in the folders above. */
 function codeAround(module: string): string[] {
-  const folder = path.dirname(module);
-  const above = (place: string): string[] => {
-    const parent = path.dirname(place);
-    return parent === place ? [] : [parent, ...above(parent)];
-  };
+  const folders = foldersAbove(module);
+  const root = folders.find((folder) => existsSync(path.join(folder, 'package.json'))) ?? path.dirname(module);
   return [
-    folder,
-    ...above(folder).flatMap((place) => ['package.json', 'node_modules'].map((name) => path.join(place, name))),
+    root,
+    ...foldersAbove(root).flatMap((place) => ['package.json', 'node_modules'].map((name) => path.join(place, name))),
   ];
 }
 
-/** The path with every symbolic link on the way resolved; the links are added to `links`. Empty for one that is not there. */
-function withoutLinks(place: string, links: Map<string, string>): string {
+function foldersAbove(place: string): string[] {
+  const parent = path.dirname(place);
+  return parent === place ? [] : [parent, ...foldersAbove(parent)];
+}
+
+/**
+ * The path with every symbolic link on the way resolved; the links are added to `links`. Empty for one that is not there,
+ * or that has too many links.
+ */
+function withoutLinks(place: string, links: Map<string, string>, depth = 0): string {
+  if (depth > MAX_LINKS) return '';
   let resolved = '/';
   for (const name of path.resolve(place).split('/').filter(Boolean)) {
     const next = path.join(resolved, name);
@@ -76,19 +86,22 @@ function withoutLinks(place: string, links: Map<string, string>): string {
     }
     const target = readlinkSync(next);
     links.set(next, target);
-    resolved = withoutLinks(path.resolve(resolved, target), links);
+    resolved = withoutLinks(path.resolve(resolved, target), links, depth + 1);
     if (resolved === '') return '';
   }
   return resolved;
 }
 
-/** The path, or what is in it, without what is hidden or private. */
-function outside(place: string, hidden: string[]): string[] {
+/** The path without links, or what is in it, without what is hidden or private. */
+function outside(wanted: string, hidden: string[], links: Map<string, string>): string[] {
+  const place = withoutLinks(wanted, links);
   if (place === '' || hidden.some((one) => one === place || isInside(place, one))) return [];
   const entries = isFolder(place) ? readdirSync(place) : [];
   const holdsHidden = hidden.some((one) => isInside(one, place)) || entries.some((name) => PRIVATE_NAMES.test(name));
   if (!holdsHidden) return [place];
-  return entries.filter((name) => !PRIVATE_NAMES.test(name)).flatMap((name) => outside(path.join(place, name), hidden));
+  return entries
+    .filter((name) => !PRIVATE_NAMES.test(name))
+    .flatMap((name) => outside(path.join(place, name), hidden, links));
 }
 
 function isFolder(place: string): boolean {
