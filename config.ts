@@ -137,7 +137,7 @@ const settings = z.object({
   PAGE_TIMEOUT_SECONDS: wholeNumber(1, 3600).default(30),
   /** Which renderer goes first; the other one is asked where it fails. */
   PDF_ENGINE: z.enum(PDF_ENGINES, { error: `must be one of ${PDF_ENGINES.join(', ')}` }).default('pdfium'),
-  /** Whether a sandbox runs several tasks: `owner` those of one owner after native code has read its bytes, `never` one. */
+  /** The tasks that one sandbox may run: `owner` those of one owner after native code has read its bytes, `never` one. */
   SANDBOX_REUSE: z.enum(['owner', 'never'], { error: 'must be owner or never' }).default('owner'),
   CAPACITY_CPU: wholeNumber(1, 1024).default(availableParallelism()),
   CAPACITY_MEMORY_MB: wholeNumber(SMALLEST_CAPACITY_MB, 16_777_216).optional(),
@@ -279,7 +279,7 @@ export function requireDatabaseUrl({ DATABASE_URL }: Config): string {
   );
 }
 
-/** Whether a host name, as URLs write it or without brackets, leads to this machine and nowhere else. */
+/** True if a host name, as URLs write it or without brackets, leads to this machine and nowhere else. */
 export function isLoopbackHost(hostname: string): boolean {
   return /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/i.test(hostname);
 }

@@ -1,6 +1,6 @@
 import { AppError } from './errors.ts';
 
-/** Who shares a room: an owner, or the address of a client without a key; undefined has no share, only the whole. */
+/** A party that shares a room: an owner, or the address of a client without a key; undefined has no share, only the whole. */
 export type Holder = string | undefined;
 
 /** The part of a room that only holders of little may fill. */

@@ -19,7 +19,7 @@ export interface Limits {
 export type Message = { kind?: string; url?: string };
 
 export interface Part {
-  /** What it reported when it was ready for the first time. */
+  /** Its report when it was ready for the first time. */
   ready: Promise<Message>;
   /** Ends it and everything that it has started. Resolves within `endMs`, and a moment for the kill. */
   stop(): Promise<void>;
@@ -40,7 +40,7 @@ export function supervise(
   let isStopping = false;
 
   async function start(): Promise<Message> {
-    // A group of its own: Ctrl-C reaches this process alone, which then ends the others in order.
+    // A separate group: Ctrl-C reaches this process alone, which then ends the others in order.
     child = forkWithSecrets(script, secrets, { ...forkOptions, detached: true });
     const started = child;
     const exited = once(started, 'exit');

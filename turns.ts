@@ -23,7 +23,7 @@ export class Turns {
   readonly #maxWaitMs: number;
   readonly #using: Room;
   readonly #waiting = new Room({ name: 'requests', max: MAX_WAITING });
-  /** What waits, by holder; the holder that is next comes first. */
+  /** The waiting turns, by holder; the holder that is next comes first. */
   readonly #queues = new Map<Holder, Set<Start>>();
 
   constructor({

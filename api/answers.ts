@@ -84,7 +84,7 @@ export const uploadStatus = z.strictObject({
   progress,
   error: failure.nullable(),
 });
-/** What a webhook says about an upload. */
+/** The data of a webhook about an upload. */
 export const uploadNotice = uploadStatus.extend({
   finished_at: time.nullable(),
   counts: z.strictObject({ originals: z.int(), pages_completed: z.int(), pages_failed: z.int() }),
@@ -150,7 +150,7 @@ export const listedJob = job.extend({
       'Set if the payload or result has more than 4 KB, or there are more than 50 `depends_on`; `GET /jobs/{id}` has all',
     ),
 });
-/** What a webhook says about a job. */
+/** The data of a webhook about a job. */
 export const jobNotice = listedJob.omit({ depends_on: true }).extend({
   counts: z.strictObject({ attempts: z.int(), depends_on: z.int() }),
   url: z.string().describe('Where its document is, below this service'),

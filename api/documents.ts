@@ -59,7 +59,7 @@ export function statusDocument(upload: Upload): Answer<typeof answers.uploadStat
   };
 }
 
-/** What a webhook says about an upload: of bounded size, however many pages it has. */
+/** The data of a webhook about an upload: of bounded size, however many pages it has. */
 export function uploadNotice(upload: Upload, counts: UploadCounts): Answer<typeof answers.uploadNotice> {
   return {
     ...statusDocument(upload),
@@ -160,7 +160,7 @@ export function listedJob(job: ListedJob, dependsOn: string[] = [], max: number)
   };
 }
 
-/** What a webhook says about a job: of bounded size, however large its payload, result and history are. */
+/** The data of a webhook about a job: of bounded size, however large its payload, result and history are. */
 export function jobNotice(
   job: ListedJob,
   counts: { attempts: number; dependsOn: number },

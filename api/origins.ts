@@ -47,7 +47,7 @@ export function createOrigins(
 
   return {
     isAllowed,
-    /** Whether answers depend on the page that asks. */
+    /** True if answers depend on the page that asks. */
     hasAllowed: allowed.size > 0,
     /** Throws `forbidden` (403) for a request that a foreign page may have sent. `path` is without its query. */
     check(request: IncomingMessage, path: string): void {

@@ -18,7 +18,7 @@ const GONE = ['ERR_STREAM_PREMATURE_CLOSE', 'ERR_STREAM_UNABLE_TO_PIPE'];
 
 /**
  * All completed pages of an upload that has ended, as a zip that is made while it is sent, one page at a time. Throws 409
- * while the upload is under way, since an archive must not lack what is still to come; 404 when no page completed; 429 or
+ * while the upload is not done, since an archive must not lack what is still to come; 404 when no page completed; 429 or
  * 503 when archives of too many pages are being sent, since each page takes memory until its archive ends. What
  * fails once bytes are out breaks the connection off, so that nobody takes a part for the whole.
  */

@@ -106,7 +106,7 @@ class Attempt {
     const ran = await (sandbox === undefined
       ? runTrusted(this.#task, await prepare(await this.#openOwnFolder()), options)
       : runOn(sandbox, { ...request, prepare }, options, config.CAPACITY_MEMORY_MB));
-    // Of what fails in a sandbox, each run has a line of its own.
+    // A sandbox has logged its failure already.
     if (sandbox === undefined && ran.outcome.kind === 'failed') log.info(ran.outcome, 'task failed');
     await this.#recorder.flush();
     const settled = outcomeOf(ran, job, this.#task, this.#recorder.left);
@@ -168,7 +168,7 @@ class Attempt {
   }
 }
 
-/** What a run is given of its job and of the configuration. */
+/** The parts of a request that come from the job and the configuration. */
 function requestOf(job: ClaimedJob, config: Config) {
   return {
     type: job.type,

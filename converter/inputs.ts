@@ -10,7 +10,7 @@ import type { AttemptFiles } from './files/attempt-files.ts';
 import type { PrivateFolder } from './files/private-folder.ts';
 import type { TaskRequest } from './run-task.ts';
 
-/** What a task needs besides the payload. Files are named by their paths in the store until they are copied. */
+/** The inputs of a task other than its payload. Files are named by their paths in the store until they are copied. */
 type Inputs = Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files' | 'dependencies'>;
 
 /** Results of prerequisites that a task is given, as JSON. */

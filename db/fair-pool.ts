@@ -16,7 +16,7 @@ type OnConnect = (error: Error | undefined, client: pg.PoolClient | undefined, d
 export class FairPool extends pg.Pool {
   readonly #turns: Turns;
   readonly #holderOf: () => Holder;
-  /** What gives back the turn of each connection in use. */
+  /** Gives back the turn of each connection in use. */
   readonly #giveOf = new WeakMap<pg.PoolClient, () => void>();
 
   constructor(config: pg.PoolConfig, holderOf: () => Holder) {

@@ -12,7 +12,7 @@ import {
 } from './schema.ts';
 
 export type JobRow = typeof jobs.$inferSelect;
-/** What the position of a job depends on. */
+/** The facts that the position of a job depends on. */
 export type QueuedJob = Pick<JobRow, 'id' | 'status' | 'priority' | 'owner'>;
 export type Attempt = typeof jobAttempts.$inferSelect;
 

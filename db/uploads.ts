@@ -176,7 +176,7 @@ export async function listSomePages(
   return { items, next: found.length > limit ? (items.at(-1) ?? null) : null };
 }
 
-/** What there is of a page that completed. */
+/** The stored facts of a page that completed. */
 type PageFile = { original: number; page: number; path: string; sha256: string; bytes: number };
 
 /** Files of pages that one statement reads: an answer of many rows would hold up everything else while it is read. */

@@ -86,7 +86,7 @@ export interface ConversionContext<Payload> extends TaskContext<Payload> {
   split(parts: Part[]): void;
 }
 
-/** Pages of the original that a child of its own converts, and the memory class that it reserves. */
+/** Pages of the original that a separate child converts, and the memory class that it reserves. */
 export interface Part {
   pages: PageRange[];
   memoryMb: number;

@@ -13,7 +13,7 @@ const canSwitch =
 let child: ChildProcess | undefined;
 let postgres: net.Server;
 beforeEach(async () => {
-  // It accepts connections and says nothing: whoever asks waits.
+  // It accepts connections and says nothing: a client that asks waits.
   postgres = net.createServer().listen(0, '127.0.0.1');
   await once(postgres, 'listening');
 });

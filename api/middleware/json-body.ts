@@ -103,7 +103,7 @@ async function readInto(body: GrowingBuffer, request: Request, maxMs: number): P
     source.off('data', onData);
     if (decoder !== undefined) request.unpipe(decoder);
     decoder?.destroy();
-    // What comes after an error is read and dropped, so that the client sees the answer.
+    // The rest after an error is read and dropped, so that the client sees the answer.
     request.resume();
   }
 }

@@ -57,7 +57,7 @@ async function filesMb(folder: string, pids: number[]): Promise<number> {
   return (blocks * BLOCK_BYTES) / MB;
 }
 
-/** Whether files there are memory. */
+/** True if files there are memory. */
 async function isInMemory(folder: string): Promise<boolean> {
   return statfs(folder).then(
     ({ type }) => type === TMPFS_MAGIC,

@@ -43,7 +43,7 @@ export type Lease = ReturnType<SandboxPool['lease']>;
 
 /**
  * Keeps `keep` sandboxes for ordinary conversions, started ahead of the first task, and further ones for owners who take
- * turns; the idle ones as long as `roomMb` of memory that nobody has reserved holds them. Each has a private folder in
+ * turns; the idle ones as long as `roomMb` of unreserved memory holds them. Each has a private folder in
  * `workFolder`. The caller calls `close()`.
  */
 export function createSandboxPool({
@@ -68,7 +68,7 @@ export function createSandboxPool({
   isolation: Isolation;
   /** Ends what sandboxes leave behind where they have no PID namespace. */
   orphans?: OrphanReaper | null;
-  /** Whether a sandbox that has run native code on bytes of an owner takes further tasks of that owner, or none at all. */
+  /** After native code has read bytes of an owner, a sandbox takes further tasks of that owner (`owner`), or none at all. */
   reuse?: 'owner' | 'never';
   log: Logger;
 }) {

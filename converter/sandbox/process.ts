@@ -30,7 +30,7 @@ export interface SandboxOptions {
 const uidsInUse = new Set<number>();
 
 /**
- * Starts a sandbox process in a process group of its own. It gets none of the converter's environment: no credentials
+ * Starts a sandbox process in a separate process group. It gets none of the converter's environment: no credentials
  * reach untrusted bytes. The caller reads what it prints, and talks to it over file descriptor 3.
  */
 export function startSandboxProcess(options: SandboxOptions): SandboxProcess {

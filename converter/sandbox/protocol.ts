@@ -20,7 +20,7 @@ import type { TaskRequest } from '../run-task.ts';
  * `parseMessage` has accepted it.
  */
 
-/** What the converter sends: one task at a time, and that the running task has to end. */
+/** The orders of the converter: one task at a time, and the end of the running one. */
 export type SandboxOrder = { kind: 'run'; request: TaskRequest } | { kind: 'abort'; reason: string };
 
 /** A message that a sound sandbox never sends. Its text is for our log alone. */

@@ -79,7 +79,7 @@ export class RunCheck {
     }
   }
 
-  /** The page of a step that kills the sandbox becomes a job of its own. */
+  /** The page of a step that kills the sandbox becomes a separate job. */
   #step({ step: { page, engine } }: Sent<'step'>): void {
     this.#mustConvert('a step');
     if (page !== null && !this.#isSelected(page))

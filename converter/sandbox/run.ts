@@ -69,7 +69,7 @@ export interface Sandbox {
   channel: Channel;
   /** It has sent an invalid message, and is killed for that. */
   hasViolated: boolean;
-  /** Whose bytes its native code has decoded; undefined while it is clean. See freshness.ts. */
+  /** The owner whose bytes its native code has decoded; undefined while it is clean. See freshness.ts. */
   taint: { owner: string | null } | undefined;
   /** Resolves when its libraries are loaded; rejects when it ends before. */
   ready: Promise<unknown>;
@@ -219,7 +219,7 @@ export function judge<Outcome extends RunOutcome>(
   return failed && signal.aborted ? { kind: 'aborted' } : outcome;
 }
 
-/** The signal in the code with which a shell, or Node for an abort of its own, tells of it. */
+/** The signal in the exit code of a shell, or of Node after an abort. */
 function signalIn(code: number | null): string | null {
   const number = (code ?? 0) - SIGNAL_CODES;
   return Object.entries(constants.signals).find(([, value]) => value === number)?.[0] ?? null;

@@ -64,7 +64,7 @@ test('a body without an end is answered after a bounded part of it, and its conn
   );
   expect(answers.map(([what, { status }]) => [what, status])).toEqual(ENDLESS.map(([what, status]) => [what, status]));
   for (const [what, { bytesSent, lingeredMs }] of answers) {
-    // What the buffers of two sockets take comes on top.
+    // The buffers of two sockets come on top.
     expect([what, bytesSent < 32 * MB, lingeredMs < 15_000]).toEqual([what, true, true]);
   }
   const { items } = await service.get('/uploads');

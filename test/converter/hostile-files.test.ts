@@ -74,7 +74,7 @@ async function execute() {
   return fixture.job(job.id);
 }
 
-/** What becomes of an upload whose file takes its sandbox over. */
+/** The end of an upload whose file takes its sandbox over. */
 async function attack(name: Attack['name']) {
   const file = JSON.stringify({ name, victim: path.join(root, 'store', VICTIM) } satisfies Attack);
   await store.receive(Readable.from([Buffer.from(file)]), () => ORIGINAL);

@@ -148,7 +148,7 @@ whenKubectl.each(OVERLAYS)('the overlay %s, as kubectl renders it (skipped witho
       const environment = environmentOf(container);
       const config = parseConfig(environment);
       const isApi = container.name === 'api';
-      // Each API pod would make a secret of its own, and nothing else may know it.
+      // Each API pod would make its own secret, and nothing else may know it.
       for (const name of ['WEBHOOK_SECRET', 'API_KEYS'])
         expect([container.name, name, name in environment]).toEqual([container.name, name, isApi]);
       // In production it is for whoever deploys it to say.

@@ -28,7 +28,7 @@ let upload: string;
 let target: string;
 let failed: string;
 beforeAll(async () => {
-  // What they do is logged as errors.
+  // The API logs their requests as errors.
   service = await startService({
     env: {
       API_KEYS: JSON.stringify(keys),

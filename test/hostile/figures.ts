@@ -1,4 +1,4 @@
-/** What one test measured, by name. */
+/** The figures of one test, by name. */
 export type Figures = Record<string, string | number>;
 
 const MARK = 'figures: ';

@@ -10,7 +10,7 @@ const MAX_DELAY_MS = 1_000;
 interface Watched {
   url: string;
   key?: string;
-  /** What the innocent client asks for. */
+  /** The requests of the innocent client. */
   routes: string[];
   /** The API process. */
   pid: number;

@@ -43,7 +43,7 @@ describeWithProc('memory (needs /proc)', () => {
     return { type, payload, resource_requirements: { cpu_units: 1, memory_mb }, ...rest };
   }
 
-  /** What a job has logged of its processes. */
+  /** The processes that a job has logged. */
   async function processesToldBy({ job_id }: Json): Promise<{ pid: number; cwd: string }[]> {
     const { items } = await service.get(`/jobs/${job_id}/logs?limit=200`);
     return items.flatMap(({ data }: Json) => (data?.pid === undefined ? [] : [data]));

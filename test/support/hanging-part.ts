@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { followParent } from '../../parent.ts';
 
 /**
- * A part for the test of `supervise`. It starts a process in a session of its own that ignores SIGTERM, as a sandbox may.
+ * A part for the test of `supervise`. It starts a process in a separate session that ignores SIGTERM, as a sandbox may.
  * After SIGUSR2 it never returns to its event loop.
  */
 followParent();

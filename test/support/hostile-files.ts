@@ -23,7 +23,7 @@ const FACTS = { ...SIZE, dpi: 72, reduced: null, engine: 'pdfium', note: null };
 const attacks = {
   /** The page is a link to a file of another upload. */
   link: (context: Context, victim: string) => reportPage(context, (file) => symlink(victim, file)),
-  /** Whoever opens the page waits for ever. */
+  /** A reader of the page waits for ever. */
   fifo: (context: Context) => reportPage(context, async (file) => void execFileSync('mkfifo', [file])),
   pathForPage: (context: Context) => reportPage(context, (file) => writePng(file), '../../1' as never),
   /** Writes to the page through a descriptor once the page is stored. */
@@ -83,5 +83,5 @@ archive.run = async ({ files, output }) => {
   return { path: 'uploads/other/originals/1.pdf', sha256: '', bytes: 1, pages: 1 };
 };
 
-/** No tasks of its own: sandboxes that load it have been taken over. */
+/** It adds no task: sandboxes that load it have been taken over. */
 export default [];

@@ -93,7 +93,7 @@ function filesOf({ files, readable, folders, secret }: Targets): Record<string, 
       .readdirSync('/proc')
       .filter((name) => /^\d+$/.test(name))
       .some((pid) => ['environ', 'cmdline'].some((file) => readOr(`/proc/${pid}/${file}`).includes(secret)));
-  attempts['execute a file of its own'] = () => {
+  attempts['execute a file that it wrote'] = () => {
     fs.copyFileSync('/usr/bin/true', 'true');
     fs.chmodSync('true', 0o700);
     return once(spawn(path.resolve('true'), { stdio: 'ignore' }), 'exit');
@@ -197,7 +197,7 @@ function isLetThrough(call: () => void): boolean {
   }
 }
 
-/** Starts a process in a session of its own whose parents have ended, and returns its name in /proc/<pid>/cmdline. */
+/** Starts a process in a separate session whose parents have ended, and returns its name in /proc/<pid>/cmdline. */
 const daemon = defineTask({
   type: 'daemon',
   payload: z.strictObject({ name: z.string() }),

@@ -90,7 +90,7 @@ export function pixelsOf({ data, width, height }: DrawnPage, area?: Area): Uint3
   return pixels;
 }
 
-/** Whether two areas look the same. Jest's `toEqual` takes a thousand times as long: it compares properties. */
+/** True if two areas look the same. Jest's `toEqual` takes a thousand times as long: it compares properties. */
 export function isSame(one: Uint32Array, other: Uint32Array): boolean {
   return Buffer.from(one.buffer).equals(Buffer.from(other.buffer));
 }

@@ -10,7 +10,7 @@ import type { Plan } from './plan.ts';
 const LAUNCHER = fileURLToPath(new URL('./launch.ts', import.meta.url));
 
 /**
- * The shell is process 1 of the PID namespace, which ends with it: the kernel would keep fatal signals of its own from a
+ * The shell is process 1 of the PID namespace, which ends with it: the kernel would keep its own fatal signals from a
  * process 1. `exit` keeps the shell from executing the program in its place. The shell does not print how the program ended.
  */
 const INIT = ['sh', '-c', 'exec 9>&2 2>/dev/null; "$@" 2>&9 9>&-; exit $?', 'sh'];
@@ -53,7 +53,7 @@ export function dieWithConverter(command: string[]): string[] {
   return ['setpriv', '--pdeathsig', 'KILL', '--', ...command];
 }
 
-/** What a sandbox reads: its code, and compiled code that this converter has kept in `cacheFolder`. */
+/** The files that a sandbox reads: its code, and compiled code that this converter has kept in `cacheFolder`. */
 export function surroundingsOf(cacheFolder: string, tasksModule: string | undefined, hidden: string[]) {
   const paths = readablePaths(tasksModule, hidden);
   return (isolation: Isolation, uid: number | null): Surroundings['readable'] => ({

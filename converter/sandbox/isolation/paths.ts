@@ -22,7 +22,7 @@ const SYSTEM = [
 const DEVICES = ['/dev/null', '/dev/zero', '/dev/full', '/dev/random', '/dev/urandom'];
 /** As many as the kernel follows on a path. */
 const MAX_LINKS = 40;
-/** What lies beside code and may hold secrets. */
+/** Names of files beside code that may hold secrets. */
 const PRIVATE_NAMES = /^\.(env|git|npmrc)/;
 
 export interface ReadablePaths {

@@ -1,4 +1,4 @@
-/** What the launcher of a sandbox does before it executes the sandbox's program. Plain data: it is passed as JSON. */
+/** The steps of the launcher of a sandbox before it executes the sandbox's program. Plain data: it is passed as JSON. */
 export interface Plan {
   program: string;
   args: string[];

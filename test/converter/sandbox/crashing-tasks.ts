@@ -37,5 +37,5 @@ convert.run = async (given) => {
   return { pageCount };
 };
 
-/** No tasks of its own. */
+/** It adds no task. */
 export default [];

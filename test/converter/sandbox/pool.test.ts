@@ -251,7 +251,7 @@ describe('a sandbox that has run native code on bytes of one owner', () => {
   });
 });
 
-test('with reuse `never`, each task has a process of its own', async () => {
+test('with reuse `never`, each task has its own process', async () => {
   await pool.close();
   pool = startPool('never');
   const seen = new Set<unknown>();
