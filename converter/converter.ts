@@ -208,8 +208,8 @@ function reportIsolation({ level, layers }: Isolation, log: Logger): void {
   isolationLayers.reset();
   for (const layer of layers) isolationLayers.set({ layer }, 1);
   if (level === 'memory')
-    log.warn({ level }, 'this machine offers no isolation: sandboxes are held to their memory alone');
-  else log.info({ level, layers }, 'sandboxes are isolated');
+    log.warn({ isolation: level }, 'this machine offers no isolation: sandboxes are held to their memory alone');
+  else log.info({ isolation: level, layers }, 'sandboxes are isolated');
 }
 
 /** Does `work` again `ms` after it ended; gives the function that ends this and waits for the round under way. */

@@ -1,9 +1,10 @@
-import { existsSync, lstatSync, readdirSync, readlinkSync } from 'node:fs';
+import { existsSync, lstatSync, readdirSync, readlinkSync, realpathSync } from 'node:fs';
 import path from 'node:path';
 
 /** The files that a sandbox may read. */
 
 const PROJECT = path.resolve(import.meta.dirname, '../../..');
+const MODULES = path.join(PROJECT, 'node_modules');
 /** The folders of the project whose code a sandbox loads. */
 const CODE_FOLDERS = ['converter', 'db', 'jobs', 'node_modules', 'store', 'tasks'];
 /** Libraries and programs, and settings without which they are slow or wrong. */
@@ -51,7 +52,20 @@ export function readablePaths(tasksModule: string | undefined, hidden: string[])
 
 function codeOfProject(): string[] {
   const files = readdirSync(PROJECT).filter((name) => name === 'package.json' || name.endsWith('.ts'));
-  return [...files, ...CODE_FOLDERS].map((name) => path.join(PROJECT, name));
+  return [...[...files, ...CODE_FOLDERS].map((name) => path.join(PROJECT, name)), ...linkedPackages(MODULES)];
+}
+
+/** The places of packages that are links, as some package managers make them, with the packages beside them. */
+function linkedPackages(folder: string): string[] {
+  const found = readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+    const place = path.join(folder, entry.name);
+    if (entry.name.startsWith('@') && entry.isDirectory()) return linkedPackages(place);
+    if (!entry.isSymbolicLink() || !existsSync(place)) return [];
+    const target = realpathSync(place);
+    const end = target.lastIndexOf('/node_modules/');
+    return [end < 0 ? target : target.slice(0, end + '/node_modules'.length)];
+  });
+  return [...new Set(found)];
 }
 
 /** The package of the module, or its folder if it is in none, and what Node looks for in the folders above. */
