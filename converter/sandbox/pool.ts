@@ -147,6 +147,7 @@ export function createSandboxPool({
     idle.push(sandbox);
     return true;
   }
+
   function removeFolder({ folder }: Sandbox): void {
     const removal = folder
       .remove()
