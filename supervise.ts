@@ -47,9 +47,10 @@ export function supervise(
     const ready = Promise.withResolvers<Message | undefined>();
     const onAlive = watch(started, limits, () => onHang?.());
     started.on('message', (message: Message) => {
-      if (message.kind === 'alive') onAlive();
-      else if (message.kind === 'ready') ready.resolve(message);
-      else onMessage?.(message);
+      // A part that is ready answers, even if it hangs before its first check.
+      if (message.kind === 'alive' || message.kind === 'ready') onAlive();
+      if (message.kind === 'ready') ready.resolve(message);
+      else if (message.kind !== 'alive') onMessage?.(message);
     });
     // It may have ended when it is asked.
     started.on('error', () => undefined);

@@ -40,8 +40,11 @@ async function hang(pid = 0): Promise<void> {
   await until(async () => isHanging);
 }
 
-test('a part that hangs is replaced, and nothing that it has started is left', async () => {
-  const hung = await start({});
+test.each([
+  ['after its first check', {}],
+  ['before its first check', { checkMs: 2_000, maxMissedChecks: 0 }],
+])('a part that hangs %s is replaced, and nothing that it has started is left', async (_, limits) => {
+  const hung = await start(limits);
   await hang(hung[0]);
   await until(async () => running().some((pid) => !hung.includes(pid)) && !hung.some(isAlive));
   expect(hangs).toBe(1);

@@ -181,8 +181,10 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
 
   test.each(CLASSES)('of %i MB may be used up to 16 MB below it, and its peak is told', async (memoryMb) => {
     const used = memoryMb - 16;
+    // A sandbox that still compiles code holds more for a moment.
+    await pool.warm();
     const { outcome, peakMemoryMb } = await run('balloon', { megabytes: used, hold: false }, memoryMb);
-    expect(outcome).toMatchObject({ kind: 'completed' });
+    expect(outcome).toEqual({ kind: 'completed', result: expect.anything() });
     expect(peakMemoryMb).toBeGreaterThanOrEqual(used);
     expect(peakMemoryMb).toBeLessThanOrEqual(memoryMb);
   });
