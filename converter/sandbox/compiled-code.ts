@@ -11,9 +11,14 @@ const COMPILER = fileURLToPath(new URL('./compile.ts', import.meta.url));
 const CODE = path.resolve(import.meta.dirname, '../..');
 const CODE_FOLDERS = ['converter', 'db', 'jobs', 'store', 'tasks'];
 
-/** Where a converter keeps it: beside its own compiled code if it keeps that, or else in its data folder. */
+/**
+ * Where a converter keeps it: beside its own compiled code, or in its data folder if that lies within the project, where
+ * sandboxes see the project's folders and nothing can be mounted.
+ */
 export function compiledCodeFolder(dataFolder: string): string {
-  return path.join(process.env.NODE_COMPILE_CACHE ?? path.join(dataFolder, 'compile-cache'), 'sandboxes');
+  const own = path.resolve(process.env.NODE_COMPILE_CACHE ?? CODE);
+  const isApart = own !== CODE && !own.startsWith(`${CODE}/`);
+  return path.join(isApart ? own : path.resolve(dataFolder, 'compile-cache'), 'sandboxes');
 }
 
 /** Fills `cacheFolder` unless that has happened since the code last changed. */
