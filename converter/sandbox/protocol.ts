@@ -70,7 +70,8 @@ const page = z.discriminatedUnion('status', [
     status: z.literal('completed'),
     width: side,
     height: side,
-    dpi: z.number().positive().max(MAX_DPI).nullable(),
+    // Rounded, it is 0 for a page of a kilometre.
+    dpi: z.number().min(0).max(MAX_DPI).nullable(),
     reduced: text(MAX_REDUCED_LENGTH).nullable(),
     engine: z.enum(ENGINES),
     note: text(MAX_MESSAGE_LENGTH).nullable(),

@@ -97,6 +97,7 @@ const nestedResult = (depth: number) =>
 test.each<[string, TaskRequest, unknown[]]>([
   ['a conversion', CONVERT, [step(null), inspected(9, [1, 3]), step(1), page(1), failed(2), page(3), COMPLETED]],
   ['a conversion that is split', CONVERT, [inspected(9, [1, 3]), failed(2), split([256, [1, 1]], [16_384, [3, 3]])]],
+  ['a page of a kilometre', RANGE, [page(4, { dpi: 0, reduced: 'fits below 3500' }), page(5), COMPLETED]],
   ['a range', RANGE, [step(4), page(4, { dpi: 31.5, reduced: 'fits below 3500', note: 'n' }), page(5), COMPLETED]],
   ['an image', IMAGE, [inspected(1, [1, 1]), step(1, 'sharp'), page(1, { engine: 'sharp', dpi: null }), COMPLETED]],
   ['a task that reports progress', OWN, [{ kind: 'progress', progress: { done: 1, total: 1 } }, COMPLETED]],
