@@ -11,8 +11,8 @@ import type { Death, Ran, RunOptions } from './sandbox/run.ts';
 /**
  * Runs a task in its sandbox. When a step does not come back, or brings the sandbox down, the task goes on in a fresh one
  * and takes that step with another engine, or fails it alone. `mostMb` is the most memory that could be reserved here:
- * what outgrows that is tried with another engine, too. `prepare` makes the request of each run, with what `avoid` holds
- * by then: it says afterwards what was not survived.
+ * a step that outgrows it is tried with another engine, too. `prepare` makes the request of each run, with the steps in
+ * `avoid`, to which each step that ended a sandbox is added.
  */
 export async function runOn(
   sandbox: Pick<Lease, 'run'>,

@@ -4,8 +4,8 @@ import { attempt, openKernel } from './isolation/kernel.ts';
 import { childrenOf, descendantsOf, killAll } from './limits.ts';
 
 /**
- * Processes that sandboxes without a PID namespace have left behind. The kernel gives them to this process; they are told
- * from its own children by the filter of system calls, which they cannot lose.
+ * Processes that sandboxes without a PID namespace have left behind. The kernel gives them to this process. The
+ * filter of system calls, which they cannot lose, sets them apart from its own children.
  */
 
 const PR_SET_CHILD_SUBREAPER = 36;

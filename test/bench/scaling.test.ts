@@ -121,7 +121,7 @@ describe('a prediction', () => {
     const talkative = { ...costs, idleSecond: cost(7, 0.001, 0), wake: cost(2, 0.0001, 0) };
     const asked = predict({ nodes: 101, uploadsPerSecond: 50, passes: 0.5 }, works, talkative, postgres);
     expect(asked.postgres.statements).toBeCloseTo(50 * 120 + 101 * 7, 6);
-    // Each upload is told of twice, each time to 7 others once and a half; each pass is a statement that commits.
+    // Each upload notifies twice, and each time makes 7 others look 1.5 times; each pass is a statement that commits.
     expect(asked.waking.statements).toBeCloseTo(50 * 2 * (1.5 * 7 * 2 + 0.5), 6);
     expect(asked.waking.commits).toBeCloseTo(50 * 2 * 0.5, 6);
   });
