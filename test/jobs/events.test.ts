@@ -256,11 +256,11 @@ test('a follower goes on after the event that it saw last', async () => {
 
 test('a follower whose last event is no longer kept goes on at the nearest one', async () => {
   for (const id of ['a', 'b', 'c']) await fixture.submit({ id });
-  const [first, second, third] = (await read()) as [Event, Event, Event];
+  // As if no transaction of another test ran when they were written: it would repeat the nearest event.
+  await fixture.db.execute(sql`update events set oldest_xact = xact`);
+  const [, second, third] = (await read()) as [Event, Event, Event];
   await fixture.db.delete(events).where(eq(events.id, second.id));
-  // The nearest event is repeated if a transaction of another test ran when it was written.
-  const repeated = BigInt(first.oldestXact) < BigInt(first.xact) ? [first] : [];
-  expect(await read({}, await cursorAt(fixture.db, second.id))).toEqual([...repeated, third]);
+  expect(await read({}, await cursorAt(fixture.db, second.id))).toEqual([third]);
   expect(await read({}, await cursorAt(fixture.db, third.id + 1_000))).toEqual([]);
 });
 
