@@ -1,11 +1,11 @@
 /** Which folder may import which: everything else is refused. Each rule says why. */
-const folders = 'api|converter|tasks|jobs|db|store|cli|bench|test|examples|dashboard';
+const folders = 'runtime|api|converter|tasks|jobs|db|store|cli|bench|test|examples|dashboard';
 const only = (from, allowed, comment, to = {}) => ({
   name: `${from}-imports`,
   comment,
   severity: 'error',
   from: { path: `^${from}/` },
-  to: { path: `^(${folders})/|^main\\.ts$`, pathNot: `^(${[from, ...allowed].join('|')})/`, ...to },
+  to: { path: `^(${folders})/|^main\\.ts$`, pathNot: `^(${[from, 'runtime', ...allowed].join('|')})/`, ...to },
 });
 
 export default {
@@ -35,7 +35,7 @@ export default {
       severity: 'error',
       from: { path: '^dashboard/' },
       to: {
-        path: '^(api/|(config|errors|libc|log|parent|private-folder|room|secrets|shutdown|signal|tracing|turns)\\.ts$)',
+        path: '^(api|runtime)/',
         dependencyTypesNot: ['type-only'],
       },
     },
@@ -45,18 +45,18 @@ export default {
       severity: 'error',
       from: { path: '^cli/' },
       to: {
-        path: '^(api/|(config|errors|libc|log|parent|private-folder|room|secrets|shutdown|signal|tracing|turns)\\.ts$)',
+        path: '^(api|runtime)/',
         dependencyTypesNot: ['type-only'],
       },
     },
     {
-      name: 'root-imports-nothing',
+      name: 'runtime-imports-nothing',
       comment: 'these may be imported by everyone, so they import nobody',
       severity: 'error',
       from: {
-        path: '^(config|errors|libc|log|parent|private-folder|room|secrets|shutdown|signal|tracing|turns)\\.ts$',
+        path: '^runtime/',
       },
-      to: { path: `^(${folders})/|^main\\.ts$` },
+      to: { path: `^(${folders.replace('runtime|', '')})/|^main\\.ts$` },
     },
     {
       name: 'no-database-in-the-sandbox',
@@ -88,21 +88,21 @@ export default {
       name: 'redis-in-one-file',
       comment: 'what a Redis may be trusted with is decided in one place',
       severity: 'error',
-      from: { pathNot: '^(api/status-cache\\.ts|test/|bench/)' },
+      from: { pathNot: '^(api/http/status-cache\\.ts|test/|bench/)' },
       to: { path: 'node_modules/@redis/' },
     },
     {
       name: 'opentelemetry-in-one-file',
       comment: 'its SDK is loaded by whoever sends spans somewhere, and by nobody else',
       severity: 'error',
-      from: { pathNot: '^tracing\\.ts$' },
+      from: { pathNot: '^runtime/tracing\\.ts$' },
       to: { path: 'node_modules/@opentelemetry/' },
     },
     {
       name: 'koffi-in-one-file',
       comment: 'calls of the C library can do anything: everyone else knows what they are for',
       severity: 'error',
-      from: { pathNot: '^libc\\.ts$' },
+      from: { pathNot: '^runtime/libc\\.ts$' },
       to: { path: 'node_modules/koffi/' },
     },
     {

@@ -34,6 +34,7 @@ COPY --from=dashboard /app/dashboard/dist dashboard/dist
 COPY db db
 COPY jobs jobs
 COPY migrations migrations
+COPY runtime runtime
 COPY store store
 COPY tasks tasks
 # The young generation of V8 holds 100 MB more otherwise, and nothing here runs faster for it.

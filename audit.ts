@@ -1,10 +1,10 @@
 import path from 'node:path';
-import { configOrExit, exitWithReason, withoutApiVariables } from './config.ts';
 import { openDatabase } from './db/client.ts';
-import { findEmbedded } from './db/embedded.ts';
+import { findEmbedded } from './db/embedded/start.ts';
 import { audit } from './jobs/audit.ts';
-import { createLogger } from './log.ts';
-import { takeEnvironment } from './secrets.ts';
+import { configOrExit, exitWithReason, withoutApiVariables } from './runtime/config.ts';
+import { createLogger } from './runtime/log.ts';
+import { takeEnvironment } from './runtime/secrets.ts';
 
 /** `npm run audit`: checks a live database; prints what is wrong with it and ends with 1, or says that all is well. */
 const config = configOrExit(withoutApiVariables(await takeEnvironment()));

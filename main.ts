@@ -1,12 +1,18 @@
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { configOrExit, requireAuth, SECRET_VARIABLES, sharedCapacityMb, withoutApiVariables } from './config.ts';
-import { startEmbedded } from './db/embedded.ts';
+import { startEmbedded } from './db/embedded/start.ts';
 import { migrateDatabase } from './db/migrate.ts';
-import { hideProcessMemory } from './libc.ts';
-import { takeEnvironment } from './secrets.ts';
-import { onShutdown } from './shutdown.ts';
-import { type Limits, type Part, supervise } from './supervise.ts';
+import {
+  configOrExit,
+  requireAuth,
+  SECRET_VARIABLES,
+  sharedCapacityMb,
+  withoutApiVariables,
+} from './runtime/config.ts';
+import { hideProcessMemory } from './runtime/libc.ts';
+import { takeEnvironment } from './runtime/secrets.ts';
+import { onShutdown } from './runtime/shutdown.ts';
+import { type Limits, type Part, supervise } from './runtime/supervise.ts';
 
 /**
  * `npm start`: everything on one machine. Postgres (the embedded one unless DATABASE_URL is set), migrations, the API

@@ -1,10 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { configOrExit, exitWithReason, requireDatabaseUrl, withoutApiVariables } from './config.ts';
 import { openDatabase } from './db/client.ts';
 import { isMigrated, migrateDatabase } from './db/migrate.ts';
-import { createLogger } from './log.ts';
-import { takeEnvironment } from './secrets.ts';
+import { configOrExit, exitWithReason, requireDatabaseUrl, withoutApiVariables } from './runtime/config.ts';
+import { createLogger } from './runtime/log.ts';
+import { takeEnvironment } from './runtime/secrets.ts';
 
 /**
  * `npm run migrate`: brings the database up to date and ends. With `--wait` it changes nothing, and ends when somebody

@@ -1,29 +1,29 @@
 import express, { type Express } from 'express';
 import helmet from 'helmet';
-import type { Config } from '../config.ts';
 import type { Database } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import type { Read } from '../db/replica.ts';
-import type { Logger } from '../log.ts';
-import { Room } from '../room.ts';
+import type { Config } from '../runtime/config.ts';
+import type { Logger } from '../runtime/log.ts';
+import { Room } from '../runtime/quota.ts';
 import type { Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
-import { type Admission, admission, boundUnread } from './admission.ts';
-import { crossOrigin } from './middleware/cross-origin.ts';
-import { observeRequests } from './middleware/observe-requests.ts';
-import type { Origins } from './origins.ts';
-import { noSuchRoute, problems } from './problem.ts';
-import { createQueueBounds } from './queue-bounds.ts';
-import { dashboardRoutes } from './routes/dashboard.ts';
-import { documentationRoutes } from './routes/documentation.ts';
-import { jobTypeRoutes } from './routes/job-types.ts';
-import { jobRoutes } from './routes/jobs.ts';
-import { operationRoutes } from './routes/operations.ts';
-import { scheduleRoutes } from './routes/schedules.ts';
-import { uploadRoutes } from './routes/uploads.ts';
-import type { StatusCache } from './status-cache.ts';
-import type { Waiting } from './waiting.ts';
-import type { Guard } from './webhooks/guard.ts';
+import { type Admission, admission, boundUnread } from './http/admission.ts';
+import { crossOrigin } from './http/cross-origin.ts';
+import type { Waiting } from './http/long-poll.ts';
+import type { Origins } from './http/origins.ts';
+import { noSuchRoute, problems } from './http/problem.ts';
+import { observeRequests } from './http/request-log.ts';
+import type { StatusCache } from './http/status-cache.ts';
+import { createQueueBounds } from './jobs/queue-bounds.ts';
+import { jobRoutes } from './jobs/routes.ts';
+import { scheduleRoutes } from './jobs/schedule-routes.ts';
+import { jobTypeRoutes } from './jobs/type-routes.ts';
+import { dashboardRoutes } from './operations/dashboard.ts';
+import { documentationRoutes } from './operations/documentation.ts';
+import { operationRoutes } from './operations/routes.ts';
+import { uploadRoutes } from './uploads/routes.ts';
+import type { Guard } from './webhooks/ssrf-guard.ts';
 
 /** For JSON, and for pages that load what lies beside them and nothing else; pictures may be made of bytes that a page has fetched. */
 const secureHeaders = helmet({

@@ -6,8 +6,8 @@ import type { Progress } from '../db/schema.ts';
 import type { listConverters, queueDepths, recentDeaths, recentThroughput } from '../db/system.ts';
 import type { ListedUpload, Original, Page, PageCursor, Upload, UploadCounts } from '../db/uploads.ts';
 import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
-import { publicError } from '../errors.ts';
 import type { BulkOperation } from '../jobs/bulk.ts';
+import { publicError } from '../runtime/errors.ts';
 import type { Task } from '../tasks/task.ts';
 import type * as answers from './answers.ts';
 

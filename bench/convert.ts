@@ -5,8 +5,8 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import sharp from 'sharp';
 import { bench, folder, say, signal } from './bench.ts';
+import { convertBy, find, IMAGE_MAGICK, type Installed, MAGICK_POLICY, PDF_RIVALS } from './competitors.ts';
 import { writeLargeJpeg, writeScan, writeTextPdf } from './inputs.ts';
-import { convertBy, find, IMAGE_MAGICK, type Installed, MAGICK_POLICY, PDF_RIVALS } from './rivals.ts';
 import { type Service, startService } from './service.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
 

@@ -6,7 +6,7 @@ import { compiledCodeFolder } from '../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type SandboxPool } from '../converter/sandbox/pool.ts';
 import { ORDINARY_MB } from '../jobs/shape.ts';
-import { createLogger } from '../log.ts';
+import { createLogger } from '../runtime/log.ts';
 import type { PdfEngine } from '../tasks/task.ts';
 import { bench, folder, say, signal } from './bench.ts';
 import { convertFile } from './corpus/convert.ts';

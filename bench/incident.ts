@@ -2,17 +2,17 @@ import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
-import { CONVERTER_MB } from '../config.ts';
+import { CONVERTER_MB } from '../runtime/config.ts';
 import { bench, folder, say, signal } from './bench.ts';
-import { makeInnocents } from './incident/innocents.ts';
+import { find, IMAGE_MAGICK, MAGICK_POLICY, PDF_RIVALS } from './competitors.ts';
+import { startOldWay } from './incident/baseline.ts';
+import { makeMonsters } from './incident/hostile-files.ts';
 import { canReadMemory } from './incident/memory.ts';
-import { makeMonsters } from './incident/monsters.ts';
-import { startOldWay } from './incident/old-way.ts';
+import { makeInnocents } from './incident/normal-files.ts';
 import { compare, listFigures, listReasons, perMinute, type Runs } from './incident/report.ts';
 import { type Arrival, type Run, runTraffic, type System } from './incident/run.ts';
 import { startSheetmill } from './incident/sheetmill.ts';
 import { makeTraffic, type Upload } from './incident/traffic.ts';
-import { find, IMAGE_MAGICK, MAGICK_POLICY, PDF_RIVALS } from './rivals.ts';
 import { describeMachine, toMarkdown } from './table.ts';
 
 /**

@@ -7,7 +7,7 @@ import { openQueues } from '../db/queues.ts';
 import { converters } from '../db/schema.ts';
 import { type ClaimedJob, claimJobs } from '../jobs/claim.ts';
 import { settleAttempts } from '../jobs/settle.ts';
-import { createLogger } from '../log.ts';
+import { createLogger } from '../runtime/log.ts';
 import { bench, folder, say, signal } from './bench.ts';
 import { fillTables } from './fill.ts';
 import { type Service, startService } from './service.ts';

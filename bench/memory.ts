@@ -9,7 +9,7 @@ import { inspectImage } from '../converter/render/image.ts';
 import { detectIsolation } from '../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool } from '../converter/sandbox/pool.ts';
 import { LARGEST_CLASS_MB, memoryClass } from '../jobs/shape.ts';
-import { createLogger } from '../log.ts';
+import { createLogger } from '../runtime/log.ts';
 import type { ConversionContext } from '../tasks/task.ts';
 import { bench, folder, say, signal } from './bench.ts';
 import { writeHungryFiles } from './inputs.ts';

@@ -7,7 +7,7 @@ import { Retention } from '../converter/retention.ts';
 import { openDatabase } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
-import { createLogger } from '../log.ts';
+import { createLogger } from '../runtime/log.ts';
 import { openDiskStore } from '../store/disk.ts';
 import { uploadFolder } from '../store/paths.ts';
 import { installStatistics, startWithAdmin } from '../test/support/admin.ts';

@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { bench, folder, say, signal } from './bench.ts';
-import { makeInnocents } from './incident/innocents.ts';
+import { makeInnocents } from './incident/normal-files.ts';
 import { createRandom } from './random.ts';
 import { type Measured, measure, measureCommits } from './scaling/measure.ts';
 import { type Cost, mean, mostPerSecond, predict, simulateQueue, type Work, workSeconds } from './scaling/simulate.ts';

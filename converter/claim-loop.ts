@@ -1,7 +1,7 @@
 import type { Room } from '../jobs/room.ts';
 import type { Shape } from '../jobs/shape.ts';
 import { isFor, parseWakeUp, passOn, type WakeUp } from '../jobs/wake.ts';
-import { createSignal } from '../signal.ts';
+import { createSignal } from '../runtime/wake-flag.ts';
 
 /** How a look found the queue. */
 interface Found {

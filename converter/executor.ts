@@ -1,21 +1,21 @@
-import type { Config } from '../config.ts';
 import { type Database, isOutage } from '../db/client.ts';
 import { findUpload } from '../db/uploads.ts';
-import type { PublicError } from '../errors.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { isSettledAs } from '../jobs/running.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
-import type { Logger } from '../log.ts';
+import type { Config } from '../runtime/config.ts';
+import type { PublicError } from '../runtime/errors.ts';
+import type { Logger } from '../runtime/log.ts';
+import { failSpan, inSpan, type Span, SpanKind } from '../runtime/tracing.ts';
 import { uploadFolder } from '../store/paths.ts';
 import { isAway, type Store } from '../store/store.ts';
 import type { Tasks } from '../tasks/registry.ts';
 import type { Task } from '../tasks/task.ts';
-import { failSpan, inSpan, type Span, SpanKind } from '../tracing.ts';
 import { runAttempt } from './attempt.ts';
 import { RejectedOutput } from './files/rejected-output.ts';
 import { createJournal } from './journal.ts';
 import { jobRun, peakMemory } from './metrics.ts';
-import { persist } from './persist.ts';
+import { persist } from './retry-until-stored.ts';
 import type { Lease } from './sandbox/pool.ts';
 import { traced } from './traced.ts';
 

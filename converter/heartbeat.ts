@@ -3,8 +3,8 @@ import { openPool } from '../db/client.ts';
 import { connectionTo } from '../db/connection.ts';
 import { converters } from '../db/schema.ts';
 import { ConverterLost } from '../jobs/claim.ts';
-import type { Logger } from '../log.ts';
-import { createSignal } from '../signal.ts';
+import type { Logger } from '../runtime/log.ts';
+import { createSignal } from '../runtime/wake-flag.ts';
 
 const HEARTBEAT_MS = 3_000;
 /** After a failure: what comes back must be heard well before it is declared lost. */

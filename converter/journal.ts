@@ -3,8 +3,8 @@ import { appendLogs, type LogLine } from '../db/events.ts';
 import type { Progress } from '../db/schema.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { recordProgress } from '../jobs/progress.ts';
-import type { Logger } from '../log.ts';
-import { createSignal } from '../signal.ts';
+import type { Logger } from '../runtime/log.ts';
+import { createSignal } from '../runtime/wake-flag.ts';
 import { MAX_LINES } from './bounds.ts';
 import type { TaskEvent } from './run-task.ts';
 

@@ -1,19 +1,19 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { configOrExit, exitWithReason, requireDatabaseUrl, withoutApiVariables } from '../config.ts';
 import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
-import { hideProcessMemory } from '../libc.ts';
-import { createLogger } from '../log.ts';
-import { followParent } from '../parent.ts';
-import { takeEnvironment } from '../secrets.ts';
-import { onShutdown } from '../shutdown.ts';
+import { configOrExit, exitWithReason, requireDatabaseUrl, withoutApiVariables } from '../runtime/config.ts';
+import { hideProcessMemory } from '../runtime/libc.ts';
+import { createLogger } from '../runtime/log.ts';
+import { followParent } from '../runtime/parent.ts';
+import { takeEnvironment } from '../runtime/secrets.ts';
+import { onShutdown } from '../runtime/shutdown.ts';
+import { startTracing } from '../runtime/tracing.ts';
 import { openStore } from '../store/open.ts';
 import { loadTasks } from '../tasks/registry.ts';
-import { startTracing } from '../tracing.ts';
-import { startConverter } from './converter.ts';
 import { serveMetrics } from './metrics.ts';
-import { persist } from './persist.ts';
+import { persist } from './retry-until-stored.ts';
+import { startConverter } from './worker.ts';
 
 /** A converter that is not warm after this time is ready all the same. */
 const WARM_MS = 5_000;

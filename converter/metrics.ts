@@ -7,7 +7,7 @@ import { isOutage } from '../db/client.ts';
 import { watchPool } from '../db/metrics.ts';
 import type { Room } from '../jobs/room.ts';
 import type { Shape } from '../jobs/shape.ts';
-import type { Logger } from '../log.ts';
+import type { Logger } from '../runtime/log.ts';
 
 /** What a converter tells Prometheus, and where. Labels are job types, classes of memory and other words of ours: so there are few series. */
 

@@ -4,12 +4,12 @@ import { listPagePaths } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { type Inspection, type PageOutcome, type PageReport, recordPages } from '../jobs/conversion.ts';
 import { pagesIn } from '../jobs/pages.ts';
-import type { Logger } from '../log.ts';
-import { createSignal } from '../signal.ts';
+import type { Logger } from '../runtime/log.ts';
+import { createSignal } from '../runtime/wake-flag.ts';
 import { pagePath } from '../store/paths.ts';
 import { RejectedOutput } from './files/rejected-output.ts';
 import { pages as pagesMetric } from './metrics.ts';
-import { persist } from './persist.ts';
+import { persist } from './retry-until-stored.ts';
 
 /** Pages that are ready within this time are recorded in one transaction. */
 const BATCH_MS = 200;

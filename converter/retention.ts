@@ -14,7 +14,7 @@ import { forgetHosts } from '../db/webhooks.ts';
 import { deleteOldJobs } from '../jobs/delete.ts';
 import { postgresCode } from '../jobs/transition.ts';
 import { deleteEndedUploads, deleteUpload } from '../jobs/uploads.ts';
-import type { Logger } from '../log.ts';
+import type { Logger } from '../runtime/log.ts';
 import { uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
 

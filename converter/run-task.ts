@@ -1,8 +1,8 @@
 import path from 'node:path';
 import type { LogLevel, Progress } from '../db/schema.ts';
 import { isStorable } from '../db/storable.ts';
-import { AppError, ERROR_CODES, isOutOfMemory, type PublicError, publicError } from '../errors.ts';
 import type { Inspection, PageReport } from '../jobs/conversion.ts';
+import { AppError, ERROR_CODES, isOutOfMemory, type PublicError, publicError } from '../runtime/errors.ts';
 import type { ConversionContext, Part, Step, Task } from '../tasks/task.ts';
 import {
   boundedLine,

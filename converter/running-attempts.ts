@@ -3,7 +3,7 @@ import { attemptName } from '../jobs/attempt.ts';
 import type { AttemptKey } from '../jobs/claim.ts';
 import { noteWaits, ownedAttempts } from '../jobs/running.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
-import type { Logger } from '../log.ts';
+import type { Logger } from '../runtime/log.ts';
 
 /** An attempt that this converter executes. */
 interface Running {

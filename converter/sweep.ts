@@ -1,8 +1,8 @@
 import type { Database } from '../db/client.ts';
 import { listResultPaths } from '../db/jobs.ts';
-import { withLock } from '../db/lock.ts';
+import { withLock } from '../db/locks.ts';
 import { endsOfUploads, listPagePaths } from '../db/uploads.ts';
-import type { Logger } from '../log.ts';
+import type { Logger } from '../runtime/log.ts';
 import { readPath, UPLOADS, uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
 import { archive } from '../tasks/archive.ts';

@@ -1,4 +1,4 @@
-import { failSpan, inSpan, type Span } from '../tracing.ts';
+import { failSpan, inSpan, type Span } from '../runtime/tracing.ts';
 import type { TaskEvent } from './run-task.ts';
 import type { Lease } from './sandbox/pool.ts';
 

@@ -1,6 +1,6 @@
 import pg from 'pg';
-import type { Holder } from '../room.ts';
-import { Turns } from '../turns.ts';
+import { Turns } from '../runtime/fair-semaphore.ts';
+import type { Holder } from '../runtime/quota.ts';
 
 const DEFAULT_MAX = 10;
 /** The part of the connections that one holder may use. */

@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 import { fromDrizzle, PgBoss } from 'pg-boss';
 import packageJson from 'pg-boss/package.json' with { type: 'json' };
-import type { Logger } from '../log.ts';
+import type { Logger } from '../runtime/log.ts';
 import type { Database, Queryable } from './client.ts';
 import { connectionTo } from './connection.ts';
 

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
-import type { Logger } from '../log.ts';
-import type { Holder } from '../room.ts';
+import type { Logger } from '../runtime/log.ts';
+import type { Holder } from '../runtime/quota.ts';
 import { type Database, openPool, type Queryable, type Transaction } from './client.ts';
 import { connectionTo } from './connection.ts';
 

@@ -19,7 +19,7 @@ import {
   uniqueIndex,
   uuid,
 } from 'drizzle-orm/pg-core';
-import type { ErrorCode, PublicError } from '../errors.ts';
+import type { ErrorCode, PublicError } from '../runtime/errors.ts';
 
 /** Life of an upload; the last three are ends. */
 export const UPLOAD_STATUSES = ['queued', 'processing', 'completed', 'failed', 'cancelled'] as const;

@@ -1,7 +1,7 @@
 import type { Database, Transaction } from '../db/client.ts';
 import { findJobs } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
-import { AppError } from '../errors.ts';
+import { AppError } from '../runtime/errors.ts';
 import { findCurrentArchives, keepArchives } from './archives.ts';
 import { refuseUnholdable } from './capacity.ts';
 import type { Job } from './claim.ts';

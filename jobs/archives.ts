@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
 import type { JobStatus } from '../db/schema.ts';
-import { AppError } from '../errors.ts';
+import { AppError } from '../runtime/errors.ts';
 import type { NewJob } from './submit.ts';
 import { Moved, postgresCode } from './transition.ts';
 

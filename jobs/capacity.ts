@@ -1,7 +1,7 @@
 import { eq, max } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
 import { converters } from '../db/schema.ts';
-import { AppError } from '../errors.ts';
+import { AppError } from '../runtime/errors.ts';
 import { classWithin, type Shape } from './shape.ts';
 
 /** What converters could hold. With none alive, jobs wait: one of the right size may come. */

@@ -1,7 +1,7 @@
 import { and, eq, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import { jobs, originals, type PageRange, pages, uploads } from '../db/schema.ts';
-import type { PublicError } from '../errors.ts';
+import type { PublicError } from '../runtime/errors.ts';
 import { ownedBy } from './attempt.ts';
 import type { Child } from './children.ts';
 import type { AttemptKey, Job } from './claim.ts';

@@ -1,5 +1,5 @@
 import { CronExpressionParser } from 'cron-parser';
-import { AppError } from '../errors.ts';
+import { AppError } from '../runtime/errors.ts';
 
 /** Reads cron expressions and computes when they run. A local time that a clock change skips runs once, right after it. */
 

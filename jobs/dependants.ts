@@ -2,7 +2,7 @@ import { type SQL, sql } from 'drizzle-orm';
 import { type Database, isOutage, type Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import type { JobStatus, RunOn } from '../db/schema.ts';
-import type { Logger } from '../log.ts';
+import type { Logger } from '../runtime/log.ts';
 import { type Edges, type Place, placeOf } from './dependencies.ts';
 import { release } from './ready.ts';
 import { isRepeatable, transition } from './transition.ts';

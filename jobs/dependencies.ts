@@ -1,5 +1,5 @@
 import type { DependencyOutcome, RunOn } from '../db/schema.ts';
-import { AppError, type PublicError } from '../errors.ts';
+import { AppError, type PublicError } from '../runtime/errors.ts';
 
 /**
  * A cycle in `depends_on`, as the ids along it with the first one repeated at the end, or undefined.

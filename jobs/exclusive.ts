@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
-import { AppError } from '../errors.ts';
+import { AppError } from '../runtime/errors.ts';
 
 /** First half of the advisory locks of changes by clients; the second half is a hash of the id. */
 const CHANGE_LOCKS = 7_311;

@@ -1,5 +1,5 @@
 import type { PageRange } from '../db/schema.ts';
-import { AppError } from '../errors.ts';
+import { AppError } from '../runtime/errors.ts';
 
 /** Characters. */
 export const LONGEST_SELECTION = 1000;

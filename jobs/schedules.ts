@@ -14,7 +14,7 @@ import {
   type Schedule,
   storeSchedule,
 } from '../db/schedules.ts';
-import { AppError, publicError } from '../errors.ts';
+import { AppError, publicError } from '../runtime/errors.ts';
 import { refuseUnholdable } from './capacity.ts';
 import { nextRun } from './cron.ts';
 import { type NewJob, submitJobs } from './submit.ts';

@@ -2,7 +2,7 @@ import { and, asc, eq, isNotNull, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs } from '../db/schema.ts';
-import type { PublicError } from '../errors.ts';
+import type { PublicError } from '../runtime/errors.ts';
 import { largestClass } from './capacity.ts';
 import { type Child, submitChildren } from './children.ts';
 import type { AttemptKey, Job } from './claim.ts';

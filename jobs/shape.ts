@@ -1,4 +1,4 @@
-import { AppError } from '../errors.ts';
+import { AppError } from '../runtime/errors.ts';
 
 /** What a job reserves while it runs: whole CPU units, and memory in MB, rounded up to a class. */
 export interface Shape {

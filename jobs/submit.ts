@@ -12,7 +12,7 @@ import {
   type Priority,
   type RunOn,
 } from '../db/schema.ts';
-import { AppError } from '../errors.ts';
+import { AppError } from '../runtime/errors.ts';
 import { type Edges, type Place, placeOf } from './dependencies.ts';
 import { checkShape, type Shape } from './shape.ts';
 import { notifyEnded } from './webhooks.ts';

@@ -1,4 +1,4 @@
-import type { Config } from '../config.ts';
+import type { Config } from '../runtime/config.ts';
 import { openDiskStore } from './disk.ts';
 import type { S3Keys } from './s3-client.ts';
 import type { Store } from './store.ts';

@@ -1,5 +1,5 @@
 import { S3Client } from '@aws-sdk/client-s3';
-import { AppError } from '../errors.ts';
+import { AppError } from '../runtime/errors.ts';
 
 const TIMEOUTS = {
   connectionTimeout: 3_000,

@@ -22,8 +22,8 @@ import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { createLocalCopies } from './local-copies.ts';
 import { measure } from './measure.ts';
 import { openClient, orUnavailable, type S3Keys } from './s3-client.ts';
+import { createTurns } from './semaphore.ts';
 import { gone, type Store } from './store.ts';
-import { createTurns } from './turns.ts';
 
 /** The least that S3 takes, of 10,000 at most: enough for 50 GB. */
 const PART_BYTES = 5 * 2 ** 20;

@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream';
-import { AppError } from '../errors.ts';
+import { AppError } from '../runtime/errors.ts';
 
 /** A received file: complete and synced at its path, though no row tells of it yet. */
 export interface Received {

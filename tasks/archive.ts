@@ -1,7 +1,7 @@
 import { createReadStream } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { z } from 'zod';
-import { AppError } from '../errors.ts';
+import { AppError } from '../runtime/errors.ts';
 import { archivePath } from '../store/paths.ts';
 import { defineTask } from './task.ts';
 

@@ -1,14 +1,14 @@
 import { createDocument, type oas31, type ZodOpenApiOverride } from 'zod-openapi';
 import manifest from '../../package.json' with { type: 'json' };
 import * as answers from '../answers.ts';
-import { newJob, scheduledJob } from '../job-requests.ts';
-import { jobsToRetry } from '../schemas.ts';
-import { jobPaths } from './jobs.ts';
-import { operationPaths } from './operations.ts';
+import { jobsToRetry } from '../http/schemas.ts';
+import { jobPaths } from '../jobs/openapi.ts';
+import { newJob, scheduledJob } from '../jobs/requests.ts';
+import { schedulePaths } from '../jobs/schedule-openapi.ts';
+import { operationPaths } from '../operations/openapi.ts';
+import { uploadPaths } from '../uploads/openapi.ts';
+import { webhooks } from '../webhooks/openapi.ts';
 import { HEADERS } from './responses.ts';
-import { schedulePaths } from './schedules.ts';
-import { uploadPaths } from './uploads.ts';
-import { webhooks } from './webhooks.ts';
 
 /** What all calls need unless they say otherwise: a key or a token, or nothing where none are configured. */
 const security: oas31.SecurityRequirementObject[] = [{ bearer: [] }, {}];

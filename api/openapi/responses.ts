@@ -1,7 +1,7 @@
 import type { z } from 'zod';
 import type { oas31, ZodOpenApiResponseObject, ZodOpenApiResponsesObject } from 'zod-openapi';
-import { AppError, type ErrorCode } from '../../errors.ts';
-import { problemOf } from '../problem.ts';
+import { AppError, type ErrorCode } from '../../runtime/errors.ts';
+import { problemOf } from '../http/problem.ts';
 import { id } from './examples.ts';
 
 /** What the operations say of their answers, made short. */

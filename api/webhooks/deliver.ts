@@ -4,12 +4,12 @@ import { countAttempts, countDependencies, findListed } from '../../db/jobs.ts';
 import { countParts, findUpload } from '../../db/uploads.ts';
 import { findPending, type Lane, type LockedWebhook, takeWebhooks, type Webhook } from '../../db/webhooks.ts';
 import { type Delivery, releaseWebhook, settleWebhook } from '../../jobs/webhooks.ts';
-import type { Logger } from '../../log.ts';
-import { createSignal } from '../../signal.ts';
+import type { Logger } from '../../runtime/log.ts';
+import { createSignal } from '../../runtime/wake-flag.ts';
 import { jobNotice, uploadNotice } from '../documents.ts';
-import { webhookTries } from '../metrics.ts';
-import type { Guard } from './guard.ts';
+import { webhookTries } from '../operations/metrics.ts';
 import { post } from './post.ts';
+import type { Guard } from './ssrf-guard.ts';
 
 const POLL_MS = 500;
 /** The whole of an exchange with a receiver. */

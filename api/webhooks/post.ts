@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import http, { type IncomingMessage } from 'node:http';
 import https from 'node:https';
 import { isIP } from 'node:net';
-import { type Guard, guardedLookup, hostOf } from './guard.ts';
+import { type Guard, guardedLookup, hostOf } from './ssrf-guard.ts';
 
 /** Of an answer nothing but its status counts; what is read of it only lets the receiver end in peace. */
 const MOST_READ_BYTES = 16_384;

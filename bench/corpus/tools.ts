@@ -2,7 +2,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
-import { find, PDF_RIVALS } from '../rivals.ts';
+import { find, PDF_RIVALS } from '../competitors.ts';
 
 /** Programs that draw a page for comparison, each with limits of time and memory. */
 

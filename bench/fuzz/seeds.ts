@@ -3,7 +3,7 @@ import { createRequire } from 'node:module';
 import path from 'node:path';
 import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
-import { sniff } from '../../api/sniff.ts';
+import { sniff } from '../../api/uploads/file-type.ts';
 import { pdfOfImage, pngOfZeros } from '../../test/support/bombs.ts';
 import { encryptedPdf, GREEN, makeImage, makePdf, RED } from '../../test/support/files.ts';
 import { embeddedFont, readTrueType } from '../../test/support/font.ts';

@@ -1,5 +1,5 @@
 import { createRandom } from '../random.ts';
-import type { Innocents } from './innocents.ts';
+import type { Innocents } from './normal-files.ts';
 
 /** Of a thousand uploads, so many are monsters. */
 const MONSTERS_PER_THOUSAND = 5;

@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { MIN_DIRECTED } from '../../jobs/wake.ts';
 import { installStatistics } from '../../test/support/admin.ts';
-import type { Innocents } from '../incident/innocents.ts';
+import type { Innocents } from '../incident/normal-files.ts';
 import { cpuSecondsOf, treesOf } from '../processes.ts';
 import type { Service } from '../service.ts';
 import { add, type Cost, type Costs, times, type Work, workSeconds } from './simulate.ts';

@@ -1,7 +1,7 @@
 import { chmod, lstat, mkdir, mkdtemp, readdir, utimes } from 'node:fs/promises';
 import { hostname, tmpdir } from 'node:os';
 import path from 'node:path';
-import type { Config } from '../../config.ts';
+import type { Config } from '../../runtime/config.ts';
 import { removeTree } from './remove-tree.ts';
 
 /** A folder that no converter has touched for this long belongs to a host that is gone. */

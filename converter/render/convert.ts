@@ -1,8 +1,8 @@
 import { writeFile } from 'node:fs/promises';
-import { AppError, publicError } from '../../errors.ts';
 import type { PageReport } from '../../jobs/conversion.ts';
 import { countPages, pagesIn, parsePages, selectPages, toRanges } from '../../jobs/pages.ts';
 import { memoryClass } from '../../jobs/shape.ts';
+import { AppError, publicError } from '../../runtime/errors.ts';
 import type { ConvertPayload } from '../../tasks/convert.ts';
 import type { ConvertRangePayload } from '../../tasks/convert-range.ts';
 import type { ConversionContext } from '../../tasks/task.ts';

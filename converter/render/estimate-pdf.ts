@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises';
-import { AppError } from '../../errors.ts';
 import { BASELINE_MB, LARGEST_CLASS_MB } from '../../jobs/shape.ts';
+import { AppError } from '../../runtime/errors.ts';
 import type { ConversionContext, PdfEngine } from '../../tasks/task.ts';
 import { type EmbeddedImage, findImages } from './find-embedded-images.ts';
 import { fitScale } from './fit.ts';

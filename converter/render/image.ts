@@ -1,5 +1,5 @@
 import { stat } from 'node:fs/promises';
-import { AppError, isOutOfMemory } from '../../errors.ts';
+import { AppError, isOutOfMemory } from '../../runtime/errors.ts';
 import { encodePng } from './encode-png.ts';
 import { findUnsupportedFeature } from './find-unsupported-feature.ts';
 import { MAX_SIDE } from './fit.ts';

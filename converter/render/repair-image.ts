@@ -2,7 +2,7 @@ import { open } from 'node:fs/promises';
 import { Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { constants, crc32, createInflate } from 'node:zlib';
-import { isOutOfMemory } from '../../errors.ts';
+import { isOutOfMemory } from '../../runtime/errors.ts';
 import { pngChunk } from './encode-png.ts';
 import { END_OF_IMAGE, isFrame, RESTART, START_OF_SCAN, segmentsOf } from './jpeg-segments.ts';
 import { sharp } from './libvips.ts';

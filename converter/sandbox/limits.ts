@@ -1,7 +1,8 @@
 import { execFile } from 'node:child_process';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import { promisify } from 'node:util';
+import { descendantsOf } from '../../runtime/process-tree.ts';
+import { readFolder, readProc, writeProc } from '../../runtime/procfs.ts';
 
 /**
  * What holds a sandbox to its reservation, by process id, three lines deep: a cap that the kernel keeps, a watchdog that
@@ -121,54 +122,7 @@ export function lowerPriority(pid: number): void {
   }
 }
 
-/** Kills processes, and process groups by their negative ids. */
-export function killAll(targets: number[]): void {
-  for (const target of targets) {
-    try {
-      process.kill(target, 'SIGKILL');
-    } catch {
-      // Gone already.
-    }
-  }
-}
-
-/** The processes that a process has started, and theirs, and so on. */
-export function descendantsOf(pid: number): number[] {
-  return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
-}
-
-/** The processes that a process has started, oldest first. */
-export function childrenOf(pid: number): number[] {
-  return readFolder(`/proc/${pid}/task`).flatMap((thread) =>
-    readProc(pid, `task/${thread}/children`).split(' ').filter(Boolean).map(Number),
-  );
-}
-
 /** Makes the kernel measure the peak anew from now. */
 function resetPeak(pid: number): void {
   writeProc(pid, 'clear_refs', '5');
-}
-
-function readProc(pid: number, file: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/${file}`, 'utf8');
-  } catch {
-    return '';
-  }
-}
-
-function writeProc(pid: number, file: string, text: string): void {
-  try {
-    writeFileSync(`/proc/${pid}/${file}`, text);
-  } catch {
-    // Not Linux, or the process is gone.
-  }
-}
-
-function readFolder(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch {
-    return [];
-  }
 }

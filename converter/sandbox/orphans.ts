@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
+import { childrenOf, descendantsOf, killAll } from '../../runtime/process-tree.ts';
 import { attempt, openKernel } from './isolation/kernel.ts';
-import { childrenOf, descendantsOf, killAll } from './limits.ts';
 
 /**
  * Processes that sandboxes without a PID namespace have left behind. The kernel gives them to this process. The

@@ -1,5 +1,5 @@
 import { BASELINE_MB, LARGE_MB, ORDINARY_MB } from '../../jobs/shape.ts';
-import type { Logger } from '../../log.ts';
+import type { Logger } from '../../runtime/log.ts';
 import { PrivateFolder } from '../files/private-folder.ts';
 import { sandboxStarts, sandboxViolations } from '../metrics.ts';
 import type { TaskRequest } from '../run-task.ts';

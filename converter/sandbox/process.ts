@@ -2,9 +2,10 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { chownSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { childrenOf, descendantsOf, killAll } from '../../runtime/process-tree.ts';
 import { dieWithConverter, isolatedCommand, surroundingsOf } from './isolation/command.ts';
 import { type Isolation, MAX_UIDS } from './isolation/detect.ts';
-import { childrenOf, descendantsOf, dieFirst, killAll } from './limits.ts';
+import { dieFirst } from './limits.ts';
 
 const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));
 

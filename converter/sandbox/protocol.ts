@@ -1,8 +1,8 @@
 import { z } from 'zod';
 import { LOG_LEVELS } from '../../db/schema.ts';
 import { isStorable } from '../../db/storable.ts';
-import { ERROR_CODES } from '../../errors.ts';
 import { MEMORY_CLASSES } from '../../jobs/shape.ts';
+import { ERROR_CODES } from '../../runtime/errors.ts';
 import { ENGINES } from '../../tasks/task.ts';
 import {
   MAX_DATA_LENGTH,

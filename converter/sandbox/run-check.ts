@@ -1,6 +1,6 @@
 import type { PageRange } from '../../db/schema.ts';
-import { AppError } from '../../errors.ts';
 import { countPages, pagesIn, parsePages, selectPages } from '../../jobs/pages.ts';
+import { AppError } from '../../runtime/errors.ts';
 import { type ConvertPayload, convert, convertPayload } from '../../tasks/convert.ts';
 import { convertRange, convertRangePayload } from '../../tasks/convert-range.ts';
 import { MAX_LINES } from '../bounds.ts';

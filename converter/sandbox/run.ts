@@ -1,8 +1,8 @@
 import { constants } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { PublicError } from '../../errors.ts';
 import { LARGE_MB } from '../../jobs/shape.ts';
-import type { Logger } from '../../log.ts';
+import type { PublicError } from '../../runtime/errors.ts';
+import type { Logger } from '../../runtime/log.ts';
 import type { Step } from '../../tasks/task.ts';
 import type { PrivateFolder } from '../files/private-folder.ts';
 import { sandboxDeaths } from '../metrics.ts';

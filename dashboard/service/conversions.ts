@@ -1,8 +1,8 @@
 import { shallowReactive, shallowRef, watch } from 'vue';
 import { type Answer, Failure } from './http.ts';
 import { key } from './key.ts';
+import { createTurns } from './semaphore.ts';
 import { sendUpload, type UploadOptions } from './send-upload.ts';
-import { createTurns } from './turns.ts';
 
 /** One file on its way to the service, and the upload that the service made of it. */
 export interface Conversion {

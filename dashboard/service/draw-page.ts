@@ -1,5 +1,5 @@
 import { askBlob } from './http.ts';
-import { createTurns } from './turns.ts';
+import { createTurns } from './semaphore.ts';
 
 /** A decoded page may have 49 MB until it is made small. */
 const AT_ONCE = 2;

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { makeImage } from '../support/files.ts';
 import { startService, until } from '../support/service.ts';
-import { answerTo, CLOSING, filePart, openPost } from './multipart.ts';
+import { answerTo, CLOSING, filePart, openPost } from './uploads/multipart.ts';
 
 /** Whether anybody still answers there. */
 async function isOpen(url: string): Promise<boolean> {

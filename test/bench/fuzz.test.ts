@@ -11,7 +11,7 @@ import { compiledCodeFolder } from '../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type Lease, type SandboxPool } from '../../converter/sandbox/pool.ts';
 import { LARGE_MB } from '../../jobs/shape.ts';
-import { createLogger } from '../../log.ts';
+import { createLogger } from '../../runtime/log.ts';
 import { convert } from '../../tasks/convert.ts';
 import { prepareFor } from '../support/prepare.ts';
 

@@ -1,6 +1,6 @@
 import { eq, sql } from 'drizzle-orm';
-import { createLedger } from '../../converter/capacity.ts';
 import { ClaimLoop } from '../../converter/claim-loop.ts';
+import { createLedger } from '../../converter/reservations.ts';
 import { listen } from '../../db/listen.ts';
 import { jobs } from '../../db/schema.ts';
 import { claimJobs } from '../../jobs/claim.ts';

@@ -4,7 +4,7 @@ import { openDatabase } from '../../db/client.ts';
 import { converters } from '../../db/schema.ts';
 import { type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
 import { until } from '../support/service.ts';
-import { startWay } from '../support/way.ts';
+import { startWay } from '../support/tcp-proxy.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {

@@ -4,10 +4,10 @@ import { PageRecorder } from '../../converter/page-recorder.ts';
 import { openDatabase } from '../../db/client.ts';
 import { type PageRange, pages, uploads } from '../../db/schema.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { createLogger } from '../../log.ts';
+import { createLogger } from '../../runtime/log.ts';
 import { pagePath } from '../../store/paths.ts';
 import { COMPLETED, completedPage, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
-import { startWay } from '../support/way.ts';
+import { startWay } from '../support/tcp-proxy.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { runTask, type TaskEvent, type TaskRequest } from '../../converter/run-task.ts';
-import { AppError } from '../../errors.ts';
+import { AppError } from '../../runtime/errors.ts';
 import type { ConversionContext, Part, Task } from '../../tasks/task.ts';
 
 const REQUEST: TaskRequest = {

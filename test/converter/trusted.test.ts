@@ -2,7 +2,7 @@ import { z } from 'zod';
 import type { TaskEvent, TaskRequest } from '../../converter/run-task.ts';
 import { YIELD_MS } from '../../converter/sandbox/run.ts';
 import { runTrusted } from '../../converter/trusted.ts';
-import { AppError } from '../../errors.ts';
+import { AppError } from '../../runtime/errors.ts';
 import { defineTask, type TaskContext } from '../../tasks/task.ts';
 
 // A module has no global `jest`.

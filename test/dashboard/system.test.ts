@@ -8,7 +8,7 @@ describeInBrowser('the system page', () => {
   beforeAll(async () => {
     [service, browser] = await Promise.all([
       startService({
-        env: { TASKS: './test/scenarios/hungry-tasks.ts', CAPACITY_CPU: '1', CAPACITY_MEMORY_MB: '512' },
+        env: { TASKS: './test/scenarios/memory-filling-tasks.ts', CAPACITY_CPU: '1', CAPACITY_MEMORY_MB: '512' },
       }),
       startBrowser(),
     ]);

@@ -6,9 +6,9 @@ import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 import { type Database, isOutage, isReadOnly, openDatabase, openPool } from '../../db/client.ts';
 import { connectionTo } from '../../db/connection.ts';
-import { createLogger } from '../../log.ts';
+import { createLogger } from '../../runtime/log.ts';
 import { cloneDatabase } from '../support/database.ts';
-import { startWay } from '../support/way.ts';
+import { startWay } from '../support/tcp-proxy.ts';
 
 async function failureOf(url: string, statement: string): Promise<unknown> {
   const pool = new pg.Pool({ connectionString: url });

@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm';
 import { openDatabase } from '../../db/client.ts';
 import { forgetAnswers, keepAnswers, takeKey } from '../../db/idempotency.ts';
 import { idempotencyKeys } from '../../db/schema.ts';
-import { createLogger } from '../../log.ts';
+import { createLogger } from '../../runtime/log.ts';
 import { cloneDatabase } from '../support/database.ts';
 
 let clone: Awaited<ReturnType<typeof cloneDatabase>>;

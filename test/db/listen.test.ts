@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { type AddressInfo, createServer } from 'node:net';
 import pg from 'pg';
 import { listen } from '../../db/listen.ts';
-import { createLogger } from '../../log.ts';
+import { createLogger } from '../../runtime/log.ts';
 import { cloneDatabase } from '../support/database.ts';
 import { until } from '../support/service.ts';
 

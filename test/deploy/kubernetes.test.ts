@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import pg from 'pg';
 import { parse, parseAllDocuments } from 'yaml';
-import { asksForKeys, CONVERTER_MB, parseConfig } from '../../config.ts';
+import { asksForKeys, CONVERTER_MB, parseConfig } from '../../runtime/config.ts';
 import { cloneDatabase } from '../support/database.ts';
 import { hasProgram, ROOT } from '../support/programs.ts';
 import type { Json } from '../support/service.ts';

@@ -7,7 +7,7 @@ import pg from 'pg';
 import { cloneDatabase } from '../support/database.ts';
 import { type Program, ROOT, run } from '../support/programs.ts';
 import { until } from '../support/service.ts';
-import { startWay } from '../support/way.ts';
+import { startWay } from '../support/tcp-proxy.ts';
 
 let database: Awaited<ReturnType<typeof cloneDatabase>>;
 let pool: pg.Pool;

@@ -92,7 +92,7 @@ whenPossible(
   async () => {
     service = await startService({
       databaseUrl: database.url,
-      env: { TASKS: './test/scenarios/deadly-tasks.ts', CAPACITY_CPU: '2' },
+      env: { TASKS: './test/scenarios/crashing-tasks.ts', CAPACITY_CPU: '2' },
     });
     const before = await startBefore('converter', service.folder);
     const image = await makeImage();

@@ -7,7 +7,7 @@ import { buffer } from 'node:stream/consumers';
 import { GetObjectCommand, ListObjectsV2Command } from '@aws-sdk/client-s3';
 import request from 'supertest';
 import yauzl from 'yauzl';
-import { filePart, openPost } from '../api/multipart.ts';
+import { filePart, openPost } from '../api/uploads/multipart.ts';
 import { makeImage, makePdf, RED } from '../support/files.ts';
 import { type S3, startS3 } from '../support/s3.ts';
 import { type Json, type Service, startService, until } from '../support/service.ts';

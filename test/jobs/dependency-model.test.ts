@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 import fc from 'fast-check';
 import { type JobStatus, RUN_ON, type RunOn } from '../../db/schema.ts';
-import { AppError } from '../../errors.ts';
+import { AppError } from '../../runtime/errors.ts';
 import { COMPLETED, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
 
 /** Random graphs under random changes, beside a model that knows nothing of rows, counts or steps. */

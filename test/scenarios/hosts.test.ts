@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { startEmbedded } from '../../db/embedded.ts';
+import { startEmbedded } from '../../db/embedded/start.ts';
 import { makeImage, makePdf } from '../support/files.ts';
 import { canMakeHosts, makeHosts } from '../support/hosts.ts';
 import { startPostgres } from '../support/postgres.ts';

@@ -12,7 +12,7 @@ beforeAll(async () => {
   service = await startService({
     converters: 0,
     env: {
-      TASKS: './test/scenarios/deadly-tasks.ts',
+      TASKS: './test/scenarios/crashing-tasks.ts',
       CAPACITY_CPU: '2',
       CAPACITY_MEMORY_MB: '1024',
       SHUTDOWN_GRACE_SECONDS: '1',

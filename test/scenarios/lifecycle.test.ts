@@ -4,7 +4,7 @@ import path from 'node:path';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import { ORPHAN_AGE_MS, sweepStore } from '../../converter/sweep.ts';
 import * as schema from '../../db/schema.ts';
-import { createLogger } from '../../log.ts';
+import { createLogger } from '../../runtime/log.ts';
 import { openDiskStore } from '../../store/disk.ts';
 import { makeImage, makePdf, RED } from '../support/files.ts';
 import { expectNothingLeft, type Service, startService, until } from '../support/service.ts';

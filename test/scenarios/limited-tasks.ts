@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { z } from 'zod';
-import { AppError } from '../../errors.ts';
+import { AppError } from '../../runtime/errors.ts';
 import { defineTask } from '../../tasks/task.ts';
 
 const resources = { cpuUnits: 1, memoryMb: 256 };

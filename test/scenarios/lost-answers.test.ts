@@ -2,7 +2,7 @@ import { cloneDatabase } from '../support/database.ts';
 import { makeImage } from '../support/files.ts';
 import { freePort } from '../support/programs.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
-import { startWay } from '../support/way.ts';
+import { startWay } from '../support/tcp-proxy.ts';
 
 /** Transactions that Postgres commits, and whose answers get lost: the connection breaks after the commit. */
 let service: Service;
@@ -17,7 +17,7 @@ beforeAll(async () => {
   service = await startService({
     converters: 0,
     databaseUrl: database.url,
-    env: { TASKS: './test/scenarios/deadly-tasks.ts', DATABASE_URL: toApi.url, LOG_LEVEL: 'fatal' },
+    env: { TASKS: './test/scenarios/crashing-tasks.ts', DATABASE_URL: toApi.url, LOG_LEVEL: 'fatal' },
   });
   const METRICS_PORT = String(await freePort());
   metricsUrl = `http://127.0.0.1:${METRICS_PORT}/metrics`;

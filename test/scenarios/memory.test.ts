@@ -1,6 +1,6 @@
 import type { ChildProcess } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
-import { CONVERTER_MB } from '../../config.ts';
+import { CONVERTER_MB } from '../../runtime/config.ts';
 import { makeImage } from '../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
 import { commandOf, descendantsOf, isAlive, processOf, sandboxesOf } from './processes.ts';
@@ -22,7 +22,7 @@ describeWithProc('memory (needs /proc)', () => {
     service = await startService({
       converters: 0,
       env: {
-        TASKS: './test/scenarios/hungry-tasks.ts',
+        TASKS: './test/scenarios/memory-filling-tasks.ts',
         CAPACITY_CPU: '8',
         CAPACITY_MEMORY_MB: String(CAPACITY_MB),
         SHUTDOWN_GRACE_SECONDS: '1',

@@ -49,7 +49,7 @@ test('converts, and leaves nothing behind but the pages', async () => {
 }, 120_000);
 
 test.each([
-  ['while it starts', 'embedded-keeper.ts'],
+  ['while it starts', 'embedded/keeper.ts'],
   ['while it converts', 'sandbox/child.ts'],
 ])(
   'Ctrl-C %s leaves no process and no file',

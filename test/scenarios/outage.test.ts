@@ -8,7 +8,7 @@ import { cloneDatabase } from '../support/database.ts';
 import { makePdf, RED } from '../support/files.ts';
 import { ROOT } from '../support/programs.ts';
 import { type Json, until } from '../support/service.ts';
-import { startWay } from '../support/way.ts';
+import { startWay } from '../support/tcp-proxy.ts';
 
 let folder: string;
 let database: Awaited<ReturnType<typeof cloneDatabase>>;
@@ -85,7 +85,7 @@ test('API and converter wait for a Postgres that is not there yet, and outlive o
 }, 180_000);
 
 test('after twenty seconds without the network everything that ran goes on, and ends in its first attempt', async () => {
-  const tasks = { TASKS: './test/scenarios/deadly-tasks.ts', CAPACITY_CPU: '2' };
+  const tasks = { TASKS: './test/scenarios/crashing-tasks.ts', CAPACITY_CPU: '2' };
   const parts = await Promise.all([start('api', tasks), ...[1, 2, 3].map(() => start('converter', tasks))]);
   const [api, ...converters] = parts as [(typeof parts)[0], ...typeof parts];
   for (const { way } of parts) way.open();
@@ -113,7 +113,7 @@ test('after twenty seconds without the network everything that ran goes on, and 
 }, 150_000);
 
 test('a primary that becomes read-only is an outage: writes are refused for a while, and what runs ends later', async () => {
-  const tasks = { TASKS: './test/scenarios/deadly-tasks.ts', CAPACITY_CPU: '2' };
+  const tasks = { TASKS: './test/scenarios/crashing-tasks.ts', CAPACITY_CPU: '2' };
   const [api, converter] = await Promise.all([start('api', tasks), start('converter', tasks)]);
   for (const { way } of [api, converter]) way.open();
   const [[{ url = '' }]] = await Promise.all([api.ready, converter.ready]);

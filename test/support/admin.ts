@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { startEmbedded } from '../../db/embedded.ts';
-import { ADMIN_ROLE, SERVICE_ROLE } from '../../db/embedded-roles.ts';
+import { ADMIN_ROLE, SERVICE_ROLE } from '../../db/embedded/roles.ts';
+import { startEmbedded } from '../../db/embedded/start.ts';
 import { query } from './query.ts';
 
 /** Lets the superuser of an embedded Postgres log in without a password, which nobody can otherwise. */

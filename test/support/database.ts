@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { SERVICE_ROLE } from '../../db/embedded-roles.ts';
+import { SERVICE_ROLE } from '../../db/embedded/roles.ts';
 import { query } from './query.ts';
 
 /** Makes a database in the run's Postgres; gives its URL. */

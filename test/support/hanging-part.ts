@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { followParent } from '../../parent.ts';
+import { followParent } from '../../runtime/parent.ts';
 
 /**
  * A part for the test of `supervise`. It starts a process in a separate session that ignores SIGTERM, as a sandbox may.

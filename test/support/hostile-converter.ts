@@ -10,8 +10,8 @@ import { detectIsolation, type Level } from '../../converter/sandbox/isolation/d
 import { startOrphanReaper } from '../../converter/sandbox/orphans.ts';
 import { createSandboxPool } from '../../converter/sandbox/pool.ts';
 import type { RunOutcome } from '../../converter/sandbox/run.ts';
-import { hideProcessMemory } from '../../libc.ts';
-import { createLogger } from '../../log.ts';
+import { hideProcessMemory } from '../../runtime/libc.ts';
+import { createLogger } from '../../runtime/log.ts';
 import type { Targets } from './hostile-tasks.ts';
 import { prepareFor } from './prepare.ts';
 

@@ -4,11 +4,11 @@ import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { embeddedUrl } from '../../db/embedded.ts';
+import { embeddedUrl } from '../../db/embedded/start.ts';
 
 const START_MS = 30_000;
 
-/** As db/embedded.ts leaves root, and so that it ends with this process. */
+/** As db/embedded/start.ts leaves root, and so that it ends with this process. */
 const AS_NOBODY = [
   ...['setpriv', '--pdeathsig=QUIT', '--reuid=65534', '--regid=65534', '--clear-groups'],
   ...['--securebits=+no_setuid_fixup', '--inh-caps=+dac_override', '--ambient-caps=+dac_override', '--'],

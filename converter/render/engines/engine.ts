@@ -1,4 +1,4 @@
-import { AppError } from '../../../errors.ts';
+import { AppError } from '../../../runtime/errors.ts';
 
 /** The size of a page in points, as it is shown: turned by its rotation, multiplied by its UserUnit. */
 export interface PageBox {

@@ -14,7 +14,7 @@ import { readablePaths } from './paths.ts';
 
 const PROBE_MS = 10_000;
 /** Any code of the project: a sandbox must be able to read it. */
-const CODE = fileURLToPath(new URL('../../../errors.ts', import.meta.url));
+const CODE = fileURLToPath(new URL('../../../runtime/errors.ts', import.meta.url));
 
 /** Made by root, or by an ordinary user who is root in a user namespace. */
 type Namespaces = 'by-root' | 'by-user' | 'none';

@@ -1,4 +1,4 @@
-import { type Libc, openLibc, type SyscallArgument } from '../../../libc.ts';
+import { type Libc, openLibc, type SyscallArgument } from '../../../runtime/libc.ts';
 import { type SyscallName, syscallNumber } from './syscalls.ts';
 
 /** Makes system calls by name. */

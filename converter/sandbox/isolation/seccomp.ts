@@ -1,5 +1,5 @@
 import { constants } from 'node:os';
-import { forThisCpu } from '../../../libc.ts';
+import { forThisCpu } from '../../../runtime/libc.ts';
 import type { Kernel } from './kernel.ts';
 import { type SyscallName, syscallNumber } from './syscalls.ts';
 

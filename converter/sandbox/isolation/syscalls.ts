@@ -1,4 +1,4 @@
-import { forThisCpu } from '../../../libc.ts';
+import { forThisCpu } from '../../../runtime/libc.ts';
 
 /** Numbers of system calls: on x64 and on arm64, null where the call does not exist. */
 const SYSCALLS = {

@@ -3,7 +3,7 @@ import { Webhook } from 'standardwebhooks';
 import { makePdf, RED } from '../../support/files.ts';
 import { type Received, startReceiver } from '../../support/receiver.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../../support/service.ts';
-import { expectProblem } from '../problems.ts';
+import { expectProblem } from '../http/problems.ts';
 
 const SECRETS = [0, 1].map((index) => `whsec_${Buffer.alloc(32, index).toString('base64')}`) as [string, string];
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
 import type { PageRow } from '../../../bench/corpus/examine.ts';
-import { descendantsOf } from '../../../converter/sandbox/limits.ts';
+import { descendantsOf } from '../../../runtime/process-tree.ts';
 import { BLUE, encryptedPdf, makeImage, makePdf, RED } from '../../support/files.ts';
 import { findProgram, QUICK_IMPORTS, ROOT } from '../../support/programs.ts';
 

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import fc from 'fast-check';
 import sharp from 'sharp';
 import { encodePng, type RawPixels } from '../../../converter/render/encode-png.ts';
-import { isOutOfMemory } from '../../../errors.ts';
+import { isOutOfMemory } from '../../../runtime/errors.ts';
 
 const GREY = 0;
 const RGB = 2;

@@ -5,7 +5,7 @@ import { runOn } from '../../../converter/recovery.ts';
 import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
-import { createLogger } from '../../../log.ts';
+import { createLogger } from '../../../runtime/log.ts';
 import { emptyPdf, makePdf, RED } from '../../support/files.ts';
 import { prepareFor } from '../../support/prepare.ts';
 

@@ -4,7 +4,7 @@ import path from 'node:path';
 import type { TaskRequest } from '../../../converter/run-task.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool } from '../../../converter/sandbox/pool.ts';
-import { createLogger } from '../../../log.ts';
+import { createLogger } from '../../../runtime/log.ts';
 import { prepareFor } from '../../support/prepare.ts';
 
 const TMPFS_MAGIC = 0x01021994;

@@ -7,11 +7,12 @@ import path from 'node:path';
 import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
 import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
-import { capMemory, descendantsOf, killAll, readMemory, watchMemory } from '../../../converter/sandbox/limits.ts';
+import { capMemory, readMemory, watchMemory } from '../../../converter/sandbox/limits.ts';
 import { createSandboxPool, type Lease, type SandboxPool } from '../../../converter/sandbox/pool.ts';
 import type { Ran } from '../../../converter/sandbox/run.ts';
 import { BASELINE_MB } from '../../../jobs/shape.ts';
-import { createLogger } from '../../../log.ts';
+import { createLogger } from '../../../runtime/log.ts';
+import { descendantsOf, killAll } from '../../../runtime/process-tree.ts';
 import { childrenOf, commandOf, isAlive, processOf } from '../../scenarios/processes.ts';
 import { makeImage } from '../../support/files.ts';
 import { type Json, until } from '../../support/service.ts';
@@ -51,7 +52,7 @@ function startPool(keep: number, isolation = none): void {
     cacheFolder: compiledCodeFolder(folder),
     hidden: [],
     isolation,
-    tasksModule: path.resolve(import.meta.dirname, '../../scenarios/hungry-tasks.ts'),
+    tasksModule: path.resolve(import.meta.dirname, '../../scenarios/memory-filling-tasks.ts'),
     log: createLogger('silent', {}),
   });
 }

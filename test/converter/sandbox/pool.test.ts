@@ -7,7 +7,7 @@ import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
 import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
-import { createLogger } from '../../../log.ts';
+import { createLogger } from '../../../runtime/log.ts';
 import { childrenOf, commandOf, isAlive } from '../../scenarios/processes.ts';
 import { pdfThatNeverEnds } from '../../scenarios/slow-files.ts';
 import { makeImage, makePdf } from '../../support/files.ts';

@@ -9,7 +9,7 @@ import { openDatabase } from '../../../db/client.ts';
 import { openQueues } from '../../../db/queues.ts';
 import { converters } from '../../../db/schema.ts';
 import type { Shape } from '../../../jobs/shape.ts';
-import { createLogger } from '../../../log.ts';
+import { createLogger } from '../../../runtime/log.ts';
 import { cloneDatabase } from '../../support/database.ts';
 import { until } from '../../support/service.ts';
 

@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { z } from 'zod';
-import { AppError } from '../../../errors.ts';
+import { AppError } from '../../../runtime/errors.ts';
 import { defineTask } from '../../../tasks/task.ts';
 
 /** What an attempt does: `kill` sends SIGKILL to the process that runs it, `hang` waits until it is told to end. */

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { pathToFileURL } from 'node:url';
 import { type Options, type Pdf, pdf } from 'pdf-to-img';
-import { AppError, isOutOfMemory } from '../../../../errors.ts';
+import { AppError, isOutOfMemory } from '../../../../runtime/errors.ts';
 import {
   type DrawnPage,
   isOfSystem,

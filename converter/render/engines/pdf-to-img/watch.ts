@@ -1,5 +1,5 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
-import { isOutOfMemory } from '../../../../errors.ts';
+import { isOutOfMemory } from '../../../../runtime/errors.ts';
 import { createPort } from './port.ts';
 
 const PART = 'a part of the page cannot be read';

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { init } from '@embedpdf/pdfium';
-import { AppError, isOutOfMemory } from '../../../../errors.ts';
+import { AppError, isOutOfMemory } from '../../../../runtime/errors.ts';
 import { isOfSystem, outOfMemory } from '../engine.ts';
 import { fontBytes, fontTable, KNOWN_FAMILIES, substituteFile } from './fonts.ts';
 

@@ -1,5 +1,5 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
-import { AppError } from '../../../../errors.ts';
+import { AppError } from '../../../../runtime/errors.ts';
 import { allocate, attempt, type Pdfium, startPdfium, withText } from './instance.ts';
 import { type Damage, findDamage, mayHaveUserUnit } from './raw-file.ts';
 

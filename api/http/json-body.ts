@@ -1,0 +1,143 @@
+import type { Readable } from 'node:stream';
+import { createBrotliDecompress, createGunzip, createInflate } from 'node:zlib';
+import type { Request, RequestHandler } from 'express';
+import { AppError } from '../../runtime/errors.ts';
+import type { Room } from '../../runtime/quota.ts';
+import { callerOf, stopReading } from './admission.ts';
+import { giveOnClose, holderOf } from './holder.ts';
+import { invalid } from './problem.ts';
+
+/** Levels of objects and arrays in a body: a batch, its jobs, and what a payload may have. */
+const MAX_DEPTH = 110;
+/** How long a client may take to send a body. */
+const MAX_BODY_MS = 60_000;
+const MIN_BUFFER_BYTES = 1_024;
+const DECODERS = new Map<string, () => NodeJS.ReadWriteStream & Readable>([
+  ['gzip', createGunzip],
+  ['deflate', createInflate],
+  ['br', createBrotliDecompress],
+]);
+
+/**
+ * Reads a body of JSON, an object or an array, of at most `maxBytes` into `request.body`. Its bytes take room until the
+ * request ends. Throws 400, 413, 415, and 429 or 503 without room.
+ */
+export function jsonBody(room: Room, maxBytes: number, maxMs = MAX_BODY_MS): RequestHandler {
+  return async function readJson(request, response, next) {
+    if (response.destroyed) throw invalid('the client went away');
+    try {
+      refuseOther(request);
+      if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge(maxBytes);
+      const holder = holderOf(callerOf(request));
+      const gives: (() => void)[] = [];
+      giveOnClose(response, () => {
+        for (const give of gives) give();
+      });
+      const body = new GrowingBuffer(maxBytes, (bytes) => gives.push(room.take(holder, bytes)));
+      request.body = parseJson(await readInto(body, request, maxMs));
+    } catch (error) {
+      stopReading(request, response);
+      throw error;
+    }
+    if (isDeeperThan(MAX_DEPTH, request.body)) throw invalid('the body is nested too deep');
+    next();
+  };
+}
+
+/** Bytes in one piece of memory, however small the chunks are in which they come. */
+class GrowingBuffer {
+  readonly #maxBytes: number;
+  readonly #reserve: (bytes: number) => void;
+  #bytes = Buffer.alloc(0);
+  #length = 0;
+
+  /** @param reserve is called with each number of bytes before they are allocated, and may throw */
+  constructor(maxBytes: number, reserve: (bytes: number) => void) {
+    this.#maxBytes = maxBytes;
+    this.#reserve = reserve;
+  }
+
+  add(chunk: Buffer): void {
+    const length = this.#length + chunk.length;
+    if (length > this.#maxBytes) throw tooLarge(this.#maxBytes);
+    if (length > this.#bytes.length) this.#grow(Math.max(MIN_BUFFER_BYTES, length, 2 * this.#bytes.length));
+    this.#length += chunk.copy(this.#bytes, this.#length);
+  }
+
+  toString(): string {
+    return new TextDecoder().decode(this.#bytes.subarray(0, this.#length));
+  }
+
+  #grow(wanted: number): void {
+    const size = Math.min(this.#maxBytes, wanted);
+    this.#reserve(size - this.#bytes.length);
+    const larger = Buffer.allocUnsafeSlow(size);
+    this.#bytes.copy(larger, 0, 0, this.#length);
+    this.#bytes = larger;
+  }
+}
+
+/** Gives the text of a body once it is complete. */
+async function readInto(body: GrowingBuffer, request: Request, maxMs: number): Promise<string> {
+  const decoder = DECODERS.get(request.headers['content-encoding']?.toLowerCase() ?? '')?.();
+  const source: Readable = decoder === undefined ? request : request.pipe(decoder);
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const onClose = () => request.readableEnded || reject(invalid('the client went away'));
+  const timer = setTimeout(() => reject(invalid(`the body was not complete within ${maxMs / 1000} s`)), maxMs);
+  const onData = (chunk: Buffer) => {
+    try {
+      body.add(chunk);
+    } catch (error) {
+      reject(error);
+    }
+  };
+  source.on('data', onData).once('end', resolve);
+  source.on('error', (cause) => reject(invalid(`the body cannot be read: ${cause.message}`)));
+  request.once('close', onClose);
+  try {
+    await promise;
+    return body.toString();
+  } finally {
+    clearTimeout(timer);
+    request.off('close', onClose);
+    source.off('data', onData);
+    if (decoder !== undefined) request.unpipe(decoder);
+    decoder?.destroy();
+    // The rest after an error is read and dropped, so that the client sees the answer.
+    request.resume();
+  }
+}
+
+function parseJson(text: string): unknown {
+  if (text === '') return {};
+  try {
+    const body: unknown = JSON.parse(text);
+    if (typeof body === 'object' && body !== null) return body;
+  } catch (error) {
+    throw invalid(`the body is not JSON: ${(error as Error).message}`);
+  }
+  throw invalid('the body must be a JSON object or array');
+}
+
+function refuseOther(request: Request): void {
+  const { 'content-type': type = '', 'content-encoding': encoding = 'identity' } = request.headers;
+  if (!request.is('application/json')) throw unsupported('send JSON as application/json');
+  const [, charset = 'utf-8'] = /;\s*charset\s*=\s*"?([^";\s]*)/i.exec(type) ?? [];
+  if (charset.toLowerCase() !== 'utf-8') throw unsupported('send JSON in UTF-8');
+  if (encoding !== 'identity' && !DECODERS.has(encoding.toLowerCase())) {
+    throw unsupported(`Content-Encoding: must be one of identity, ${[...DECODERS.keys()].join(', ')}`);
+  }
+}
+
+function isDeeperThan(levels: number, value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  return levels === 0 || Object.values(value).some((member) => isDeeperThan(levels - 1, member));
+}
+
+function unsupported(message: string): AppError {
+  return new AppError('unsupported_media_type', message, { status: 415 });
+}
+
+function tooLarge(maxBytes: number): AppError {
+  return new AppError('file_too_large', `a JSON body may have ${maxBytes / 2 ** 20} MB`, { status: 413 });
+}

@@ -1,0 +1,271 @@
+import { z } from 'zod';
+import type { Database } from '../../db/client.ts';
+import { findJobs } from '../../db/jobs.ts';
+import { PRIORITIES, RUN_ON } from '../../db/schema.ts';
+import { isStorable } from '../../db/storable.ts';
+import { listUploadIds } from '../../db/uploads.ts';
+import type { JobChange } from '../../jobs/change.ts';
+import { refuseCycle } from '../../jobs/dependencies.ts';
+import { memoryClass } from '../../jobs/shape.ts';
+import { DEFAULTS, type NewJob } from '../../jobs/submit.ts';
+import { AppError } from '../../runtime/errors.ts';
+import { archive } from '../../tasks/archive.ts';
+import type { Tasks } from '../../tasks/registry.ts';
+import type { Task } from '../../tasks/task.ts';
+import { type Caller, isVisible } from '../http/admission.ts';
+import { fingerprintOf } from '../http/idempotency.ts';
+import { invalid, parse } from '../http/problem.ts';
+import { moment, notifyUrl } from '../http/schemas.ts';
+
+/** How clients write jobs, and what becomes of that. */
+
+export const MOST_JOBS = 1_000;
+const MOST_EDGES = 10_000;
+const LARGEST_PAYLOAD = 256 * 1024;
+const MAX_KEY_BYTES = 200;
+const LONGEST_TIMEOUT_SECONDS = 12 * 3_600;
+/** A shorter delay than a millisecond is none; smaller numbers do not fit the column. */
+const MIN_DELAY_SECONDS = 0.001;
+const MAX_DELAY_SECONDS = 3_600;
+const MAX_PERIOD_SECONDS = 365 * 86_400;
+/** A later moment is a mistake. */
+const LATEST_YEARS = 30;
+
+export const jobId = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$/, 'must be 1 to 200 letters, digits, dots, colons, dashes or underscores')
+  .refine((id) => id !== 'stream', 'must not be "stream": that is where the events are')
+  .meta({ not: { const: 'stream' } });
+
+const place = {
+  job_id: jobId.optional().describe('Of your choice: sent again, the same job is the same job'),
+  depends_on: z
+    .array(jobId)
+    .max(1_000)
+    .nullish()
+    .describe('Jobs that must end first, as `run_on` says: stored before, or in the same batch'),
+};
+
+/** Read first, so that a wrong graph is told before a wrong type. */
+const graphOfJob = z.object(place);
+
+/** A job without its place in a graph, as a schedule keeps it. */
+export const scheduledJob = z.strictObject({
+  type: z.string().min(1).max(200).describe('One of `GET /job-types` that is not `internal`'),
+  priority: z.enum(PRIORITIES).default(DEFAULTS.priority),
+  payload: z
+    .record(z.string(), z.unknown())
+    .default({})
+    .describe("As its type's JSON Schema wants it. Numbers are IEEE doubles: send longer integers as strings"),
+  resource_requirements: z
+    .strictObject({
+      cpu_units: z.int().min(0).max(1_024).optional(),
+      memory_mb: z.int().min(1).max(16_384).optional(),
+    })
+    .default({})
+    .describe('What it reserves; unless given, as its type says. Memory is rounded up to a class'),
+  retry_config: z
+    .strictObject({
+      max_attempts: z.int().min(1).max(100).default(DEFAULTS.maxAttempts),
+      backoff_multiplier: z.number().min(1).max(100).default(DEFAULTS.backoffMultiplier),
+      initial_delay_seconds: z
+        .number()
+        .min(0)
+        .max(MAX_DELAY_SECONDS)
+        .refine(
+          (seconds) => seconds === 0 || seconds >= MIN_DELAY_SECONDS,
+          `must be 0, or from ${MIN_DELAY_SECONDS} to ${MAX_DELAY_SECONDS}`,
+        )
+        .default(DEFAULTS.initialDelaySeconds)
+        .describe(`0, or from ${MIN_DELAY_SECONDS}`),
+    })
+    .prefault({}),
+  timeout_seconds: z
+    .int()
+    .min(1)
+    .max(LONGEST_TIMEOUT_SECONDS)
+    .default(DEFAULTS.timeoutSeconds)
+    .describe('For each attempt'),
+  notify_url: notifyUrl.nullish(),
+  concurrency_key: z
+    .string()
+    .min(1, 'must not be empty')
+    .refine((key) => Buffer.byteLength(key) <= MAX_KEY_BYTES, `must be at most ${MAX_KEY_BYTES} bytes of UTF-8`)
+    .refine(isStorable, 'must not contain NUL or half a surrogate pair')
+    .nullish()
+    .describe(
+      'Jobs of this type with the same key run at the same time only as far as `concurrency.per_key` of the type allows',
+    )
+    .meta({ maxLength: MAX_KEY_BYTES }),
+});
+
+const runAt = moment.refine(
+  (date) => date.getTime() < Date.now() + LATEST_YEARS * 365 * 86_400_000,
+  'lies too far in the future',
+);
+
+export const newJob = scheduledJob.extend({
+  ...place,
+  run_on: z
+    .enum(RUN_ON)
+    .default(DEFAULTS.runOn)
+    .describe(
+      'When it runs after the jobs that it depends on: all completed (`success`), not all did (`failure`), or in either case (`always`)',
+    ),
+  unique: z
+    .strictObject({
+      key: z.string().min(1).max(200),
+      period_seconds: z.int().min(1).max(MAX_PERIOD_SECONDS),
+    })
+    .nullish()
+    .describe(
+      'For this long, jobs of the same type with the same key are this job: the answer has it, whatever became of it',
+    ),
+  run_at: runAt
+    .nullish()
+    .transform((date) => date ?? null)
+    .describe('Not before this moment'),
+});
+
+/** The fields of a waiting job that can change. */
+export const jobChange = z
+  .strictObject({
+    priority: z.enum(PRIORITIES).optional(),
+    run_at: runAt.nullable().optional().describe('Not before this moment; null or a moment in the past means now'),
+    payload: z.record(z.string(), z.unknown()).optional().describe('Replaces the payload'),
+  })
+  .refine((change) => Object.values(change).some((value) => value !== undefined), 'the change is empty')
+  .meta({ minProperties: 1 });
+
+/** Reads the change of a job of this type. Throws 400 with the place of what is wrong. */
+export async function readJobChange(
+  db: Database,
+  tasks: Tasks,
+  caller: Caller,
+  type: string,
+  body: unknown,
+): Promise<JobChange> {
+  const { priority, run_at, payload } = parse(jobChange, body);
+  const change = {
+    ...(priority !== undefined && { priority }),
+    ...(run_at !== undefined && { runAt: run_at }),
+  };
+  if (payload === undefined) return change;
+  const task = tasks.get(type);
+  if (task === undefined) throw invalid(`payload: there is no job type ${JSON.stringify(type)} any more`);
+  if (task.type === archive.type) throw invalid('payload: an archive stays with its upload');
+  const read = readPayload(task, payload, '');
+  await checkUploads(db, tasks, caller, [{ type, payload: read }]);
+  return { ...change, payload: read };
+}
+
+/**
+ * Reads one job or a batch. The graph is checked before types and payloads: `dependency_cycle` and `unknown_dependency`
+ * (422); then each job: 400 with the place of what is wrong. What the caller does not see is not there.
+ */
+export async function readJobs(db: Database, tasks: Tasks, caller: Caller, body: unknown): Promise<NewJob[]> {
+  const isBatch = Array.isArray(body);
+  const written: unknown[] = isBatch ? body : [body];
+  if (written.length === 0) throw invalid('the batch is empty');
+  if (written.length > MOST_JOBS)
+    throw invalid(`${written.length} jobs in one batch, more than the ${MOST_JOBS} allowed`);
+  const at = (index: number) => (isBatch ? `${index}.` : '');
+  const graph = written.map((job, index) => parse(graphOfJob, job, at(index)));
+  await checkGraph(db, caller, graph);
+  const jobs = written.map((job, index) => readJob(tasks, parse(newJob, job, at(index)), at(index)));
+  await checkUploads(db, tasks, caller, jobs);
+  return jobs.map((job) => ({ ...job, owner: caller.owner, archiveOf: archivedUpload(job) }));
+}
+
+/** Reads the job of a schedule. */
+export async function readScheduledJob(db: Database, tasks: Tasks, caller: Caller, body: unknown): Promise<NewJob> {
+  const job = readJob(tasks, { ...parse(scheduledJob, body, 'job.'), run_at: null, run_on: DEFAULTS.runOn }, 'job.');
+  await checkUploads(db, tasks, caller, [job]);
+  return job;
+}
+
+function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob {
+  const task = tasks.get(job.type);
+  if (task === undefined || task.internal) {
+    const known = [...tasks.values()].filter(({ internal }) => !internal).map(({ type }) => type);
+    throw invalid(`${at}type: there is no job type ${JSON.stringify(job.type)}; there are ${known.join(', ')}`);
+  }
+  const {
+    job_id: id,
+    depends_on,
+    run_on,
+    unique,
+    run_at,
+    retry_config,
+    timeout_seconds,
+    resource_requirements: wanted,
+  } = job;
+  const cpuUnits = wanted.cpu_units ?? task.resources.cpuUnits;
+  if (cpuUnits === 0 && !task.trusted) {
+    throw invalid(`${at}resource_requirements.cpu_units: only tasks that run in the converter may ask for none`);
+  }
+  const read = {
+    type: job.type,
+    priority: job.priority,
+    payload: readPayload(task, job.payload, at),
+    shape: { cpuUnits, memoryMb: memoryClass(wanted.memory_mb ?? task.resources.memoryMb) },
+    dependsOn: [...new Set(depends_on)],
+    // Not the default: the fingerprints of jobs stored before know no such field.
+    ...(run_on !== DEFAULTS.runOn && { runOn: run_on }),
+    runAt: run_at,
+    timeoutSeconds: timeout_seconds,
+    maxAttempts: retry_config.max_attempts,
+    initialDelaySeconds: retry_config.initial_delay_seconds,
+    backoffMultiplier: retry_config.backoff_multiplier,
+    notifyUrl: job.notify_url ?? undefined,
+    // Absent otherwise: the fingerprints of jobs stored before know no such fields.
+    ...(unique && { unique: { key: unique.key, periodSeconds: unique.period_seconds } }),
+    ...(job.concurrency_key != null && { concurrencyKey: job.concurrency_key }),
+  };
+  return id === undefined ? read : { ...read, id, fingerprint: fingerprintOf(read) };
+}
+
+/** The upload of which a job makes an archive. */
+function archivedUpload({ type, payload }: NewJob): string | undefined {
+  return type === archive.type ? archive.payload.parse(payload).upload_id : undefined;
+}
+
+function readPayload(task: Task, payload: unknown, at: string): Record<string, unknown> {
+  const read = parse(task.payload, payload, `${at}payload.`);
+  const size = JSON.stringify(read).length;
+  if (size > LARGEST_PAYLOAD) throw invalid(`${at}payload: ${size} characters of JSON, more than ${LARGEST_PAYLOAD}`);
+  return read;
+}
+
+async function checkGraph(db: Database, caller: Caller, graph: z.output<typeof graphOfJob>[]): Promise<void> {
+  const dependsOn = new Map<string, string[]>();
+  for (const [index, { job_id = `#${index}`, depends_on }] of graph.entries()) {
+    if (dependsOn.has(job_id)) throw invalid(`${index}.job_id: ${job_id} comes twice in the batch`);
+    dependsOn.set(job_id, depends_on ?? []);
+  }
+  const edges = [...dependsOn.values()].flat();
+  if (edges.length > MOST_EDGES) throw invalid(`${edges.length} dependencies in one batch, more than ${MOST_EDGES}`);
+  refuseCycle(dependsOn);
+  const outside = [...new Set(edges)].filter((id) => !dependsOn.has(id));
+  const stored = (await findJobs(db, outside)).filter((job) => isVisible(job, caller));
+  const seen = new Set(stored.map(({ id }) => id));
+  const unknown = outside.find((id) => !seen.has(id));
+  if (unknown !== undefined) {
+    throw new AppError('unknown_dependency', `depends_on: there is no job ${unknown}`, { status: 422 });
+  }
+}
+
+/** A job that reads an upload which is not there could only fail. */
+async function checkUploads(
+  db: Database,
+  tasks: Tasks,
+  { sees }: Caller,
+  jobs: Pick<NewJob, 'type' | 'payload'>[],
+): Promise<void> {
+  const read = [...new Set(jobs.flatMap(({ type, payload }) => tasks.get(type)?.reads?.(payload) ?? []))];
+  const stored = await listUploadIds(db, read, sees);
+  const missing = read.find((id) => !stored.has(id));
+  if (missing !== undefined) {
+    throw new AppError('unknown_upload', `payload: there is no upload ${missing}`, { status: 422 });
+  }
+}

@@ -1,0 +1,108 @@
+import pg from 'pg';
+import type { Changes } from '../../../api/events/changes.ts';
+import { createEventHub, type EventHub } from '../../../api/events/event-hub.ts';
+import { warnOfLag } from '../../../api/events/events-lag.ts';
+import { readEventsHealth } from '../../../db/events.ts';
+import { recordProgress } from '../../../jobs/progress.ts';
+import type { Logger } from '../../../runtime/log.ts';
+import { COMPLETED, type JobsFixture, openJobsFixture } from '../../jobs/fixture.ts';
+import { type Json, until } from '../../support/service.ts';
+
+let fixture: JobsFixture;
+let hub: EventHub;
+const leaving = new AbortController();
+beforeAll(async () => {
+  fixture = await openJobsFixture();
+  hub = createEventHub({ db: fixture.db, heavyDb: fixture.db, databaseUrl: fixture.url, log: fixture.log });
+});
+afterEach(() => fixture.expectSound());
+afterAll(async () => {
+  leaving.abort();
+  await hub.close();
+  await fixture.close();
+});
+
+/** Everything that a follower of one job is sent. */
+async function follow(jobId: string, after: number | undefined): Promise<Json[]> {
+  const events: Json[] = [];
+  const add = (bytes: Buffer) => void events.push(JSON.parse(String(bytes)));
+  const client = {
+    sendHistory: async (messages: Buffer[]) => messages.forEach(add),
+    send: add,
+    onOverrun: () => undefined,
+  };
+  await hub.follow({ jobId }, after, client, leaving.signal);
+  return events;
+}
+
+/** An open transaction of another database of the same Postgres, while `work` is done. */
+async function whileTransactionIsOpen(work: () => Promise<void>): Promise<void> {
+  const client = new pg.Client({ connectionString: process.env.TEST_POSTGRES_URL });
+  await client.connect();
+  try {
+    await client.query('begin; select pg_current_xact_id()');
+    await work();
+  } finally {
+    await client.end();
+  }
+}
+
+test('progress is sent live between the start and the end of its attempt, with the id after which to resume', async () => {
+  await fixture.submit({ id: 'a' });
+  const events = await follow('a', 0);
+  const job = await fixture.claimOne();
+  await until(async () => events.at(-1)?.status === 'running');
+  for (const done of [1, 2]) {
+    await recordProgress(fixture.db, job, { done, total: 4 });
+    await until(async () => events.at(-1)?.progress?.done === done);
+  }
+  await fixture.settle(job, COMPLETED);
+  await until(async () => events.at(-1)?.status === 'completed');
+  expect(events.map(({ kind, status, attempt, progress }) => [kind, status, attempt, progress])).toEqual([
+    ['job', 'ready', 0, null],
+    ['job', 'running', 1, null],
+    ['job', 'running', 1, { done: 1, total: 4 }],
+    ['job', 'running', 1, { done: 2, total: 4 }],
+    ['job', 'completed', 1, { done: 2, total: 4 }],
+  ]);
+  expect(events.slice(2, 4).map(({ id }) => id)).toEqual([events[1].id, events[1].id]);
+  const kept = (await fixture.events('a')).map(({ id }) => id);
+  expect(kept).toEqual([events[0].id, events[1].id, events[4].id]);
+});
+
+test('a change reaches waiters at once although a transaction of another database is open, and the delay of the stream is measured', async () => {
+  const heard: Changes[] = [];
+  const stop = hub.onChange((changes) => heard.push(changes));
+  const warnings: unknown[][] = [];
+  const log = { warn: (...args: unknown[]) => warnings.push(args), info: () => undefined, debug: () => undefined };
+  const lagWarnings = warnOfLag(fixture.db, log as unknown as Logger, { checkMs: 20, maxLagSeconds: 0.2 });
+  await fixture.submit({ id: 'a' });
+  const job = await fixture.claimOne();
+  try {
+    await whileTransactionIsOpen(async () => {
+      await fixture.settle(job, COMPLETED);
+      await until(async () => heard.some((changes) => changes !== 'all' && changes.jobIds.includes('a')));
+      await until(async () => warnings.length > 0);
+      expect((await readEventsHealth(fixture.db)).lagSeconds).toBeGreaterThan(0.2);
+    });
+    await until(async () => (await readEventsHealth(fixture.db)).lagSeconds === 0);
+  } finally {
+    stop();
+    await lagWarnings.close();
+  }
+  expect(warnings[0]).toEqual([
+    { lagSeconds: expect.any(Number), oldest: expect.objectContaining({ seconds: expect.any(Number) }) },
+    'an open transaction delays the stream of events',
+  ]);
+});
+
+test('an unreadable NOTIFY means that anything may have changed', async () => {
+  const heard: Changes[] = [];
+  const stop = hub.onChange((changes) => heard.push(changes));
+  for (const payload of ['', 'nonsense', '{"jobs": 1}', '{"uploads": ["u", 2]}']) {
+    await fixture.db.$client.query(`select pg_notify('sheetmill_changes', $1)`, [payload]);
+  }
+  await until(async () => heard.length >= 4);
+  stop();
+  expect(heard.slice(-4)).toEqual(['all', 'all', { jobIds: [], uploadIds: [] }, { jobIds: [], uploadIds: ['u'] }]);
+});
