@@ -1,5 +1,5 @@
 /** Which folder may import which: everything else is refused. Each rule says why. */
-const folders = 'runtime|api|converter|tasks|jobs|db|store|cli|bench|test|examples|dashboard';
+const folders = 'runtime|api|converter|conversion|jobs|db|store|cli|bench|test|examples|dashboard';
 const only = (from, allowed, comment, to = {}) => ({
   name: `${from}-imports`,
   comment,
@@ -12,9 +12,9 @@ export default {
   forbidden: [
     only('db', [], 'db knows tables and queries, not what they mean; nothing above it may leak in'),
     only('store', [], 'bytes by path: knows neither rows nor jobs'),
-    only('jobs', ['db'], 'the job domain is shared by both processes, so it knows neither of them'),
+    only('jobs', ['db', 'conversion'], 'the job domain is shared by both processes, so it knows neither of them'),
     only(
-      'tasks',
+      'conversion',
       ['jobs', 'db', 'store'],
       'both sides import a definition; its code is imported dynamically where it runs',
       {
@@ -23,10 +23,10 @@ export default {
     ),
     only(
       'api',
-      ['tasks', 'jobs', 'db', 'store'],
+      ['conversion', 'jobs', 'db', 'store'],
       'the HTTP edge and the converter meet in Postgres and the store alone',
     ),
-    only('converter', ['tasks', 'jobs', 'db', 'store'], 'the converter serves no HTTP'),
+    only('converter', ['conversion', 'jobs', 'db', 'store'], 'the converter serves no HTTP'),
     only('cli', ['api'], 'the command line meets the service over HTTP alone, and starts it as a process of its own'),
     only('dashboard', ['api'], 'the page meets the service over HTTP alone'),
     {
@@ -63,10 +63,10 @@ export default {
       comment:
         'untrusted bytes are decoded without database or HTTP, and without the time that loading them takes: types at most',
       severity: 'error',
-      from: { path: '^(tasks/|converter/(render/|sandbox/child\\.ts))' },
+      from: { path: '^(conversion/tasks/|converter/(render/|sandbox/child\\.ts))' },
       to: {
         path: '^(db|jobs)/|node_modules/(pg|pg-boss|drizzle-orm|express)/',
-        pathNot: '^(jobs/(pages|shape)|db/storable)\\.ts$',
+        pathNot: '^(conversion/page-ranges|jobs/(limits|shape|task|task-limits)|db/storable)\\.ts$',
         dependencyTypesNot: ['type-only'],
       },
     },

@@ -29,6 +29,7 @@ COPY --from=dependencies /app/node_modules node_modules
 COPY package.json *.ts ./
 COPY api api
 COPY cli cli
+COPY conversion conversion
 COPY converter converter
 COPY --from=dashboard /app/dashboard/dist dashboard/dist
 COPY db db
@@ -36,7 +37,6 @@ COPY jobs jobs
 COPY migrations migrations
 COPY runtime runtime
 COPY store store
-COPY tasks tasks
 # The young generation of V8 holds 100 MB more otherwise, and nothing here runs faster for it.
 ENV NODE_ENV=production NODE_OPTIONS=--max-semi-space-size=2
 USER node

@@ -1,5 +1,6 @@
 import express, { type Express } from 'express';
 import helmet from 'helmet';
+import type { Tasks } from '../conversion/registry.ts';
 import type { Database } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import type { Read } from '../db/replica.ts';
@@ -7,7 +8,6 @@ import type { Config } from '../runtime/config.ts';
 import type { Logger } from '../runtime/log.ts';
 import { Room } from '../runtime/quota.ts';
 import type { Store } from '../store/store.ts';
-import type { Tasks } from '../tasks/registry.ts';
 import { type Admission, admission, boundUnread } from './http/admission.ts';
 import { crossOrigin } from './http/cross-origin.ts';
 import type { Waiting } from './http/long-poll.ts';

@@ -7,8 +7,8 @@ import type { listConverters, queueDepths, recentDeaths, recentThroughput } from
 import type { ListedUpload, Original, Page, PageCursor, Upload, UploadCounts } from '../db/uploads.ts';
 import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
 import type { BulkOperation } from '../jobs/bulk.ts';
+import type { Task } from '../jobs/task.ts';
 import { publicError } from '../runtime/errors.ts';
-import type { Task } from '../tasks/task.ts';
 import type * as answers from './answers.ts';
 
 /** The answers of the contract (see answers.ts), made from rows. */

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { loadTasks } from '../conversion/registry.ts';
 import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
@@ -14,7 +15,6 @@ import { takeEnvironment } from '../runtime/secrets.ts';
 import { onShutdown } from '../runtime/shutdown.ts';
 import { startTracing } from '../runtime/tracing.ts';
 import { openStore } from '../store/open.ts';
-import { loadTasks } from '../tasks/registry.ts';
 import { createApp } from './app.ts';
 import { createEventHub } from './events/event-hub.ts';
 import { warnOfLag } from './events/events-lag.ts';

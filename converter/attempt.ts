@@ -1,13 +1,13 @@
 import { randomUUID } from 'node:crypto';
+import type { StoredFile } from '../conversion/record-pages.ts';
 import type { Database } from '../db/client.ts';
 import type { PageRange } from '../db/schema.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
-import type { StoredFile } from '../jobs/conversion.ts';
 import type { Outcome } from '../jobs/settle.ts';
+import type { Task } from '../jobs/task.ts';
 import type { Config } from '../runtime/config.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Store } from '../store/store.ts';
-import type { Task } from '../tasks/task.ts';
 import { type AttemptFiles, createAttemptFiles } from './files/attempt-files.ts';
 import { PrivateFolder } from './files/private-folder.ts';
 import { copyInputs, readInputs } from './inputs.ts';

@@ -1,6 +1,6 @@
+import type { PageReport } from '../conversion/record-pages.ts';
 import type { LogLevel, Progress } from '../db/schema.ts';
 import { isStorable, storableText } from '../db/storable.ts';
-import type { PageReport } from '../jobs/conversion.ts';
 
 /** The bounds of what a task reports. `run-task.ts` cuts reports to them, `sandbox/protocol.ts` refuses larger ones. */
 

@@ -1,16 +1,16 @@
+import type { Tasks } from '../conversion/registry.ts';
 import { type Database, isOutage } from '../db/client.ts';
 import { findUpload } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { isSettledAs } from '../jobs/running.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
+import type { Task } from '../jobs/task.ts';
 import type { Config } from '../runtime/config.ts';
 import type { PublicError } from '../runtime/errors.ts';
 import type { Logger } from '../runtime/log.ts';
 import { failSpan, inSpan, type Span, SpanKind } from '../runtime/tracing.ts';
 import { uploadFolder } from '../store/paths.ts';
 import { isAway, type Store } from '../store/store.ts';
-import type { Tasks } from '../tasks/registry.ts';
-import type { Task } from '../tasks/task.ts';
 import { runAttempt } from './attempt.ts';
 import { RejectedOutput } from './files/rejected-output.ts';
 import { createJournal } from './journal.ts';

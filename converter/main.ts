@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { loadTasks } from '../conversion/registry.ts';
 import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
@@ -10,7 +11,6 @@ import { takeEnvironment } from '../runtime/secrets.ts';
 import { onShutdown } from '../runtime/shutdown.ts';
 import { startTracing } from '../runtime/tracing.ts';
 import { openStore } from '../store/open.ts';
-import { loadTasks } from '../tasks/registry.ts';
 import { serveMetrics } from './metrics.ts';
 import { persist } from './retry-until-stored.ts';
 import { startConverter } from './worker.ts';

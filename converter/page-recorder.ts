@@ -1,9 +1,9 @@
+import { pagesIn } from '../conversion/page-ranges.ts';
+import { type Inspection, type PageOutcome, type PageReport, recordPages } from '../conversion/record-pages.ts';
 import type { Database } from '../db/client.ts';
 import type { PageRange } from '../db/schema.ts';
 import { listPagePaths } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
-import { type Inspection, type PageOutcome, type PageReport, recordPages } from '../jobs/conversion.ts';
-import { pagesIn } from '../jobs/pages.ts';
 import type { Logger } from '../runtime/log.ts';
 import { createSignal } from '../runtime/wake-flag.ts';
 import { pagePath } from '../store/paths.ts';

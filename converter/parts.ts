@@ -1,9 +1,9 @@
+import { pagesIn } from '../conversion/page-ranges.ts';
+import { type ConvertRangePayload, convertRange, rangeOf } from '../conversion/tasks/convert-range.ts';
 import type { Child } from '../jobs/children.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
-import { pagesIn } from '../jobs/pages.ts';
 import { conversionShape } from '../jobs/shape.ts';
-import { type ConvertRangePayload, convertRange, rangeOf } from '../tasks/convert-range.ts';
-import type { Part } from '../tasks/task.ts';
+import type { Part } from '../jobs/task.ts';
 
 /**
  * The child for a part of a conversion, whose pages have used processor time before. A sandbox names pages and memory

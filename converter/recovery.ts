@@ -1,8 +1,8 @@
+import { toRanges } from '../conversion/page-ranges.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
-import { toRanges } from '../jobs/pages.ts';
 import type { Outcome } from '../jobs/settle.ts';
 import { nextMemoryClass } from '../jobs/shape.ts';
-import type { Task } from '../tasks/task.ts';
+import type { Task } from '../jobs/task.ts';
 import { childFor } from './parts.ts';
 import type { TaskRequest } from './run-task.ts';
 import type { Lease, Prepare } from './sandbox/pool.ts';

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { deleteEndedUploads, deleteUpload } from '../conversion/change-upload.ts';
 import { type Database, isOutage } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import {
@@ -13,7 +14,6 @@ import {
 import { forgetHosts } from '../db/webhooks.ts';
 import { deleteOldJobs } from '../jobs/delete.ts';
 import { postgresCode } from '../jobs/transition.ts';
-import { deleteEndedUploads, deleteUpload } from '../jobs/uploads.ts';
 import type { Logger } from '../runtime/log.ts';
 import { uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';

@@ -1,4 +1,4 @@
-import type { Task } from '../tasks/task.ts';
+import type { Task } from '../jobs/task.ts';
 import { runTask, type TaskRequest } from './run-task.ts';
 import { judge, type Ran, type RunOptions, YIELD_MS } from './sandbox/run.ts';
 

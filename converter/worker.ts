@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import { and, eq } from 'drizzle-orm';
+import type { Tasks } from '../conversion/registry.ts';
 import type { Database } from '../db/client.ts';
 import { listen } from '../db/listen.ts';
 import type { Queues } from '../db/queues.ts';
@@ -17,7 +18,6 @@ import type { Logger } from '../runtime/log.ts';
 import { traceIdIn } from '../runtime/tracing.ts';
 import { createSignal } from '../runtime/wake-flag.ts';
 import type { Store } from '../store/store.ts';
-import type { Tasks } from '../tasks/registry.ts';
 import { ClaimLoop } from './claim-loop.ts';
 import { executeJob } from './executor.ts';
 import { openWorkFolder } from './files/work-folder.ts';

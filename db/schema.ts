@@ -616,7 +616,7 @@ export const uniqueKeys = pgTable(
   ],
 );
 
-/** The latest job of each owner that archives an upload; see jobs/archives.ts. */
+/** The latest job of each owner that archives an upload; see conversion/archives.ts. */
 export const uploadArchives = pgTable(
   'upload_archives',
   {

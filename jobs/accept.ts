@@ -1,8 +1,8 @@
+import { findCurrentArchives, keepArchives } from '../conversion/archives.ts';
 import type { Database, Transaction } from '../db/client.ts';
 import { findJobs } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { AppError } from '../runtime/errors.ts';
-import { findCurrentArchives, keepArchives } from './archives.ts';
 import { refuseUnholdable } from './capacity.ts';
 import type { Job } from './claim.ts';
 import { refuseCycle } from './dependencies.ts';

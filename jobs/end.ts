@@ -1,10 +1,10 @@
 import { and, eq, sql } from 'drizzle-orm';
+import { failRemainingPages, finishUpload } from '../conversion/record-pages.ts';
 import type { Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs } from '../db/schema.ts';
 import type { PublicError } from '../runtime/errors.ts';
 import type { Job } from './claim.ts';
-import { failRemainingPages, finishUpload } from './conversion.ts';
 import { placeDependants } from './dependants.ts';
 import { notifyEnded } from './webhooks.ts';
 

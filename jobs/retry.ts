@@ -1,11 +1,11 @@
 import { asc, eq, sql } from 'drizzle-orm';
+import { forgetFailures, hasFailedPages, partsFor, reopenUpload } from '../conversion/record-pages.ts';
 import type { Database, Transaction } from '../db/client.ts';
 import { findJob } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs } from '../db/schema.ts';
 import { submitChildren } from './children.ts';
 import type { Job } from './claim.ts';
-import { forgetFailures, hasFailedPages, partsFor, reopenUpload } from './conversion.ts';
 import { countEdges, placeDependants } from './dependants.ts';
 import { type Edges, type Place, placeOf } from './dependencies.ts';
 import { conflict, lockChange } from './exclusive.ts';

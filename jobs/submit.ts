@@ -30,7 +30,7 @@ export interface NewJob {
   runOn?: RunOn | undefined;
   /** Requests with the same owner, type and key get this job for so long; see jobs/unique.ts. */
   unique?: { key: string; periodSeconds: number } | undefined;
-  /** The upload of whose pages it makes an archive; see jobs/archives.ts. */
+  /** The upload of whose pages it makes an archive; see conversion/archives.ts. */
   archiveOf?: string | undefined;
   runAt?: Date | null | undefined;
   owner?: string | null | undefined;

@@ -104,7 +104,7 @@ const settings = z.object({
   MAX_CONCURRENT_UPLOADS: wholeNumber(1, 1_000_000).default(32),
   /** Where a converter serves its metrics and its health; unset, nowhere. */
   METRICS_PORT: wholeNumber(0, 65535).optional(),
-  DATA_DIR: z.string().min(1).default('../scratch'),
+  DATA_DIR: z.string().min(1).default('./scratch'),
   /** Where originals and pages live; unset: in DATA_DIR. */
   STORE_URL: z
     .string()

@@ -1,4 +1,6 @@
 import { z } from 'zod';
+import type { Tasks } from '../../conversion/registry.ts';
+import { archive } from '../../conversion/tasks/archive.ts';
 import type { Database } from '../../db/client.ts';
 import { findJobs } from '../../db/jobs.ts';
 import { PRIORITIES, RUN_ON } from '../../db/schema.ts';
@@ -8,10 +10,8 @@ import type { JobChange } from '../../jobs/change.ts';
 import { refuseCycle } from '../../jobs/dependencies.ts';
 import { memoryClass } from '../../jobs/shape.ts';
 import { DEFAULTS, type NewJob } from '../../jobs/submit.ts';
+import type { Task } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { archive } from '../../tasks/archive.ts';
-import type { Tasks } from '../../tasks/registry.ts';
-import type { Task } from '../../tasks/task.ts';
 import { type Caller, isVisible } from '../http/admission.ts';
 import { fingerprintOf } from '../http/idempotency.ts';
 import { invalid, parse } from '../http/problem.ts';

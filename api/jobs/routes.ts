@@ -1,5 +1,6 @@
 import { type Request, type Response, Router } from 'express';
 import { z } from 'zod';
+import type { Tasks } from '../../conversion/registry.ts';
 import type { Database } from '../../db/client.ts';
 import { listLogs } from '../../db/events.ts';
 import {
@@ -29,7 +30,6 @@ import { payloadBytes } from '../../jobs/submit.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { Room } from '../../runtime/quota.ts';
-import type { Tasks } from '../../tasks/registry.ts';
 import {
   bulkDocument,
   graphDocument,

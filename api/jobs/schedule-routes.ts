@@ -1,5 +1,6 @@
 import { type Request, type Response, Router } from 'express';
 import { z } from 'zod';
+import type { Tasks } from '../../conversion/registry.ts';
 import type { Database } from '../../db/client.ts';
 import { positionInQueue } from '../../db/jobs.ts';
 import type { Queues } from '../../db/queues.ts';
@@ -8,7 +9,6 @@ import { deleteSchedule, findSchedule, listSchedules, type Schedule, type Schedu
 import { putSchedule, runScheduleNow } from '../../jobs/schedules.ts';
 import type { Config } from '../../runtime/config.ts';
 import type { Room } from '../../runtime/quota.ts';
-import type { Tasks } from '../../tasks/registry.ts';
 import { jobDocument, scheduleDocument } from '../documents.ts';
 import { callerOf } from '../http/admission.ts';
 import { jsonBody } from '../http/json-body.ts';

@@ -1,9 +1,9 @@
 import { type Request, Router } from 'express';
+import type { Tasks } from '../../conversion/registry.ts';
 import type { Database } from '../../db/client.ts';
 import { pausedJobTypes, pauseJobType, resumeJobType } from '../../jobs/job-types.ts';
+import type { Task } from '../../jobs/task.ts';
 import type { Logger } from '../../runtime/log.ts';
-import type { Tasks } from '../../tasks/registry.ts';
-import type { Task } from '../../tasks/task.ts';
 import { jobTypeDocument } from '../documents.ts';
 import { callerOf } from '../http/admission.ts';
 import { notFound } from '../http/problem.ts';

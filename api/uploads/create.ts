@@ -1,4 +1,5 @@
 import type { z } from 'zod';
+import { type ConvertPayload, convert, inspectionShape } from '../../conversion/tasks/convert.ts';
 import { type Database, isOutage, type Transaction } from '../../db/client.ts';
 import type { Answer } from '../../db/idempotency.ts';
 import { inGroups } from '../../db/in-groups.ts';
@@ -10,7 +11,6 @@ import { type NewJob, submitJobs } from '../../jobs/submit.ts';
 import { transition } from '../../jobs/transition.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
-import { type ConvertPayload, convert, inspectionShape } from '../../tasks/convert.ts';
 import { uploadDocument } from '../documents.ts';
 import { runForAll } from '../http/holder.ts';
 import { type Idempotency, keepForKeys } from '../http/idempotency.ts';

@@ -1,5 +1,6 @@
 import { type Request, type Response, Router } from 'express';
 import { z } from 'zod';
+import { cancelUpload, deleteUpload, retryUpload } from '../../conversion/change-upload.ts';
 import type { Database } from '../../db/client.ts';
 import type { Queues } from '../../db/queues.ts';
 import type { Read } from '../../db/replica.ts';
@@ -15,7 +16,6 @@ import {
 } from '../../db/uploads.ts';
 import { listWebhooks } from '../../db/webhooks.ts';
 import { isChanging } from '../../jobs/maintenance.ts';
-import { cancelUpload, deleteUpload, retryUpload } from '../../jobs/uploads.ts';
 import type { Config } from '../../runtime/config.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { Room } from '../../runtime/quota.ts';

@@ -1,13 +1,13 @@
 import { createHash } from 'node:crypto';
 import { pipeline } from 'node:stream/promises';
 import type { Request, Response } from 'express';
+import { zipPages, zipSize } from '../../conversion/zip-pages.ts';
 import type { Database } from '../../db/client.ts';
 import { findOriginal, listPageFiles, type Upload } from '../../db/uploads.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { Room } from '../../runtime/quota.ts';
 import type { Store } from '../../store/store.ts';
-import { zipPages, zipSize } from '../../tasks/zip-pages.ts';
 import { callerOf } from '../http/admission.ts';
 import { archiveDisposition } from '../http/disposition.ts';
 import { giveOnClose, holderOf } from '../http/holder.ts';

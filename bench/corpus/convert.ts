@@ -1,15 +1,15 @@
 import { copyFileSync } from 'node:fs';
 import path from 'node:path';
+import { pagesIn } from '../../conversion/page-ranges.ts';
+import { convert, convertPayload, inspectionShape } from '../../conversion/tasks/convert.ts';
+import { convertRange, rangeOf } from '../../conversion/tasks/convert-range.ts';
 import { pageName } from '../../converter/files/output-names.ts';
 import type { PrivateFolder } from '../../converter/files/private-folder.ts';
 import { runOn } from '../../converter/recovery.ts';
 import type { TaskEvent, TaskRequest } from '../../converter/run-task.ts';
 import type { SandboxPool } from '../../converter/sandbox/pool.ts';
 import type { Ran } from '../../converter/sandbox/run.ts';
-import { pagesIn } from '../../jobs/pages.ts';
-import { convert, convertPayload, inspectionShape } from '../../tasks/convert.ts';
-import { convertRange, rangeOf } from '../../tasks/convert-range.ts';
-import type { PdfEngine } from '../../tasks/task.ts';
+import type { PdfEngine } from '../../jobs/task.ts';
 
 /** The limits of one page: a corpus holds files that were made to break converters. */
 export const PAGE_TIMEOUT_SECONDS = 60;

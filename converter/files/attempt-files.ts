@@ -1,5 +1,5 @@
 import { stat } from 'node:fs/promises';
-import type { PageReport, StoredFile } from '../../jobs/conversion.ts';
+import type { PageReport, StoredFile } from '../../conversion/record-pages.ts';
 import type { LocalCopy, Store } from '../../store/store.ts';
 import { checkedPage, isPageSize, maxPageBytes } from './checked-page.ts';
 import { FILE_NAME, pageName } from './output-names.ts';

@@ -1,11 +1,11 @@
 import { writeFile } from 'node:fs/promises';
-import type { PageReport } from '../../jobs/conversion.ts';
-import { countPages, pagesIn, parsePages, selectPages, toRanges } from '../../jobs/pages.ts';
+import { countPages, pagesIn, parsePages, selectPages, toRanges } from '../../conversion/page-ranges.ts';
+import type { PageReport } from '../../conversion/record-pages.ts';
+import type { ConvertPayload } from '../../conversion/tasks/convert.ts';
+import type { ConvertRangePayload } from '../../conversion/tasks/convert-range.ts';
 import { memoryClass } from '../../jobs/shape.ts';
+import type { ConversionContext } from '../../jobs/task.ts';
 import { AppError, publicError } from '../../runtime/errors.ts';
-import type { ConvertPayload } from '../../tasks/convert.ts';
-import type { ConvertRangePayload } from '../../tasks/convert-range.ts';
-import type { ConversionContext } from '../../tasks/task.ts';
 import { encodePng } from './encode-png.ts';
 import { openPdf, type TwoEngines } from './engines/fallback.ts';
 import { estimateImage } from './estimate-image.ts';

@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { BASELINE_MB, LARGEST_CLASS_MB } from '../../jobs/shape.ts';
+import type { ConversionContext, PdfEngine } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
-import type { ConversionContext, PdfEngine } from '../../tasks/task.ts';
 import { type EmbeddedImage, findImages } from './find-embedded-images.ts';
 import { fitScale } from './fit.ts';
 import type { PlannedPage } from './plan.ts';

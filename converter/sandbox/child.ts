@@ -1,6 +1,6 @@
 import { Socket } from 'node:net';
+import { loadTasks } from '../../conversion/registry.ts';
 import { BASELINE_MB } from '../../jobs/shape.ts';
-import { loadTasks } from '../../tasks/registry.ts';
 import { runTask, type TaskEvent, type TaskOutcome } from '../run-task.ts';
 import { Lines } from './lines.ts';
 import { mergeProgress } from './merge-progress.ts';

@@ -1,4 +1,4 @@
-import { loadTasks } from '../../tasks/registry.ts';
+import { loadTasks } from '../../conversion/registry.ts';
 
 /**
  * Loads what sandboxes load and draws what they draw first: Node then keeps the compiled code in NODE_COMPILE_CACHE. A

@@ -3,13 +3,13 @@ import { chmodSync, existsSync, readdirSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { CODE_FOLDERS } from './isolation/paths.ts';
 import { NODE_FLAGS } from './process.ts';
 
 /** Compiled code that sandboxes read and never write: they could leave some for each other. */
 
 const COMPILER = fileURLToPath(new URL('./compile.ts', import.meta.url));
 const CODE = path.resolve(import.meta.dirname, '../..');
-const CODE_FOLDERS = ['converter', 'db', 'jobs', 'store', 'tasks'];
 
 /**
  * Where a converter keeps it: beside its own compiled code, or in its data folder if that lies within the project, where

@@ -1,8 +1,8 @@
-import { archive } from '../../tasks/archive.ts';
-import { checksum } from '../../tasks/checksum.ts';
-import { convert } from '../../tasks/convert.ts';
-import { convertRange } from '../../tasks/convert-range.ts';
-import type { Step } from '../../tasks/task.ts';
+import { archive } from '../../conversion/tasks/archive.ts';
+import { checksum } from '../../conversion/tasks/checksum.ts';
+import { convert } from '../../conversion/tasks/convert.ts';
+import { convertRange } from '../../conversion/tasks/convert-range.ts';
+import type { Step } from '../../jobs/task.ts';
 import type { TaskRequest } from '../run-task.ts';
 
 /**

@@ -2,8 +2,8 @@ import { z } from 'zod';
 import { LOG_LEVELS } from '../../db/schema.ts';
 import { isStorable } from '../../db/storable.ts';
 import { MEMORY_CLASSES } from '../../jobs/shape.ts';
+import { ENGINES } from '../../jobs/task.ts';
 import { ERROR_CODES } from '../../runtime/errors.ts';
-import { ENGINES } from '../../tasks/task.ts';
 import {
   MAX_DATA_LENGTH,
   MAX_DELAY_SECONDS,

@@ -1,8 +1,8 @@
+import { countPages, pagesIn, parsePages, selectPages } from '../../conversion/page-ranges.ts';
+import { type ConvertPayload, convert, convertPayload } from '../../conversion/tasks/convert.ts';
+import { convertRange, convertRangePayload } from '../../conversion/tasks/convert-range.ts';
 import type { PageRange } from '../../db/schema.ts';
-import { countPages, pagesIn, parsePages, selectPages } from '../../jobs/pages.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { type ConvertPayload, convert, convertPayload } from '../../tasks/convert.ts';
-import { convertRange, convertRangePayload } from '../../tasks/convert-range.ts';
 import { MAX_LINES } from '../bounds.ts';
 import type { TaskRequest } from '../run-task.ts';
 import { type RunMessage, Violation } from './protocol.ts';

@@ -1,9 +1,9 @@
 import { constants } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { LARGE_MB } from '../../jobs/shape.ts';
+import type { Step } from '../../jobs/task.ts';
 import type { PublicError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
-import type { Step } from '../../tasks/task.ts';
 import type { PrivateFolder } from '../files/private-folder.ts';
 import { sandboxDeaths } from '../metrics.ts';
 import type { TaskEvent, TaskOutcome, TaskRequest } from '../run-task.ts';

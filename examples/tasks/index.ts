@@ -2,7 +2,7 @@
  * Example tasks, and how to write your own: a module whose default export is a list of tasks.
  *
  *     import { z } from 'zod';
- *     import { defineTask } from '../../tasks/task.ts';
+ *     import { defineTask } from '../../jobs/task.ts';
  *
  *     const greet = defineTask({
  *       type: 'greet',
@@ -21,7 +21,7 @@
  */
 import { setTimeout } from 'node:timers/promises';
 import { z } from 'zod';
-import { defineTask } from '../../tasks/task.ts';
+import { defineTask } from '../../jobs/task.ts';
 
 const resources = { cpuUnits: 1, memoryMb: 256 };
 const anyPayload = z.record(z.string(), z.unknown()).default({});

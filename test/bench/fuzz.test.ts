@@ -5,6 +5,7 @@ import { engineFor } from '../../bench/fuzz/attempt.ts';
 import { judgeErrors, type Verdict } from '../../bench/fuzz/judge.ts';
 import { type Mutant, mutate } from '../../bench/fuzz/mutate.ts';
 import { makeSeeds, PASSWORD, type Seed } from '../../bench/fuzz/seeds.ts';
+import { convert } from '../../conversion/tasks/convert.ts';
 import { runOn } from '../../converter/recovery.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
 import { compiledCodeFolder } from '../../converter/sandbox/compiled-code.ts';
@@ -12,7 +13,6 @@ import { detectIsolation } from '../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type Lease, type SandboxPool } from '../../converter/sandbox/pool.ts';
 import { LARGE_MB } from '../../jobs/shape.ts';
 import { createLogger } from '../../runtime/log.ts';
-import { convert } from '../../tasks/convert.ts';
 import { prepareFor } from '../support/prepare.ts';
 
 /** The short form of `npm run test:fuzz`, without a service: conversions as a converter runs them. */

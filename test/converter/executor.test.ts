@@ -13,10 +13,10 @@ import type { RunOptions, RunOutcome } from '../../converter/sandbox/run.ts';
 import { createSettler } from '../../converter/settler.ts';
 import { listOriginals } from '../../db/uploads.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
+import type { Task } from '../../jobs/task.ts';
 import type { Config } from '../../runtime/config.ts';
 import { openDiskStore } from '../../store/disk.ts';
 import type { Store } from '../../store/store.ts';
-import type { Task } from '../../tasks/task.ts';
 import { completedPage, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
 
 /** How a sandbox is run, and its folder. */

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { runTask, type TaskEvent, type TaskRequest } from '../../converter/run-task.ts';
+import type { ConversionContext, Part, Task } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
-import type { ConversionContext, Part, Task } from '../../tasks/task.ts';
 
 const REQUEST: TaskRequest = {
   type: 'test',

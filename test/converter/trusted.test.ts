@@ -2,8 +2,8 @@ import { z } from 'zod';
 import type { TaskEvent, TaskRequest } from '../../converter/run-task.ts';
 import { YIELD_MS } from '../../converter/sandbox/run.ts';
 import { runTrusted } from '../../converter/trusted.ts';
+import { defineTask, type TaskContext } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { defineTask, type TaskContext } from '../../tasks/task.ts';
 
 // A module has no global `jest`.
 const { jest } = import.meta;

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import examples from '../../examples/tasks/index.ts';
-import { defineTask } from '../../tasks/task.ts';
+import { defineTask } from '../../jobs/task.ts';
 
 /** Logs a line every 40 ms until it is aborted, and tells no progress: nothing but its log shows that it works. */
 const talk = defineTask({

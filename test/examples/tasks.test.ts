@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import examples from '../../examples/tasks/index.ts';
-import type { Task } from '../../tasks/task.ts';
+import type { Task } from '../../jobs/task.ts';
 import { type Told, taskContext } from '../support/task-context.ts';
 
 const SIMULATED = [

@@ -1,7 +1,7 @@
 import { type SQL, sql } from 'drizzle-orm';
+import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
 import { audit } from '../../jobs/audit.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
 
 let fixture: JobsFixture;

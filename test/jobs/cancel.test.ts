@@ -1,5 +1,5 @@
+import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import {
   COMPLETED,

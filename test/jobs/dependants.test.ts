@@ -1,8 +1,8 @@
 import { sql } from 'drizzle-orm';
+import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
 import { listPrerequisites } from '../../db/jobs.ts';
 import type { RunOn } from '../../db/schema.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import { advanceDependants } from '../../jobs/dependants.ts';
 import { COMPLETED, completedPage, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
 

@@ -1,5 +1,6 @@
 import { eq, sql } from 'drizzle-orm';
 import pg from 'pg';
+import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
 import { openDatabase } from '../../db/client.ts';
 import {
   appendLogs,
@@ -20,7 +21,6 @@ import { migrateDatabase } from '../../db/migrate.ts';
 import { events, uploads } from '../../db/schema.ts';
 import { recentThroughput } from '../../db/system.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import { recordProgress } from '../../jobs/progress.ts';
 import { until } from '../support/service.ts';
 import {

@@ -1,18 +1,18 @@
 import { randomUUID, randomUUIDv7 } from 'node:crypto';
 import { and, asc, eq, inArray, sql } from 'drizzle-orm';
+import { cancelUpload, deleteUpload, retryUpload } from '../../conversion/change-upload.ts';
+import type { PageOutcome } from '../../conversion/record-pages.ts';
 import { openDatabase } from '../../db/client.ts';
 import { openQueues } from '../../db/queues.ts';
 import { converters, events, jobAttempts, jobs, originals, type PageRange, pages, uploads } from '../../db/schema.ts';
 import { audit } from '../../jobs/audit.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
 import { type AttemptKey, type Claimant, type ClaimedJob, claimJobs } from '../../jobs/claim.ts';
-import type { PageOutcome } from '../../jobs/conversion.ts';
 import { sendDueJobs } from '../../jobs/due-jobs.ts';
 import { continueChanges, maintain } from '../../jobs/maintenance.ts';
 import { retryJob } from '../../jobs/retry.ts';
 import { type Outcome, settleAttempts } from '../../jobs/settle.ts';
 import { type NewJob, submitJobs } from '../../jobs/submit.ts';
-import { cancelUpload, deleteUpload, retryUpload } from '../../jobs/uploads.ts';
 import { createLogger } from '../../runtime/log.ts';
 import { cloneDatabase } from '../support/database.ts';
 

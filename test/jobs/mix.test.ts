@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
+import { recordInspection, recordPages, settledPages } from '../../conversion/record-pages.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPages, settledPages } from '../../jobs/conversion.ts';
 import { sendDueJobs } from '../../jobs/due-jobs.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { desc, eq } from 'drizzle-orm';
+import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
 import { converters, jobs } from '../../db/schema.ts';
-import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
 

@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
+import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import {
   COMPLETED,
   completedPage,

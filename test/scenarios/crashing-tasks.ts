@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import examples from '../../examples/tasks/index.ts';
-import { defineTask } from '../../tasks/task.ts';
+import { defineTask } from '../../jobs/task.ts';
 
 /** Takes its converter with it, every time. */
 const deadly = defineTask({

@@ -1,7 +1,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { z } from 'zod';
+import { defineTask } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { defineTask } from '../../tasks/task.ts';
 
 const resources = { cpuUnits: 1, memoryMb: 256 };
 

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { setImmediate as breathe, setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
-import { defineTask, type TaskContext } from '../../tasks/task.ts';
+import { defineTask, type TaskContext } from '../../jobs/task.ts';
 
 /** Tasks that take more than is good: memory of each kind, time, processes. A module for `TASKS`. */
 

@@ -5,7 +5,7 @@ import net from 'node:net';
 import path from 'node:path';
 import { z } from 'zod';
 import { openKernel } from '../../converter/sandbox/isolation/kernel.ts';
-import { defineTask } from '../../tasks/task.ts';
+import { defineTask } from '../../jobs/task.ts';
 
 /**
  * A sandbox that an attacker has taken over: it tries to reach everything. A module for `TASKS`. The attempts harm nothing

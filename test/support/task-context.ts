@@ -1,5 +1,5 @@
 import path from 'node:path';
-import type { TaskContext } from '../../tasks/task.ts';
+import type { TaskContext } from '../../jobs/task.ts';
 
 export interface Told {
   logs: { level: string; message: string }[];

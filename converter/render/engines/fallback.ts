@@ -1,5 +1,5 @@
+import type { ConversionContext, PdfEngine } from '../../../jobs/task.ts';
 import { AppError } from '../../../runtime/errors.ts';
-import type { ConversionContext, PdfEngine } from '../../../tasks/task.ts';
 import { fitScale } from '../fit.ts';
 import { type DrawnPage, NOTHING_DRAWN, type PageBox, type PdfDocument } from './engine.ts';
 

@@ -6,7 +6,7 @@ import path from 'node:path';
 const PROJECT = path.resolve(import.meta.dirname, '../../..');
 const MODULES = path.join(PROJECT, 'node_modules');
 /** The folders of the project whose code a sandbox loads. */
-const CODE_FOLDERS = ['converter', 'db', 'jobs', 'node_modules', 'store', 'tasks'];
+export const CODE_FOLDERS = ['conversion', 'converter', 'db', 'jobs', 'runtime', 'store'];
 /** Libraries and programs, and settings without which they are slow or wrong. */
 const SYSTEM = [
   ...['/usr', '/bin', '/sbin', '/lib', '/lib32', '/lib64', '/nix/store'],
@@ -51,8 +51,10 @@ export function readablePaths(tasksModule: string | undefined, hidden: string[])
 }
 
 function codeOfProject(): string[] {
-  const files = readdirSync(PROJECT).filter((name) => name === 'package.json' || name.endsWith('.ts'));
-  return [...[...files, ...CODE_FOLDERS].map((name) => path.join(PROJECT, name)), ...linkedPackages(MODULES)];
+  return [
+    ...['package.json', 'node_modules', ...CODE_FOLDERS].map((name) => path.join(PROJECT, name)),
+    ...linkedPackages(MODULES),
+  ];
 }
 
 /** The places of packages that are links, as some package managers make them, with the packages beside them. */

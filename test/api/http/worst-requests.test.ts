@@ -14,6 +14,7 @@ import { createWaiting } from '../../../api/http/long-poll.ts';
 import { createOrigins } from '../../../api/http/origins.ts';
 import { openStatusCache } from '../../../api/http/status-cache.ts';
 import { createGuard } from '../../../api/webhooks/ssrf-guard.ts';
+import { loadTasks } from '../../../conversion/registry.ts';
 import { openDatabase } from '../../../db/client.ts';
 import { openQueues } from '../../../db/queues.ts';
 import { nextRun } from '../../../jobs/cron.ts';
@@ -21,7 +22,6 @@ import { registerJobTypes } from '../../../jobs/job-types.ts';
 import { parseConfig } from '../../../runtime/config.ts';
 import { createLogger } from '../../../runtime/log.ts';
 import { openStore } from '../../../store/open.ts';
-import { loadTasks } from '../../../tasks/registry.ts';
 import { cloneDatabase } from '../../support/database.ts';
 import { CLOSING, filePart, part } from '../uploads/multipart.ts';
 

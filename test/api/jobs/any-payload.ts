@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { defineTask } from '../../../tasks/task.ts';
+import { defineTask } from '../../../jobs/task.ts';
 
 /** A task whose payload may be anything. */
 export default [

@@ -1,5 +1,5 @@
-import { convertPayload } from '../../../tasks/convert.ts';
-import { convertRange } from '../../../tasks/convert-range.ts';
+import { convertPayload } from '../../../conversion/tasks/convert.ts';
+import { convertRange } from '../../../conversion/tasks/convert-range.ts';
 import { makeImage, makePdf, RED } from '../../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService } from '../../support/service.ts';
 

@@ -7,7 +7,7 @@ import { findImages } from '../../../converter/render/find-embedded-images.ts';
 import type { ImageHeader } from '../../../converter/render/image.ts';
 import { planRanges } from '../../../converter/render/plan.ts';
 import { memoryClass } from '../../../jobs/shape.ts';
-import type { PdfEngine, Step } from '../../../tasks/task.ts';
+import type { PdfEngine, Step } from '../../../jobs/task.ts';
 import { writePdf } from '../../support/files.ts';
 
 let folder: string;

@@ -1,7 +1,7 @@
 import { writeSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
-import { defineTask } from '../../../tasks/task.ts';
+import { defineTask } from '../../../jobs/task.ts';
 
 /** The file descriptor that connects a sandbox with its converter. */
 const CONNECTION = 3;

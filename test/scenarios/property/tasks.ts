@@ -1,7 +1,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { z } from 'zod';
+import { defineTask } from '../../../jobs/task.ts';
 import { AppError } from '../../../runtime/errors.ts';
-import { defineTask } from '../../../tasks/task.ts';
 
 /** What an attempt does: `kill` sends SIGKILL to the process that runs it, `hang` waits until it is told to end. */
 export const STEPS = ['complete', 'fail', 'fail_for_good', 'hang', 'kill'] as const;

@@ -2,7 +2,7 @@ import { channel } from 'node:diagnostics_channel';
 import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
 import { openPdf, type TwoEngines } from '../../../../converter/render/engines/fallback.ts';
-import type { PdfEngine } from '../../../../tasks/task.ts';
+import type { PdfEngine } from '../../../../jobs/task.ts';
 import { emptyPdf, encryptedPdf, GREEN, makePdf, RED, writePdf } from '../../../support/files.ts';
 import { colorAt, inkOf, onePagePdf, pixelsOf, streamObject, withFile } from '../../../support/pdf.ts';
 

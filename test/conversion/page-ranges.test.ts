@@ -1,4 +1,4 @@
-import { parsePages, selectPages } from '../../jobs/pages.ts';
+import { parsePages, selectPages } from '../../conversion/page-ranges.ts';
 
 describe('parsePages', () => {
   test.each([

@@ -3,11 +3,11 @@ import type { Database } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs, uploads } from '../db/schema.ts';
 import { findUpload } from '../db/uploads.ts';
-import { cancelFamilies, lockFamilies } from './cancel.ts';
-import { placeDependants } from './dependants.ts';
-import { awaitChange, conflict, lockChange } from './exclusive.ts';
-import { reopen } from './retry.ts';
-import { Moved, transition } from './transition.ts';
+import { cancelFamilies, lockFamilies } from '../jobs/cancel.ts';
+import { placeDependants } from '../jobs/dependants.ts';
+import { awaitChange, conflict, lockChange } from '../jobs/exclusive.ts';
+import { reopen } from '../jobs/retry.ts';
+import { Moved, transition } from '../jobs/transition.ts';
 
 /**
  * What is done to an upload as a whole. No child is born into one that was cancelled or deleted: who adds a job to it

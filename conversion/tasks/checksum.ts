@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { z } from 'zod';
-import { AppError } from '../runtime/errors.ts';
-import { defineTask } from './task.ts';
+import { defineTask } from '../../jobs/task.ts';
+import { AppError } from '../../runtime/errors.ts';
 
 /**
  * Hashes an original, again and again if asked to: our task that computes more than it waits. Each round hashes the

@@ -1,9 +1,9 @@
 import { sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
 import type { JobStatus } from '../db/schema.ts';
+import type { NewJob } from '../jobs/submit.ts';
+import { Moved, postgresCode } from '../jobs/transition.ts';
 import { AppError } from '../runtime/errors.ts';
-import type { NewJob } from './submit.ts';
-import { Moved, postgresCode } from './transition.ts';
 
 /**
  * One archive of an upload at a time for each owner: an archive may be as large as the upload, so a flood of them would

@@ -1,8 +1,8 @@
 import { z } from 'zod';
-import { toRanges } from '../jobs/pages.ts';
-import { conversionShape, ORDINARY_MB } from '../jobs/shape.ts';
+import { conversionShape, ORDINARY_MB } from '../../jobs/shape.ts';
+import { type ConversionContext, defineTask } from '../../jobs/task.ts';
+import { toRanges } from '../page-ranges.ts';
 import { convertPayload } from './convert.ts';
-import { type ConversionContext, defineTask } from './task.ts';
 
 export const convertRangePayload = convertPayload.omit({ page_selection: true }).extend({
   /** Ascending ranges, both ends included. */
@@ -18,7 +18,7 @@ export const convertRange = defineTask({
   resources: conversionShape(ORDINARY_MB),
   internal: true,
   run: async (context) =>
-    (await import('../converter/render/convert.ts')).convertPages(context as ConversionContext<ConvertRangePayload>),
+    (await import('../../converter/render/convert.ts')).convertPages(context as ConversionContext<ConvertRangePayload>),
 });
 
 /** The payload for some pages, in ascending order, of what this conversion converts. */

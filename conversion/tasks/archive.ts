@@ -1,9 +1,9 @@
 import { createReadStream } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { z } from 'zod';
-import { AppError } from '../runtime/errors.ts';
-import { archivePath } from '../store/paths.ts';
-import { defineTask } from './task.ts';
+import { defineTask } from '../../jobs/task.ts';
+import { AppError } from '../../runtime/errors.ts';
+import { archivePath } from '../../store/paths.ts';
 
 /** Zips the pages that an upload has by now into a file of the store. */
 export const archive = defineTask({
@@ -15,7 +15,7 @@ export const archive = defineTask({
   filePath: archivePath,
   async run({ files: { pages }, signal, output, progress }) {
     if (pages.length === 0) throw new AppError('task_failed', 'the upload has no pages yet', { retryable: true });
-    const { zipPages } = await import('./zip-pages.ts');
+    const { zipPages } = await import('../zip-pages.ts');
     const files = pages.map(({ path: file, ...page }) => ({ ...page, open: async () => createReadStream(file) }));
     const zip = zipPages(files, { onPage: (done) => progress(done, pages.length) });
     await writeFile(output, zip, { signal });

@@ -1,13 +1,13 @@
 import { and, eq, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import { jobs, originals, type PageRange, pages, uploads } from '../db/schema.ts';
+import { ownedBy } from '../jobs/attempt.ts';
+import type { Child } from '../jobs/children.ts';
+import type { AttemptKey, Job } from '../jobs/claim.ts';
+import { repeating, transition } from '../jobs/transition.ts';
+import { notifyEnded } from '../jobs/webhooks.ts';
 import type { PublicError } from '../runtime/errors.ts';
-import { ownedBy } from './attempt.ts';
-import type { Child } from './children.ts';
-import type { AttemptKey, Job } from './claim.ts';
-import { countPages, toRanges } from './pages.ts';
-import { repeating, transition } from './transition.ts';
-import { notifyEnded } from './webhooks.ts';
+import { countPages, toRanges } from './page-ranges.ts';
 
 /** What an inspection found out about an original. */
 export interface Inspection {

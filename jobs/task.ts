@@ -1,9 +1,9 @@
 import type { z } from 'zod';
+import type { Inspection, PageReport } from '../conversion/record-pages.ts';
 import type { JobStatus, LogLevel, PageRange } from '../db/schema.ts';
-import type { Inspection, PageReport } from '../jobs/conversion.ts';
-import type { Concurrency, Rate } from '../jobs/limits.ts';
-import type { Shape } from '../jobs/shape.ts';
 import type { PublicError } from '../runtime/errors.ts';
+import type { Concurrency, Rate } from './limits.ts';
+import type { Shape } from './shape.ts';
 
 /** What a running task is given. */
 export interface TaskContext<Payload> {

@@ -1,10 +1,10 @@
 import { pathToFileURL } from 'node:url';
-import { archive } from './archive.ts';
-import { checksum } from './checksum.ts';
-import { convert } from './convert.ts';
-import { convertRange } from './convert-range.ts';
-import { taskLimits } from './limits.ts';
-import type { Task } from './task.ts';
+import type { Task } from '../jobs/task.ts';
+import { taskLimits } from '../jobs/task-limits.ts';
+import { archive } from './tasks/archive.ts';
+import { checksum } from './tasks/checksum.ts';
+import { convert } from './tasks/convert.ts';
+import { convertRange } from './tasks/convert-range.ts';
 
 /** Every job type by its name. */
 export type Tasks = ReadonlyMap<string, Task>;

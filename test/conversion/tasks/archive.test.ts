@@ -5,9 +5,9 @@ import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { setTimeout } from 'node:timers/promises';
 import yauzl from 'yauzl';
-import { archive } from '../../tasks/archive.ts';
-import type { UploadFiles } from '../../tasks/task.ts';
-import { taskContext } from '../support/task-context.ts';
+import { archive } from '../../../conversion/tasks/archive.ts';
+import type { UploadFiles } from '../../../jobs/task.ts';
+import { taskContext } from '../../support/task-context.ts';
 
 const upload = randomUUID();
 let folder: string;

@@ -1,6 +1,6 @@
 import { eq, sql } from 'drizzle-orm';
+import { partsFor, recordInspection, recordPages, settledPages } from '../../conversion/record-pages.ts';
 import { originals, pages, uploads } from '../../db/schema.ts';
-import { partsFor, recordInspection, recordPages, settledPages } from '../../jobs/conversion.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import {
   COMPLETED,
@@ -10,7 +10,7 @@ import {
   type JobsFixture,
   openJobsFixture,
   range,
-} from './fixture.ts';
+} from '../jobs/fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {

@@ -1,9 +1,9 @@
 import { asc, eq, sql } from 'drizzle-orm';
+import { toRanges } from '../../conversion/page-ranges.ts';
+import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
 import { events, jobs } from '../../db/schema.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import { lockChange } from '../../jobs/exclusive.ts';
-import { toRanges } from '../../jobs/pages.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import {
   COMPLETED,
@@ -13,7 +13,7 @@ import {
   type JobsFixture,
   openJobsFixture,
   range,
-} from './fixture.ts';
+} from '../jobs/fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {

@@ -1,7 +1,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { loadTasks } from '../../tasks/registry.ts';
+import { loadTasks } from '../../conversion/registry.ts';
 
 let folder: string;
 beforeAll(async () => {

@@ -1,6 +1,13 @@
 import { z } from 'zod';
-import { BASELINE_MB, conversionShape, LARGEST_CLASS_MB, memoryClass, ORDINARY_MB, type Shape } from '../jobs/shape.ts';
-import { type ConversionContext, defineTask, PDF_ENGINES } from './task.ts';
+import {
+  BASELINE_MB,
+  conversionShape,
+  LARGEST_CLASS_MB,
+  memoryClass,
+  ORDINARY_MB,
+  type Shape,
+} from '../../jobs/shape.ts';
+import { type ConversionContext, defineTask, PDF_ENGINES } from '../../jobs/task.ts';
 
 export const convertPayload = z.object({
   upload_id: z.string(),
@@ -36,5 +43,5 @@ export const convert = defineTask({
   resources: conversionShape(ORDINARY_MB),
   internal: true,
   run: async (context) =>
-    (await import('../converter/render/convert.ts')).convertOriginal(context as ConversionContext<ConvertPayload>),
+    (await import('../../converter/render/convert.ts')).convertOriginal(context as ConversionContext<ConvertPayload>),
 });

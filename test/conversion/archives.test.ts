@@ -1,10 +1,17 @@
 import { eq } from 'drizzle-orm';
+import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
 import { jobs } from '../../db/schema.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { recordInspection, recordPages } from '../../jobs/conversion.ts';
 import type { NewJob } from '../../jobs/submit.ts';
-import { COMPLETED, completedPage, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
+import {
+  COMPLETED,
+  completedPage,
+  FAILED_FOR_GOOD,
+  type JobsFixture,
+  openJobsFixture,
+  SMALL,
+} from '../jobs/fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {

@@ -3,8 +3,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { z } from 'zod';
-import { checksum } from '../../tasks/checksum.ts';
-import { taskContext } from '../support/task-context.ts';
+import { checksum } from '../../../conversion/tasks/checksum.ts';
+import { taskContext } from '../../support/task-context.ts';
 
 let folder: string;
 beforeEach(async () => {
