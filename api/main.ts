@@ -41,7 +41,7 @@ const LIMITS = {
   connectionsCheckingInterval: 1_000,
   maxHeaderSize: 16_384,
 };
-const MOST_HEADERS = 100;
+const MAX_HEADERS = 100;
 const CONNECTIONS = { maxConnections: 4_000, maxUnknownPerAddress: 1_000 };
 /** How long a request waits for a row that another transaction has locked. */
 const LOCK_MS = 5_000;
@@ -108,7 +108,7 @@ const app = createApp({
 });
 
 const server = createServer(LIMITS, app);
-server.maxHeadersCount = MOST_HEADERS;
+server.maxHeadersCount = MAX_HEADERS;
 connections.watch(server);
 server.setTimeout(IDLE_MS);
 const stream = attachStream(server, hub, { origins, admit }, log);

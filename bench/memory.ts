@@ -8,7 +8,7 @@ import { estimatePages } from '../converter/render/estimate-pdf.ts';
 import { inspectImage } from '../converter/render/image.ts';
 import { detectIsolation } from '../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool } from '../converter/sandbox/pool.ts';
-import { LARGEST_CLASS_MB, memoryClass } from '../jobs/shape.ts';
+import { MAX_CLASS_MB, memoryClass } from '../jobs/shape.ts';
 import type { ConversionContext } from '../jobs/task.ts';
 import { createLogger } from '../runtime/log.ts';
 import { bench, folder, say, signal } from './bench.ts';
@@ -20,7 +20,7 @@ import { describeMachine, type Row, toMarkdown } from './table.ts';
  * generated files that take much, each in a sandbox; prints Markdown. BENCH_CORPUS names the folder with `pdf` and `image`.
  */
 const CORPUS = path.resolve(import.meta.dirname, '..', process.env.BENCH_CORPUS ?? '../shared/corpus');
-const MOST_PAGES = 10;
+const MAX_PAGES = 10;
 const DPI = 200;
 const DEADLINE_MS = 120_000;
 /** Sandboxes for this much are used again, as in service. What takes more is done once more with all there is. */
@@ -87,7 +87,7 @@ async function plan(file: string): Promise<{ page: number; estimateMb: number }[
   const document = await openPdf(inspection);
   try {
     const boxes: { page: number; width: number; height: number }[] = [];
-    for (let page = 1; page <= Math.min(document.pageCount, MOST_PAGES); page++) {
+    for (let page = 1; page <= Math.min(document.pageCount, MAX_PAGES); page++) {
       boxes.push({ page, ...(await document.pageBox(page)) });
     }
     const estimates = await estimatePages(inspection, boxes, DPI);
@@ -99,7 +99,7 @@ async function plan(file: string): Promise<{ page: number; estimateMb: number }[
 
 /** Null when no page comes of it. */
 async function peakOf(file: string, page: number): Promise<number | null> {
-  for (const memoryMb of [ORDINARY_MB, LARGEST_CLASS_MB]) {
+  for (const memoryMb of [ORDINARY_MB, MAX_CLASS_MB]) {
     const lease = pool.lease(memoryMb, null);
     let made = false;
     const isPdf = file.endsWith('.pdf');

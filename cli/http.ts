@@ -4,7 +4,7 @@ import type { Multipart } from './multipart.ts';
 /** For how long a call is repeated while the service is away or asks to come back later. */
 export const PATIENCE_MS = 60_000;
 const FIRST_DELAY_MS = 250;
-const LONGEST_DELAY_MS = 5_000;
+const MAX_DELAY_MS = 5_000;
 
 /** What the service answered instead of doing as asked. `message` is the problem's `detail`. */
 export class ProblemError extends Error {
@@ -105,7 +105,7 @@ export function createHttp(options: ClientOptions) {
     const signal = signals.length > 1 ? AbortSignal.any(signals) : signals[0];
     const deadline = performance.now() + (asked.once ? 0 : PATIENCE_MS);
     let hasBroken = false;
-    for (let pause = FIRST_DELAY_MS; ; pause = Math.min(pause * 2, LONGEST_DELAY_MS)) {
+    for (let pause = FIRST_DELAY_MS; ; pause = Math.min(pause * 2, MAX_DELAY_MS)) {
       try {
         return await use(await send({ ...asked, signal }));
       } catch (thrown) {

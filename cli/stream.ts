@@ -9,7 +9,7 @@ const SILENCE_MS = 90_000;
 const HANDSHAKE_MS = 30_000;
 const RECONNECT_MS = 1_000;
 /** Events that wait here for a slow reader, before the service is made to wait. */
-const MOST_WAITING = 1_000;
+const MAX_WAITING = 1_000;
 
 /**
  * The events of a WebSocket at `path`, without end. When the connection breaks it is made anew, and goes on after the
@@ -46,8 +46,8 @@ export async function* followEvents<Event extends { id: number }>(
     const messages = on(socket, 'message', {
       close: ['close'],
       signal,
-      highWaterMark: MOST_WAITING,
-      lowWaterMark: MOST_WAITING / 10,
+      highWaterMark: MAX_WAITING,
+      lowWaterMark: MAX_WAITING / 10,
     } as Parameters<typeof on>[2]);
     try {
       for await (const [data] of messages) {

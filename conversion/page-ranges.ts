@@ -2,7 +2,7 @@ import type { PageRange } from '../db/schema.ts';
 import { AppError } from '../runtime/errors.ts';
 
 /** Characters. */
-export const LONGEST_SELECTION = 1000;
+export const MAX_SELECTION_LENGTH = 1000;
 const MAX_PAGE = 1_000_000;
 
 /**
@@ -10,7 +10,7 @@ const MAX_PAGE = 1_000_000;
  * Throws AppError `invalid_request` that says which part is wrong.
  */
 export function parsePages(text: string): PageRange[] {
-  if (text.length > LONGEST_SELECTION) throw invalid(`longer than ${LONGEST_SELECTION} characters`);
+  if (text.length > MAX_SELECTION_LENGTH) throw invalid(`longer than ${MAX_SELECTION_LENGTH} characters`);
   const ranges = text.split(',').map(parseRange);
   const merged: PageRange[] = [];
   for (const range of ranges.sort(([a], [b]) => a - b)) {

@@ -16,8 +16,8 @@ function nameOf({ original, page }: Omit<PageFile, 'open'>): string {
 const STORED: Partial<ReadStreamOptions> = { compress: false };
 
 /** Above this many pages the directory at the end is always the large one: yazl foretells its size wrongly from 64 KB on. */
-const MOST_SMALL = 500;
-const endOf = (pages: unknown[]) => ({ forceZip64Format: pages.length > MOST_SMALL, comment: '' });
+const MAX_SMALL = 500;
+const endOf = (pages: unknown[]) => ({ forceZip64Format: pages.length > MAX_SMALL, comment: '' });
 
 /**
  * The bytes of a zip of pages. Opens one file at a time, the first when it is read from, and leaves none open however it

@@ -11,7 +11,7 @@ import type { Logger } from '../runtime/log.ts';
 
 /** What a converter tells Prometheus, and where. Labels are job types, classes of memory and other words of ours: so there are few series. */
 
-const MOST_CONNECTIONS = 50;
+const MAX_CONNECTIONS = 50;
 
 export const jobWait = new Histogram({
   name: 'sheetmill_job_wait_seconds',
@@ -117,7 +117,7 @@ export async function serveMetrics(port: number, pool: Pool, log: Logger) {
         },
       );
   });
-  server.maxConnections = MOST_CONNECTIONS;
+  server.maxConnections = MAX_CONNECTIONS;
   server.listen(port);
   await once(server, 'listening').catch((cause) => {
     throw new Error(`METRICS_PORT=${port}: ${cause.message}`, { cause });

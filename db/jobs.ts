@@ -35,7 +35,7 @@ const MAX_LISTED_BYTES = 4096;
 /** Attempts that the document of a job has: a job that is retried by hand may have any number. */
 const MAX_ATTEMPTS = 200;
 /** Beyond this many jobs ahead, a position is no longer counted. */
-const DEEPEST_POSITION = 1000;
+const MAX_POSITION = 1000;
 
 export function whereJobs({
   owner,
@@ -266,7 +266,7 @@ export async function listRelatives(db: Queryable, id: string, limit: number): P
 /**
  * How many ready jobs start before this one if all take equally long, plus one; for a blocked job as if it became ready now.
  * Ahead of it are all jobs of a higher priority, its owner's older ones, and of each other owner one more than those.
- * Beyond `DEEPEST_POSITION` it is that. Null for jobs that do not wait for their turn.
+ * Beyond `MAX_POSITION` it is that. Null for jobs that do not wait for their turn.
  */
 export async function positionInQueue(db: Queryable, job: QueuedJob): Promise<number | null> {
   if (job.status !== 'ready' && job.status !== 'blocked') return null;
@@ -281,11 +281,11 @@ export async function positionInQueue(db: Queryable, job: QueuedJob): Promise<nu
     counted as (
       select groups.priority, groups.owner, (${isOwn}) as own, (
         select count(*) from (
-          select 1 from jobs where ${inGroup} and (not (${isOwn}) or ${isOlder}) limit ${DEEPEST_POSITION}) ahead) as count
+          select 1 from jobs where ${inGroup} and (not (${isOwn}) or ${isOlder}) limit ${MAX_POSITION}) ahead) as count
       from groups where ${order} <= array_position(array['critical', 'high', 'normal', 'low'], ${job.priority})),
     own as (select coalesce(sum(count), 0) as ahead from counted where own),
     others as (select priority, sum(count) as count from counted where not own group by priority, owner)
-    select least(${DEEPEST_POSITION}, 1 + own.ahead + coalesce(sum(
+    select least(${MAX_POSITION}, 1 + own.ahead + coalesce(sum(
       case others.priority when ${job.priority} then least(others.count, own.ahead + 1) else others.count end), 0))::int as position
     from own left join others on true group by own.ahead`);
   return rows[0]?.position ?? 1;

@@ -8,7 +8,7 @@ import { connectionTo } from './connection.ts';
 /** Runs a query that only reads, where that is cheapest: on a replica, or else on `primary`. */
 export type Read = <Rows>(query: (db: Queryable) => Promise<Rows>, primary?: Database) => Promise<Rows>;
 
-const MOST_CONNECTIONS = 10;
+const MAX_CONNECTIONS = 10;
 /** How long the replica may take: to give a connection, to catch up, to answer. Then the primary is asked. */
 const CONNECT_MS = 1_000;
 const CATCH_UP_MS = 250;
@@ -40,7 +40,7 @@ export function openReplica(
     {
       ...connectionTo(url, { name: 'sheetmill-replica', silentMs: SILENT_MS }),
       connectionTimeoutMillis: CONNECT_MS,
-      max: MOST_CONNECTIONS,
+      max: MAX_CONNECTIONS,
       statement_timeout: STATEMENT_MS,
       idleTimeoutMillis: IDLE_MS,
       holderOf,

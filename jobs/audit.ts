@@ -4,7 +4,7 @@ import { waits } from './dependants.ts';
 import { isOverdue } from './overdue.ts';
 
 /** Examples shown of each kind of finding. */
-const MOST_EXAMPLES = 5;
+const MAX_EXAMPLES = 5;
 
 /** What must never be: each query gives the ids of what breaks a promise. Read in one snapshot, so work may go on. */
 const PROMISES: Record<string, SQL> = {
@@ -89,7 +89,7 @@ export async function audit(db: Database): Promise<Finding[]> {
       const findings: Finding[] = [];
       for (const [promise, query] of Object.entries(PROMISES)) {
         const { rows } = await tx.execute<{ id: string; count: number }>(sql`
-          select id, (count(*) over ())::int as count from (${query}) broken limit ${MOST_EXAMPLES}`);
+          select id, (count(*) over ())::int as count from (${query}) broken limit ${MAX_EXAMPLES}`);
         if (rows.length > 0) findings.push({ promise, count: rows[0]?.count ?? 0, examples: rows.map(({ id }) => id) });
       }
       return findings;

@@ -34,7 +34,7 @@ export interface Settlement {
   peakMemoryMb: number | null;
 }
 
-const LONGEST_DELAY_SECONDS = 3_600;
+const MAX_DELAY_SECONDS = 3_600;
 
 /**
  * Ends attempts in one transaction, which many may share: their jobs, attempts, and what hangs on the jobs. Gives those
@@ -201,7 +201,7 @@ async function snooze(tx: Transaction, job: Job, seconds: number): Promise<void>
  * @param afterSeconds overrides the backoff
  */
 async function retryLater(tx: Transaction, job: Job, error: PublicError, afterSeconds?: number): Promise<void> {
-  const delay = Math.min(job.initialDelaySeconds * job.backoffMultiplier ** job.failures, LONGEST_DELAY_SECONDS);
+  const delay = Math.min(job.initialDelaySeconds * job.backoffMultiplier ** job.failures, MAX_DELAY_SECONDS);
   await runLater(tx, job, afterSeconds ?? delay * (0.5 + Math.random() / 2), { failures: job.failures + 1, error });
 }
 

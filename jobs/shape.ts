@@ -27,7 +27,7 @@ export function inBackground({ cpuUnits, memoryMb }: Shape): boolean {
 
 /** Memory classes in MB: few, so that ready jobs form few groups; a class is at most 1.5 times the one below it. */
 export const MEMORY_CLASSES = [256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384] as const;
-export const LARGEST_CLASS_MB = 16_384;
+export const MAX_CLASS_MB = 16_384;
 const MAX_CPU_UNITS = 1_024;
 
 /** The smallest memory class that holds `megabytes`. Throws `out_of_memory` beyond the largest. */

@@ -3,7 +3,7 @@ import type { Database, Transaction } from '../db/client.ts';
 
 /** Postgres's codes for a deadlock and for a serialisation failure: the transaction may be tried again as it was. */
 const REPEATABLE = new Set(['40P01', '40001']);
-const MOST_TRIES = 10;
+const MAX_TRIES = 10;
 
 /** Thrown in a transition that has found the job changed since it looked, so that it starts again. */
 export class Moved extends Error {
@@ -25,7 +25,7 @@ export async function repeating<T>(run: () => Promise<T>): Promise<T> {
     try {
       return await run();
     } catch (error) {
-      if (!isRepeatable(error) || tries === MOST_TRIES) throw error;
+      if (!isRepeatable(error) || tries === MAX_TRIES) throw error;
       await delay(tries * 20 * Math.random());
     }
   }

@@ -80,7 +80,7 @@ export const CONVERTER_MB = 128;
 const S3_MB = 64;
 /** What the API, the embedded Postgres and `npm start` itself take where they share a machine with the converter. */
 const LOCAL_MB = 512;
-const SMALLEST_CAPACITY_MB = 256;
+const MIN_CAPACITY_MB = 256;
 /** Fewer owners cannot fill the whole queue, unless MAX_QUEUED_JOBS_PER_OWNER allows it. */
 const OWNERS_TO_FILL_THE_QUEUE = 4;
 
@@ -140,7 +140,7 @@ const settings = z.object({
   /** The tasks that one sandbox may run: `owner` those of one owner after native code has read its bytes, `never` one. */
   SANDBOX_REUSE: z.enum(['owner', 'never'], { error: 'must be owner or never' }).default('owner'),
   CAPACITY_CPU: wholeNumber(1, 1024).default(availableParallelism()),
-  CAPACITY_MEMORY_MB: wholeNumber(SMALLEST_CAPACITY_MB, 16_777_216).optional(),
+  CAPACITY_MEMORY_MB: wholeNumber(MIN_CAPACITY_MB, 16_777_216).optional(),
   /** Uploads and jobs are refused for a while when as many jobs are ready; uploads, too, when the store has less room. */
   MAX_QUEUED_JOBS: wholeNumber(1, 1_000_000_000).default(10_000),
   MAX_SCHEDULES_PER_OWNER: wholeNumber(1, 1_000_000).default(1_000),
@@ -251,7 +251,7 @@ export function sharedCapacityMb({ CAPACITY_MEMORY_MB, STORE_URL }: NodeJS.Proce
 /** The machine's memory, or the container's, less what is no sandbox; the smallest class where that leaves nothing. */
 function defaultCapacityMb(othersMb: number, { STORE_URL }: { STORE_URL?: string | undefined }): number {
   const memoryMb = Math.floor(Math.min(totalmem(), process.constrainedMemory() || Infinity) / 2 ** 20);
-  return Math.max(SMALLEST_CAPACITY_MB, memoryMb - othersMb - (STORE_URL ? S3_MB : 0));
+  return Math.max(MIN_CAPACITY_MB, memoryMb - othersMb - (STORE_URL ? S3_MB : 0));
 }
 
 /** For the start of a process: the configuration, or one line that says what is wrong with it, and the end. */

@@ -17,7 +17,7 @@ import { Outbox } from './outbox.ts';
 const PATH = '/jobs/stream';
 /** The subprotocol that is spoken; a client that offers a `bearer.` one besides, with its token, is asked nothing else. */
 const PROTOCOL = 'sheetmill';
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const MAX_TIMER_MS = 2 ** 31 - 1;
 const PING_MS = 30_000;
 const MAX_STREAMS = 1_000;
 const MAX_STREAMS_PER_OWNER = 100;
@@ -100,7 +100,7 @@ async function serve(
   client.on('close', () => gone.abort());
   if (expires !== undefined) {
     const expiry = () => client.close(POLICY_VIOLATION, 'the token has expired; resume with after= and another');
-    const timer = setTimeout(expiry, Math.min(Math.max(expires * 1000 - Date.now(), 0), LONGEST_TIMER_MS));
+    const timer = setTimeout(expiry, Math.min(Math.max(expires * 1000 - Date.now(), 0), MAX_TIMER_MS));
     client.on('close', () => clearTimeout(timer));
   }
   client.on('error', (error) => log.info({ err: error }, 'stream broken'));

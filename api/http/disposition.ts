@@ -4,7 +4,7 @@ import type { Original, Page, Upload } from '../../db/uploads.ts';
 
 /** Under which names browsers keep what is served (RFC 6266): made from a client's file name, which may hold anything. */
 
-const LONGEST_NAME = 150;
+const MAX_NAME_LENGTH = 150;
 
 export function originalDisposition(original: Original): string {
   const extension = posix.extname(original.path);
@@ -25,7 +25,7 @@ export function archiveDisposition({ id }: Upload, first: Original | undefined):
 function stemOf(original: Original | undefined): string {
   const base = (original?.filename ?? '').toWellFormed().split(/[/\\]/).at(-1) ?? '';
   const stem = base.replace(/\.[A-Za-z0-9]{1,5}$/, '').replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}<>:"|?*]/gu, '_');
-  return [...trimDots(stem)].slice(0, LONGEST_NAME).join('') || `original-${original?.original ?? 1}`;
+  return [...trimDots(stem)].slice(0, MAX_NAME_LENGTH).join('') || `original-${original?.original ?? 1}`;
 }
 
 /** Without dots and blanks at both ends. A regular expression would look at a run of them once for each of its characters. */

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { LONGEST_SELECTION, parsePages } from '../../conversion/page-ranges.ts';
+import { MAX_SELECTION_LENGTH, parsePages } from '../../conversion/page-ranges.ts';
 import { ENDED, JOB_STATUSES, MISSED, OPEN_STATUSES, OVERLAPS, PRIORITIES, UPLOAD_STATUSES } from '../../db/schema.ts';
 import { PDF_ENGINES } from '../../jobs/task.ts';
 import { unknownFields } from './problem.ts';
@@ -32,7 +32,7 @@ const uploadShape = {
     .meta({
       description: 'The pages to convert, of each original, such as `1-3,7`; all of them unless it is given',
       pattern: PAGE_SELECTION,
-      maxLength: LONGEST_SELECTION,
+      maxLength: MAX_SELECTION_LENGTH,
       examples: ['1'],
     }),
   password: z

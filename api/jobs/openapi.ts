@@ -14,7 +14,7 @@ import {
 } from '../http/schemas.ts';
 import * as examples from '../openapi/examples.ts';
 import { headersNamed, json, problem, problems, response } from '../openapi/responses.ts';
-import { jobChange, jobId, MOST_JOBS, newJob } from './requests.ts';
+import { jobChange, jobId, MAX_JOBS, newJob } from './requests.ts';
 
 const tags = ['Jobs'];
 const path = z.object({ id: jobId });
@@ -65,7 +65,7 @@ export const jobPaths: ZodOpenApiPathsObject = {
         required: true,
         content: {
           'application/json': {
-            schema: z.union([newJob, z.array(newJob).min(1).max(MOST_JOBS)]),
+            schema: z.union([newJob, z.array(newJob).min(1).max(MAX_JOBS)]),
             examples: {
               'an archive of the pages of an upload': { value: examples.newArchive },
               'a batch, one job of which waits for the other': { value: examples.newBatch },

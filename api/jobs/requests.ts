@@ -19,17 +19,17 @@ import { moment, notifyUrl } from '../http/schemas.ts';
 
 /** How clients write jobs, and what becomes of that. */
 
-export const MOST_JOBS = 1_000;
-const MOST_EDGES = 10_000;
-const LARGEST_PAYLOAD = 256 * 1024;
+export const MAX_JOBS = 1_000;
+const MAX_EDGES = 10_000;
+const MAX_PAYLOAD = 256 * 1024;
 const MAX_KEY_BYTES = 200;
-const LONGEST_TIMEOUT_SECONDS = 12 * 3_600;
+const MAX_TIMEOUT_SECONDS = 12 * 3_600;
 /** A shorter delay than a millisecond is none; smaller numbers do not fit the column. */
 const MIN_DELAY_SECONDS = 0.001;
 const MAX_DELAY_SECONDS = 3_600;
 const MAX_PERIOD_SECONDS = 365 * 86_400;
 /** A later moment is a mistake. */
-const LATEST_YEARS = 30;
+const MAX_YEARS_AHEAD = 30;
 
 export const jobId = z
   .string()
@@ -83,7 +83,7 @@ export const scheduledJob = z.strictObject({
   timeout_seconds: z
     .int()
     .min(1)
-    .max(LONGEST_TIMEOUT_SECONDS)
+    .max(MAX_TIMEOUT_SECONDS)
     .default(DEFAULTS.timeoutSeconds)
     .describe('For each attempt'),
   notify_url: notifyUrl.nullish(),
@@ -100,7 +100,7 @@ export const scheduledJob = z.strictObject({
 });
 
 const runAt = moment.refine(
-  (date) => date.getTime() < Date.now() + LATEST_YEARS * 365 * 86_400_000,
+  (date) => date.getTime() < Date.now() + MAX_YEARS_AHEAD * 365 * 86_400_000,
   'lies too far in the future',
 );
 
@@ -167,8 +167,8 @@ export async function readJobs(db: Database, tasks: Tasks, caller: Caller, body:
   const isBatch = Array.isArray(body);
   const written: unknown[] = isBatch ? body : [body];
   if (written.length === 0) throw invalid('the batch is empty');
-  if (written.length > MOST_JOBS)
-    throw invalid(`${written.length} jobs in one batch, more than the ${MOST_JOBS} allowed`);
+  if (written.length > MAX_JOBS)
+    throw invalid(`${written.length} jobs in one batch, more than the ${MAX_JOBS} allowed`);
   const at = (index: number) => (isBatch ? `${index}.` : '');
   const graph = written.map((job, index) => parse(graphOfJob, job, at(index)));
   await checkGraph(db, caller, graph);
@@ -233,7 +233,7 @@ function archivedUpload({ type, payload }: NewJob): string | undefined {
 function readPayload(task: Task, payload: unknown, at: string): Record<string, unknown> {
   const read = parse(task.payload, payload, `${at}payload.`);
   const size = JSON.stringify(read).length;
-  if (size > LARGEST_PAYLOAD) throw invalid(`${at}payload: ${size} characters of JSON, more than ${LARGEST_PAYLOAD}`);
+  if (size > MAX_PAYLOAD) throw invalid(`${at}payload: ${size} characters of JSON, more than ${MAX_PAYLOAD}`);
   return read;
 }
 
@@ -244,7 +244,7 @@ async function checkGraph(db: Database, caller: Caller, graph: z.output<typeof g
     dependsOn.set(job_id, depends_on ?? []);
   }
   const edges = [...dependsOn.values()].flat();
-  if (edges.length > MOST_EDGES) throw invalid(`${edges.length} dependencies in one batch, more than ${MOST_EDGES}`);
+  if (edges.length > MAX_EDGES) throw invalid(`${edges.length} dependencies in one batch, more than ${MAX_EDGES}`);
   refuseCycle(dependsOn);
   const outside = [...new Set(edges)].filter((id) => !dependsOn.has(id));
   const stored = (await findJobs(db, outside)).filter((job) => isVisible(job, caller));

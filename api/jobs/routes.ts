@@ -58,11 +58,11 @@ const MAX_BODY_BYTES = 2 ** 20;
 /** Jobs that one query reads with payload and result, which have up to 256 KB each. */
 const MAX_DETAILS = 32;
 /** Jobs of one graph that are shown. */
-const MOST_RELATIVES = 200;
+const MAX_RELATIVES = 200;
 /** Prerequisites that a list shows of each job, which may have a thousand. */
 const MAX_LISTED_DEPENDENCIES = 50;
 /** Ids of a batch that its line in the log names. */
-const MOST_LOGGED = 100;
+const MAX_LOGGED = 100;
 
 /** The calls of the Jobs table of the contract, but for the stream. */
 export function jobRoutes(parts: {
@@ -127,7 +127,7 @@ export function jobRoutes(parts: {
       await keepForKeys(tx, [{ idempotency, fingerprint, answer }]);
       told = jobs;
     }).finally(release);
-    if (Array.isArray(request.body)) response.locals.jobs = told.slice(0, MOST_LOGGED).map(({ id }) => id);
+    if (Array.isArray(request.body)) response.locals.jobs = told.slice(0, MAX_LOGGED).map(({ id }) => id);
     sendAnswer(response, answer);
   });
 
@@ -225,9 +225,9 @@ export function jobRoutes(parts: {
 
   router.get('/jobs/:id/graph', async (request, response) => {
     const job = await requestedJob(request);
-    const found = await listRelatives(heavyDb, job.id, MOST_RELATIVES + 1);
-    const seen = found.slice(0, MOST_RELATIVES).filter((one) => isVisible(one, callerOf(request)));
-    response.json(graphDocument(seen, found.length <= MOST_RELATIVES));
+    const found = await listRelatives(heavyDb, job.id, MAX_RELATIVES + 1);
+    const seen = found.slice(0, MAX_RELATIVES).filter((one) => isVisible(one, callerOf(request)));
+    response.json(graphDocument(seen, found.length <= MAX_RELATIVES));
   });
 
   router.get('/jobs/:id/webhooks', async (request, response) => {

@@ -11,7 +11,7 @@ import { shareFor } from '../http/share.ts';
 import { readMetrics } from './metrics.ts';
 
 const THROUGHPUT_MINUTES = 10;
-const MOST_DEATHS = 20;
+const MAX_ABNORMAL_ENDS = 20;
 /** Ready jobs of a shape are counted up to here: the answer costs about the same however many there are. */
 const MAX_DEPTH = 1_000;
 /** One count of ready jobs serves all requests of this time. */
@@ -42,7 +42,7 @@ export function operationRoutes({ db, heavyDb, store }: { db: Database; heavyDb:
       listConverters(heavyDb),
       readQueues(),
       recentThroughput(heavyDb, THROUGHPUT_MINUTES),
-      recentDeaths(heavyDb, { owner: callerOf(request).sees, limit: MOST_DEATHS }),
+      recentDeaths(heavyDb, { owner: callerOf(request).sees, limit: MAX_ABNORMAL_ENDS }),
     ]);
     response.json(systemDocument(live, queues, minutes, deaths));
   });

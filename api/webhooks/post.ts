@@ -5,7 +5,7 @@ import { isIP } from 'node:net';
 import { type Guard, guardedLookup, hostOf } from './ssrf-guard.ts';
 
 /** Of an answer nothing but its status counts; what is read of it only lets the receiver end in peace. */
-const MOST_READ_BYTES = 16_384;
+const MAX_READ_BYTES = 16_384;
 
 /**
  * POSTs `body` over a connection of its own, to an address that the guard allows, and follows no redirect. Gives the
@@ -37,7 +37,7 @@ export async function post(
   // The status is known: whatever ends the connection from here on changes nothing.
   sent.on('error', () => undefined);
   try {
-    let left = MOST_READ_BYTES;
+    let left = MAX_READ_BYTES;
     for await (const chunk of response) {
       left -= chunk.length;
       if (left < 0) break;

@@ -16,7 +16,7 @@ import type { Upload } from './traffic.ts';
 
 const WATCH_MS = 50;
 /** A monster is given up after so many workers. In favour of this way, it is known which upload was the monster. */
-const MOST_WORKERS = 3;
+const MAX_WORKERS = 3;
 
 interface Ticket {
   upload: Upload;
@@ -69,8 +69,8 @@ export function startOldWay({
 
   function queueAgain(ticket: Ticket): void {
     ticket.deaths++;
-    if (ticket.upload.monster !== undefined && ticket.deaths >= MOST_WORKERS) {
-      end(ticket, 'lost', `${MOST_WORKERS} workers died`);
+    if (ticket.upload.monster !== undefined && ticket.deaths >= MAX_WORKERS) {
+      end(ticket, 'lost', `${MAX_WORKERS} workers died`);
     } else {
       queue.unshift(ticket);
     }

@@ -16,7 +16,7 @@ const SCENES = 3;
 const WORDS = 'the mill takes each sheet in turn and gives its picture back no page is lost and none comes twice'.split(
   ' ',
 );
-const MOST_PAGES = 20;
+const MAX_PAGES = 20;
 
 /** Makes the files, the same ones for the same seed. */
 export async function makeInnocents(folder: string, seed: number): Promise<Innocents> {
@@ -133,7 +133,7 @@ async function makePdf(random: Random, picture: Buffer): Promise<Uint8Array> {
   const document = await PDFDocument.create();
   const font = await document.embedFont(StandardFonts.TimesRoman);
   const embedded = await document.embedJpg(picture);
-  const pages = 1 + Math.floor(MOST_PAGES * random.next() ** 2);
+  const pages = 1 + Math.floor(MAX_PAGES * random.next() ** 2);
   for (let page = 0; page < pages; page++) {
     const line = () => Array.from({ length: 15 }, () => random.pick(WORDS)).join(' ');
     const pictured = random.next() < 0.25;

@@ -5,7 +5,7 @@ import { type AddressInfo, isIPv6 } from 'node:net';
 import { text } from 'node:stream/consumers';
 
 const LOOPBACK = '127.0.0.1';
-const LARGEST_BODY = 2 ** 20;
+const MAX_BODY_BYTES = 2 ** 20;
 
 export interface Delivery {
   headers: IncomingHttpHeaders;
@@ -21,7 +21,7 @@ export async function startReceiver(host: string) {
   const deliveries: Delivery[] = [];
   const server = createServer(async (request, response) => {
     if (request.method !== 'POST' || request.url !== secretPath) return response.writeHead(404).end();
-    if (Number(request.headers['content-length'] ?? 0) > LARGEST_BODY) return response.writeHead(413).end();
+    if (Number(request.headers['content-length'] ?? 0) > MAX_BODY_BYTES) return response.writeHead(413).end();
     const body = await text(request).catch(() => undefined);
     if (body === undefined) return;
     deliveries.push({ headers: request.headers, body });

@@ -1,12 +1,5 @@
 import { z } from 'zod';
-import {
-  BASELINE_MB,
-  conversionShape,
-  LARGEST_CLASS_MB,
-  memoryClass,
-  ORDINARY_MB,
-  type Shape,
-} from '../../jobs/shape.ts';
+import { BASELINE_MB, conversionShape, MAX_CLASS_MB, memoryClass, ORDINARY_MB, type Shape } from '../../jobs/shape.ts';
 import { type ConversionContext, defineTask, PDF_ENGINES } from '../../jobs/task.ts';
 
 export const convertPayload = z.object({
@@ -33,7 +26,7 @@ const COPIES = 2;
 export function inspectionShape(mediaType: ConvertPayload['media_type'], bytes: number): Shape {
   if (mediaType !== 'application/pdf') return convert.resources;
   const needed = BASELINE_MB + DOCUMENT_MB + (COPIES * bytes) / 2 ** 20;
-  return conversionShape(memoryClass(Math.min(needed, LARGEST_CLASS_MB)));
+  return conversionShape(memoryClass(Math.min(needed, MAX_CLASS_MB)));
 }
 
 /** Inspects an original; converts it there and then if it is small, or else splits it into ranges. */

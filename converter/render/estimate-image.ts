@@ -1,4 +1,4 @@
-import { BASELINE_MB, LARGEST_CLASS_MB } from '../../jobs/shape.ts';
+import { BASELINE_MB, MAX_CLASS_MB } from '../../jobs/shape.ts';
 import { fitImage, MAX_SIDE } from './fit.ts';
 import type { ImageHeader } from './image.ts';
 
@@ -43,7 +43,7 @@ export function estimateImage(image: ImageHeader): number {
   if (progressive) total += width * height * (format === 'png' ? pixel : 2 * coefficients(image));
   // libvips maps the file.
   if (format === 'jpeg') total += bytes;
-  return Math.min(BASELINE_MB + FIXED_MB + (cmyk ? CMYK_MB : 0) + total / MB, LARGEST_CLASS_MB);
+  return Math.min(BASELINE_MB + FIXED_MB + (cmyk ? CMYK_MB : 0) + total / MB, MAX_CLASS_MB);
 }
 
 /** For each pixel: 4:2:2 has two and 4:2:0 one and a half, and libvips tells no more than that the chroma is subsampled. */

@@ -1,5 +1,5 @@
 import { stat } from 'node:fs/promises';
-import { BASELINE_MB, LARGEST_CLASS_MB } from '../../jobs/shape.ts';
+import { BASELINE_MB, MAX_CLASS_MB } from '../../jobs/shape.ts';
 import type { ConversionContext, PdfEngine } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
 import { type EmbeddedImage, findImages } from './find-embedded-images.ts';
@@ -38,7 +38,7 @@ const COSTS: Record<PdfEngine, EngineCost> = {
 const FEW_MB = 16;
 
 /** pdf.js decodes JPEG 2000 at a lower resolution above this. */
-const LARGEST_JPX = 2 ** 30 / 12;
+const MAX_JPX_PIXELS = 2 ** 30 / 12;
 
 type Inspection = Pick<ConversionContext<unknown>, 'input' | 'avoid' | 'limits' | 'password' | 'step'>;
 
@@ -66,7 +66,7 @@ async function imagesByPage(inspection: Inspection, pages: number[]): Promise<(p
   const { input, avoid, limits, password, step } = inspection;
   const bytesFor = COSTS[limits.firstEngine].imageBytes;
   const costOf = ({ width, height, kind }: EmbeddedImage) =>
-    (bytesFor[kind] * (kind === 'jpx' ? Math.min(width * height, LARGEST_JPX) : width * height)) / MB;
+    (bytesFor[kind] * (kind === 'jpx' ? Math.min(width * height, MAX_JPX_PIXELS) : width * height)) / MB;
   const found = await findImages(input);
   const sumOf = (images: EmbeddedImage[]) => images.reduce((sum, image) => sum + costOf(image), 0);
   const all = sumOf(found);
@@ -103,5 +103,5 @@ function sizeOf({ width, height }: { width: number; height: number }): string {
 
 /** What needs more than the largest class is tried with that. */
 function withinClasses(megabytes: number): number {
-  return Math.min(megabytes, LARGEST_CLASS_MB);
+  return Math.min(megabytes, MAX_CLASS_MB);
 }

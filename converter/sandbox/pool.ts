@@ -13,13 +13,13 @@ import { type SandboxProcess, startSandboxProcess } from './process.ts';
 import { type Ran, type RunOptions, runIn, type Sandbox } from './run.ts';
 
 /** A healthy sandbox is used again; after this many tasks a fresh one is better. */
-const MOST_TASKS = 200;
+const MAX_TASKS = 200;
 /** So is one that has grown: it holds no more than this part of the reservation that it is used for. */
-const MOST_HELD = 0.62;
+const MAX_HELD = 0.62;
 /** Sandboxes of so many owners are kept: starting another one takes longer than most images. */
 const MAX_IDLE_OWNERS = 4;
 /** What has grown beyond use for the conversion of an ordinary PDF is not kept. */
-const MOST_IDLE_MB = MOST_HELD * ORDINARY_MB;
+const MAX_IDLE_MB = MAX_HELD * ORDINARY_MB;
 
 /** Fresh processes that a run may try. */
 const MAX_STARTS = 3;
@@ -133,7 +133,7 @@ export function createSandboxPool({
 
   /** An idle sandbox for a task of this owner; else the first run starts a fresh one. */
   function take(memoryMb: number, owner: string | null): Sandbox | undefined {
-    const fits = ({ idleMb }: Sandbox) => idleMb <= MOST_HELD * memoryMb;
+    const fits = ({ idleMb }: Sandbox) => idleMb <= MAX_HELD * memoryMb;
     const own = idle.findLastIndex((sandbox) => fits(sandbox) && sandbox.taint?.owner === owner);
     const at = own >= 0 ? own : idle.findLastIndex((sandbox) => fits(sandbox) && sandbox.taint === undefined);
     return at >= 0 ? idle.splice(at, 1)[0] : undefined;
@@ -180,7 +180,7 @@ export function createSandboxPool({
     const memory = readMemory(process.pid);
     sandbox.idleMb = memory?.residentMb ?? BASELINE_MB;
     const healthy =
-      reuse === 'owner' && !leaving.has(sandbox) && sandbox.tasks < MOST_TASKS && sandbox.idleMb <= MOST_IDLE_MB;
+      reuse === 'owner' && !leaving.has(sandbox) && sandbox.tasks < MAX_TASKS && sandbox.idleMb <= MAX_IDLE_MB;
     // What a task has started and left behind goes with its sandbox.
     const isKept = healthy && !closed && process.others().length === 0 && keepIdle(sandbox);
     if (!isKept) end(sandbox);

@@ -9,7 +9,7 @@ const REST_FACTOR = 4;
 /** More are loaded when fewer rows than this lie below those in sight. */
 const ROWS_AHEAD = 100;
 /** Changed rows that are asked for one by one, in one look. */
-const MOST_AT_ONCE = 10;
+const MAX_AT_ONCE = 10;
 
 interface Page<T> {
   items: T[];
@@ -142,7 +142,7 @@ export function useLiveList<T>(source: Source<T>): LiveList<T> {
     putOnTop(page);
     const changed = sight()
       .filter((row) => told.has(keyOf(row)))
-      .slice(0, MOST_AT_ONCE);
+      .slice(0, MAX_AT_ONCE);
     const now = await answerTo(Promise.all(changed.map(askFor)));
     if (now === undefined) return remember(told);
     const fresh = new Map(changed.map((row, index) => [keyOf(row), now[index]]));

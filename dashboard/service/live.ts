@@ -10,7 +10,7 @@ export const connection = ref<'connecting' | 'open' | 'lost'>('connecting');
 /** Events that come together are passed on together. */
 const GATHER_MS = 150;
 const FIRST_DELAY_MS = 500;
-const LONGEST_DELAY_MS = 10_000;
+const MAX_DELAY_MS = 10_000;
 const HANDSHAKE_MS = 15_000;
 
 /** Told of events; of `everything` whenever the connection has been made. */
@@ -53,7 +53,7 @@ export function followEvents(): void {
       if (opened !== socket) return;
       connection.value = 'lost';
       retry = setTimeout(connect, delayMs * (0.5 + Math.random()));
-      delayMs = Math.min(delayMs * 2, LONGEST_DELAY_MS);
+      delayMs = Math.min(delayMs * 2, MAX_DELAY_MS);
     });
   }
 

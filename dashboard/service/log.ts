@@ -6,7 +6,7 @@ import { onEvents } from './live.ts';
 export type LogLine = Answer<'logLine'>;
 
 /** Lines that are kept, the latest ones. */
-export const MOST_LINES = 5_000;
+export const MAX_LINES = 5_000;
 const AT_ONCE = 200;
 const EVENTS_REST_MS = 300;
 const LINES_EVERY_MS = 1_000;
@@ -38,7 +38,7 @@ export function useLog(
         const path = withQuery(`/jobs/${encodeURIComponent(id)}/logs`, { after, limit: AT_ONCE });
         const { items, next_cursor } = await ask<Answer<'logList'>>(path);
         after = items.at(-1)?.id ?? after;
-        if (items.length > 0) lines.value = [...lines.value, ...items].slice(-MOST_LINES);
+        if (items.length > 0) lines.value = [...lines.value, ...items].slice(-MAX_LINES);
         if (next_cursor !== null) isStale = true;
       }
       failure.value = undefined;

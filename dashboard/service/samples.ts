@@ -10,13 +10,13 @@ export interface Sample {
 }
 
 /** Four minutes of them, at one in 2 s. */
-const MOST_SAMPLES = 120;
+const MAX_SAMPLES = 120;
 
 /** What was seen since the page was opened, the latest last. */
 export function useSamples(system: Ref<Answer<'system'> | undefined>): Ref<Sample[]> {
   const samples = shallowRef<Sample[]>([]);
   watch(system, (now) => {
-    if (now) samples.value = [...samples.value, { at: new Date(), converters: now.converters }].slice(-MOST_SAMPLES);
+    if (now) samples.value = [...samples.value, { at: new Date(), converters: now.converters }].slice(-MAX_SAMPLES);
   });
   return samples;
 }

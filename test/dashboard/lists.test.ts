@@ -10,7 +10,7 @@ const FAR = 5_000;
 /** That come at once. */
 const BURST = 2_000;
 /** Rows that may be there at a time, of whatever length the list is. */
-const MOST_ROWS = 60;
+const MAX_ROWS = 60;
 
 /** Fails at once, and would run well when it is tried again. */
 const FAILS = { type: 'fail', payload: { times: 1 }, retry_config: { max_attempts: 1 } };
@@ -68,7 +68,7 @@ describeInBrowser('the lists of the dashboard', () => {
     const region = regionOf(page, 'Uploads');
     await page.getByRole('link', { name: `report ${MANY}.pdf` }).waitFor();
     await page.getByText('200 loaded so far').waitFor();
-    expect(await scrollTo(region, FAR)).toBeLessThan(MOST_ROWS);
+    expect(await scrollTo(region, FAR)).toBeLessThan(MAX_ROWS);
     await page.getByText(/[5-9],[02468]00 loaded so far/).waitFor();
     // Away from the end, so that nothing more is loaded.
     await region.evaluate((element) => element.scrollTo(0, element.scrollHeight / 2));

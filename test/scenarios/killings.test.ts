@@ -5,7 +5,7 @@ import { type Json, NOTHING_LEFT, type Service, startService, until } from '../s
 import { sandboxesOf } from './processes.ts';
 
 const SEED = 20_260_101;
-const MOST_KILLS = 20;
+const MAX_KILLS = 20;
 const KILL_EVERY_MS = 150;
 const PAGES = 300;
 const IMAGES = 50;
@@ -38,7 +38,7 @@ function sandboxes(): number[] {
 async function killAtRandom(signal: AbortSignal): Promise<number> {
   const random = seeded(SEED);
   let kills = 0;
-  while (kills < MOST_KILLS && !signal.aborted) {
+  while (kills < MAX_KILLS && !signal.aborted) {
     await delay(KILL_EVERY_MS * (0.5 + random()));
     const found = sandboxes();
     const victim = found[Math.floor(random() * found.length)];

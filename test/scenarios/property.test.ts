@@ -17,7 +17,7 @@ import { callsOf, type Plan, planned } from './property/plan.ts';
 const RUNS = Number(process.env.PROPERTY_RUNS ?? 6);
 const SEED = Number(process.env.PROPERTY_SEED ?? 20_260_801);
 /** For one run; smaller plans would take as long to find. */
-const MOST_MS = 40_000;
+const MAX_MS = 40_000;
 const search = { seed: SEED, endOnFailure: true };
 
 let runs = 0;
@@ -88,7 +88,7 @@ describe('one converter', () => {
       };
       await fc.assert(fc.asyncProperty(submitted, run), { ...search, numRuns: RUNS });
     },
-    RUNS * MOST_MS,
+    RUNS * MAX_MS,
   );
 });
 
@@ -130,7 +130,7 @@ describe('three converters', () => {
           if (refused !== undefined) expect(refused).toBe('exceeds_capacity');
           return refused === undefined;
         };
-        await Promise.all(Array.from({ length: call.twice ? 2 : 1 }, () => until(send, MOST_MS)));
+        await Promise.all(Array.from({ length: call.twice ? 2 : 1 }, () => until(send, MAX_MS)));
         for (const { id } of call.jobs) stored.get(id as string)?.resolve();
       }
     };
@@ -147,7 +147,7 @@ describe('three converters', () => {
         farm.checkAlive();
         expect(await audit(db)).toEqual([]);
         return (await db.$count(jobs, isNull(jobs.finishedAt))) === 0;
-      }, MOST_MS);
+      }, MAX_MS);
 
     await Promise.all([
       submitAll(),
@@ -180,6 +180,6 @@ describe('three converters', () => {
       const plans = planned({ slots: CAPACITIES.length, shapes: SHAPES });
       await fc.assert(fc.asyncProperty(plans, run), { ...search, numRuns: RUNS });
     },
-    RUNS * MOST_MS,
+    RUNS * MAX_MS,
   );
 });

@@ -5,7 +5,7 @@ import { type Service, startService } from '../../support/service.ts';
 import { answerTo, CLOSING, filePart, openPost } from './multipart.ts';
 
 const MEGABYTES = 300;
-const MOST_GROWTH_MB = 64;
+const MAX_GROWTH_MB = 64;
 
 let service: Service;
 beforeAll(async () => {
@@ -35,5 +35,5 @@ test('an upload of 300 MB goes to disk without passing through the memory of the
 
   expect(status).toBe(200);
   expect(body.originals[0].bytes).toBe(png.length + MEGABYTES * 2 ** 20);
-  expect(most - before).toBeLessThan(MOST_GROWTH_MB);
+  expect(most - before).toBeLessThan(MAX_GROWTH_MB);
 });

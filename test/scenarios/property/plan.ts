@@ -27,7 +27,7 @@ export interface PlannedJob extends Script {
   retriedAfterwards: boolean;
 }
 
-const MOST_JOBS = 28;
+const MAX_JOBS = 28;
 
 export function planned({ slots, shapes }: { slots: number; shapes: Shape[] }): fc.Arbitrary<Plan> {
   const rarely = (inHowMany: number) => fc.nat(inHowMany - 1).map((number) => number === inHowMany - 1);
@@ -37,7 +37,7 @@ export function planned({ slots, shapes }: { slots: number; shapes: Shape[] }): 
     { weight: 1, arbitrary: fc.constant<Step>('fail_for_good') },
   );
   const job = fc.record({
-    prerequisites: fc.array(fc.nat(MOST_JOBS), { maxLength: 2 }),
+    prerequisites: fc.array(fc.nat(MAX_JOBS), { maxLength: 2 }),
     priority: fc.constantFrom(...PRIORITIES),
     shape: fc.constantFrom(...shapes),
     sandboxed: rarely(8),
@@ -48,10 +48,10 @@ export function planned({ slots, shapes }: { slots: number; shapes: Shape[] }): 
     twice: rarely(6),
     retriedAfterwards: fc.boolean(),
   });
-  const index = fc.nat(MOST_JOBS - 1);
+  const index = fc.nat(MAX_JOBS - 1);
   return fc
     .record({
-      jobs: fc.array(job, { minLength: 14, maxLength: MOST_JOBS, size: 'max' }),
+      jobs: fc.array(job, { minLength: 14, maxLength: MAX_JOBS, size: 'max' }),
       // Few: each of them costs a second, or a process.
       mishaps: fc.array(
         fc.record({ job: index, attempt: fc.integer({ min: 1, max: 2 }), step: fc.constantFrom<Step>('hang', 'kill') }),
