@@ -4,7 +4,7 @@ import { connectionTo } from '../db/connection.ts';
 import { converters } from '../db/schema.ts';
 import { ConverterLost } from '../jobs/claim.ts';
 import type { Logger } from '../runtime/log.ts';
-import { createSignal } from '../runtime/wake-flag.ts';
+import { WakeFlag } from '../runtime/wake-flag.ts';
 
 const HEARTBEAT_MS = 3_000;
 /** After a failure: what comes back must be heard well before it is declared lost. */
@@ -27,7 +27,7 @@ export class Heartbeat {
   readonly #converterId: string;
   readonly #onPeers: (ids: string[]) => void;
   readonly #connection: ReturnType<typeof openPool>;
-  readonly #stopped = createSignal();
+  readonly #stopped = new WakeFlag();
   readonly #beating: Promise<void>;
   #lastBeat = performance.now();
   #isClosed = false;

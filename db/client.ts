@@ -2,9 +2,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
-import { NoTurn } from '../runtime/fair-semaphore.ts';
+import { SemaphoreTimeout } from '../runtime/fair-semaphore.ts';
 import type { Logger } from '../runtime/log.ts';
-import type { Holder } from '../runtime/quota.ts';
+import type { Requester } from '../runtime/quota.ts';
 import { connectionTo } from './connection.ts';
 import { FairPool } from './fair-pool.ts';
 import { PreparedClient } from './prepared-client.ts';
@@ -31,13 +31,13 @@ interface DatabaseOptions {
   /** How long a statement may wait for a lock: as long as it may take unless this is given. */
   lockMs?: number;
   /** Says for whom a query is made now: those for whom there are many share the connections fairly. */
-  holderOf?: () => Holder;
+  requesterOf?: () => Requester;
 }
 
 /** Opens a pool and waits until Postgres answers. Throws what `whenReachable` throws. The owner calls `close()`. */
 export async function openDatabase(
   url: string,
-  { name, log, max = 10, statementMs = STATEMENT_MS, lockMs = 0, holderOf }: DatabaseOptions,
+  { name, log, max = 10, statementMs = STATEMENT_MS, lockMs = 0, requesterOf }: DatabaseOptions,
 ) {
   const { db, pool } = openPool(
     {
@@ -46,7 +46,7 @@ export async function openDatabase(
       statement_timeout: statementMs,
       lock_timeout: lockMs,
       idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
-      holderOf,
+      requesterOf,
     },
     (error) => log.warn({ err: error }, 'idle database connection lost'),
   );
@@ -81,11 +81,11 @@ export async function whenReachable<Result>(work: () => Promise<Result>): Promis
  * out to be read-only, the pool drops every connection to it: the address may lead to the new primary by now.
  */
 export function openPool(
-  { holderOf, ...config }: pg.PoolConfig & { holderOf?: (() => Holder) | undefined },
+  { requesterOf, ...config }: pg.PoolConfig & { requesterOf?: (() => Requester) | undefined },
   onLoss: (error: Error) => void,
 ) {
   const options = { ...config, Client: PreparedClient };
-  const pool = holderOf === undefined ? new pg.Pool(options) : new FairPool(options, holderOf);
+  const pool = requesterOf === undefined ? new pg.Pool(options) : new FairPool(options, requesterOf);
   pool.on('error', onLoss);
   const dropDemoted = trackDemotions(pool);
   // One that breaks while it is used fails its query; an error that nobody hears would end the process besides.
@@ -175,7 +175,7 @@ export function isOutage(error: unknown): boolean {
 
 /** True if no connection was free in time. */
 function isBusy(error: unknown): boolean {
-  return innermost(error) instanceof NoTurn;
+  return innermost(error) instanceof SemaphoreTimeout;
 }
 
 /** The error of Postgres or of the client library, which drizzle wraps. */

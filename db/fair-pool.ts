@@ -1,6 +1,6 @@
 import pg from 'pg';
-import { Turns } from '../runtime/fair-semaphore.ts';
-import type { Holder } from '../runtime/quota.ts';
+import { FairSemaphore } from '../runtime/fair-semaphore.ts';
+import type { Requester } from '../runtime/quota.ts';
 
 const DEFAULT_MAX = 10;
 /** The part of the connections that one holder may use. */
@@ -14,16 +14,16 @@ type OnConnect = (error: Error | undefined, client: pg.PoolClient | undefined, d
  * has come, the pool itself is asked, so that nobody waits there for a connection that another uses.
  */
 export class FairPool extends pg.Pool {
-  readonly #turns: Turns;
-  readonly #holderOf: () => Holder;
+  readonly #turns: FairSemaphore;
+  readonly #requesterOf: () => Requester;
   /** Gives back the turn of each connection in use. */
   readonly #giveOf = new WeakMap<pg.PoolClient, () => void>();
 
-  constructor(config: pg.PoolConfig, holderOf: () => Holder) {
+  constructor(config: pg.PoolConfig, requesterOf: () => Requester) {
     super(config);
     const { max = DEFAULT_MAX } = config;
-    this.#turns = new Turns({ max, maxPerHolder: max * SHARE });
-    this.#holderOf = holderOf;
+    this.#turns = new FairSemaphore({ max, maxPerRequester: max * SHARE });
+    this.#requesterOf = requesterOf;
     this.on('release', (_error, client) => this.#giveOf.get(client)?.());
   }
 
@@ -45,7 +45,7 @@ export class FairPool extends pg.Pool {
   }
 
   async #connectInTurn(): Promise<pg.PoolClient> {
-    const give = await this.#turns.take(this.#holderOf());
+    const give = await this.#turns.take(this.#requesterOf());
     try {
       const client = await super.connect();
       this.#giveOf.set(client, give);

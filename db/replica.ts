@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 import type { Logger } from '../runtime/log.ts';
-import type { Holder } from '../runtime/quota.ts';
+import type { Requester } from '../runtime/quota.ts';
 import { type Database, openPool, type Queryable, type Transaction } from './client.ts';
 import { connectionTo } from './connection.ts';
 
@@ -33,7 +33,7 @@ export function openReplica(
   db: Database,
   url: string | undefined,
   log: Logger,
-  holderOf?: () => Holder,
+  requesterOf?: () => Requester,
 ): { read: Read; close(): Promise<void> } {
   if (url === undefined) return { read: (query, primary = db) => query(primary), close: async () => undefined };
   const replica = openPool(
@@ -43,7 +43,7 @@ export function openReplica(
       max: MAX_CONNECTIONS,
       statement_timeout: STATEMENT_MS,
       idleTimeoutMillis: IDLE_MS,
-      holderOf,
+      requesterOf,
     },
     (error) => log.warn({ err: error }, 'idle connection to the replica lost'),
   );

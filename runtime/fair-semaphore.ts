@@ -1,8 +1,8 @@
 import { AppError } from './errors.ts';
-import { type Holder, Room } from './quota.ts';
+import { Quota, type Requester } from './quota.ts';
 
 /** No turn came in time. */
-export class NoTurn extends AppError {
+export class SemaphoreTimeout extends AppError {
   constructor() {
     super('unavailable', 'the service is busy: try again later', { status: 503 });
   }
@@ -16,27 +16,27 @@ const MAX_WAITING = 4_000;
 type Start = (give: () => void) => void;
 
 /**
- * Turns to use one of `max` things, such as connections. Without a free one the holders take turns, so that the many
+ * FairSemaphore to use one of `max` things, such as connections. Without a free one the holders take turns, so that the many
  * requests of one do not delay another.
  */
-export class Turns {
+export class FairSemaphore {
   readonly #maxWaitMs: number;
-  readonly #using: Room;
-  readonly #waiting = new Room({ name: 'requests', max: MAX_WAITING });
+  readonly #using: Quota;
+  readonly #waiting = new Quota({ name: 'requests', max: MAX_WAITING });
   /** The waiting turns, by holder; the holder that is next comes first. */
-  readonly #queues = new Map<Holder, Set<Start>>();
+  readonly #queues = new Map<Requester, Set<Start>>();
 
   constructor({
     max,
-    maxPerHolder,
+    maxPerRequester,
     maxWaitMs = DEFAULT_WAIT_MS,
   }: {
     max: number;
-    maxPerHolder: number;
+    maxPerRequester: number;
     maxWaitMs?: number;
   }) {
     this.#maxWaitMs = maxWaitMs;
-    this.#using = new Room({ name: 'requests', max, maxPerHolder });
+    this.#using = new Quota({ name: 'requests', max, maxPerRequester });
   }
 
   /** How many wait for their turn. */
@@ -44,8 +44,8 @@ export class Turns {
     return this.#waiting.held;
   }
 
-  /** Waits for a turn; gives the function that ends it. Throws 429 or 503 when too many wait, and `NoTurn` when the time is over. */
-  async take(holder: Holder): Promise<() => void> {
+  /** Waits for a turn; gives the function that ends it. Throws 429 or 503 when too many wait, and `SemaphoreTimeout` when the time is over. */
+  async take(holder: Requester): Promise<() => void> {
     const give = this.#queues.has(holder) ? undefined : this.#using.tryTake(holder);
     if (give !== undefined) return this.#ending(give);
     const leave = this.#waiting.take(holder);
@@ -53,7 +53,7 @@ export class Turns {
     this.#queues.set(holder, (this.#queues.get(holder) ?? new Set()).add(turn.resolve));
     const timer = setTimeout(() => {
       this.#remove(holder, turn.resolve);
-      turn.reject(new NoTurn());
+      turn.reject(new SemaphoreTimeout());
     }, this.#maxWaitMs);
     try {
       return await turn.promise;
@@ -84,7 +84,7 @@ export class Turns {
     }
   }
 
-  #remove(holder: Holder, start: Start): void {
+  #remove(holder: Requester, start: Start): void {
     const queue = this.#queues.get(holder);
     queue?.delete(start);
     if (queue?.size === 0) this.#queues.delete(holder);

@@ -1,7 +1,7 @@
 import { AppError } from './errors.ts';
 
 /** A party that shares a room: an owner, or the address of a client without a key; undefined has no share, only the whole. */
-export type Holder = string | undefined;
+export type Requester = string | undefined;
 
 /** The part of a room that only holders of little may fill. */
 const RESERVED = 1 / 4;
@@ -10,21 +10,21 @@ const LITTLE = 1 / 16;
 const RETRY_AFTER_SECONDS = 5;
 
 /**
- * Room for `max` things of a kind in this process (connections, bytes). One holder has at most `maxPerHolder` of them, and
+ * Quota for `max` things of a kind in this process (connections, bytes). One holder has at most `maxPerRequester` of them, and
  * the last quarter is left to those that hold little, so that nobody takes the last of it from the others.
  */
-export class Room {
+export class Quota {
   readonly #name: string;
   readonly #max: number;
-  readonly #maxPerHolder: number;
-  readonly #heldBy = new Map<Holder, number>();
+  readonly #maxPerRequester: number;
+  readonly #heldBy = new Map<Requester, number>();
   #held = 0;
 
   /** @param name such as `open streams`: errors say that there are too many of these */
-  constructor({ name, max, maxPerHolder = max / 2 }: { name: string; max: number; maxPerHolder?: number }) {
+  constructor({ name, max, maxPerRequester = max / 2 }: { name: string; max: number; maxPerRequester?: number }) {
     this.#name = name;
     this.#max = max;
-    this.#maxPerHolder = Math.min(max, Math.max(1, Math.floor(maxPerHolder)));
+    this.#maxPerRequester = Math.min(max, Math.max(1, Math.floor(maxPerRequester)));
   }
 
   get held(): number {
@@ -35,11 +35,11 @@ export class Room {
    * Takes room; gives the function that gives it back. Throws 429 when the holder has its share, and 503 when all is taken.
    * More than the share of a holder counts as its share.
    */
-  take(holder: Holder, amount = 1): () => void {
+  take(holder: Requester, amount = 1): () => void {
     const give = this.tryTake(holder, amount);
     if (give !== undefined) return give;
-    const taken = Math.min(amount, this.#maxPerHolder);
-    const isBeyondShare = (this.#heldBy.get(holder) ?? 0) + taken > this.#maxPerHolder;
+    const taken = Math.min(amount, this.#maxPerRequester);
+    const isBeyondShare = (this.#heldBy.get(holder) ?? 0) + taken > this.#maxPerRequester;
     const isOwn = holder !== undefined && (isBeyondShare || this.#held + taken <= this.#max);
     throw new AppError(
       isOwn ? 'too_many_requests' : 'unavailable',
@@ -52,8 +52,8 @@ export class Room {
   }
 
   /** Takes room as `take` does; gives undefined when there is none. */
-  tryTake(holder: Holder, amount = 1): (() => void) | undefined {
-    const taken = Math.min(amount, this.#maxPerHolder);
+  tryTake(holder: Requester, amount = 1): (() => void) | undefined {
+    const taken = Math.min(amount, this.#maxPerRequester);
     if (!this.#fits(holder, taken)) return undefined;
     this.#add(holder, taken);
     let isGiven = false;
@@ -63,16 +63,16 @@ export class Room {
     };
   }
 
-  #fits(holder: Holder, amount: number): boolean {
+  #fits(holder: Requester, amount: number): boolean {
     const all = this.#held + amount;
     if (all > this.#max) return false;
     if (holder === undefined) return true;
     const own = (this.#heldBy.get(holder) ?? 0) + amount;
-    if (own > this.#maxPerHolder) return false;
+    if (own > this.#maxPerRequester) return false;
     return all <= this.#max * (1 - RESERVED) || own <= Math.max(1, this.#max * LITTLE);
   }
 
-  #add(holder: Holder, amount: number): void {
+  #add(holder: Requester, amount: number): void {
     this.#held += amount;
     const own = (this.#heldBy.get(holder) ?? 0) + amount;
     if (own === 0) this.#heldBy.delete(holder);

@@ -1,7 +1,7 @@
-import { NoTurn, Turns } from '../../runtime/fair-semaphore.ts';
+import { FairSemaphore, SemaphoreTimeout } from '../../runtime/fair-semaphore.ts';
 
 test('holders take turns, however much one of them waits for', async () => {
-  const turns = new Turns({ max: 3, maxPerHolder: 2 });
+  const turns = new FairSemaphore({ max: 3, maxPerRequester: 2 });
   const started: string[] = [];
   const gives: (() => void)[] = [];
   const ask = (holder: string, name: string) =>
@@ -26,7 +26,7 @@ test('holders take turns, however much one of them waits for', async () => {
 });
 
 test('a holder that waits for too many turns is refused, and others still wait', async () => {
-  const turns = new Turns({ max: 1, maxPerHolder: 1 });
+  const turns = new FairSemaphore({ max: 1, maxPerRequester: 1 });
   const give = await turns.take('alice');
   const waiting = Array.from({ length: 2_000 }, () => turns.take('alice').then((next) => next()));
   await expect(turns.take('alice')).rejects.toMatchObject({ status: 429, code: 'too_many_requests' });
@@ -36,9 +36,9 @@ test('a holder that waits for too many turns is refused, and others still wait',
 });
 
 test('a turn that does not come in time is given up, and takes none later', async () => {
-  const turns = new Turns({ max: 1, maxPerHolder: 1, maxWaitMs: 20 });
+  const turns = new FairSemaphore({ max: 1, maxPerRequester: 1, maxWaitMs: 20 });
   const give = await turns.take('alice');
-  await expect(turns.take('bob')).rejects.toThrow(NoTurn);
+  await expect(turns.take('bob')).rejects.toThrow(SemaphoreTimeout);
   give();
   (await turns.take('carol'))();
 });

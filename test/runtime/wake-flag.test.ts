@@ -1,16 +1,16 @@
-import { createSignal } from '../../runtime/wake-flag.ts';
+import { WakeFlag } from '../../runtime/wake-flag.ts';
 
 const LONG_MS = 30_000;
 
 test('a wait ends when the signal is set', async () => {
-  const signal = createSignal();
+  const signal = new WakeFlag();
   const waiting = signal.wait(LONG_MS);
   signal.set();
   await waiting;
 });
 
 test('what was set before the wait is not missed, and counts once', async () => {
-  const signal = createSignal();
+  const signal = new WakeFlag();
   signal.set();
   signal.set();
   await signal.wait(LONG_MS);
@@ -20,5 +20,5 @@ test('what was set before the wait is not missed, and counts once', async () => 
 });
 
 test('a wait ends after its time in any case', async () => {
-  await createSignal().wait(10);
+  await new WakeFlag().wait(10);
 });

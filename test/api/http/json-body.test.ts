@@ -7,12 +7,12 @@ import { admission } from '../../../api/http/admission.ts';
 import { jsonBody } from '../../../api/http/json-body.ts';
 import { problems } from '../../../api/http/problem.ts';
 import { createLogger } from '../../../runtime/log.ts';
-import { Room } from '../../../runtime/quota.ts';
+import { Quota } from '../../../runtime/quota.ts';
 import { until } from '../../support/service.ts';
 
 const MAX_BYTES = 100_000;
 
-const room = new Room({ name: 'bytes of JSON', max: 2 * MAX_BYTES });
+const room = new Quota({ name: 'bytes of JSON', max: 2 * MAX_BYTES });
 let server: Server;
 beforeAll(async () => {
   const app = express();
