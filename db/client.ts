@@ -1,12 +1,12 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
-import { SemaphoreTimeout } from '../runtime/fair-semaphore.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Requester } from '../runtime/quota.ts';
+import { retry } from '../runtime/retry.ts';
 import { connectionTo } from './connection.ts';
 import { FairPool } from './fair-pool.ts';
+import { isOutage, isRefusedWrite } from './postgres-errors.ts';
 import { PreparedClient } from './prepared-client.ts';
 import * as schema from './schema.ts';
 
@@ -17,6 +17,7 @@ export type Queryable = Database | Transaction;
 
 /** How long a start waits for a Postgres that does not answer yet. */
 const CONNECT_DEADLINE_MS = 60_000;
+const CONNECT_BACKOFF = { initialMs: 50, maxMs: 2_000 };
 const STATEMENT_MS = 60_000;
 const SILENT_MS = 75_000;
 /** A transaction of a host that was cut off in the middle of it holds up others no longer. */
@@ -60,20 +61,16 @@ export async function openDatabase(
 }
 
 /**
- * Does `work` again until Postgres can be reached for it. Throws at once what is no outage, such as a wrong password, and
- * gives up once a minute has passed.
+ * Retries `work` until Postgres can be reached. Throws at once an error that is no outage, such as a wrong password, and
+ * gives up after a minute.
  */
-export async function whenReachable<Result>(work: () => Promise<Result>): Promise<Result> {
+export function whenReachable<Result>(work: () => Promise<Result>): Promise<Result> {
   const deadline = Date.now() + CONNECT_DEADLINE_MS;
-  for (let wait = 50; ; wait = Math.min(wait * 2, 2_000)) {
-    try {
-      return await work();
-    } catch (error) {
-      if (!isOutage(error)) throw error;
-      if (Date.now() + wait > deadline) throw new Error('Postgres has not answered for a minute', { cause: error });
-      await delay(wait);
-    }
-  }
+  return retry(work, CONNECT_BACKOFF, (error, backoffMs) => {
+    if (!isOutage(error)) throw error;
+    if (Date.now() + backoffMs > deadline) throw new Error('Postgres did not answer for a minute', { cause: error });
+    return backoffMs;
+  });
 }
 
 /**
@@ -128,62 +125,10 @@ function trackDemotions(pool: pg.Pool): () => void {
   return dropDemoted;
 }
 
-/** The SQLSTATE of a write that reached a server which takes none: a standby, or a primary that was demoted. */
-const READ_ONLY = '25006';
-
-/** The SQLSTATE of a statement that waited for a lock for too long. */
-const LOCK_NOT_AVAILABLE = '55P03';
-/** The SQLSTATE of a statement that took too long. */
-const QUERY_CANCELED = '57014';
-
-/** True if a statement waited for a lock of another transaction for too long. */
-export function isLockTimeout(error: unknown): boolean {
-  return codeOf(error) === LOCK_NOT_AVAILABLE;
-}
-
-/** True if a statement took too long. */
-export function isStatementTimeout(error: unknown): boolean {
-  return codeOf(error) === QUERY_CANCELED;
-}
-
-function isRefusedWrite(error: unknown): boolean {
-  return codeOf(error) === READ_ONLY;
-}
-
 /** True if the server takes no writes now, as during a failover. */
 export async function isReadOnly(db: Queryable): Promise<boolean> {
   const { rows } = await db.execute<{ read_only: boolean }>(
     sql`select pg_is_in_recovery() or current_setting('transaction_read_only')::bool as read_only`,
   );
   return rows[0]?.read_only === true;
-}
-
-/**
- * Codes of the network, and Postgres's classes 08 (connection), 53 (resources) and 57 (shutting down), and its refusal of
- * writes during a failover. A statement that took too long (57014) or that Postgres cannot read (08P01) would fail again.
- */
-const OUTAGE_CODES = /^(08(?!P01)|53|57(?!014)|25006|ECONN|EHOST|ENET|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN)/;
-/** The client library's own errors have no code. */
-const OUTAGE_MESSAGES =
-  /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection)/;
-
-/** Whether a query failed because the database could not be reached: the same query may work later. */
-export function isOutage(error: unknown): boolean {
-  const { message } = innermost(error);
-  return OUTAGE_CODES.test(codeOf(error)) || OUTAGE_MESSAGES.test(message ?? '') || isBusy(error);
-}
-
-/** True if no connection was free in time. */
-function isBusy(error: unknown): boolean {
-  return innermost(error) instanceof SemaphoreTimeout;
-}
-
-/** The error of Postgres or of the client library, which drizzle wraps. */
-function innermost(error: unknown): { code?: unknown; message?: string } {
-  const inner = error instanceof Error && error.cause !== undefined ? error.cause : error;
-  return typeof inner === 'object' && inner !== null ? inner : {};
-}
-
-function codeOf(error: unknown): string {
-  return String(innermost(error).code ?? '');
 }

@@ -1,4 +1,4 @@
-import { isOutage } from './client.ts';
+import { isOutage } from './postgres-errors.ts';
 
 /**
  * Gives a function that writes one item and gives its result. Items that arrive during a write share the next one, up to

@@ -1,7 +1,8 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { and, asc, eq, gt, isNull, or, type SQL, sql } from 'drizzle-orm';
-import { type Database, isOutage, type Transaction } from '../db/client.ts';
+import type { Database, Transaction } from '../db/client.ts';
 import { type JobFilter, whereJobs } from '../db/jobs.ts';
+import { isOutage } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import { type BulkAction, bulkOperations, jobs } from '../db/schema.ts';
 import { AppError } from '../runtime/errors.ts';

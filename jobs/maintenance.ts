@@ -1,6 +1,7 @@
 import { and, eq, inArray, lt, ne, notExists, sql } from 'drizzle-orm';
-import { type Database, isOutage, type Transaction } from '../db/client.ts';
+import type { Database, Transaction } from '../db/client.ts';
 import { forgetAnswers } from '../db/idempotency.ts';
+import { isOutage } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import { bulkOperations, converters, fairShares, jobAttempts, jobs, throughput } from '../db/schema.ts';
 import type { PublicError } from '../runtime/errors.ts';
