@@ -72,15 +72,20 @@ export class AppError extends Error {
   }
 }
 
+/** A member of a value of unknown type; undefined where there is none. */
+export function memberOf(value: unknown, name: string): unknown {
+  return typeof value === 'object' && value !== null ? Reflect.get(value, name) : undefined;
+}
+
 /** The `code` of an error from Node, Postgres or a library, such as `ENOENT`; undefined where it has none. */
 export function errorCode(error: unknown): string | undefined {
-  const code = typeof error === 'object' && error !== null && 'code' in error ? error.code : undefined;
+  const code = memberOf(error, 'code');
   return typeof code === 'string' ? code : undefined;
 }
 
 /** The message of anything that was thrown. */
 export function errorMessage(error: unknown): string {
-  return typeof error === 'object' && error !== null && 'message' in error ? String(error.message) : String(error);
+  return String(memberOf(error, 'message') ?? error);
 }
 
 /** True if an allocation was refused, in the words of V8, WebAssembly, Skia, native code or zlib. */
