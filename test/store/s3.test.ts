@@ -39,7 +39,7 @@ const Bucket = 'sheetmill';
 
 describe('a store on S3', () => describeStore(open, close));
 
-describe('on S3 besides', () => {
+describe('a store on S3 only', () => {
   let work: string;
   beforeEach(async () => {
     await open();
