@@ -1,5 +1,5 @@
 import { and, eq, sql } from 'drizzle-orm';
-import { openPool } from '../db/client.ts';
+import { type OpenPool, openPool } from '../db/client.ts';
 import { connectionTo } from '../db/connection.ts';
 import { converters } from '../db/schema.ts';
 import { ConverterLost } from '../jobs/claim.ts';
@@ -26,7 +26,7 @@ const SILENT_MS = 4_000;
 export class Heartbeat {
   readonly #converterId: string;
   readonly #onPeers: (ids: string[]) => void;
-  readonly #connection: ReturnType<typeof openPool>;
+  readonly #connection: OpenPool;
   readonly #stopped = new WakeFlag();
   readonly #beating: Promise<void>;
   #lastBeat = performance.now();

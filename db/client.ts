@@ -10,37 +10,43 @@ import { isOutage, isRefusedWrite } from './postgres-errors.ts';
 import { PreparedClient } from './prepared-client.ts';
 import * as schema from './schema.ts';
 
-/** The pool or a transaction: queries take either, so that each is written once. */
+/** The pool, or a transaction in `Queryable`: queries take either, so that each is written once. */
 export type Database = NodePgDatabase<typeof schema> & { $client: pg.Pool };
 export type Transaction = Parameters<Parameters<Database['transaction']>[0]>[0];
 export type Queryable = Database | Transaction;
 
-/** How long a start waits for a Postgres that does not answer yet. */
+/** A start waits this long for a Postgres that does not answer yet. */
 const CONNECT_DEADLINE_MS = 60_000;
 const CONNECT_BACKOFF = { initialMs: 50, maxMs: 2_000 };
 const STATEMENT_MS = 60_000;
 const SILENT_MS = 75_000;
-/** A transaction of a host that was cut off in the middle of it holds up others no longer. */
+/** Frees the locks of a transaction whose host was cut off. */
 const IDLE_IN_TRANSACTION_MS = 20_000;
 
 interface DatabaseOptions {
   name: string;
   log: Logger;
   max?: number;
-  /** How long a statement may take. */
+  /** The timeout of a statement. */
   statementMs?: number;
-  /** How long a statement may wait for a lock: as long as it may take unless this is given. */
+  /** The timeout of a wait for a lock. The default is the timeout of the statement. */
   lockMs?: number;
-  /** Says for whom a query is made now: those for whom there are many share the connections fairly. */
+  /** The requester of the current query: requesters share the connections fairly. */
   requesterOf?: () => Requester;
+}
+
+export interface OpenPool {
+  db: Database;
+  pool: pg.Pool;
+  close(): Promise<void>;
 }
 
 /** Opens a pool and waits until Postgres answers. Throws what `whenReachable` throws. The owner calls `close()`. */
 export async function openDatabase(
   url: string,
   { name, log, max = 10, statementMs = STATEMENT_MS, lockMs = 0, requesterOf }: DatabaseOptions,
-) {
-  const { db, pool } = openPool(
+): Promise<OpenPool> {
+  const database = openPool(
     {
       ...connectionTo(url, { name, silentMs: SILENT_MS }),
       max,
@@ -52,12 +58,12 @@ export async function openDatabase(
     (error) => log.warn({ err: error }, 'idle database connection lost'),
   );
   try {
-    await whenReachable(() => pool.query('select 1'));
+    await whenReachable(() => database.pool.query('select 1'));
   } catch (error) {
-    await pool.end();
+    await database.close();
     throw error;
   }
-  return { db, pool, close: () => pool.end() };
+  return database;
 }
 
 /**
@@ -74,22 +80,22 @@ export function whenReachable<Result>(work: () => Promise<Result>): Promise<Resu
 }
 
 /**
- * A pool that outlives its connections, and calls `onLoss` for each that breaks while nobody uses it. When a server turns
- * out to be read-only, the pool drops every connection to it: the address may lead to the new primary by now.
+ * A pool that survives its connections, and calls `onLoss` for each that breaks while it is idle. When a server turns out
+ * to be read-only, the pool drops every connection to it: the address may lead to the new primary by now.
  */
 export function openPool(
   { requesterOf, ...config }: pg.PoolConfig & { requesterOf?: (() => Requester) | undefined },
   onLoss: (error: Error) => void,
-) {
+): OpenPool {
   const options = { ...config, Client: PreparedClient };
   const pool = requesterOf === undefined ? new pg.Pool(options) : new FairPool(options, requesterOf);
   pool.on('error', onLoss);
   const dropDemoted = trackDemotions(pool);
-  // One that breaks while it is used fails its query; an error that nobody hears would end the process besides.
+  // A connection in use that breaks fails its query; without a listener its error would also end the process.
   pool.on('connect', (client) => client.on('error', () => undefined));
   const db: Database = drizzle({ client: pool, schema });
   const databases = new WeakMap<pg.PoolClient, NodePgDatabase<typeof schema>>();
-  // drizzle's own never gives back a connection that breaks at BEGIN, and the pool would miss it for ever.
+  // drizzle's own never returns a connection that breaks at BEGIN, so the pool would lose it.
   db.transaction = async (work, config) => {
     const client = await pool.connect();
     try {
@@ -103,10 +109,10 @@ export function openPool(
       client.release();
     }
   };
-  return { db, pool };
+  return { db, pool, close: () => pool.end() };
 }
 
-/** Gives a function that drops all connections that are open now: idle ones at once, those in use when they are given back. */
+/** Returns a function that drops all open connections: idle ones at once, those in use when they are returned. */
 function trackDemotions(pool: pg.Pool): () => void {
   const open = new Set<pg.PoolClient>();
   const demoted = new WeakSet<pg.PoolClient>();
@@ -119,16 +125,16 @@ function trackDemotions(pool: pg.Pool): () => void {
   pool.on('remove', (client) => open.delete(client));
   pool.on('release', (error, client) => {
     if (isRefusedWrite(error) && !demoted.has(client)) dropDemoted();
-    // The pool does not keep a client that is ending.
+    // The pool removes a client that ends.
     if (demoted.has(client)) void client.end();
   });
   return dropDemoted;
 }
 
-/** True if the server takes no writes now, as during a failover. */
+/** True if the server refuses writes, as during a failover. */
 export async function isReadOnly(db: Queryable): Promise<boolean> {
-  const { rows } = await db.execute<{ read_only: boolean }>(
-    sql`select pg_is_in_recovery() or current_setting('transaction_read_only')::bool as read_only`,
+  const { rows } = await db.execute<{ isReadOnly: boolean }>(
+    sql`select pg_is_in_recovery() or current_setting('transaction_read_only')::bool as "isReadOnly"`,
   );
-  return rows[0]?.read_only === true;
+  return rows[0]?.isReadOnly === true;
 }

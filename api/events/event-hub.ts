@@ -13,7 +13,7 @@ import {
   readEvents,
   readProgress,
 } from '../../db/events.ts';
-import { listen } from '../../db/listen.ts';
+import { type Listener, listen } from '../../db/listen.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { WakeFlag } from '../../runtime/wake-flag.ts';
 import { eventDocument, type StreamEvent } from '../documents.ts';
@@ -69,7 +69,7 @@ class Hub implements EventHub {
   /** Jobs whose progress has changed since followers were told. */
   readonly #progressed = new Set<string>();
   readonly #wake = new WakeFlag();
-  readonly #listener: ReturnType<typeof listen>;
+  readonly #listener: Listener;
   readonly #running: Promise<void>;
   /** The followers have been given everything up to here; undefined while there are none. */
   #cursor: EventCursor | undefined;
