@@ -212,30 +212,18 @@ test('Ctrl-C in the terminal leaves Postgres to the process that started it', as
   expect(await once(script, 'exit')).toEqual([0, null]); // nothing of ours holds the process up
 });
 
-whenRoot(
-  'as root, Postgres runs as the user nobody, with code and data below a folder that only root may enter',
-  async () => {
-    expect(fs.statSync(root)).toMatchObject({ uid: 0, mode: 0o40700 });
-    const checkout = path.join(root, 'checkout');
-    const modules = [
-      'private-folder.ts',
-      'libc.ts',
-      'db/embedded/start.ts',
-      'db/embedded/keeper.ts',
-      'db/embedded/roles.ts',
-    ];
-    for (const part of ['package.json', ...modules, ...LIBRARY]) {
-      fs.cpSync(path.join(REPOSITORY, part), path.join(checkout, part), { recursive: true, verbatimSymlinks: true });
-    }
-    for (const part of ['node_modules/pg', 'node_modules/async-exit-hook']) {
-      fs.symlinkSync(path.join(REPOSITORY, part), path.join(checkout, part));
-    }
-    const dir = path.join(checkout, 'scratch');
-    const { url } = await startElsewhere(dir, { module: path.join(checkout, 'db/embedded/start.ts') });
-    expect(fs.statSync(`/proc/${postmasterOf(dir)}`).uid).toBe(NOBODY);
-    expect(await query(url, 'select 1 as one')).toEqual([{ one: 1 }]);
-  },
-);
+whenRoot('as root, Postgres runs as nobody, with code and data below a folder that only root may enter', async () => {
+  expect(fs.statSync(root)).toMatchObject({ uid: 0, mode: 0o40700 });
+  const checkout = path.join(root, 'checkout');
+  for (const part of ['package.json', 'runtime', 'db/embedded', ...LIBRARY]) {
+    fs.cpSync(path.join(REPOSITORY, part), path.join(checkout, part), { recursive: true, verbatimSymlinks: true });
+  }
+  fs.symlinkSync(path.join(REPOSITORY, 'node_modules/pg'), path.join(checkout, 'node_modules/pg'));
+  const dir = path.join(checkout, 'scratch');
+  const { url } = await startElsewhere(dir, { module: path.join(checkout, 'db/embedded/start.ts') });
+  expect(fs.statSync(`/proc/${postmasterOf(dir)}`).uid).toBe(NOBODY);
+  expect(await query(url, 'select 1 as one')).toEqual([{ one: 1 }]);
+});
 
 whenNobodyCanReadUs(
   'as an ordinary user, Postgres runs as that user, and root later continues as that user',
