@@ -137,7 +137,7 @@ class Hub implements EventHub {
       for (const event of events) {
         this.#cursor = { xact: event.xact, id: event.id };
         const message = messageOf(event);
-        for (const follower of this.#followers) if (!follower.give(message)) this.#followers.delete(follower);
+        for (const follower of this.#followers) if (!follower.push(message)) this.#followers.delete(follower);
         sent += this.#followers.size;
         if (sent < MAX_PER_TURN) continue;
         sent = 0;
@@ -155,7 +155,7 @@ class Hub implements EventHub {
     if (jobIds.length === 0 || cursor === undefined) return;
     for (const progress of await readProgress(this.#db, jobIds, cursor)) {
       const message = messageOf(progressEvent(progress, cursor));
-      for (const follower of this.#followers) follower.giveProgress(message);
+      for (const follower of this.#followers) follower.pushProgress(message);
     }
   }
 

@@ -40,7 +40,7 @@ export class Follower {
   }
 
   /** Sends or keeps a new event. Returns false when the backlog is full, which ends the follower. */
-  give(message: Message): boolean {
+  push(message: Message): boolean {
     if (!this.#matches(message) || compareCursors(message.place, this.#after) <= 0) return true;
     const bytes = message.bytes();
     if (this.#pending === undefined) {
@@ -56,7 +56,7 @@ export class Follower {
   }
 
   /** Sends the progress of a job, which has no place in the order. Drops it while history is sent. */
-  giveProgress(message: Message): void {
+  pushProgress(message: Message): void {
     if (this.#pending === undefined && this.#matches(message)) this.#client.send(message.bytes());
   }
 

@@ -158,7 +158,7 @@ function failed(error: string, { final = false } = {}) {
 /** Gives the reason not to send a webhook: a retry has made it untrue, and the next end has a separate webhook. */
 function refusalOf({ webhook, data }: Notice) {
   if (webhook.type.endsWith(`.${data.status}`)) return undefined;
-  return failed(`not sent: it was retried since, and is ${data.status}`, { final: true });
+  return failed(`not sent: the status is now ${data.status}`, { final: true });
 }
 
 function reasonOf(error: unknown): string {
