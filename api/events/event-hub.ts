@@ -16,8 +16,8 @@ import {
 import { listen } from '../../db/listen.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { createSignal } from '../../runtime/wake-flag.ts';
-import { eventDocument, type StreamEvent } from '../documents.ts';
 import { type Changes, readChanges } from './changes.ts';
+import { eventDocument, type StreamEvent } from './documents.ts';
 import { type Client, Follower, type Message } from './follower.ts';
 
 /** How long a lost NOTIFY can delay an event. */

@@ -9,10 +9,10 @@ import type { Admission, Caller } from '../http/admission.ts';
 import { holderOf, runFor } from '../http/holder.ts';
 import type { Origins } from '../http/origins.ts';
 import { headersOf, notFound, type Problem, parse, problemOf } from '../http/problem.ts';
-import { streamQuery } from '../http/schemas.ts';
 import type { EventHub } from './event-hub.ts';
 import { type Client, MAX_BACKLOG_BYTES } from './follower.ts';
 import { Outbox } from './outbox.ts';
+import { streamQuery } from './requests.ts';
 
 const PATH = '/jobs/stream';
 /** The subprotocol that is spoken; a client that offers a `bearer.` one besides, with its token, is asked nothing else. */

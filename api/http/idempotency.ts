@@ -1,14 +1,21 @@
 import { createHash } from 'node:crypto';
 import type { Request, RequestHandler, Response } from 'express';
+import { z } from 'zod';
 import type { Database, Queryable } from '../../db/client.ts';
 import { type Answer, freeKey, holdKey, keepAnswers, takeKey } from '../../db/idempotency.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { callerOf } from './admission.ts';
 import { parse } from './problem.ts';
-import { idempotencyKey } from './schemas.ts';
 
 const HOLD_MS = 10_000;
+
+export const idempotencyKey = z
+  .string()
+  .regex(/^[\x20-\x7e]{1,255}$/, 'must be 1 to 255 printable ASCII characters')
+  .describe(
+    'A value of your choice that makes a repeat safe for a day: the same request with the same key gets the first answer again',
+  );
 
 /** What a handler asks about its request's Idempotency-Key. Without one, nothing is ever known. */
 export interface Idempotency {

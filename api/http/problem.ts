@@ -115,15 +115,20 @@ export function problems(log: Logger): ErrorRequestHandler {
   };
 }
 
-/** What a client is told, as RFC 9457 writes it. */
-export interface Problem extends Record<string, unknown> {
-  type: string;
-  title: string;
-  status: number;
-  code: string;
-  detail: string;
-  request_id: string;
-}
+/** An error as RFC 9457 defines it. */
+export const problem = z.strictObject({
+  type: z.literal('about:blank'),
+  title: z.string(),
+  status: z.int(),
+  code: z.string(),
+  detail: z.string(),
+  request_id: z.string(),
+  cycle: z.array(z.string()).optional().describe('For `dependency_cycle`: the cycle; ends with its first job'),
+  scope: z.string().optional().describe('For `forbidden`: the missing scope'),
+  retry_after_seconds: z.int().optional().describe('For `too_many_requests`: same as `Retry-After`'),
+});
+
+export type Problem = z.output<typeof problem>;
 
 export function problemOf(error: unknown, requestId: string): Problem {
   const { code, status, message, details } = error instanceof AppError ? error : internal(error);

@@ -1,20 +1,15 @@
 import { z } from 'zod';
 import type { ZodOpenApiPathsObject } from 'zod-openapi';
-import * as answers from '../answers.ts';
-import {
-  idempotencyKey,
-  jobList,
-  jobsToCancel,
-  jobsToDelete,
-  jobsToRetry,
-  logList,
-  prefer,
-  streamQuery,
-  webhookList,
-} from '../http/schemas.ts';
+import { streamQuery } from '../events/requests.ts';
+import { idempotencyKey } from '../http/idempotency.ts';
+import { prefer } from '../http/prefer.ts';
 import * as examples from '../openapi/examples.ts';
 import { headersNamed, json, problem, problems, response } from '../openapi/responses.ts';
+import { webhookList } from '../webhooks/requests.ts';
+import * as webhookAnswers from '../webhooks/responses.ts';
+import { jobList, jobsToCancel, jobsToDelete, jobsToRetry, logList } from './filters.ts';
 import { jobChange, jobId, MAX_JOBS, newJob } from './requests.ts';
+import * as answers from './responses.ts';
 
 const tags = ['Jobs'];
 const path = z.object({ id: jobId });
@@ -228,7 +223,7 @@ export const jobPaths: ZodOpenApiPathsObject = {
       summary: 'What was told to its `notify_url`, with each attempt',
       requestParams: { path, query: webhookList },
       responses: {
-        200: json('In the order of its ends', answers.webhookList, examples.webhookList),
+        200: json('In the order of its ends', webhookAnswers.webhookList, examples.webhookList),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },

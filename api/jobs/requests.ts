@@ -13,9 +13,9 @@ import { DEFAULTS, type NewJob } from '../../jobs/submit.ts';
 import type { Task } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
 import { type Caller, isVisible } from '../http/admission.ts';
+import { moment, notifyUrl } from '../http/fields.ts';
 import { fingerprintOf } from '../http/idempotency.ts';
 import { invalid, parse } from '../http/problem.ts';
-import { moment, notifyUrl } from '../http/schemas.ts';
 
 /** How clients write jobs, and what becomes of that. */
 

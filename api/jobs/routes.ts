@@ -30,15 +30,6 @@ import { payloadBytes } from '../../jobs/submit.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { Room } from '../../runtime/quota.ts';
-import {
-  bulkDocument,
-  graphDocument,
-  jobDetail,
-  jobDocument,
-  listedJob,
-  logDocument,
-  webhookPage,
-} from '../documents.ts';
 import { type Caller, callerOf, isVisible } from '../http/admission.ts';
 import { askTogether } from '../http/batch-loader.ts';
 import { fingerprintOf, idempotencyOf, idempotent, keepForKeys, sendAnswer } from '../http/idempotency.ts';
@@ -46,9 +37,12 @@ import { jsonBody } from '../http/json-body.ts';
 import type { Waiting } from '../http/long-poll.ts';
 import { refuseFull } from '../http/overload.ts';
 import { invalid, notFound, parse } from '../http/problem.ts';
-import { jobList, jobsToCancel, jobsToDelete, jobsToRetry, logList, webhookList } from '../http/schemas.ts';
 import { jobKey, type StatusCache, type StatusDocument } from '../http/status-cache.ts';
+import { webhookPage } from '../webhooks/documents.ts';
+import { webhookList } from '../webhooks/requests.ts';
 import { type Guard, refuseForbidden } from '../webhooks/ssrf-guard.ts';
+import { bulkDocument, graphDocument, jobDetail, jobDocument, listedJob, logDocument } from './documents.ts';
+import { jobList, jobsToCancel, jobsToDelete, jobsToRetry, logList } from './filters.ts';
 import { NO_SHAPES, type QueueBounds, usageOf } from './queue-bounds.ts';
 import { jobId, readJobChange, readJobs } from './requests.ts';
 

@@ -9,13 +9,13 @@ import { deleteSchedule, findSchedule, listSchedules, type Schedule, type Schedu
 import { putSchedule, runScheduleNow } from '../../jobs/schedules.ts';
 import type { Config } from '../../runtime/config.ts';
 import type { Room } from '../../runtime/quota.ts';
-import { jobDocument, scheduleDocument } from '../documents.ts';
 import { callerOf } from '../http/admission.ts';
 import { jsonBody } from '../http/json-body.ts';
 import { invalid, notFound, parse } from '../http/problem.ts';
-import { scheduleList, scheduleName, scheduleRequest } from '../http/schemas.ts';
 import { type Guard, refuseForbidden } from '../webhooks/ssrf-guard.ts';
+import { jobDocument, scheduleDocument } from './documents.ts';
 import { readScheduledJob } from './requests.ts';
+import { scheduleList, scheduleName, scheduleRequest } from './schedule-requests.ts';
 
 const MAX_BODY_BYTES = 2 ** 20;
 

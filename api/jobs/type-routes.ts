@@ -4,9 +4,9 @@ import type { Database } from '../../db/client.ts';
 import { pausedJobTypes, pauseJobType, resumeJobType } from '../../jobs/job-types.ts';
 import type { Task } from '../../jobs/task.ts';
 import type { Logger } from '../../runtime/log.ts';
-import { jobTypeDocument } from '../documents.ts';
 import { callerOf } from '../http/admission.ts';
 import { notFound } from '../http/problem.ts';
+import { jobTypeDocument } from './documents.ts';
 
 /** Job types: their payloads and limits, and whether they are paused. */
 export function jobTypeRoutes({ db, tasks, log }: { db: Database; tasks: Tasks; log: Logger }): Router {

@@ -5,9 +5,9 @@ import { isMigrated } from '../../db/migrate.ts';
 import { listConverters, queueDepths, recentDeaths, recentThroughput } from '../../db/system.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Store } from '../../store/store.ts';
-import { systemDocument } from '../documents.ts';
 import { callerOf } from '../http/admission.ts';
 import { shareFor } from '../http/share.ts';
+import { systemDocument } from './documents.ts';
 import { readMetrics } from './metrics.ts';
 
 const THROUGHPUT_MINUTES = 10;

@@ -11,12 +11,12 @@ import { type NewJob, submitJobs } from '../../jobs/submit.ts';
 import { transition } from '../../jobs/transition.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
-import { uploadDocument } from '../documents.ts';
 import { runForAll } from '../http/holder.ts';
 import { type Idempotency, keepForKeys } from '../http/idempotency.ts';
-import type { uploadFields } from '../http/schemas.ts';
 import { shareFor } from '../http/share.ts';
+import { uploadDocument } from './documents.ts';
 import type { ReceivedUpload } from './receive.ts';
+import type { uploadFields } from './requests.ts';
 
 /** Of one transaction: it holds up the uploads that arrive meanwhile. An upload has 20 originals at most, and short fields. */
 const MAX_GROUP = 32;

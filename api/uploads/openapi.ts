@@ -1,9 +1,13 @@
 import { z } from 'zod';
 import type { ZodOpenApiOperationObject, ZodOpenApiPathsObject } from 'zod-openapi';
-import * as answers from '../answers.ts';
-import { idempotencyKey, ordinal, pageList, prefer, uploadFields, uploadList, webhookList } from '../http/schemas.ts';
+import { idempotencyKey } from '../http/idempotency.ts';
+import { prefer } from '../http/prefer.ts';
 import * as examples from '../openapi/examples.ts';
 import { json, problem, problems, response } from '../openapi/responses.ts';
+import { webhookList } from '../webhooks/requests.ts';
+import * as webhookResponses from '../webhooks/responses.ts';
+import { ordinal, pageList, uploadFields, uploadList } from './requests.ts';
+import * as responses from './responses.ts';
 
 const tags = ['Uploads'];
 const path = z.object({ id: z.uuid() });
@@ -72,7 +76,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
         },
       },
       responses: {
-        200: json('The upload', answers.upload, examples.queuedUpload, ['Location']),
+        200: json('The upload', responses.upload, examples.queuedUpload, ['Location']),
         ...problems({
           400: ['invalid_request'],
           409: ['conflict'],
@@ -88,7 +92,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       summary: 'Uploads, the newest first',
       requestParams: { query: uploadList },
       responses: {
-        200: json('Some of them', answers.uploadList, examples.uploadList),
+        200: json('Some of them', responses.uploadList, examples.uploadList),
         ...problems({ 400: ['invalid_request'] }),
       },
     },
@@ -101,7 +105,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       description: '`GET /uploads/{id}/pages` with `pages_next_cursor` gives the other pages.',
       requestParams: { path, header: waits },
       responses: {
-        200: json('All of it; pages appear while the rest still converts', answers.upload, examples.upload, [
+        200: json('All of it; pages appear while the rest still converts', responses.upload, examples.upload, [
           'Retry-After',
           'Preference-Applied',
         ]),
@@ -126,7 +130,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       summary: 'How far an upload is',
       requestParams: { path, header: waits },
       responses: {
-        200: json('Its status', answers.uploadStatus, examples.uploadStatus, ['Retry-After', 'Preference-Applied']),
+        200: json('Its status', responses.uploadStatus, examples.uploadStatus, ['Retry-After', 'Preference-Applied']),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -139,7 +143,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       description: 'What runs is aborted within a second; good pages stay.',
       requestParams: { path },
       responses: {
-        200: json('The upload, cancelled', answers.upload, examples.upload),
+        200: json('The upload, cancelled', responses.upload, examples.upload),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -152,7 +156,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       description: 'Only the pages are made that are not there. A password is not kept: an encrypted PDF fails again.',
       requestParams: { path },
       responses: {
-        200: json('The upload, at work again', answers.upload, examples.upload),
+        200: json('The upload, at work again', responses.upload, examples.upload),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -164,7 +168,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       summary: 'What was told to its `notify_url`, with each attempt',
       requestParams: { path, query: webhookList },
       responses: {
-        200: json('In the order of its ends', answers.webhookList, examples.webhookList),
+        200: json('In the order of its ends', webhookResponses.webhookList, examples.webhookList),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -197,7 +201,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       description: 'Also while it is processed: pages before the cursor may then be added later.',
       requestParams: { path, query: pageList },
       responses: {
-        200: json('Some of them', answers.uploadPages, examples.uploadPages),
+        200: json('Some of them', responses.uploadPages, examples.uploadPages),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -212,12 +216,12 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       summary: 'The originals of an upload, in order',
       requestParams: { path },
       responses: {
-        200: json('All of them', answers.uploadOriginals, examples.uploadOriginals),
+        200: json('All of them', responses.uploadOriginals, examples.uploadOriginals),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
   },
   '/uploads/{id}/originals/{original}': {
-    get: bytesOf('an original', 'getOriginal', { original: ordinal }, answers.original.shape.media_type.options),
+    get: bytesOf('an original', 'getOriginal', { original: ordinal }, responses.original.shape.media_type.options),
   },
 };

@@ -1,6 +1,6 @@
 import type { Queryable } from '../../db/client.ts';
 import { listOriginals, listSomePages, type Upload } from '../../db/uploads.ts';
-import { uploadDocument } from '../documents.ts';
+import { uploadDocument } from './documents.ts';
 
 const MAX_PAGES = 200;
 

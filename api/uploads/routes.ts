@@ -21,42 +21,38 @@ import type { Logger } from '../../runtime/log.ts';
 import { Room } from '../../runtime/quota.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
-import {
-  listedUpload,
-  originalDocument,
-  pageDocument,
-  statusDocument,
-  webhookPage,
-  writePageCursor,
-} from '../documents.ts';
 import { callerOf, isVisible } from '../http/admission.ts';
 import { askTogether } from '../http/batch-loader.ts';
 import { originalDisposition, pageDisposition } from '../http/disposition.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../http/idempotency.ts';
 import type { Waiting } from '../http/long-poll.ts';
 import { refuseOverload } from '../http/overload.ts';
+import { pageOf } from '../http/pagination.ts';
 import { notFound, parse } from '../http/problem.ts';
+import { sendStored } from '../http/send-file.ts';
+import { type StatusCache, type StatusDocument, uploadKey } from '../http/status-cache.ts';
+import type { QueueBounds } from '../jobs/queue-bounds.ts';
+import { bytesReceived, uploadsAccepted } from '../operations/metrics.ts';
+import { webhookPage } from '../webhooks/documents.ts';
+import { webhookList } from '../webhooks/requests.ts';
+import { type Guard, refuseForbidden } from '../webhooks/ssrf-guard.ts';
+import { limitConcurrentUploads } from './concurrent-uploads.ts';
+import { createUploads } from './create.ts';
+import { listedUpload, originalDocument, pageDocument, statusDocument } from './documents.ts';
+import { readUpload } from './read-upload.ts';
+import { discardFiles, receivedUpload, receiveFiles } from './receive.ts';
 import {
   ordinal,
   pageList,
   readPageCursor,
   uploadFields,
+  uploadId,
   uploadList,
-  webhookList,
   withoutEmptyFields,
-} from '../http/schemas.ts';
-import { sendStored } from '../http/send-file.ts';
-import { type StatusCache, type StatusDocument, uploadKey } from '../http/status-cache.ts';
-import type { QueueBounds } from '../jobs/queue-bounds.ts';
-import { bytesReceived, uploadsAccepted } from '../operations/metrics.ts';
-import { type Guard, refuseForbidden } from '../webhooks/ssrf-guard.ts';
-import { limitConcurrentUploads } from './concurrent-uploads.ts';
-import { createUploads } from './create.ts';
-import { readUpload } from './read-upload.ts';
-import { discardFiles, receivedUpload, receiveFiles } from './receive.ts';
+  writePageCursor,
+} from './requests.ts';
 import { sendArchive } from './send-archive.ts';
 
-const uuid = z.uuid().toLowerCase();
 /** Statuses that one query reads; each has about 1 KB. */
 const MAX_STATUSES = 500;
 /** Pages of the archives that are sent at a time: each takes about 1 KB of memory. */
@@ -100,7 +96,7 @@ export function uploadRoutes(parts: {
 
   /** The id in the path, as Postgres writes it. Throws 404 for what is none. */
   function idOf(request: Request): string {
-    const id = uuid.safeParse(request.params.id);
+    const id = uploadId.safeParse(request.params.id);
     if (!id.success) throw notFound(`upload ${request.params.id}`);
     return id.data;
   }
@@ -150,11 +146,8 @@ export function uploadRoutes(parts: {
     const { status, search, limit, cursor } = parse(uploadList, { ...request.query });
     const filter = { owner: callerOf(request).sees, status, search, limit: limit + 1, before: cursor };
     const found = await read((from) => listUploads(from, filter), search === undefined ? db : heavyDb);
-    const items = found.slice(0, limit);
-    response.json({
-      items: items.map(listedUpload),
-      next_cursor: found.length > limit ? (items.at(-1)?.id ?? null) : null,
-    });
+    const { items, next_cursor } = pageOf(found, limit, ({ id }) => id);
+    response.json({ items: items.map(listedUpload), next_cursor });
   });
 
   async function sendUpload(upload: Upload, response: Response): Promise<void> {

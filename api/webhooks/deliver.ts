@@ -6,8 +6,9 @@ import { findPending, type Lane, type LockedWebhook, takeWebhooks, type Webhook 
 import { type Delivery, releaseWebhook, settleWebhook } from '../../jobs/webhooks.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { createSignal } from '../../runtime/wake-flag.ts';
-import { jobNotice, uploadNotice } from '../documents.ts';
+import { jobNotice } from '../jobs/documents.ts';
 import { webhookTries } from '../operations/metrics.ts';
+import { uploadNotice } from '../uploads/documents.ts';
 import { post } from './post.ts';
 import type { Guard } from './ssrf-guard.ts';
 
