@@ -5,10 +5,12 @@ import { type WebSocket, WebSocketServer } from 'ws';
 import type { z } from 'zod';
 import type { Logger } from '../../runtime/log.ts';
 import { Room } from '../../runtime/quota.ts';
-import type { Admission, Caller } from '../http/admission.ts';
-import { holderOf, runFor } from '../http/holder.ts';
+import type { Authorize } from '../http/authorize.ts';
+import type { Caller } from '../http/caller.ts';
+import { runFor } from '../http/holder.ts';
 import type { Origins } from '../http/origins.ts';
-import { headersOf, notFound, type Problem, parse, problemOf } from '../http/problem.ts';
+import { headersOf, notFound, type Problem, problemOf } from '../http/problem.ts';
+import { parse } from '../http/validate.ts';
 import type { EventHub } from './event-hub.ts';
 import { type Client, MAX_BACKLOG_BYTES } from './follower.ts';
 import { Outbox } from './outbox.ts';
@@ -29,7 +31,12 @@ const INTERNAL_ERROR = 1011;
 const TRY_AGAIN_LATER = 1013;
 
 /** `GET /jobs/stream`: a WebSocket on which each event is one JSON message. The owner calls `close()`. */
-export function attachStream(server: Server, hub: EventHub, gate: { origins: Origins; admit: Admission }, log: Logger) {
+export function attachStream(
+  server: Server,
+  hub: EventHub,
+  gate: { origins: Origins; authorize: Authorize },
+  log: Logger,
+) {
   const sockets = new WebSocketServer({
     noServer: true,
     maxPayload: 1024,
@@ -45,11 +52,11 @@ export function attachStream(server: Server, hub: EventHub, gate: { origins: Ori
     try {
       const url = new URL(request.url ?? '', 'http://localhost');
       gate.origins.check(request, url.pathname);
-      const caller = await gate.admit(request, url.pathname);
+      const caller = await gate.authorize(request, url.pathname);
       if (url.pathname !== PATH) throw notFound(`a WebSocket at ${url.pathname}`);
       const query = parse(streamQuery, Object.fromEntries(url.searchParams));
       if (socket.destroyed) return;
-      socket.once('close', streams.take(holderOf(caller)));
+      socket.once('close', streams.take(caller.holder));
       sockets.handleUpgrade(request, socket, head, (client) => {
         const { owner } = caller;
         client.on('close', (code) =>
@@ -57,7 +64,7 @@ export function attachStream(server: Server, hub: EventHub, gate: { origins: Ori
         );
         answering.add(client);
         client.on('pong', () => answering.add(client));
-        void runFor(holderOf(caller), () => serve(client, caller, query, { hub, log }));
+        void runFor(caller.holder, () => serve(client, caller, query, { hub, log }));
       });
     } catch (error) {
       const problem = problemOf(error, id);

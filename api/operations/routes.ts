@@ -5,7 +5,7 @@ import { isMigrated } from '../../db/migrate.ts';
 import { listConverters, queueDepths, recentDeaths, recentThroughput } from '../../db/system.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Store } from '../../store/store.ts';
-import { callerOf } from '../http/admission.ts';
+import { callerOf } from '../http/caller.ts';
 import { shareFor } from '../http/share.ts';
 import { withParts } from '../http/with-parts.ts';
 import { systemDocument } from './documents.ts';

@@ -5,7 +5,7 @@ import type { PageCursor } from '../../db/uploads.ts';
 import { PDF_ENGINES } from '../../jobs/task.ts';
 import { notifyUrl, wholeNumber } from '../http/fields.ts';
 import { limit } from '../http/pagination.ts';
-import { unknownFields } from '../http/problem.ts';
+import { unknownFields } from '../http/validate.ts';
 
 const MAX_YEARS_AHEAD = 100;
 /** The grammar of `parsePages`, except the order and size of the numbers. */
