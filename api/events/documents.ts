@@ -4,7 +4,7 @@ import type { Progress } from '../../db/schema.ts';
 import { formatTime } from '../http/fields.ts';
 import type * as responses from './responses.ts';
 
-/** A message of the stream: an event, or the progress of a job, which has no event. */
+/** A message of the stream: an event, or the progress of a job. */
 export type StreamEvent = Pick<
   Event,
   'id' | 'owner' | 'kind' | 'jobId' | 'uploadId' | 'type' | 'status' | 'attempt' | 'data' | 'at'
@@ -13,7 +13,7 @@ export type StreamEvent = Pick<
 export function eventDocument(event: StreamEvent): z.output<typeof responses.event> {
   return {
     id: event.id,
-    // Logged lines are not among the events of the stream.
+    // The stream contains no log lines.
     kind: event.kind as 'job' | 'page' | 'upload',
     job_id: event.jobId,
     upload_id: event.uploadId,

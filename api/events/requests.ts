@@ -9,5 +9,5 @@ export const streamQuery = z.strictObject({
   upload_id: z.uuid().optional(),
   after: wholeNumber(0, Number.MAX_SAFE_INTEGER)
     .optional()
-    .describe('The id of an event: those kept since then come first; without it, only new ones'),
+    .describe('The id of an event: sends the stored events after it first. Default: only new events'),
 });

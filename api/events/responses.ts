@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { time } from '../http/fields.ts';
 
-/** What the stream sends for each change; of a page, its place too. */
+/** A message of the stream. Events of pages have their place, too. */
 export const event = z.strictObject({
   id: z.int(),
   kind: z.enum(['job', 'page', 'upload']),

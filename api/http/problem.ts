@@ -97,9 +97,7 @@ function fromExpress(error: unknown, request: Request): AppError | undefined {
 
 function fromPostgres(error: unknown): AppError | undefined {
   if (isLockTimeout(error)) {
-    return new AppError('unavailable', 'another change of the same rows is in progress: try again later', {
-      status: 503,
-    });
+    return new AppError('unavailable', 'another change is in progress: try again later', { status: 503 });
   }
   if (isStatementTimeout(error)) {
     return new AppError('unavailable', 'the query took too long: add filters, or try again later', { status: 503 });

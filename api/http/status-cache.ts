@@ -6,8 +6,7 @@ const TTL_MS = 60_000;
 const COMMAND_TIMEOUT_MS = 50;
 const CONNECT_TIMEOUT_MS = 1_000;
 const MAX_CHARACTERS = 8_192;
-/** The maximum of commands without a reply; more fail at once. */
-const MAX_COMMANDS = 1_000;
+const MAX_QUEUED_COMMANDS = 1_000;
 /** The key of the current generation, a UUID. Entries that start with another UUID are invalid. */
 const GENERATION = '{sheetmill}:generation';
 
@@ -48,7 +47,7 @@ export async function openStatusCache(url: string | undefined, log: Logger): Pro
     url,
     name: 'sheetmill',
     disableOfflineQueue: true,
-    commandsQueueMaxLength: MAX_COMMANDS,
+    commandsQueueMaxLength: MAX_QUEUED_COMMANDS,
     pingInterval: CONNECT_TIMEOUT_MS,
     socket: { connectTimeout: CONNECT_TIMEOUT_MS, socketTimeout: 2 * CONNECT_TIMEOUT_MS },
   });

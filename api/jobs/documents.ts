@@ -44,7 +44,7 @@ export function jobDocument(
   };
 }
 
-/** Like the document of a job, but for what is too large for a list: payload, result, and the prerequisites beyond `max`. */
+/** The document of a job without a large payload or result, and with at most `max` dependencies. */
 export function listedJob(job: ListedJob, dependsOn: string[] = [], max: number): z.output<typeof responses.listedJob> {
   const { payload } = job;
   const isTruncated = job.truncated || dependsOn.length > max;
@@ -55,7 +55,7 @@ export function listedJob(job: ListedJob, dependsOn: string[] = [], max: number)
   };
 }
 
-/** The data of a webhook about a job: of bounded size, however large its payload, result and history are. */
+/** The data of a webhook about a job, without unbounded parts. */
 export function jobNotice(
   job: ListedJob,
   counts: { attempts: number; dependsOn: number },
@@ -90,7 +90,7 @@ export function jobDetail(
   };
 }
 
-/** Only ties between these jobs are told of. */
+/** Contains only dependencies between these jobs. */
 export function graphDocument(jobs: Relative[], complete: boolean): z.output<typeof responses.jobGraph> {
   const shown = new Set(jobs.map(({ id }) => id));
   const items = jobs.map(({ id, type, status, parentId, dependsOn }) => ({
@@ -116,7 +116,7 @@ export function bulkDocument(operation: BulkOperation): z.output<typeof response
   };
 }
 
-/** A line of a job's log: what its task said, or a change of its status. */
+/** A line of the log of a job: a message of its task, or a change of its status. */
 export function logDocument(event: Event): z.output<typeof responses.logLine> {
   const { id, at, kind, attempt, level, message, data } = event;
   return {

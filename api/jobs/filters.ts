@@ -20,14 +20,14 @@ export const jobList = z.strictObject({
   status: z.enum(JOB_STATUSES).optional(),
   ...jobFilter,
   limit,
-  cursor: z.string().max(500).optional().describe('The `next_cursor` of the list before'),
+  cursor: z.string().max(500).optional().describe('The `next_cursor` of the previous list'),
 });
 
 export const jobsToRetry = z.strictObject({ status: z.enum(['failed', 'cancelled']), ...jobFilter });
 
 const hasFilter = (filter: object) => Object.values(filter).some((value) => value !== undefined);
 const FILTER_NEEDED =
-  'at least one filter is needed: status, type, priority, upload_id, created_after or created_before';
+  'at least one filter is required: status, type, priority, upload_id, created_after or created_before';
 
 export const jobsToCancel = z
   .strictObject({ status: z.enum(OPEN_STATUSES).optional(), ...jobFilter })
@@ -42,7 +42,7 @@ const after = wholeNumber(0, Number.MAX_SAFE_INTEGER);
 export const logList = z
   .strictObject({
     after: after.default(0).describe('Only lines with a higher `id`'),
-    cursor: after.optional().describe('The `next_cursor` of the list before: the id of its last line'),
+    cursor: after.optional().describe('The `next_cursor` of the previous list: the id of its last line'),
     limit,
   })
   .transform(({ after, cursor, limit }) => ({ after: cursor ?? after, limit }));

@@ -15,7 +15,7 @@ export const job = z.strictObject({
   position_in_queue: z
     .int()
     .nullable()
-    .describe('While it is ready or blocked, in answers about it alone; 1000 means 1000 or more'),
+    .describe('The position while the job is ready or blocked, in answers about one job; 1000 means 1000 or more'),
   payload: json,
   resource_requirements: z.strictObject({ cpu_units: z.int(), memory_mb: z.int() }),
   depends_on: z.array(z.string()),
@@ -53,19 +53,19 @@ export const attempt = z.strictObject({
 
 export const jobDetail = job.extend({ attempts: z.array(attempt).max(200).describe('The latest 200') });
 export const listedJob = job.extend({
-  payload: json.nullable().describe('Null if it has more than 4 KB'),
-  result: json.nullable().describe('Null if there is none, or if it has more than 4 KB'),
+  payload: json.nullable().describe('Null if larger than 4 KB'),
+  result: json.nullable().describe('Null if there is none, or if larger than 4 KB'),
   truncated: z
     .literal(true)
     .optional()
     .describe(
-      'Set if the payload or result has more than 4 KB, or there are more than 50 `depends_on`; `GET /jobs/{id}` has all',
+      'True if the payload or result is larger than 4 KB, or if there are more than 50 `depends_on`; `GET /jobs/{id}` has everything',
     ),
 });
 /** The data of a webhook about a job. */
 export const jobNotice = listedJob.omit({ depends_on: true }).extend({
   counts: z.strictObject({ attempts: z.int(), depends_on: z.int() }),
-  url: z.string().describe('Where its document is, below this service'),
+  url: z.string().describe('The URL path of the job'),
 });
 export const jobList = listOf(listedJob);
 export const jobBatch = z.strictObject({ items: z.array(job) });
@@ -73,22 +73,22 @@ export const bulkOperation = z.strictObject({
   id: z.uuid(),
   action: z.enum(BULK_ACTIONS),
   status: z.enum(['running', 'completed']),
-  count: z.int().describe('Jobs that matched when it began'),
+  count: z.int().describe('Jobs that matched at the start'),
   done: z.int().describe('Jobs changed so far'),
   skipped: z
     .int()
-    .describe('Jobs left as they are: their prerequisites do not let them run, or they changed meanwhile'),
+    .describe('Jobs left unchanged: their dependencies do not let them run, or they changed in the meantime'),
   created_at: time,
   finished_at: time.nullable(),
 });
 
-/** A job among those that it waits for, that wait for it, that it was split from or into, and theirs. */
+/** A job that is related to another by dependencies or by a split, directly or through other jobs. */
 const relative = job
   .pick({ job_id: true, type: true, status: true, parent_id: true })
-  .extend({ depends_on: z.array(z.string()).describe('Of its prerequisites, those among these') });
+  .extend({ depends_on: z.array(z.string()).describe('Its dependencies among these jobs') });
 export const jobGraph = z.strictObject({
-  items: z.array(relative).describe('The job itself first'),
-  complete: z.boolean().describe('Whether these are all'),
+  items: z.array(relative).describe('The job first, then its related jobs, nearest first'),
+  complete: z.boolean().describe('True if no related job is missing'),
 });
 
 export const logLine = z.strictObject({
@@ -110,16 +110,18 @@ export const jobType = z.strictObject({
   paused: z.boolean().describe('A paused type accepts jobs and starts none'),
   paused_at: time.nullable(),
   concurrency: z.strictObject({
-    per_type: z.int().nullable().describe('How many jobs of the type run at a time; null for no limit'),
+    per_type: z.int().nullable().describe('The maximum of running jobs of the type; null for no limit'),
     per_key: z
       .int()
       .nullable()
-      .describe('How many jobs of the same `concurrency_key` run at a time; null for no limit'),
+      .describe('The maximum of running jobs with the same `concurrency_key`; null for no limit'),
   }),
   rate: z
     .strictObject({ limit: z.int(), per_seconds: z.int() })
     .nullable()
-    .describe('`limit` jobs start at once, and `limit` per `per_seconds` in the long run; null for no limit'),
+    .describe(
+      'At most `limit` jobs start per `per_seconds` on average, in bursts of at most `limit`; null for no limit',
+    ),
 });
 export const jobTypeList = listOf(jobType);
 
@@ -131,9 +133,9 @@ export const schedule = z.strictObject({
   overlap: z.enum(OVERLAPS),
   missed: z.enum(MISSED),
   job: json,
-  next_run_at: time.nullable().describe('Null while it is paused'),
-  last_run_at: time.nullable().describe('The time for which it ran last'),
-  last_error: failure.nullable().describe('The reason that the last run was not submitted; null when it was'),
+  next_run_at: time.nullable().describe('Null while paused'),
+  last_run_at: time.nullable().describe('The scheduled time of the last run'),
+  last_error: failure.nullable().describe('The reason that the last run was not submitted; null if it was submitted'),
   created_at: time,
   updated_at: time,
 });

@@ -14,20 +14,20 @@ export const scheduleRequest = z.strictObject({
     .describe(
       'Five fields (minute, hour, day of month, month, day of week) or one of `@hourly` `@daily` `@weekly` `@monthly` `@yearly`',
     ),
-  timezone: z.string().min(1).max(100).default('UTC').describe('A name of the IANA time zone database'),
+  timezone: z.string().min(1).max(100).default('UTC').describe('A name in the IANA time zone database'),
   job: z.record(z.string(), z.unknown()),
-  paused: z.boolean().default(false).describe('A paused schedule is kept, and does not run'),
+  paused: z.boolean().default(false).describe('A paused schedule does not run'),
   overlap: z
     .enum(OVERLAPS)
     .default('allow')
-    .describe('`skip` leaves out a run while the job of the previous run has not ended'),
+    .describe('`skip` skips a run while the job of the previous run has not ended'),
   missed: z
     .enum(MISSED)
     .default('once')
-    .describe('`once` makes up one run when an outage has missed one or more, `skip` none'),
+    .describe('`once` runs once after an outage that missed one or more runs; `skip` does not'),
 });
 
 export const scheduleList = z.strictObject({
   limit,
-  cursor: z.string().max(500).optional().describe('The `next_cursor` of the list before'),
+  cursor: z.string().max(500).optional().describe('The `next_cursor` of the previous list'),
 });

@@ -6,7 +6,7 @@ import type * as responses from './responses.ts';
 
 type Rows<Query extends (...args: never[]) => Promise<unknown>> = Awaited<ReturnType<Query>>;
 
-/** What works, what waits, and what was done lately. */
+/** Converters, queues, and recent work. */
 export function systemDocument(
   converters: Rows<typeof listConverters>,
   queues: Rows<typeof queueDepths>,

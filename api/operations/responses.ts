@@ -17,14 +17,14 @@ export const system = z.strictObject({
           layers: z.array(z.string()),
         })
         .nullable()
-        .describe('The layers between sandboxes and the machine of the converter'),
+        .describe('The isolation of sandboxes from the machine of the converter'),
       started_at: time,
       heartbeat_at: time,
     }),
   ),
   queues: z.array(
     resources.extend({
-      depth: z.int().describe('Ready jobs, as of at most a second ago; 1000 means 1000 or more'),
+      depth: z.int().describe('Ready jobs, at most one second old; 1000 means 1000 or more'),
       oldest_age_seconds: z.number(),
     }),
   ),
@@ -45,9 +45,7 @@ export const system = z.strictObject({
         error: failure,
       }),
     )
-    .describe(
-      'Attempts of the last day that were ended for their memory or their time, or by a crash; the latest first',
-    ),
+    .describe('Attempts of the last day that exceeded their memory or timeout, or crashed; latest first'),
 });
 
 export const health = z.strictObject({

@@ -47,7 +47,7 @@ export function statusDocument(upload: Upload): z.output<typeof responses.upload
   };
 }
 
-/** The data of a webhook about an upload: of bounded size, however many pages it has. */
+/** The data of a webhook about an upload, without its pages. */
 export function uploadNotice(upload: Upload, counts: UploadCounts): z.output<typeof responses.uploadNotice> {
   return {
     ...statusDocument(upload),

@@ -15,13 +15,19 @@ const path = z.object({ id: z.uuid() });
 const waits = z.object({ Prefer: prefer.optional() });
 
 const form = uploadFields.extend({
-  file: z.array(z.file()).min(1).max(20).describe('PDFs, PNGs and JPEGs. Their order counts, their names do not'),
+  file: z
+    .array(z.file())
+    .min(1)
+    .max(20)
+    .describe(
+      'PDF, PNG and JPEG files, at most 20. Originals keep this order. The content decides the type, not the name',
+    ),
 });
 
-const kept = ['Accept-Ranges', 'Cache-Control'] as const;
+const cacheHeaders = ['Accept-Ranges', 'Cache-Control'] as const;
 
-const bytesOf = (
-  what: string,
+const download = (
+  file: string,
   operationId: string,
   parameters: z.ZodRawShape,
   types: string[],
@@ -30,25 +36,35 @@ const bytesOf = (
   return {
     tags,
     operationId,
-    summary: `The bytes of ${what}`,
-    description:
-      'They never change: conditional requests and ranges are answered, and the answer may be kept for good.',
+    summary: `Download ${file}`,
+    description: 'The bytes never change. Conditional requests, range requests and permanent caching are supported.',
     requestParams: {
       path: path.extend(parameters),
       header: z.object({
-        Range: z.string().optional().describe('The bytes wanted, such as `bytes=0-999`'),
-        'If-Range': z.string().optional().describe('The range counts only if the file still has this `ETag`'),
-        'If-None-Match': z.string().optional().describe('The `ETag` of what the client has already'),
+        Range: z.string().optional().describe('The range of bytes, such as `bytes=0-999`'),
+        'If-Range': z
+          .string()
+          .optional()
+          .describe('The range applies only if the file has this `ETag`; otherwise the whole file is sent'),
+        'If-None-Match': z.string().optional().describe('The `ETag` of the copy that the client has'),
         'If-Match': z.string().optional().describe('The `ETag` that the file must have'),
       }),
     },
     responses: {
-      200: response('All of it', ['ETag', 'Content-Length', 'Content-Disposition', ...kept], content),
-      206: response('The range', ['ETag', 'Content-Length', 'Content-Range', 'Content-Disposition', ...kept], content),
-      304: response('The client has it already', ['ETag', 'Content-Disposition', ...kept]),
-      307: response('All of it, or the range, is to be had there for some minutes, without a key', [
+      200: response('The whole file', ['ETag', 'Content-Length', 'Content-Disposition', ...cacheHeaders], content),
+      206: response(
+        'The requested range',
+        ['ETag', 'Content-Length', 'Content-Range', 'Content-Disposition', ...cacheHeaders],
+        content,
+      ),
+      304: response('Not modified: the copy of the client is current', [
+        'ETag',
+        'Content-Disposition',
+        ...cacheHeaders,
+      ]),
+      307: response('Redirect to a pre-signed URL, valid for a few minutes; send no key there', [
         'Location',
-        ...kept,
+        ...cacheHeaders,
       ]),
       ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       412: problem(412, ['invalid_request'], ['Accept-Ranges']),
@@ -64,7 +80,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       operationId: 'createUpload',
       summary: 'Upload files',
       description:
-        'The answer comes once the files are stored, and before they are converted. Every file becomes PNG pages below 3500 x 3500 pixels.',
+        'Stores the files and answers with an ID before the conversion. Each file becomes PNG pages below 3500 x 3500 pixels.',
       requestParams: { header: z.object({ 'Idempotency-Key': idempotencyKey.optional() }) },
       requestBody: {
         required: true,
@@ -89,10 +105,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listUploads',
-      summary: 'Uploads, the newest first',
+      summary: 'List uploads, newest first',
       requestParams: { query: uploadList },
       responses: {
-        200: json('Some of them', responses.uploadList, examples.uploadList),
+        200: json('A page of uploads', responses.uploadList, examples.uploadList),
         ...problems({ 400: ['invalid_request'] }),
       },
     },
@@ -101,11 +117,11 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getUpload',
-      summary: 'An upload with its originals and its first 200 pages',
-      description: '`GET /uploads/{id}/pages` with `pages_next_cursor` gives the other pages.',
+      summary: 'Get an upload with its originals and its first 200 pages',
+      description: '`GET /uploads/{id}/pages` with `pages_next_cursor` lists the other pages.',
       requestParams: { path, header: waits },
       responses: {
-        200: json('All of it; pages appear while the rest still converts', responses.upload, examples.upload, [
+        200: json('The upload. Pages are added while it is processed', responses.upload, examples.upload, [
           'Retry-After',
           'Preference-Applied',
         ]),
@@ -115,10 +131,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     delete: {
       tags,
       operationId: 'deleteUpload',
-      summary: 'Remove an upload and all its files, also while it is at work',
+      summary: 'Delete an upload with all its files, even while it is processed',
       requestParams: { path },
       responses: {
-        204: response('It is gone'),
+        204: response('Deleted'),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -127,10 +143,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getUploadStatus',
-      summary: 'How far an upload is',
+      summary: 'Get the status and progress of an upload',
       requestParams: { path, header: waits },
       responses: {
-        200: json('Its status', responses.uploadStatus, examples.uploadStatus, ['Retry-After', 'Preference-Applied']),
+        200: json('The status', responses.uploadStatus, examples.uploadStatus, ['Retry-After', 'Preference-Applied']),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -140,10 +156,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'cancelUpload',
       summary: 'Cancel an upload that has not ended',
-      description: 'What runs is aborted within a second; good pages stay.',
+      description: 'Running work is aborted within a second. Completed pages stay.',
       requestParams: { path },
       responses: {
-        200: json('The upload, cancelled', responses.upload, examples.upload),
+        200: json('The cancelled upload', responses.upload, examples.upload),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -153,10 +169,11 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'retryUpload',
       summary: 'Run a failed or cancelled upload again',
-      description: 'Only the pages are made that are not there. A password is not kept: an encrypted PDF fails again.',
+      description:
+        'Converts only the pages that are missing. The password is deleted when an upload ends, so an encrypted PDF fails again.',
       requestParams: { path },
       responses: {
-        200: json('The upload, at work again', responses.upload, examples.upload),
+        200: json('The upload, which is processed again', responses.upload, examples.upload),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -165,10 +182,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listUploadWebhooks',
-      summary: 'What was told to its `notify_url`, with each attempt',
+      summary: 'List the webhooks of an upload with their delivery attempts',
       requestParams: { path, query: webhookList },
       responses: {
-        200: json('In the order of its ends', webhookResponses.webhookList, examples.webhookList),
+        200: json('A page of webhooks, oldest first', webhookResponses.webhookList, examples.webhookList),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -177,18 +194,26 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getArchive',
-      summary: 'All completed pages as a zip, once the upload has ended',
+      summary: 'Download all completed pages as a zip, once the upload has ended',
       requestParams: {
         path,
         header: z.object({
-          'If-None-Match': z.string().optional().describe('The `ETag` of what the client has already'),
+          'If-None-Match': z.string().optional().describe('The `ETag` of the copy that the client has'),
         }),
       },
       responses: {
-        200: response('`1-0001.png` and so on', ['ETag', 'Content-Length', 'Content-Disposition', 'Cache-Control'], {
-          'application/zip': { schema: z.file() },
-        }),
-        304: response('The client has it already', ['ETag', 'Content-Disposition', 'Cache-Control']),
+        200: response(
+          'A zip with one PNG for each page, such as `1-0001.png`',
+          ['ETag', 'Content-Length', 'Content-Disposition', 'Cache-Control'],
+          {
+            'application/zip': { schema: z.file() },
+          },
+        ),
+        304: response('Not modified: the copy of the client is current', [
+          'ETag',
+          'Content-Disposition',
+          'Cache-Control',
+        ]),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -197,31 +222,31 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listPages',
-      summary: 'The pages of an upload, in order',
-      description: 'Also while it is processed: pages before the cursor may then be added later.',
+      summary: 'List the pages of an upload, in order',
+      description: 'While the upload is processed, pages before the cursor can be added later.',
       requestParams: { path, query: pageList },
       responses: {
-        200: json('Some of them', responses.uploadPages, examples.uploadPages),
+        200: json('A page of this list', responses.uploadPages, examples.uploadPages),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
   },
   '/uploads/{id}/pages/{original}/{page}.png': {
-    get: bytesOf('a page', 'getPage', { original: ordinal, page: ordinal }, ['image/png']),
+    get: download('a page', 'getPage', { original: ordinal, page: ordinal }, ['image/png']),
   },
   '/uploads/{id}/originals': {
     get: {
       tags,
       operationId: 'listOriginals',
-      summary: 'The originals of an upload, in order',
+      summary: 'List the originals of an upload, in order',
       requestParams: { path },
       responses: {
-        200: json('All of them', responses.uploadOriginals, examples.uploadOriginals),
+        200: json('All originals', responses.uploadOriginals, examples.uploadOriginals),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
   },
   '/uploads/{id}/originals/{original}': {
-    get: bytesOf('an original', 'getOriginal', { original: ordinal }, responses.original.shape.media_type.options),
+    get: download('an original', 'getOriginal', { original: ordinal }, responses.original.shape.media_type.options),
   },
 };

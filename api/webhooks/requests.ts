@@ -3,5 +3,5 @@ import { limit } from '../http/pagination.ts';
 
 export const webhookList = z.strictObject({
   limit,
-  cursor: z.uuid().optional().describe('The `next_cursor` of the list before: the id of its last webhook'),
+  cursor: z.uuid().optional().describe('The `next_cursor` of the previous list: the id of its last webhook'),
 });

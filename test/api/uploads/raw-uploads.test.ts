@@ -93,7 +93,7 @@ describe('a file part without a filename is a file', () => {
     const { status, body } = await send([field('document', Buffer.alloc(100_000, pdf)), CLOSING]);
     expect([status, body.detail]).toEqual([
       400,
-      'document: must have 2048 bytes at most; send files in the field "file"',
+      'document: must have at most 2048 bytes; send files in the field "file"',
     ]);
   });
 });
