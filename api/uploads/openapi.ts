@@ -2,12 +2,11 @@ import { z } from 'zod';
 import type { ZodOpenApiOperationObject, ZodOpenApiPathsObject } from 'zod-openapi';
 import { idempotencyKey } from '../http/idempotency.ts';
 import { prefer } from '../http/prefer.ts';
-import * as examples from '../openapi/examples.ts';
 import { json, problem, problems, response } from '../openapi/responses.ts';
 import { webhookList } from '../webhooks/requests.ts';
-import * as webhookResponses from '../webhooks/responses.ts';
+import * as webhookDocuments from '../webhooks/responses.ts';
 import { ordinal, pageList, uploadFields, uploadList } from './requests.ts';
-import * as responses from './responses.ts';
+import * as answers from './responses.ts';
 
 const tags = ['Uploads'];
 const path = z.object({ id: z.uuid() });
@@ -19,15 +18,13 @@ const form = uploadFields.extend({
     .array(z.file())
     .min(1)
     .max(20)
-    .describe(
-      'PDF, PNG and JPEG files, at most 20. Originals keep this order. The content decides the type, not the name',
-    ),
+    .describe('PDF, PNG and JPEG files, in the order of the originals. The content decides the type, not the name'),
 });
 
-const cacheHeaders = ['Accept-Ranges', 'Cache-Control'] as const;
+const kept = ['Accept-Ranges', 'Cache-Control'] as const;
 
-const download = (
-  file: string,
+const bytesOf = (
+  what: string,
   operationId: string,
   parameters: z.ZodRawShape,
   types: string[],
@@ -36,36 +33,25 @@ const download = (
   return {
     tags,
     operationId,
-    summary: `Download ${file}`,
-    description: 'The bytes never change. Conditional requests, range requests and permanent caching are supported.',
+    summary: `Download ${what}`,
+    description: 'The bytes never change, so they may be cached forever. Supports conditional requests and ranges.',
     requestParams: {
       path: path.extend(parameters),
       header: z.object({
-        Range: z.string().optional().describe('The range of bytes, such as `bytes=0-999`'),
+        Range: z.string().optional().describe('The range to send, such as `bytes=0-999`'),
         'If-Range': z
           .string()
           .optional()
-          .describe('The range applies only if the file has this `ETag`; otherwise the whole file is sent'),
-        'If-None-Match': z.string().optional().describe('The `ETag` of the copy that the client has'),
+          .describe('Sends the range only if the file has this `ETag`, else the whole file'),
+        'If-None-Match': z.string().optional().describe('The `ETag` of the cached copy'),
         'If-Match': z.string().optional().describe('The `ETag` that the file must have'),
       }),
     },
     responses: {
-      200: response('The whole file', ['ETag', 'Content-Length', 'Content-Disposition', ...cacheHeaders], content),
-      206: response(
-        'The requested range',
-        ['ETag', 'Content-Length', 'Content-Range', 'Content-Disposition', ...cacheHeaders],
-        content,
-      ),
-      304: response('Not modified: the copy of the client is current', [
-        'ETag',
-        'Content-Disposition',
-        ...cacheHeaders,
-      ]),
-      307: response('Redirect to a pre-signed URL, valid for a few minutes; send no key there', [
-        'Location',
-        ...cacheHeaders,
-      ]),
+      200: response('The whole file', ['ETag', 'Content-Length', 'Content-Disposition', ...kept], content),
+      206: response('The range', ['ETag', 'Content-Length', 'Content-Range', 'Content-Disposition', ...kept], content),
+      304: response('The cached copy is current', ['ETag', 'Content-Disposition', ...kept]),
+      307: response('Redirect to a pre-signed URL of the file, valid for 10 minutes', ['Location', ...kept]),
       ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       412: problem(412, ['invalid_request'], ['Accept-Ranges']),
       416: problem(416, ['invalid_request'], ['Accept-Ranges', 'Content-Range']),
@@ -80,7 +66,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       operationId: 'createUpload',
       summary: 'Upload files',
       description:
-        'Stores the files and answers with an ID before the conversion. Each file becomes PNG pages below 3500 x 3500 pixels.',
+        'Answers when the files are stored, before they are converted. Every file becomes PNG pages below 3500 x 3500 pixels.',
       requestParams: { header: z.object({ 'Idempotency-Key': idempotencyKey.optional() }) },
       requestBody: {
         required: true,
@@ -92,7 +78,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
         },
       },
       responses: {
-        200: json('The upload', responses.upload, examples.queuedUpload, ['Location']),
+        200: json('The upload', answers.upload, ['Location']),
         ...problems({
           400: ['invalid_request'],
           409: ['conflict'],
@@ -108,7 +94,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       summary: 'List uploads, newest first',
       requestParams: { query: uploadList },
       responses: {
-        200: json('A page of uploads', responses.uploadList, examples.uploadList),
+        200: json('A page of uploads', answers.uploadList),
         ...problems({ 400: ['invalid_request'] }),
       },
     },
@@ -117,24 +103,22 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getUpload',
-      summary: 'Get an upload with its originals and its first 200 pages',
-      description: '`GET /uploads/{id}/pages` with `pages_next_cursor` lists the other pages.',
+      summary: 'Get an upload with its originals and first 200 pages',
+      description:
+        'Pages appear while the upload is converted. `GET /uploads/{id}/pages` with `pages_next_cursor` gives the other pages.',
       requestParams: { path, header: waits },
       responses: {
-        200: json('The upload. Pages are added while it is processed', responses.upload, examples.upload, [
-          'Retry-After',
-          'Preference-Applied',
-        ]),
+        200: json('The upload', answers.upload, ['Retry-After', 'Preference-Applied']),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
     delete: {
       tags,
       operationId: 'deleteUpload',
-      summary: 'Delete an upload with all its files, even while it is processed',
+      summary: 'Delete an upload and all its files, in any status',
       requestParams: { path },
       responses: {
-        204: response('Deleted'),
+        204: response('The upload is deleted'),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -143,10 +127,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getUploadStatus',
-      summary: 'Get the status and progress of an upload',
+      summary: 'Get the status of an upload',
       requestParams: { path, header: waits },
       responses: {
-        200: json('The status', responses.uploadStatus, examples.uploadStatus, ['Retry-After', 'Preference-Applied']),
+        200: json('The status', answers.uploadStatus, ['Retry-After', 'Preference-Applied']),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -156,10 +140,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'cancelUpload',
       summary: 'Cancel an upload that has not ended',
-      description: 'Running work is aborted within a second. Completed pages stay.',
+      description: 'Running attempts are aborted within a second. Completed pages are kept.',
       requestParams: { path },
       responses: {
-        200: json('The cancelled upload', responses.upload, examples.upload),
+        200: json('The cancelled upload', answers.upload),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -169,11 +153,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'retryUpload',
       summary: 'Run a failed or cancelled upload again',
-      description:
-        'Converts only the pages that are missing. The password is deleted when an upload ends, so an encrypted PDF fails again.',
+      description: 'Converts only the missing pages. Passwords are not kept, so an encrypted PDF fails again.',
       requestParams: { path },
       responses: {
-        200: json('The upload, which is processed again', responses.upload, examples.upload),
+        200: json('The restarted upload', answers.upload),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -185,7 +168,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       summary: 'List the webhooks of an upload with their delivery attempts',
       requestParams: { path, query: webhookList },
       responses: {
-        200: json('A page of webhooks, oldest first', webhookResponses.webhookList, examples.webhookList),
+        200: json('A page of webhooks, oldest first', webhookDocuments.webhookList),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -194,26 +177,22 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getArchive',
-      summary: 'Download all completed pages as a zip, once the upload has ended',
+      summary: 'Download all completed pages of an ended upload as a zip',
       requestParams: {
         path,
         header: z.object({
-          'If-None-Match': z.string().optional().describe('The `ETag` of the copy that the client has'),
+          'If-None-Match': z.string().optional().describe('The `ETag` of the cached copy'),
         }),
       },
       responses: {
         200: response(
-          'A zip with one PNG for each page, such as `1-0001.png`',
+          'The zip; its files are named `1-0001.png` (original and page)',
           ['ETag', 'Content-Length', 'Content-Disposition', 'Cache-Control'],
           {
             'application/zip': { schema: z.file() },
           },
         ),
-        304: response('Not modified: the copy of the client is current', [
-          'ETag',
-          'Content-Disposition',
-          'Cache-Control',
-        ]),
+        304: response('The cached copy is current', ['ETag', 'Content-Disposition', 'Cache-Control']),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -222,31 +201,31 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listPages',
-      summary: 'List the pages of an upload, in order',
-      description: 'While the upload is processed, pages before the cursor can be added later.',
+      summary: 'List the pages of an upload in order',
+      description: 'While an upload is processed, pages before the cursor may still be added.',
       requestParams: { path, query: pageList },
       responses: {
-        200: json('A page of this list', responses.uploadPages, examples.uploadPages),
+        200: json('A page of the list', answers.uploadPages),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
   },
   '/uploads/{id}/pages/{original}/{page}.png': {
-    get: download('a page', 'getPage', { original: ordinal, page: ordinal }, ['image/png']),
+    get: bytesOf('a page', 'getPage', { original: ordinal, page: ordinal }, ['image/png']),
   },
   '/uploads/{id}/originals': {
     get: {
       tags,
       operationId: 'listOriginals',
-      summary: 'List the originals of an upload, in order',
+      summary: 'List the originals of an upload in order',
       requestParams: { path },
       responses: {
-        200: json('All originals', responses.uploadOriginals, examples.uploadOriginals),
+        200: json('All originals', answers.uploadOriginals),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
   },
   '/uploads/{id}/originals/{original}': {
-    get: download('an original', 'getOriginal', { original: ordinal }, responses.original.shape.media_type.options),
+    get: bytesOf('an original', 'getOriginal', { original: ordinal }, answers.original.shape.media_type.options),
   },
 };
