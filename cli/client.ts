@@ -6,9 +6,12 @@ import { pipeline } from 'node:stream/promises';
 import type { ReadableStream } from 'node:stream/web';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { z } from 'zod';
-import type * as answers from '../api/answers.ts';
-import type * as requests from '../api/http/schemas.ts';
-import type * as jobRequests from '../api/jobs/requests.ts';
+import type { Answer } from '../api/client-types.ts';
+import type { streamQuery } from '../api/events/requests.ts';
+import type { jobList, jobsToRetry } from '../api/jobs/filters.ts';
+import type { newJob } from '../api/jobs/requests.ts';
+import type { scheduleRequest } from '../api/jobs/schedule-requests.ts';
+import type { pageList, uploadFields, uploadList } from '../api/uploads/requests.ts';
 import { type ClientOptions, createHttp } from './http.ts';
 import { createMultipart, type Source } from './multipart.ts';
 import { followEvents } from './stream.ts';
@@ -16,7 +19,6 @@ import { followEvents } from './stream.ts';
 export { type ClientOptions, ProblemError, UnreachableError } from './http.ts';
 export type { Source } from './multipart.ts';
 
-type Answer<Name extends keyof typeof answers> = z.output<(typeof answers)[Name]>;
 /** What a schema takes. What it reads from the text of a form or query is a number here. */
 type Request<Schema extends z.ZodType> = {
   [Name in keyof z.input<Schema>]: unknown extends z.input<Schema>[Name] ? number | undefined : z.input<Schema>[Name];
@@ -24,12 +26,12 @@ type Request<Schema extends z.ZodType> = {
 
 export type Upload = Answer<'upload'>;
 export type UploadStatus = Answer<'uploadStatus'>;
-export type UploadFields = Request<typeof requests.uploadFields>;
+export type UploadFields = Request<typeof uploadFields>;
 export type Page = Answer<'page'>;
 export type Job = Answer<'job'>;
 export type ListedJob = Answer<'listedJob'>;
 export type JobDetail = Answer<'jobDetail'>;
-export type NewJob = Request<typeof jobRequests.newJob>;
+export type NewJob = Request<typeof newJob>;
 export type Event = Answer<'event'>;
 
 interface Creating {
@@ -106,7 +108,7 @@ export function createClient(options: ClientOptions) {
       return uploads.get(id);
     },
     /** All pages that are there, in order. */
-    pages: (id: string, query: Request<typeof requests.pageList> = {}) =>
+    pages: (id: string, query: Request<typeof pageList> = {}) =>
       all<Page>(at('uploads', id, 'pages'), { limit: MAX_LIMIT, ...query }),
     originals: (id: string) => http.json<Answer<'uploadOriginals'>>({ path: at('uploads', id, 'originals') }),
     /** The PNG of a page; originals and pages count from 1. */
@@ -116,7 +118,7 @@ export function createClient(options: ClientOptions) {
     /** A zip of all pages. */
     archive: (id: string) => download(at('uploads', id, 'archive.zip')),
     /** All that match, newest first. */
-    list: (query: Request<typeof requests.uploadList> = {}) => all<Answer<'uploadSummary'>>('/uploads', query),
+    list: (query: Request<typeof uploadList> = {}) => all<Answer<'uploadSummary'>>('/uploads', query),
     cancel: (id: string) => http.json<Upload>({ method: 'POST', path: at('uploads', id, 'cancel') }),
     /** Converts again what failed or was cancelled. */
     retry: (id: string) => http.json<Upload>({ method: 'POST', path: at('uploads', id, 'retry') }),
@@ -143,7 +145,7 @@ export function createClient(options: ClientOptions) {
     cancel: (id: string) => http.json<JobDetail>({ method: 'PATCH', path: at('jobs', id, 'cancel') }),
     retry: (id: string) => http.json<JobDetail>({ method: 'POST', path: at('jobs', id, 'retry') }),
     /** Retries all jobs that match, many of them in the background; gives how many matched. */
-    async retryAll(filter: Request<typeof requests.jobsToRetry>): Promise<number> {
+    async retryAll(filter: Request<typeof jobsToRetry>): Promise<number> {
       const call = { method: 'POST', path: '/jobs/retry', json: filter } as const;
       return (await http.json<Answer<'bulkOperation'>>(call)).count;
     },
@@ -151,17 +153,16 @@ export function createClient(options: ClientOptions) {
     logs: (id: string, query: { after?: number; limit?: number } = {}) =>
       all<Answer<'logLine'>>(at('jobs', id, 'logs'), query),
     /** All that match, newest first, without payloads and results above 4 KB. */
-    list: (query: Request<typeof requests.jobList> = {}) => all<ListedJob>('/jobs', query),
+    list: (query: Request<typeof jobList> = {}) => all<ListedJob>('/jobs', query),
     /**
      * Every change as it happens, without end: leave the loop when you have seen enough. A connection that breaks goes
      * on after the last event; with `after` (0: from the first one stored) none is missed before the first, either.
      */
-    stream: (query: Request<typeof requests.streamQuery> & Waiting = {}) =>
-      followEvents<Event>(http, '/jobs/stream', query),
+    stream: (query: Request<typeof streamQuery> & Waiting = {}) => followEvents<Event>(http, '/jobs/stream', query),
   };
 
   const schedules = {
-    put: (name: string, schedule: Request<typeof requests.scheduleRequest>) =>
+    put: (name: string, schedule: Request<typeof scheduleRequest>) =>
       http.json<Answer<'schedule'>>({ method: 'PUT', path: at('schedules', name), json: schedule }),
     get: (name: string) => http.json<Answer<'schedule'>>({ path: at('schedules', name) }),
     list: () => all<Answer<'schedule'>>('/schedules', {}),

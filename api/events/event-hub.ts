@@ -16,8 +16,8 @@ import {
 import { type Listener, listen } from '../../db/listen.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { WakeFlag } from '../../runtime/wake-flag.ts';
-import { eventDocument, type StreamEvent } from '../documents.ts';
 import { type Changes, readChanges } from './changes.ts';
+import { eventDocument, type StreamEvent } from './documents.ts';
 import { type Client, Follower, type Message } from './follower.ts';
 
 /** The longest delay of an event whose NOTIFY is lost. */

@@ -5,14 +5,16 @@ import { type WebSocket, WebSocketServer } from 'ws';
 import type { z } from 'zod';
 import type { Logger } from '../../runtime/log.ts';
 import { Quota } from '../../runtime/quota.ts';
-import type { Admission, Caller } from '../http/admission.ts';
-import { holderOf, runFor } from '../http/holder.ts';
+import type { Authorize } from '../http/authorize.ts';
+import type { Caller } from '../http/caller.ts';
+import { runFor } from '../http/holder.ts';
 import type { Origins } from '../http/origins.ts';
-import { headersOf, notFound, type Problem, parse, problemOf } from '../http/problem.ts';
-import { streamQuery } from '../http/schemas.ts';
+import { headersOf, notFound, type Problem, problemOf } from '../http/problem.ts';
+import { parse } from '../http/validate.ts';
 import type { EventHub } from './event-hub.ts';
 import { type Client, MAX_BACKLOG_BYTES } from './follower.ts';
 import { Outbox } from './outbox.ts';
+import { streamQuery } from './requests.ts';
 
 const PATH = '/jobs/stream';
 /** The subprotocol of the stream. A client may also offer `bearer.` with its token, which is no protocol that we choose. */
@@ -33,7 +35,7 @@ const TRY_AGAIN_LATER = 1013;
 /** Decides which requests may open a stream. */
 interface Gate {
   origins: Origins;
-  admit: Admission;
+  authorize: Authorize;
 }
 
 type Query = z.output<typeof streamQuery>;
@@ -89,17 +91,17 @@ class StreamServer implements EventStream {
     try {
       const url = new URL(request.url ?? '', 'http://localhost');
       this.#gate.origins.check(request, url.pathname);
-      const caller = await this.#gate.admit(request, url.pathname);
+      const caller = await this.#gate.authorize(request, url.pathname);
       if (url.pathname !== PATH) throw notFound(`a WebSocket at ${url.pathname}`);
       const query = parse(streamQuery, Object.fromEntries(url.searchParams));
       if (socket.destroyed) return;
-      socket.once('close', this.#room.take(holderOf(caller)));
+      socket.once('close', this.#room.take(caller.holder));
       this.#sockets.handleUpgrade(request, socket, head, (client) => {
         const line = { request: id, owner: caller.owner, job: query.job_id, upload: query.upload_id };
         client.on('close', (code) => this.#log.info({ ...line, code }, 'websocket closed'));
         this.#answering.add(client);
         client.on('pong', () => this.#answering.add(client));
-        void runFor(holderOf(caller), () => serve(client, caller, query, this.#hub, this.#log));
+        void runFor(caller.holder, () => serve(client, caller, query, this.#hub, this.#log));
       });
     } catch (error) {
       const problem = problemOf(error, id);

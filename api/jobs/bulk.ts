@@ -6,11 +6,12 @@ import type { Queues } from '../../db/queues.ts';
 import type { BulkAction } from '../../db/schema.ts';
 import { findBulk, startBulk } from '../../jobs/bulk.ts';
 import type { Logger } from '../../runtime/log.ts';
-import { bulkDocument } from '../documents.ts';
-import { type Caller, callerOf, isVisible } from '../http/admission.ts';
-import { notFound, parse } from '../http/problem.ts';
-import { type jobList, jobsToCancel, jobsToDelete, jobsToRetry } from '../http/schemas.ts';
+import { type Caller, callerOf, isVisible } from '../http/caller.ts';
+import { notFound } from '../http/problem.ts';
 import type { StatusCache } from '../http/status-cache.ts';
+import { parse } from '../http/validate.ts';
+import { bulkDocument } from './documents.ts';
+import { type jobList, jobsToCancel, jobsToDelete, jobsToRetry } from './filters.ts';
 
 export interface BulkParts {
   db: Database;

@@ -1,20 +1,15 @@
 import { z } from 'zod';
 import type { ZodOpenApiPathsObject } from 'zod-openapi';
-import * as answers from '../answers.ts';
-import {
-  idempotencyKey,
-  jobList,
-  jobsToCancel,
-  jobsToDelete,
-  jobsToRetry,
-  logList,
-  prefer,
-  streamQuery,
-  webhookList,
-} from '../http/schemas.ts';
+import { streamQuery } from '../events/requests.ts';
+import { idempotencyKey } from '../http/idempotency.ts';
+import { prefer } from '../http/prefer.ts';
 import { EVENT, UPLOAD_ID } from '../openapi/examples.ts';
 import { headersNamed, json, problem, problems } from '../openapi/responses.ts';
+import { webhookList } from '../webhooks/requests.ts';
+import * as webhookDocuments from '../webhooks/responses.ts';
+import { jobList, jobsToCancel, jobsToDelete, jobsToRetry, logList } from './filters.ts';
 import { jobChange, jobId, MAX_JOBS, newJob } from './requests.ts';
+import * as answers from './responses.ts';
 
 const tags = ['Jobs'];
 const path = z.object({ id: jobId });
@@ -229,7 +224,7 @@ export const jobPaths: ZodOpenApiPathsObject = {
       summary: 'List the webhooks of a job with their delivery attempts',
       requestParams: { path, query: webhookList },
       responses: {
-        200: json('A page of webhooks, oldest first', answers.webhookList),
+        200: json('A page of webhooks, oldest first', webhookDocuments.webhookList),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },

@@ -3,8 +3,8 @@ import { countReady, readUsage, shapeKey, type Usage } from '../../db/usage.ts';
 import { type NewJob, payloadBytes } from '../../jobs/submit.ts';
 import type { Config } from '../../runtime/config.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { tooMany } from '../http/admission.ts';
 import { invalid } from '../http/problem.ts';
+import { tooMany } from '../http/rate-limit.ts';
 import { Tally } from './usage-tally.ts';
 
 /** Limits waiting jobs, for each owner and for the whole queue. */

@@ -12,10 +12,11 @@ import { memoryClass } from '../../jobs/shape.ts';
 import { DEFAULTS, type NewJob } from '../../jobs/submit.ts';
 import type { Task } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { type Caller, isVisible } from '../http/admission.ts';
+import { type Caller, isVisible } from '../http/caller.ts';
+import { moment, notifyUrl } from '../http/fields.ts';
 import { fingerprintOf } from '../http/idempotency.ts';
-import { invalid, parse } from '../http/problem.ts';
-import { moment, notifyUrl } from '../http/schemas.ts';
+import { invalid } from '../http/problem.ts';
+import { parse } from '../http/validate.ts';
 
 export const MAX_JOBS = 1_000;
 const MAX_EDGES = 10_000;

@@ -22,19 +22,22 @@ import { retryJob } from '../../jobs/retry.ts';
 import { payloadBytes } from '../../jobs/submit.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Quota } from '../../runtime/quota.ts';
-import { graphDocument, jobDetail, listedJob, logDocument, webhookPage } from '../documents.ts';
-import { callerOf, isVisible } from '../http/admission.ts';
-import { askTogether } from '../http/batch-loader.ts';
+import { createBatchLoader } from '../http/batch-loader.ts';
+import { callerOf, isVisible } from '../http/caller.ts';
 import { readCursor, writeCursor } from '../http/cursor.ts';
 import { idempotent } from '../http/idempotency.ts';
 import { jsonBody } from '../http/json-body.ts';
-import type { Waiting } from '../http/long-poll.ts';
+import type { LongPoll } from '../http/long-poll.ts';
 import { refuseFull } from '../http/overload.ts';
-import { notFound, parse } from '../http/problem.ts';
-import { jobList, logList, webhookList } from '../http/schemas.ts';
+import { notFound } from '../http/problem.ts';
 import { jobKey, type StatusDocument } from '../http/status-cache.ts';
+import { parse } from '../http/validate.ts';
 import { withParts } from '../http/with-parts.ts';
+import { webhookPage } from '../webhooks/documents.ts';
+import { webhookList } from '../webhooks/requests.ts';
 import * as bulk from './bulk.ts';
+import { graphDocument, jobDetail, listedJob, logDocument } from './documents.ts';
+import { jobList, logList } from './filters.ts';
 import { NO_SHAPES } from './queue-bounds.ts';
 import { jobId, readJobChange } from './requests.ts';
 import { type SubmitParts, submit } from './submit.ts';
@@ -53,7 +56,7 @@ interface Parts extends SubmitParts, bulk.BulkParts {
   heavyDb: Database;
   jsonRoom: Quota;
   read: Read;
-  waiting: Waiting;
+  longPoll: LongPoll;
 }
 
 type OneJob = Request<{ id: string }>;
@@ -61,7 +64,7 @@ type OneJob = Request<{ id: string }>;
 /** All calls below `/jobs`. The stream itself is a WebSocket: see api/events/stream.ts. */
 export function jobRoutes(parts: Parts): Router {
   const router = Router();
-  const to = withParts({ ...parts, readDetail: askTogether(MAX_DETAILS, (ids) => readDetails(parts.db, ids)) });
+  const to = withParts({ ...parts, readDetail: createBatchLoader(MAX_DETAILS, (ids) => readDetails(parts.db, ids)) });
   const body = jsonBody(parts.jsonRoom, MAX_BODY_BYTES);
   const batch = jsonBody(parts.jsonRoom, MAX_BATCH_BYTES);
   router.param('id', function refuseImpossibleId(_request, _response, next, id) {
@@ -109,9 +112,9 @@ interface DetailParts extends Parts {
   readDetail(id: string): Promise<StatusDocument | undefined>;
 }
 
-async function get({ db, cache, waiting, readDetail }: DetailParts, request: OneJob, response: Response) {
+async function get({ db, cache, longPoll, readDetail }: DetailParts, request: OneJob, response: Response) {
   const { id } = request.params;
-  const { body, queued } = await waiting.hold(request, response, jobKey(id), async () => {
+  const { body, queued } = await longPoll.hold(request, response, jobKey(id), async () => {
     const known = await cache.through(jobKey(id), () => readDetail(id));
     if (known === undefined || !isVisible(known, callerOf(request))) throw notFound(`job ${id}`);
     return known;

@@ -1,10 +1,10 @@
 import { z } from 'zod';
 import type { ZodOpenApiPathsObject } from 'zod-openapi';
-import * as answers from '../answers.ts';
-import { scheduleList, scheduleName, scheduleRequest } from '../http/schemas.ts';
 import { SCHEDULE_REQUEST } from '../openapi/examples.ts';
 import { json, problems, response } from '../openapi/responses.ts';
 import { scheduledJob } from './requests.ts';
+import * as answers from './responses.ts';
+import { scheduleList, scheduleName, scheduleRequest } from './schedule-requests.ts';
 
 const tags = ['Jobs'];
 const path = z.object({ name: scheduleName });

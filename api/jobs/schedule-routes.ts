@@ -9,15 +9,16 @@ import { deleteSchedule, findSchedule, listSchedules, type Schedule } from '../.
 import { putSchedule, runScheduleNow } from '../../jobs/schedules.ts';
 import type { Config } from '../../runtime/config.ts';
 import type { Quota } from '../../runtime/quota.ts';
-import { jobDocument, scheduleDocument } from '../documents.ts';
-import { callerOf } from '../http/admission.ts';
+import { callerOf } from '../http/caller.ts';
 import { readCursor, writeCursor } from '../http/cursor.ts';
 import { jsonBody } from '../http/json-body.ts';
-import { notFound, parse } from '../http/problem.ts';
-import { scheduleList, scheduleName, scheduleRequest } from '../http/schemas.ts';
+import { notFound } from '../http/problem.ts';
+import { parse } from '../http/validate.ts';
 import { withParts } from '../http/with-parts.ts';
 import { type Guard, refuseForbidden } from '../webhooks/ssrf-guard.ts';
+import { jobDocument, scheduleDocument } from './documents.ts';
 import { readScheduledJob } from './requests.ts';
+import { scheduleList, scheduleName, scheduleRequest } from './schedule-requests.ts';
 
 const MAX_BODY_BYTES = 2 ** 20;
 

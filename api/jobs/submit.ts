@@ -5,10 +5,11 @@ import type { Answer } from '../../db/idempotency.ts';
 import { dependenciesOf, type JobRow, positionInQueue } from '../../db/jobs.ts';
 import type { Queues } from '../../db/queues.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
-import { jobDocument } from '../documents.ts';
-import { callerOf } from '../http/admission.ts';
+import { callerOf } from '../http/caller.ts';
 import { fingerprintOf, idempotencyOf, keepForKeys, sendAnswer } from '../http/idempotency.ts';
+import { stateOf } from '../http/request-state.ts';
 import { type Guard, refuseForbidden } from '../webhooks/ssrf-guard.ts';
+import { jobDocument } from './documents.ts';
 import { type QueueBounds, usageOf } from './queue-bounds.ts';
 import { readJobs } from './requests.ts';
 
@@ -30,7 +31,7 @@ export async function submit(parts: SubmitParts, request: Request, response: Res
   const idempotency = idempotencyOf(request);
   const known = idempotency.known(fingerprint);
   if (known !== undefined) return sendAnswer(response, known);
-  const { traceparent } = response.locals;
+  const { traceparent } = stateOf(request);
   const jobs = (await readJobs(db, tasks, callerOf(request), request.body)).map((job) => ({ ...job, traceparent }));
   for (const { notifyUrl } of jobs) refuseForbidden(guard, notifyUrl);
   const isBatch = Array.isArray(request.body);
@@ -40,7 +41,7 @@ export async function submit(parts: SubmitParts, request: Request, response: Res
     answer = await describe(tx, stored, isBatch);
     await keepForKeys(tx, [{ idempotency, fingerprint, answer }]);
   }).finally(release);
-  if (isBatch) response.locals.jobs = accepted.slice(0, MAX_LOGGED).map(({ id }) => id);
+  if (isBatch) stateOf(request).loggedJobs = accepted.slice(0, MAX_LOGGED).map(({ id }) => id);
   sendAnswer(response, answer);
 }
 

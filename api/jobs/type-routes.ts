@@ -4,10 +4,10 @@ import type { Database } from '../../db/client.ts';
 import { pausedJobTypes, pauseJobType, resumeJobType } from '../../jobs/job-types.ts';
 import type { Task } from '../../jobs/task.ts';
 import type { Logger } from '../../runtime/log.ts';
-import { jobTypeDocument } from '../documents.ts';
-import { callerOf } from '../http/admission.ts';
+import { callerOf } from '../http/caller.ts';
 import { notFound } from '../http/problem.ts';
 import { withParts } from '../http/with-parts.ts';
+import { jobTypeDocument } from './documents.ts';
 
 interface Parts {
   db: Database;

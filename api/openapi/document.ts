@@ -1,13 +1,19 @@
 import { createDocument, type oas31, type ZodOpenApiOverride } from 'zod-openapi';
 import manifest from '../../package.json' with { type: 'json' };
-import * as answers from '../answers.ts';
-import { jobsToRetry } from '../http/schemas.ts';
+import * as events from '../events/responses.ts';
+import { failure } from '../http/fields.ts';
+import { problem } from '../http/problem.ts';
+import { jobsToRetry } from '../jobs/filters.ts';
 import { jobPaths } from '../jobs/openapi.ts';
 import { newJob, scheduledJob } from '../jobs/requests.ts';
+import * as jobs from '../jobs/responses.ts';
 import { schedulePaths } from '../jobs/schedule-openapi.ts';
 import { operationPaths } from '../operations/openapi.ts';
+import * as operations from '../operations/responses.ts';
 import { uploadPaths } from '../uploads/openapi.ts';
+import * as uploads from '../uploads/responses.ts';
 import { webhooks } from '../webhooks/openapi.ts';
+import * as webhookDocuments from '../webhooks/responses.ts';
 import { EXAMPLES } from './examples.ts';
 import { HEADERS } from './responses.ts';
 
@@ -16,37 +22,37 @@ const security: oas31.SecurityRequirementObject[] = [{ bearer: [] }, {}];
 
 /** Named schemas of the document. All others are written where they are used. */
 const schemas = {
-  Upload: answers.upload,
-  UploadSummary: answers.uploadSummary,
-  UploadStatus: answers.uploadStatus,
-  UploadList: answers.uploadList,
-  UploadNotice: answers.uploadNotice,
-  UploadPages: answers.uploadPages,
-  UploadOriginals: answers.uploadOriginals,
-  Original: answers.original,
-  Page: answers.page,
-  Failure: answers.failure,
+  Upload: uploads.upload,
+  UploadSummary: uploads.uploadSummary,
+  UploadStatus: uploads.uploadStatus,
+  UploadList: uploads.uploadList,
+  UploadNotice: uploads.uploadNotice,
+  UploadPages: uploads.uploadPages,
+  UploadOriginals: uploads.uploadOriginals,
+  Original: uploads.original,
+  Page: uploads.page,
+  Failure: failure,
   NewJob: newJob,
-  Job: answers.job,
-  JobDetail: answers.jobDetail,
-  JobNotice: answers.jobNotice,
-  JobList: answers.jobList,
-  JobBatch: answers.jobBatch,
+  Job: jobs.job,
+  JobDetail: jobs.jobDetail,
+  JobNotice: jobs.jobNotice,
+  JobList: jobs.jobList,
+  JobBatch: jobs.jobBatch,
   JobsToRetry: jobsToRetry,
-  Webhook: answers.webhook,
-  WebhookList: answers.webhookList,
-  Attempt: answers.attempt,
-  LogLine: answers.logLine,
-  LogList: answers.logList,
-  JobType: answers.jobType,
-  JobTypeList: answers.jobTypeList,
+  Webhook: webhookDocuments.webhook,
+  WebhookList: webhookDocuments.webhookList,
+  Attempt: jobs.attempt,
+  LogLine: jobs.logLine,
+  LogList: jobs.logList,
+  JobType: jobs.jobType,
+  JobTypeList: jobs.jobTypeList,
   ScheduledJob: scheduledJob,
-  Schedule: answers.schedule,
-  ScheduleList: answers.scheduleList,
-  Event: answers.event,
-  System: answers.system,
-  Health: answers.health,
-  Problem: answers.problem,
+  Schedule: jobs.schedule,
+  ScheduleList: jobs.scheduleList,
+  Event: events.event,
+  System: operations.system,
+  Health: operations.health,
+  Problem: problem,
 };
 
 const description = `Converts uploaded PDFs and images into PNG pages below 3500 x 3500 pixels, and runs other jobs.

@@ -1,5 +1,7 @@
 import type { z } from 'zod';
-import * as answers from '../answers.ts';
+import { event } from '../events/responses.ts';
+import * as jobs from '../jobs/responses.ts';
+import * as uploads from '../uploads/responses.ts';
 
 export const UPLOAD_ID = '01a20f50-4823-7e24-8897-32e4b8302ba6';
 const CREATED_AT = '2026-11-24T20:47:29.436Z';
@@ -88,14 +90,14 @@ export const EVENT = {
 
 /** The examples of the main answers. Viewers make those of all other answers from their schemas. */
 export const EXAMPLES: ReadonlyMap<unknown, object> = new Map<z.ZodType, object>([
-  [answers.original, ORIGINAL],
-  [answers.page, PAGE],
-  [answers.uploadSummary, SUMMARY],
-  [answers.listedUpload, { ...SUMMARY, filenames: ['letter.pdf'] }],
-  [answers.upload, { ...SUMMARY, originals: [ORIGINAL], pages: [PAGE], pages_next_cursor: null }],
-  [answers.uploadStatus, { ...STATUS, done: true }],
-  [answers.job, JOB],
-  [answers.listedJob, { ...JOB, position_in_queue: null }],
-  [answers.jobDetail, { ...JOB, attempts: [] }],
-  [answers.event, EVENT],
+  [uploads.original, ORIGINAL],
+  [uploads.page, PAGE],
+  [uploads.uploadSummary, SUMMARY],
+  [uploads.listedUpload, { ...SUMMARY, filenames: ['letter.pdf'] }],
+  [uploads.upload, { ...SUMMARY, originals: [ORIGINAL], pages: [PAGE], pages_next_cursor: null }],
+  [uploads.uploadStatus, { ...STATUS, done: true }],
+  [jobs.job, JOB],
+  [jobs.listedJob, { ...JOB, position_in_queue: null }],
+  [jobs.jobDetail, { ...JOB, attempts: [] }],
+  [event, EVENT],
 ]);

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { ZodOpenApiPathsObject } from 'zod-openapi';
-import * as answers from '../answers.ts';
 import { json, open, probe, problems, response } from '../openapi/responses.ts';
+import * as answers from './responses.ts';
 
 const tags = ['Operations'];
 const text = z.string();

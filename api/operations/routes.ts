@@ -1,14 +1,15 @@
 import { type Request, type Response, Router } from 'express';
 import { register } from 'prom-client';
-import { type Database, isReadOnly } from '../../db/client.ts';
+import type { Database } from '../../db/client.ts';
 import { isMigrated } from '../../db/migrate.ts';
+import { isReadOnly } from '../../db/client.ts';
 import { listConverters, queueDepths, recentDeaths, recentThroughput } from '../../db/system.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Store } from '../../store/store.ts';
-import { systemDocument } from '../documents.ts';
-import { callerOf } from '../http/admission.ts';
+import { callerOf } from '../http/caller.ts';
 import { shareFor } from '../http/share.ts';
 import { withParts } from '../http/with-parts.ts';
+import { systemDocument } from './documents.ts';
 import { readMetrics } from './metrics.ts';
 
 const THROUGHPUT_MINUTES = 10;

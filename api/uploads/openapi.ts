@@ -1,8 +1,12 @@
 import { z } from 'zod';
 import type { ZodOpenApiOperationObject, ZodOpenApiPathsObject } from 'zod-openapi';
-import * as answers from '../answers.ts';
-import { idempotencyKey, ordinal, pageList, prefer, uploadFields, uploadList, webhookList } from '../http/schemas.ts';
+import { idempotencyKey } from '../http/idempotency.ts';
+import { prefer } from '../http/prefer.ts';
 import { json, problem, problems, response } from '../openapi/responses.ts';
+import { webhookList } from '../webhooks/requests.ts';
+import * as webhookDocuments from '../webhooks/responses.ts';
+import { ordinal, pageList, uploadFields, uploadList } from './requests.ts';
+import * as answers from './responses.ts';
 
 const tags = ['Uploads'];
 const path = z.object({ id: z.uuid() });
@@ -164,7 +168,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       summary: 'List the webhooks of an upload with their delivery attempts',
       requestParams: { path, query: webhookList },
       responses: {
-        200: json('A page of webhooks, oldest first', answers.webhookList),
+        200: json('A page of webhooks, oldest first', webhookDocuments.webhookList),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },

@@ -2,7 +2,8 @@ import type { Database, Transaction } from '../../db/client.ts';
 import { countAttempts, countDependencies, findListed } from '../../db/jobs.ts';
 import { countParts, findUpload } from '../../db/uploads.ts';
 import { findPending, type Webhook } from '../../db/webhooks.ts';
-import { jobNotice, uploadNotice } from '../documents.ts';
+import { jobNotice } from '../jobs/documents.ts';
+import { uploadNotice } from '../uploads/documents.ts';
 
 /** A webhook that is due, and the document that it delivers. */
 export interface Notice {

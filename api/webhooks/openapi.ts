@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { ZodOpenApiPathItemObject, ZodOpenApiPathsObject } from 'zod-openapi';
-import * as answers from '../answers.ts';
+import { jobNotice } from '../jobs/responses.ts';
+import { uploadNotice } from '../uploads/responses.ts';
 
 const HEADERS = z.object({
   'webhook-id': z.string().describe('Delivery is at least once and unordered: deduplicate by this id'),
@@ -29,6 +30,6 @@ function noticeOf(name: 'upload' | 'job', data: z.ZodType): ZodOpenApiPathItemOb
 }
 
 export const webhooks: ZodOpenApiPathsObject = {
-  uploadEnded: noticeOf('upload', answers.uploadNotice),
-  jobEnded: noticeOf('job', answers.jobNotice),
+  uploadEnded: noticeOf('upload', uploadNotice),
+  jobEnded: noticeOf('job', jobNotice),
 };

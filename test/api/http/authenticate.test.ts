@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { buffer, text } from 'node:stream/consumers';
 import { exportJWK, generateKeyPair, SignJWT, UnsecuredJWT } from 'jose';
 import WebSocket from 'ws';
-import { createAdmission } from '../../../api/http/admission.ts';
+import { createAuthorize } from '../../../api/http/authorize.ts';
 import { parseConfig } from '../../../runtime/config.ts';
 import { makeImage, makePdf, RED } from '../../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../../support/service.ts';
@@ -522,12 +522,12 @@ describe('GET /jobs/stream', () => {
   });
 
   test('reads headers and queries of any length in linear time', async () => {
-    const admit = createAdmission(parseConfig({ DATA_DIR: service.folder }));
+    const authorize = createAuthorize(parseConfig({ DATA_DIR: service.folder }));
     const socket = { remoteAddress: '127.0.0.1' };
     const began = performance.now();
     for (const blanks of Array(40).fill(' '.repeat(15_900))) {
       const headers = { 'sec-websocket-protocol': `a${blanks}b`, authorization: `Bearer a${blanks}b` };
-      await admit({ method: 'GET', headers, socket } as unknown as IncomingMessage, '/jobs/stream');
+      await authorize({ method: 'GET', headers, socket } as unknown as IncomingMessage, '/jobs/stream');
     }
     expect(performance.now() - began).toBeLessThan(2_000);
   });
