@@ -26,7 +26,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY --from=dependencies /app/node_modules node_modules
-COPY package.json *.ts ./
+COPY package.json ./
 COPY api api
 COPY cli cli
 COPY conversion conversion

@@ -138,9 +138,9 @@ whenKubectl.each(OVERLAYS)('the overlay %s, as kubectl renders it (skipped witho
     expect(parts.map(({ args }) => args.join(' ')).sort()).toEqual([
       'node api/main.ts',
       'node converter/main.ts',
-      'node migrate.ts',
-      'node migrate.ts --wait',
-      'node migrate.ts --wait',
+      'node cli/main.ts migrate',
+      'node cli/main.ts migrate --wait',
+      'node cli/main.ts migrate --wait',
     ]);
     for (const container of parts) {
       expect(container).not.toHaveProperty('command');

@@ -27,7 +27,7 @@ afterEach(async () => {
 
 const environment = () => ({ DATABASE_URL: database.url, DATA_DIR: folder, PORT: '0', LOG_LEVEL: 'error' });
 function migrate(args: string[] = [], env: Record<string, string> = {}): Program {
-  const program = run(['node', 'migrate.ts', ...args], { env: { ...environment(), ...env } });
+  const program = run(['node', 'cli/main.ts', 'migrate', ...args], { env: { ...environment(), ...env } });
   started.push(program);
   return program;
 }
@@ -60,7 +60,7 @@ test('ten processes that start together on an empty database all come up, and ev
 
 test('--wait changes nothing, and ends once somebody else has migrated', async () => {
   const waiting = migrate(['--wait'], { LOG_LEVEL: 'info' });
-  await until(async () => waiting.output().includes('waits until'), 40_000);
+  await until(async () => waiting.output().includes('waiting for migrations'), 40_000);
   await expect(applied()).rejects.toThrow('does not exist');
   expect(waiting.child.exitCode).toBe(null);
   const migrating = migrate();
