@@ -547,8 +547,8 @@ test('no key and no token stands in the log', () => {
 });
 
 describe('without keys', () => {
-  const start = async (file: string, env: Record<string, string>) => {
-    const child = spawn(process.execPath, [file], {
+  const start = async (command: string[], env: Record<string, string>) => {
+    const child = spawn(process.execPath, command, {
       cwd: `${import.meta.dirname}/../../..`,
       env: {
         ...process.env,
@@ -565,12 +565,12 @@ describe('without keys', () => {
   };
 
   test.each([
-    ['main.ts', '0.0.0.0'],
-    ['api/main.ts', '::'],
-    ['api/main.ts', '127.0.0.1.example.com'],
-  ])('%s does not start on %s, where others can reach it', async (file, HOST) => {
+    [['cli/main.ts', 'serve'], '0.0.0.0'],
+    [['api/main.ts'], '::'],
+    [['api/main.ts'], '127.0.0.1.example.com'],
+  ])('%s does not start on %s, where others can reach it', async (command, HOST) => {
     const refusal = /^sheetmill: HOST="[^"]+": .*API_KEYS.*AUTH=none.*\n$/;
-    expect(await start(file, { HOST })).toEqual([1, '', expect.stringMatching(refusal)]);
+    expect(await start(command, { HOST })).toEqual([1, '', expect.stringMatching(refusal)]);
   });
 
   test('it starts there if that is meant, and serves everybody', async () => {
