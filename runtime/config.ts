@@ -168,6 +168,9 @@ const settings = z.object({
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 });
 
+/** All variables that `parseConfig` reads; docs/configuration.md lists them. */
+export const ENVIRONMENT_VARIABLES = Object.keys(settings.shape);
+
 const schema = settings.superRefine((config, context) => {
   const wrong = (name: keyof typeof config, message: string) =>
     context.addIssue({ code: 'custom', path: [name], message });
