@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 import { makePdf, RED } from '../support/files.ts';
 import { type Json, NOTHING_LEFT, type Service, startService } from '../support/service.ts';
 
-/** The calls of docs/coming-from.md, in its order, as a reader would paste them. */
+/** The calls of docs/coming-from.md in order, as a reader would paste them. */
 const DOCUMENT = readFileSync(path.join(import.meta.dirname, '../../docs/coming-from.md'), 'utf8');
 const rows = DOCUMENT.split('\n').flatMap((line) => {
   const cells = line.split(' | ').map((cell) => cell.replace(/^\| | \|$/g, ''));
@@ -27,13 +27,13 @@ beforeAll(async () => {
   service = await startService({ env: { CAPACITY_MEMORY_MB: '2048' } });
   folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-coming-from-'));
   await writeFile(path.join(folder, 'book.pdf'), await makePdf([{ color: RED }]));
-  // Lets every line be run as it stands, and its status be seen.
+  // Every line runs as written, and its status is printed.
   await writeFile(path.join(folder, '.curlrc'), 'silent\nshow-error\nwrite-out = "\\n%{http_code}"\n');
   variables.URL = service.url;
 });
 afterAll(async () => {
   await service.patch('/jobs/later/cancel');
-  // The archives have gone with their upload, though the jobs that made them are kept.
+  // The archives were deleted with their upload; the jobs that made them are kept.
   expect(await service.leftovers()).toMatchObject({ ...NOTHING_LEFT, filesMissing: expect.any(Array) });
   expect(await service.audit()).toEqual([]);
   await service.stop();
@@ -58,7 +58,7 @@ test('there are rows for every status and for the usual calls', () => {
   const wanted = /[?&]status=(\w+)/.exec(command)?.[1];
   if (wanted !== undefined) for (const item of body.items) expect(item.status).toBe(wanted);
 
-  // What a reader does in between: waits, and notes the first ids.
+  // A reader waits in between and keeps the first ids.
   if (/uploads" -F/.test(command)) {
     await service.done(body.id);
     variables.ID ??= body.id;

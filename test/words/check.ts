@@ -10,9 +10,9 @@ const files = globSync(['*.{md,ts}', `{${FOLDERS}}/**/*.{md,ts,vue}`], {
 let count = 0;
 for (const file of files.filter((name) => !name.startsWith('test/words/')).sort()) {
   for (const { line, word, instead } of findWords(file, readFileSync(file, 'utf8'))) {
-    console.log(`${file}:${line}: ${word} -> ${instead}`);
+    process.stdout.write(`${file}:${line}: ${word} -> ${instead}\n`);
     count += 1;
   }
 }
-if (count > 0) console.log(`${count} words; test/words/patterns.ts has the reasons`);
+if (count > 0) process.stdout.write(`${count} words; test/words/patterns.ts has the reasons\n`);
 process.exitCode = count > 0 ? 1 : 0;

@@ -17,7 +17,7 @@ test('comments and texts of TypeScript are checked', () => {
     '/** Runs a queue of its',
     ' * own. */',
     "const a = 'queued anew'; // for good",
-    'const b = `' + '${a} is under way ${a}`;',
+    'const b = `$' + '{a} is under way $' + '{a}`;',
     'function f() {',
     '  // Whether it runs.',
     '}',
