@@ -1,19 +1,21 @@
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { JOB_STATUSES } from '../../db/schema.ts';
 import packageJson from '../../package.json' with { type: 'json' };
+import { makePdf, RED } from '../support/files.ts';
 import { freePort, hasProgram, ROOT } from '../support/programs.ts';
-import { type Json, type Service, startService, until } from '../support/service.ts';
-import { type Block, blocksOf, DOCUMENTS } from './blocks.ts';
+import { type Json, NOTHING_LEFT, type Service, startService, until } from '../support/service.ts';
+import { type Block, blocksOf, DOCUMENTS, readDocument } from './blocks.ts';
 
 /**
- * Runs the blocks of the documents as a reader would paste them, in order, against one service. A mark after the language
- * changes that: `background` runs until the end of the document; any other mark says what a block needs that a test has
- * not, such as `docker`: it is only checked.
+ * Runs the blocks of the documents in order, as a reader would paste them, against one service. A mark after the language
+ * changes that: a `background` block runs until the end of the document. Any other mark names a need that a test cannot
+ * meet, such as `docker`, and the block is only checked.
  */
 const LANGUAGES = ['sh', 'js', 'ts', 'python'];
 const withCode = DOCUMENTS.map((document) => ({
@@ -50,6 +52,53 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
+describe('docs/coming-from.md', () => {
+  const rows = callsOf(readDocument('docs/coming-from.md'));
+  const variables: Record<string, string> = {};
+
+  beforeAll(async () => {
+    variables.URL = service.url;
+    variables.CURL_HOME = path.join(folder, 'coming-from');
+    await mkdir(variables.CURL_HOME);
+    await writeFile(path.join(variables.CURL_HOME, 'book.pdf'), await makePdf([{ color: RED }]));
+    // Every line runs as written, and its status is printed.
+    await writeFile(path.join(variables.CURL_HOME, '.curlrc'), 'silent\nshow-error\nwrite-out = "\\n%{http_code}"\n');
+  });
+
+  test('has rows for every status and for the usual calls', () => {
+    const commands = rows.map(({ command }) => command).join('\n');
+    for (const status of JOB_STATUSES) expect(commands).toContain(`jobs?status=${status}`);
+    expect(rows.length).toBeGreaterThan(30);
+  });
+
+  test.each(rows)('$command', async ({ command, status, promised }) => {
+    const env = { ...process.env, ...variables };
+    const { stdout } = await promisify(execFile)('sh', ['-c', command], { cwd: variables.CURL_HOME, env });
+    const [, text = '', code] = /^(.*)\n(\d{3})$/s.exec(stdout) ?? [];
+    expect([command, code, text]).toEqual([command, status, expect.any(String)]);
+    const body: Json = text === '' ? {} : JSON.parse(text);
+    expect(body).toMatchObject(promised);
+    const wanted = /[?&]status=(\w+)/.exec(command)?.[1];
+    if (wanted !== undefined) for (const item of body.items) expect(item.status).toBe(wanted);
+
+    // A reader waits in between and keeps the first ids.
+    if (/uploads" -F/.test(command)) {
+      await service.done(body.id);
+      variables.ID ??= body.id;
+    } else if (status === '201' && body.status !== 'scheduled') {
+      const submitted: Json[] = body.items ?? [body];
+      await Promise.all(submitted.map(({ job_id }) => service.jobDone(job_id)));
+      variables.JOB ??= body.job_id;
+    }
+  });
+
+  test('leaves nothing behind but the archives of the deleted upload', async () => {
+    await service.patch('/jobs/later/cancel');
+    expect(await service.leftovers()).toMatchObject({ ...NOTHING_LEFT, filesMissing: expect.any(Array) });
+    expect(await service.audit()).toEqual([]);
+  });
+});
+
 test.each(run)('the examples of $document work', async ({ blocks }) => {
   await rm(path.join(folder, 'variables'), { force: true });
   const background: { child: ChildProcess; output: string }[] = [];
@@ -81,6 +130,17 @@ test('every block has a language that is run, or none', () => {
     [],
   );
 });
+
+/** The calls in the tables of a document, each with the status and the members of its answer. */
+function callsOf(text: string): { command: string; status: string; promised: Json }[] {
+  return text.split('\n').flatMap((line) => {
+    const cells = line.split(' | ').map((cell) => cell.replace(/^\| | \|$/g, ''));
+    const command = cells.map((cell) => /^`(curl .*)`$/.exec(cell)?.[1]).find((found) => found !== undefined);
+    if (command === undefined) return [];
+    const [, status = '200', , body = '{}'] = /^`(\d+)`( `(.*)`)?$/.exec(cells.at(-1) ?? '') ?? [];
+    return [{ command, status, promised: JSON.parse(body) as Json }];
+  });
+}
 
 /** Runs one block; gives its standard output. */
 async function runBlock({ language, text, line }: Block): Promise<string> {
