@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, globSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import packageJson from '../../package.json' with { type: 'json' };
 import { ENVIRONMENT_VARIABLES, withoutApiVariables } from '../../runtime/config.ts';
@@ -57,6 +57,18 @@ test.each(DOCUMENTS)('the links of %s lead to files and headings that exist', (d
     if (heading !== undefined) expect([link, anchorsOf(target)]).toEqual([link, expect.arrayContaining([heading])]);
   }
 });
+
+test.each(DOCUMENTS.filter((name) => name !== 'CHANGELOG.md'))('the files that %s names exist', (document) => {
+  const named = [...readDocument(document).matchAll(/`([\w-]+\/[\w./*{},-]+)`/g)].map(([, file = '']) => file);
+  const ofFolders = named.filter((file) => existsSync(path.join(ROOT, file.split('/')[0] ?? '')));
+  expect(ofFolders.filter((file) => !isThere(file))).toEqual([]);
+});
+
+/** True for a file, a folder, or a test without its ending, as docs/security.md names them. */
+function isThere(file: string): boolean {
+  const generated = /^(scratch|coverage|dashboard\/dist)\//.test(file);
+  return generated || globSync([file, `test/${file}.test.ts`], { cwd: ROOT }).length > 0;
+}
 
 /** The anchors that GitHub gives to headings. */
 function anchorsOf(document: string): string[] {
