@@ -13,6 +13,7 @@ export default {
   },
   globalSetup: '<rootDir>/test/support/global-setup.ts',
   globalTeardown: '<rootDir>/test/support/global-teardown.ts',
+  reporters: ['default', '<rootDir>/test/support/reporter.ts'],
   testTimeout: 60_000,
   // Tests wait for the processes that they have started: one more uses that time.
   maxWorkers: availableParallelism() + 1,

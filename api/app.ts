@@ -6,7 +6,7 @@ import type { Queues } from '../db/queues.ts';
 import type { Read } from '../db/replica.ts';
 import type { Config } from '../runtime/config.ts';
 import type { Logger } from '../runtime/log.ts';
-import { Room } from '../runtime/quota.ts';
+import { Quota } from '../runtime/quota.ts';
 import type { Store } from '../store/store.ts';
 import { type Admission, admission, boundUnread } from './http/admission.ts';
 import { crossOrigin } from './http/cross-origin.ts';
@@ -75,7 +75,7 @@ export function createApp(parts: {
   app.use(admission(parts.admit));
   // What is asked for most comes first: each route before it is tried in vain.
   const bounds = createQueueBounds(parts.db, parts.config);
-  const jsonRoom = new Room({ name: 'bytes of JSON', max: MAX_JSON_BYTES });
+  const jsonRoom = new Quota({ name: 'bytes of JSON', max: MAX_JSON_BYTES });
   app.use(uploadRoutes({ ...parts, bounds }));
   app.use(jobRoutes({ ...parts, bounds, jsonRoom }));
   app.use(jobTypeRoutes(parts));

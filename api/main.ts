@@ -64,14 +64,14 @@ const database = await openDatabase(databaseUrl, {
   name: 'sheetmill-api',
   log,
   lockMs: LOCK_MS,
-  holderOf: currentHolder,
+  requesterOf: currentHolder,
 }).catch(exitWithReason);
 const heavy = await openDatabase(databaseUrl, {
   name: 'sheetmill-api-heavy',
   log,
   max: MAX_HEAVY_QUERIES,
   statementMs: HEAVY_STATEMENT_MS,
-  holderOf: currentHolder,
+  requesterOf: currentHolder,
 }).catch(exitWithReason);
 await migrateDatabase(databaseUrl).catch(exitWithReason);
 watchProcess(database.db);

@@ -1,7 +1,7 @@
 import type { Room } from '../jobs/room.ts';
 import type { Shape } from '../jobs/shape.ts';
 import { isFor, parseWakeUp, passOn, type WakeUp } from '../jobs/wake.ts';
-import { createSignal } from '../runtime/wake-flag.ts';
+import { WakeFlag } from '../runtime/wake-flag.ts';
 
 /** How a look found the queue. */
 interface Found {
@@ -34,7 +34,7 @@ interface Parts {
  */
 export class ClaimLoop {
   readonly #parts: Parts;
-  readonly #signal = createSignal();
+  readonly #signal = new WakeFlag();
   readonly #running: Promise<void>;
   #peers: readonly string[] = [];
   #heard: WakeUp[] = [];

@@ -1,5 +1,6 @@
 import type { Tasks } from '../conversion/registry.ts';
-import { type Database, isOutage } from '../db/client.ts';
+import type { Database } from '../db/client.ts';
+import { isOutage } from '../db/postgres-errors.ts';
 import { findUpload } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { isSettledAs } from '../jobs/running.ts';

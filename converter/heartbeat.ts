@@ -1,10 +1,10 @@
 import { and, eq, sql } from 'drizzle-orm';
-import { openPool } from '../db/client.ts';
+import { type OpenPool, openPool } from '../db/client.ts';
 import { connectionTo } from '../db/connection.ts';
 import { converters } from '../db/schema.ts';
 import { ConverterLost } from '../jobs/claim.ts';
 import type { Logger } from '../runtime/log.ts';
-import { createSignal } from '../runtime/wake-flag.ts';
+import { WakeFlag } from '../runtime/wake-flag.ts';
 
 const HEARTBEAT_MS = 3_000;
 /** After a failure: what comes back must be heard well before it is declared lost. */
@@ -26,8 +26,8 @@ const SILENT_MS = 4_000;
 export class Heartbeat {
   readonly #converterId: string;
   readonly #onPeers: (ids: string[]) => void;
-  readonly #connection: ReturnType<typeof openPool>;
-  readonly #stopped = createSignal();
+  readonly #connection: OpenPool;
+  readonly #stopped = new WakeFlag();
   readonly #beating: Promise<void>;
   #lastBeat = performance.now();
   #isClosed = false;

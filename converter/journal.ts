@@ -4,7 +4,7 @@ import type { Progress } from '../db/schema.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { recordProgress } from '../jobs/progress.ts';
 import type { Logger } from '../runtime/log.ts';
-import { createSignal } from '../runtime/wake-flag.ts';
+import { WakeFlag } from '../runtime/wake-flag.ts';
 import { MAX_LINES } from './bounds.ts';
 import type { TaskEvent } from './run-task.ts';
 
@@ -25,7 +25,7 @@ export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
   let written = Promise.withResolvers<void>();
   let isClosing = false;
   /** Set when nothing more may wait for other lines. */
-  const hurry = createSignal();
+  const hurry = new WakeFlag();
   let progressAt = -Infinity;
 
   function takeProgress(): Progress | undefined {

@@ -5,7 +5,7 @@ import type { PageRange } from '../db/schema.ts';
 import { listPagePaths } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import type { Logger } from '../runtime/log.ts';
-import { createSignal } from '../runtime/wake-flag.ts';
+import { WakeFlag } from '../runtime/wake-flag.ts';
 import { pagePath } from '../store/paths.ts';
 import { RejectedOutput } from './files/rejected-output.ts';
 import { pages as pagesMetric } from './metrics.ts';
@@ -51,8 +51,8 @@ export class PageRecorder {
   #isWriting = false;
   #isEnding = false;
   /** Set with each page, and by `flush`. */
-  readonly #news = createSignal();
-  readonly #hurry = createSignal();
+  readonly #news = new WakeFlag();
+  readonly #hurry = new WakeFlag();
 
   constructor(parts: Parts, selected: PageRange[]) {
     this.#parts = parts;

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { deleteEndedUploads, deleteUpload } from '../conversion/change-upload.ts';
-import { type Database, isOutage } from '../db/client.ts';
+import type { Database } from '../db/client.ts';
+import { isOutage } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import {
   type Batch,

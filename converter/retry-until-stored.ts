@@ -1,26 +1,19 @@
-import { setTimeout as delay } from 'node:timers/promises';
-import { isOutage } from '../db/client.ts';
+import { isOutage } from '../db/postgres-errors.ts';
 import type { Logger } from '../runtime/log.ts';
+import { retry } from '../runtime/retry.ts';
 import { isAway } from '../store/store.ts';
+
+const BACKOFF = { initialMs: 50, maxMs: 2_000 };
 
 /**
  * Work that must reach the database, or the store, is tried until it does, or until `giveUp`: then the last error is
  * thrown. `onWait` is called before each further try.
  */
-export async function persist<T>(
-  log: Logger,
-  giveUp: AbortSignal,
-  write: () => Promise<T>,
-  onWait?: () => void,
-): Promise<T> {
-  for (let wait = 50; ; wait = Math.min(wait * 2, 2_000)) {
-    try {
-      return await write();
-    } catch (error) {
-      if (giveUp.aborted || !(isAway(error) || isOutage(error))) throw error;
-      log.warn({ err: error }, 'not reached; trying again');
-      onWait?.();
-      await delay(wait);
-    }
-  }
+export function persist<T>(log: Logger, giveUp: AbortSignal, write: () => Promise<T>, onWait?: () => void): Promise<T> {
+  return retry(write, BACKOFF, (error, backoffMs) => {
+    if (giveUp.aborted || !(isAway(error) || isOutage(error))) throw error;
+    log.warn({ err: error }, 'not reached; trying again');
+    onWait?.();
+    return backoffMs;
+  });
 }

@@ -15,8 +15,6 @@ export interface SweepParts {
   log: Logger;
 }
 
-/** Any constant will do, as long as all converters agree on it. */
-const STORE_LOCK = 7_311_005;
 /** Folders of uploads that are compared with the rows at a time. */
 const FOLDERS = 100;
 
@@ -30,7 +28,7 @@ export const ORPHAN_AGE_MS = 6 * 3_600_000;
  */
 export async function sweepStore(parts: SweepParts, signal: AbortSignal): Promise<void> {
   const { db, store, log } = parts;
-  await withLock(db, STORE_LOCK, async () => {
+  await withLock(db, 'storeSweep', async () => {
     for await (const { name, began, remove } of store.unfinished()) {
       if (signal.aborted) return;
       if (isOld(began)) await orLogged(log, name, remove);

@@ -16,7 +16,7 @@ import { CANCELLED_CHANNEL, READY_CHANNEL, sendWakeUps } from '../jobs/running.t
 import type { Config } from '../runtime/config.ts';
 import type { Logger } from '../runtime/log.ts';
 import { traceIdIn } from '../runtime/tracing.ts';
-import { createSignal } from '../runtime/wake-flag.ts';
+import { WakeFlag } from '../runtime/wake-flag.ts';
 import type { Store } from '../store/store.ts';
 import { ClaimLoop } from './claim-loop.ts';
 import { executeJob } from './executor.ts';
@@ -214,7 +214,7 @@ function reportIsolation({ level, layers }: Isolation, log: Logger): void {
 
 /** Does `work` again `ms` after it ended; gives the function that ends this and waits for the round under way. */
 function repeat(ms: number, work: () => Promise<unknown>): () => Promise<void> {
-  const stopped = createSignal();
+  const stopped = new WakeFlag();
   let ended = false;
   const rounds = (async () => {
     while (!ended) {

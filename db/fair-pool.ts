@@ -1,57 +1,57 @@
 import pg from 'pg';
-import { Turns } from '../runtime/fair-semaphore.ts';
-import type { Holder } from '../runtime/quota.ts';
+import { FairSemaphore } from '../runtime/fair-semaphore.ts';
+import type { Requester } from '../runtime/quota.ts';
 
 const DEFAULT_MAX = 10;
-/** The part of the connections that one holder may use. */
+/** The part of the connections that one requester may use. */
 const SHARE = 2 / 3;
 
-type Done = (release?: unknown) => void;
+type Done = (error?: Error | boolean) => void;
 type OnConnect = (error: Error | undefined, client: pg.PoolClient | undefined, done: Done) => void;
 
 /**
- * A pool whose connections are shared fairly: holders take turns, and none of them has all connections. Only when a turn
- * has come, the pool itself is asked, so that nobody waits there for a connection that another uses.
+ * A pool whose connections are shared fairly: requesters take turns, and one requester cannot use all connections. The
+ * pool itself is asked only with a permit, so that no request waits in the pool's own queue.
  */
 export class FairPool extends pg.Pool {
-  readonly #turns: Turns;
-  readonly #holderOf: () => Holder;
-  /** Gives back the turn of each connection in use. */
-  readonly #giveOf = new WeakMap<pg.PoolClient, () => void>();
+  readonly #semaphore: FairSemaphore;
+  readonly #requesterOf: () => Requester;
+  /** Releases the permit of each connection in use. */
+  readonly #releaseOf = new WeakMap<pg.PoolClient, () => void>();
 
-  constructor(config: pg.PoolConfig, holderOf: () => Holder) {
+  constructor(config: pg.PoolConfig, requesterOf: () => Requester) {
     super(config);
     const { max = DEFAULT_MAX } = config;
-    this.#turns = new Turns({ max, maxPerHolder: max * SHARE });
-    this.#holderOf = holderOf;
-    this.on('release', (_error, client) => this.#giveOf.get(client)?.());
+    this.#semaphore = new FairSemaphore({ max, maxPerRequester: max * SHARE });
+    this.#requesterOf = requesterOf;
+    this.on('release', (_error, client) => this.#releaseOf.get(client)?.());
   }
 
-  /** How many wait for their turn, before the pool counts them as waiting. */
-  get waitingForTurn(): number {
-    return this.#turns.waiting;
+  /** The number of requests that wait for a permit. The pool does not count them as waiting. */
+  get waitingForPermit(): number {
+    return this.#semaphore.waiting;
   }
 
   override connect(): Promise<pg.PoolClient>;
   override connect(callback: OnConnect): void;
   override connect(callback?: OnConnect): Promise<pg.PoolClient> | undefined {
-    const connecting = this.#connectInTurn();
+    const connecting = this.#connectWithPermit();
     if (callback === undefined) return connecting;
     connecting.then(
-      (client) => callback(undefined, client, (error) => client.release(error as Error | undefined)),
+      (client) => callback(undefined, client, (error) => client.release(error)),
       (error) => callback(error, undefined, () => undefined),
     );
     return undefined;
   }
 
-  async #connectInTurn(): Promise<pg.PoolClient> {
-    const give = await this.#turns.take(this.#holderOf());
+  async #connectWithPermit(): Promise<pg.PoolClient> {
+    const release = await this.#semaphore.acquire(this.#requesterOf());
     try {
       const client = await super.connect();
-      this.#giveOf.set(client, give);
+      this.#releaseOf.set(client, release);
       return client;
     } catch (error) {
-      give();
+      release();
       throw error;
     }
   }

@@ -1,10 +1,10 @@
-import { isOutage } from './client.ts';
+import { isOutage } from './postgres-errors.ts';
 
 /**
- * Gives a function that writes one item and gives its result. Items that arrive during a write share the next one, up to
- * `max` of them, so that many clients cost few transactions and one client waits for nobody. `write` gives the results in
- * the order of its items, or writes none of them. A group that fails is written item by item, so that an item that cannot
- * be written fails no other; during an outage all of it fails at once.
+ * Returns a function that writes one item and returns its result. Items that arrive during a write share the next one, up
+ * to `max` of them, so that many clients cost few transactions and a single client never waits. `write` returns the results
+ * in the order of its items, or writes none. A failed group is written item by item, so that a bad item fails alone; during
+ * an outage the whole group fails.
  */
 export function inGroups<Item, Result>(
   max: number,
@@ -17,7 +17,7 @@ export function inGroups<Item, Result>(
   async function writeTogether(group: Waiting[]): Promise<void> {
     try {
       const results = await write(group.map(({ item }) => item));
-      for (const [index, { resolve }] of group.entries()) resolve(results[index] as Result);
+      for (const [index, result] of results.entries()) group[index]?.resolve(result);
     } catch (error) {
       if (group.length > 1 && !isOutage(error)) for (const one of group) await writeTogether([one]);
       else for (const { reject } of group) reject(error);

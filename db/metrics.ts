@@ -2,17 +2,17 @@ import type { Pool } from 'pg';
 import { Gauge } from 'prom-client';
 import { FairPool } from './fair-pool.ts';
 
-/** Tells Prometheus how the connections of this process's pool are used. */
+/** Reports the use of this process's pool to Prometheus. */
 export function watchPool(pool: Pool): void {
   new Gauge({
     name: 'sheetmill_postgres_connections',
-    help: 'Connections to Postgres, and who waits for one',
+    help: 'Connections to Postgres by state (idle, used), and requests that wait for one (waiting)',
     labelNames: ['state'],
     collect() {
       this.set({ state: 'idle' }, pool.idleCount);
       this.set({ state: 'used' }, pool.totalCount - pool.idleCount);
-      const inTurn = pool instanceof FairPool ? pool.waitingForTurn : 0;
-      this.set({ state: 'waiting' }, pool.waitingCount + inTurn);
+      const waitingForPermit = pool instanceof FairPool ? pool.waitingForPermit : 0;
+      this.set({ state: 'waiting' }, pool.waitingCount + waitingForPermit);
     },
   });
 }

@@ -7,12 +7,10 @@ import journal from '../migrations/meta/_journal.json' with { type: 'json' };
 import { type Queryable, whenReachable } from './client.ts';
 import { connectionTo } from './connection.ts';
 import { ADOPT_EVENTS } from './events.ts';
+import { LOCKS } from './locks.ts';
 import { installQueues } from './queues.ts';
 
 const MIGRATIONS = fileURLToPath(new URL('../migrations', import.meta.url));
-
-/** Any constant will do, as long as all versions of sheetmill agree on it. */
-const MIGRATION_LOCK = 7_311_001;
 
 /**
  * Brings our tables and pg-boss's own schema up to date; processes that start together take turns. Waits a minute for a
@@ -25,7 +23,7 @@ export async function migrateDatabase(url: string): Promise<void> {
     client.on('error', () => undefined);
     try {
       await client.connect();
-      await client.query('select pg_advisory_lock($1)', [MIGRATION_LOCK]);
+      await client.query('select pg_advisory_lock($1)', [LOCKS.migration]);
       await migrate(drizzle({ client }), { migrationsFolder: MIGRATIONS });
       await client.query(ADOPT_EVENTS);
       await installQueues(url);

@@ -1,26 +1,29 @@
 import { createHash } from 'node:crypto';
 import pg from 'pg';
 
-/** Statements that a connection keeps prepared. Later ones are sent as they are. */
+/** Statements that a connection keeps prepared. Further ones are sent unprepared. */
 const MAX_PREPARED = 500;
-/** Texts that a connection remembers to have sent once. */
+/** Statements that a connection has sent once and remembers. */
 const MAX_SEEN = 500;
-/** A longer text is built from data, and will not come again. */
+/** A longer statement is built from data and will not be repeated. */
 const MAX_TEXT_LENGTH = 20_000;
 
 /**
- * A connection that prepares each statement with parameters when it sends it for the second time. Postgres plans the short
- * statements of jobs and pages for longer than it runs them; a prepared one keeps its plan.
+ * A connection that prepares a statement with parameters when it sends it for the second time. Postgres takes longer to
+ * plan the short statements of jobs and pages than to run them, and a prepared one keeps its plan.
  */
 export class PreparedClient extends pg.Client {
   readonly #seen = new Set<string>();
-  /** Names of prepared statements by their text. */
+  /** The names of the prepared statements, by text. */
   readonly #names = new Map<string, string>();
 
   constructor(config?: string | pg.ClientConfig) {
     super(config);
-    const send = this.query.bind(this) as (config: unknown, ...rest: unknown[]) => unknown;
-    this.query = ((config: unknown, ...rest: unknown[]) => send(this.#prepare(config), ...rest)) as pg.Client['query'];
+    const { query } = this;
+    const queryPrepared = (config: unknown, ...rest: unknown[]) =>
+      Reflect.apply(query, this, [this.#prepare(config), ...rest]);
+    // Assigned without types, since `query` has many overloads.
+    Object.assign(this, { query: queryPrepared });
   }
 
   #prepare(config: unknown): unknown {
@@ -31,7 +34,7 @@ export class PreparedClient extends pg.Client {
     return name === undefined ? config : { ...config, name };
   }
 
-  /** A name for a text that was sent before; undefined for one that is new. */
+  /** A name for a statement that was sent before; undefined for a new one. */
   #nameSecond(text: string): string | undefined {
     if (this.#seen.delete(text) && this.#names.size < MAX_PREPARED) {
       const name = createHash('sha1').update(text).digest('base64url');
@@ -47,6 +50,6 @@ export class PreparedClient extends pg.Client {
 
 function isUnnamed(config: unknown): config is { text: string } {
   if (typeof config !== 'object' || config === null || !('text' in config)) return false;
-  // A cursor or a stream has its own way of sending.
+  // A cursor or a stream sends itself.
   return typeof config.text === 'string' && !('submit' in config) && !('name' in config && config.name !== undefined);
 }

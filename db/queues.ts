@@ -7,7 +7,7 @@ import { connectionTo } from './connection.ts';
 
 /** The queue of ready jobs. */
 const JOB_QUEUE = 'jobs';
-/** pg-boss never retries, expires or drops a job by itself: all of that is decided in jobs/. */
+/** Options that keep pg-boss from retrying, expiring or dropping jobs: jobs/ decides all of that. */
 const QUEUE_OPTIONS = {
   retryLimit: 0,
   retentionSeconds: 10 * 365 * 86_400,
@@ -17,7 +17,7 @@ const QUEUE_OPTIONS = {
 
 const REQUEUE_BATCH = 5_000;
 
-/** The version of pg-boss's schema that this version of the library was made for. */
+/** The version of pg-boss's schema that this version of the library uses. */
 const SCHEMA_VERSION: number = packageJson.pgboss.schema;
 
 /** Installs or upgrades pg-boss's own schema. */
@@ -29,6 +29,7 @@ export async function installQueues(url: string): Promise<void> {
     schedule: false,
     registerInstance: false,
   });
+  // A failed call rejects, too.
   boss.on('error', () => undefined);
   try {
     await boss.start();
@@ -42,7 +43,7 @@ export async function installQueues(url: string): Promise<void> {
   }
 }
 
-/** Queues the pg-boss jobs of all ready jobs. One that is queued already stays as it is. */
+/** Queues the pg-boss jobs of all ready jobs. Those that are queued already stay as they are. */
 async function requeue(boss: PgBoss): Promise<void> {
   const { rows } = await boss.getDb().executeSql("select queue_id as id from jobs where status = 'ready'");
   for (let at = 0; at < rows.length; at += REQUEUE_BATCH) {
@@ -50,50 +51,59 @@ async function requeue(boss: PgBoss): Promise<void> {
   }
 }
 
-/** True if a later version has upgraded pg-boss's schema: during a rollout and after a rollback this one works with it. */
+/** True if a later version has upgraded pg-boss's schema, as during a rollout and after a rollback. */
 async function isNewer(db: Queryable): Promise<boolean> {
   const { rows } = await db.execute<{ version: number }>(sql`select version from pgboss.version`);
   return rows.some(({ version }) => version > SCHEMA_VERSION);
 }
 
-export type Queues = Awaited<ReturnType<typeof openQueues>>;
-
 /**
- * pg-boss on our own pool: the one place that knows it. Every call that takes `tx` is part of that transaction.
- * `supervise` runs pg-boss's maintenance here (converters do, the API does not). The owner calls `close()`.
+ * Opens pg-boss on our own pool. `supervise` runs its maintenance in this process: converters do, the API does not. The
+ * owner calls `close()`.
  */
-export async function openQueues(db: Database, { supervise, log }: { supervise: boolean; log: Logger }) {
+export async function openQueues(
+  db: Database,
+  { supervise, log }: { supervise: boolean; log: Logger },
+): Promise<Queues> {
   const boss = new PgBoss({
     db: fromDrizzle(db, sql),
     supervise,
     schedule: false,
-    // pg-boss refuses every version but its own unless it may migrate, and it never migrates a newer schema.
+    // pg-boss refuses other versions of its schema unless it may migrate. It never migrates a newer schema.
     migrate: await isNewer(db),
     registerInstance: false,
   });
-  boss.on('error', (error) => log.warn({ err: error }, 'pg-boss'));
+  boss.on('error', (error) => log.warn({ err: error }, 'pg-boss failed'));
   try {
     await boss.start();
   } catch (error) {
     await boss.stop({ graceful: false });
     throw error;
   }
+  return new Queues(boss);
+}
 
-  return {
-    /** Queues the pg-boss jobs that stand for ready jobs. */
-    async send(tx: Queryable, queueIds: string[]): Promise<void> {
-      if (queueIds.length === 0) return;
-      await boss.insert(
-        JOB_QUEUE,
-        queueIds.map((id) => ({ id })),
-        { db: fromDrizzle(tx, sql) },
-      );
-    },
-    /** Takes pg-boss jobs out of the queue: those of jobs that start, or are no longer ready. */
-    async remove(tx: Queryable, queueIds: string[]): Promise<void> {
-      if (queueIds.length === 0) return;
-      await boss.deleteJob(JOB_QUEUE, queueIds, { db: fromDrizzle(tx, sql) });
-    },
-    close: () => boss.stop({ graceful: false }),
-  };
+/** The pg-boss jobs that stand for ready jobs. Calls are part of the transaction `tx`. */
+export class Queues {
+  readonly #boss: PgBoss;
+
+  constructor(boss: PgBoss) {
+    this.#boss = boss;
+  }
+
+  async send(tx: Queryable, queueIds: string[]): Promise<void> {
+    if (queueIds.length === 0) return;
+    const queued = queueIds.map((id) => ({ id }));
+    await this.#boss.insert(JOB_QUEUE, queued, { db: fromDrizzle(tx, sql) });
+  }
+
+  /** Removes the pg-boss jobs of jobs that start, or that are no longer ready. */
+  async remove(tx: Queryable, queueIds: string[]): Promise<void> {
+    if (queueIds.length === 0) return;
+    await this.#boss.deleteJob(JOB_QUEUE, queueIds, { db: fromDrizzle(tx, sql) });
+  }
+
+  close(): Promise<void> {
+    return this.#boss.stop({ graceful: false });
+  }
 }

@@ -1,7 +1,14 @@
 import { getTableColumns, type InferSelectModel } from 'drizzle-orm';
 import type { PgTable } from 'drizzle-orm/pg-core';
 
-/** Reads a row of a table that a statement gives as JSON (`to_jsonb`), as a query of drizzle would give it. */
+/** The row of a statement that always gives one. */
+export function firstRow<Row>(rows: readonly Row[]): Row {
+  const [row] = rows;
+  if (row === undefined) throw new Error('the statement returned no row');
+  return row;
+}
+
+/** Converts a row that a statement gives as JSON (`to_jsonb`) to a row of drizzle. */
 export function rowFromJson<Table extends PgTable>(
   table: Table,
   json: Record<string, unknown>,

@@ -1,5 +1,6 @@
 import { and, asc, eq, isNull, lte, sql } from 'drizzle-orm';
 import type { Queryable, Transaction } from './client.ts';
+import { lockSchedulesOf } from './locks.ts';
 import { ENDED, jobs, schedules } from './schema.ts';
 
 export type Schedule = typeof schedules.$inferSelect;
@@ -55,7 +56,7 @@ export async function lockOwned(
   owner: string | null,
   name: string,
 ): Promise<{ count: number; isNew: boolean }> {
-  await tx.execute(sql`select pg_advisory_xact_lock(hashtextextended(${`schedules of ${owner ?? ''}`}, 0))`);
+  await lockSchedulesOf(tx, owner);
   const owned = owner === null ? isNull(schedules.owner) : eq(schedules.owner, owner);
   const count = await tx.$count(schedules, owned);
   const known = await tx.$count(schedules, and(owned, eq(schedules.name, name)));

@@ -140,10 +140,10 @@ export async function countParts(db: Queryable, id: string): Promise<UploadCount
 export async function listPagePaths(db: Queryable, ids: string[]): Promise<string[]> {
   if (ids.length === 0) return [];
   const found = await db
-    .select({ path: pages.path })
+    .select({ path: sql<string>`${pages.path}` })
     .from(pages)
     .where(and(sql`${pages.uploadId} = any(${sql.param(ids)}::uuid[])`, isNotNull(pages.path)));
-  return found.map(({ path }) => path as string);
+  return found.map(({ path }) => path);
 }
 
 export async function listOriginals(db: Queryable, uploadId: string): Promise<Original[]> {

@@ -1,5 +1,6 @@
 import { and, asc, eq, gt, lt, notExists, sql } from 'drizzle-orm';
 import type { Database, Queryable } from './client.ts';
+import { LOCKS } from './locks.ts';
 import { webhookAttempts, webhookHosts, webhooks } from './schema.ts';
 
 export type Webhook = typeof webhooks.$inferSelect;
@@ -19,8 +20,6 @@ export interface LockedWebhook {
   lockedUntil: Date;
 }
 
-/** Any constant will do, as long as all API processes agree on it. */
-const TAKE_LOCK = 7_311_006;
 /** A process that stalls while it holds the lock loses it after this time. */
 const MAX_STALL = '1s';
 /** Longer than a delivery may take: after it, others deliver what a killed process had locked. */
@@ -47,7 +46,7 @@ export async function takeWebhooks(
     // takes a limit that it does not know for a tenth of the rows, so what is found is joined to the table by an array.
     await tx.execute(sql`
       select set_config('idle_in_transaction_session_timeout', ${MAX_STALL}, true), set_config('enable_seqscan', 'off', true),
-        set_config('enable_bitmapscan', 'off', true), pg_advisory_xact_lock(${TAKE_LOCK})`);
+        set_config('enable_bitmapscan', 'off', true), pg_advisory_xact_lock(${LOCKS.webhooks})`);
     const { rows } = await tx.execute<{ taken: (LockedWebhook & { lockedUntil: string })[]; next: string | null }>(sql`
       with recursive hosts as (
         (select host from webhooks where status = 'pending' and (${after}::text is null or host > ${after})

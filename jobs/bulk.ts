@@ -1,7 +1,9 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { and, asc, eq, gt, isNull, or, type SQL, sql } from 'drizzle-orm';
-import { type Database, isOutage, type Transaction } from '../db/client.ts';
+import type { Database, Transaction } from '../db/client.ts';
 import { type JobFilter, whereJobs } from '../db/jobs.ts';
+import { lockInTransaction } from '../db/locks.ts';
+import { isOutage } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import { type BulkAction, bulkOperations, jobs } from '../db/schema.ts';
 import { AppError } from '../runtime/errors.ts';
@@ -24,8 +26,6 @@ const MAX_BATCH = 100;
 const MAX_AT_ONCE = 100;
 const MAX_AT_ONCE_MS = 2_000;
 const MAX_RUNNING_PER_OWNER = 5;
-/** First half of the advisory locks; the second half is a hash of the owner. */
-const START_LOCKS = 7_312;
 
 /**
  * Begins an operation, or joins one of the same owner, action and filter that still runs. Few jobs are changed when it
@@ -72,7 +72,7 @@ async function begin(
     sql`coalesce(${bulkOperations.owner}, '') = ${owner ?? ''}`,
   );
   return transition(db, async (tx) => {
-    await tx.execute(sql`select pg_advisory_xact_lock(${START_LOCKS}, hashtext(${owner ?? ''}))`);
+    await lockInTransaction(tx, 'bulkStart', owner ?? '');
     const others = await tx.select().from(bulkOperations).where(running);
     const [same] = await tx
       .select()

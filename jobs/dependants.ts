@@ -1,5 +1,6 @@
 import { type SQL, sql } from 'drizzle-orm';
-import { type Database, isOutage, type Transaction } from '../db/client.ts';
+import type { Database, Transaction } from '../db/client.ts';
+import { isOutage } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import type { JobStatus, RunOn } from '../db/schema.ts';
 import type { Logger } from '../runtime/log.ts';

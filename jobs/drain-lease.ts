@@ -1,8 +1,7 @@
 import { sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
+import { lockInTransaction } from '../db/locks.ts';
 
-/** Any constant will do, as long as all converters agree on it. */
-const DRAIN_LOCK = 7_311_003;
 /** A converter that makes room renews its lease in each round of its claim loop, once a second at least. */
 const LEASE_SECONDS = 5;
 
@@ -12,7 +11,7 @@ const LEASE_SECONDS = 5;
  */
 export async function takeDrainLease(db: Database, converterId: string, startsAt: number): Promise<boolean> {
   return db.transaction(async (tx) => {
-    await tx.execute(sql`select pg_advisory_xact_lock(${DRAIN_LOCK})`);
+    await lockInTransaction(tx, 'drainLease');
     const { rows } = await tx.execute<{ id: string }>(sql`
       update converters set
         drains_until = case when id = ${converterId} then now() + make_interval(secs => ${LEASE_SECONDS}) end,

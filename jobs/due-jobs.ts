@@ -1,12 +1,11 @@
 import { and, eq, inArray, lte, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
+import { tryLockInTransaction } from '../db/locks.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs, PRIORITIES } from '../db/schema.ts';
 import { release } from './ready.ts';
 import { transition } from './transition.ts';
 
-/** Any constant will do, as long as all converters agree on it. */
-const DUE_LOCK = 7_311_006;
 /** Small enough that a job which becomes due meanwhile waits for a fraction of a second. */
 const BATCH = 500;
 
@@ -35,8 +34,7 @@ async function hasDueJobs(db: Database): Promise<boolean> {
 /** Gives how many it has sent: none while another process sends. */
 async function sendBatch(db: Database, queues: Queues): Promise<number> {
   return transition(db, async (tx) => {
-    const { rows } = await tx.execute<{ got: boolean }>(sql`select pg_try_advisory_xact_lock(${DUE_LOCK}) as got`);
-    if (!rows[0]?.got) return 0;
+    if (!(await tryLockInTransaction(tx, 'dueJobs'))) return 0;
     const ids: string[] = [];
     for (const priority of PRIORITIES) ids.push(...(await lockDueJobs(tx, priority, BATCH - ids.length)));
     await release(tx, queues, ids);

@@ -1,24 +1,19 @@
-import { sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
+import { lockInTransaction, tryLockInTransaction } from '../db/locks.ts';
 import { AppError } from '../runtime/errors.ts';
-
-/** First half of the advisory locks of changes by clients; the second half is a hash of the id. */
-const CHANGE_LOCKS = 7_311;
 
 /**
  * Lets one client at a time cancel or retry this upload, or job without an upload, until the transaction ends. Throws
  * `conflict` at once when another does: requests that wait for each other would hold every connection.
  */
 export async function lockChange(tx: Transaction, id: string): Promise<void> {
-  const { rows } = await tx.execute<{ got: boolean }>(
-    sql`select pg_try_advisory_xact_lock(${CHANGE_LOCKS}, hashtext(${id})) as got`,
-  );
-  if (!rows[0]?.got) throw conflict(`another change of ${id} is in progress: try again`);
+  if (!(await tryLockInTransaction(tx, 'change', id)))
+    throw conflict(`another change of ${id} is in progress: try again`);
 }
 
 /** Waits for a change in progress, for a deletion: it comes after any other change, and only once. */
 export async function awaitChange(tx: Transaction, id: string): Promise<void> {
-  await tx.execute(sql`select pg_advisory_xact_lock(${CHANGE_LOCKS}, hashtext(${id}))`);
+  await lockInTransaction(tx, 'change', id);
 }
 
 export function conflict(message: string): AppError {

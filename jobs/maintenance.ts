@@ -1,6 +1,8 @@
 import { and, eq, inArray, lt, ne, notExists, sql } from 'drizzle-orm';
-import { type Database, isOutage, type Transaction } from '../db/client.ts';
+import type { Database, Transaction } from '../db/client.ts';
 import { forgetAnswers } from '../db/idempotency.ts';
+import { tryLockInTransaction } from '../db/locks.ts';
+import { isOutage } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import { bulkOperations, converters, fairShares, jobAttempts, jobs, throughput } from '../db/schema.ts';
 import type { PublicError } from '../runtime/errors.ts';
@@ -15,8 +17,6 @@ import { settleAttempts } from './settle.ts';
 import { transition } from './transition.ts';
 import { forgetUniqueKeys } from './unique.ts';
 
-/** Any constant will do, as long as all converters agree on it. */
-const MAINTENANCE_LOCK = 7_311_002;
 const MAX_ATTEMPTS_A_ROUND = 500;
 
 /** A converter whose heartbeat is older than this is lost. Its heartbeats come every 3 s. */
@@ -96,10 +96,7 @@ async function watch(db: Database): Promise<{ lost: string[]; isSteady: boolean 
     select from maintenance where last_seen_at between now() - ${seconds(MIN_ROUND_SECONDS)} and now()`);
   if (recent.length > 0) return undefined;
   return transition(db, async (tx) => {
-    const { rows } = await tx.execute<{ got: boolean }>(
-      sql`select pg_try_advisory_xact_lock(${MAINTENANCE_LOCK}) as got`,
-    );
-    if (!rows[0]?.got) return undefined;
+    if (!(await tryLockInTransaction(tx, 'maintenance'))) return undefined;
     const isSteady = await noteRound(tx);
     return { lost: isSteady ? await declareLost(tx) : [], isSteady };
   });

@@ -1,7 +1,8 @@
 import { randomUUIDv7 } from 'node:crypto';
 import { setImmediate as otherWork } from 'node:timers/promises';
-import { type Database, isOutage, type Transaction } from '../db/client.ts';
+import type { Database, Transaction } from '../db/client.ts';
 import { findJob, type JobRow } from '../db/jobs.ts';
+import { isOutage } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import {
   findUnendedJobs,

@@ -1,57 +1,156 @@
-import { isIP } from 'node:net';
 import { availableParallelism, totalmem } from 'node:os';
 import path from 'node:path';
 import { z } from 'zod';
+import {
+  apiKeys,
+  hostnames,
+  httpUrl,
+  oneOf,
+  origins,
+  postgresUrl,
+  receiverHosts,
+  redisUrl,
+  storeUrl,
+  webhookSecrets,
+  wholeNumber,
+} from './config-values.ts';
+import { errorCode, errorMessage, memberOf } from './errors.ts';
 
-function wholeNumber(smallest: number, largest: number) {
-  const error = `must be a whole number from ${smallest} to ${largest}`;
-  return z.coerce.number({ error }).int({ error }).min(smallest, { error }).max(largest, { error });
+/** The environment variables of all processes. Sizes end in _MB, times in _SECONDS, _DAYS or _PER_MINUTE. */
+
+/** The memory of a converter process, without its sandboxes: 121 MB were measured at a thousand jobs a second. */
+export const CONVERTER_MB = 128;
+/** The memory of the S3 client, 40 MB, and of the parts that wait to be stored. */
+const S3_MB = 64;
+/** The memory of the API, the embedded Postgres and `npm start`, where they share a machine with the converter. */
+const LOCAL_MB = 512;
+const MIN_CAPACITY_MB = 256;
+/** The default number of owners that together fill the whole queue. */
+const OWNERS_TO_FILL_THE_QUEUE = 4;
+
+/** Every process. */
+const common = {
+  /** The folder of the embedded Postgres, the store on disk and work files. */
+  DATA_DIR: z.string().min(1).default('./scratch'),
+  DATABASE_URL: postgresUrl.optional(),
+  /** A module with custom tasks. */
+  TASKS: z.string().min(1).optional(),
+  /** Running work gets this time to end at a shutdown. */
+  SHUTDOWN_GRACE_SECONDS: wholeNumber(0, 3600).default(20),
+  LOG_LEVEL: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+};
+
+/** The OpenTelemetry collector. The SDK reads its other variables itself. */
+const tracing = {
+  OTEL_EXPORTER_OTLP_ENDPOINT: httpUrl.optional(),
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: httpUrl.optional(),
+  OTEL_EXPORTER_OTLP_HEADERS: z.string().optional(),
+  OTEL_EXPORTER_OTLP_TRACES_HEADERS: z.string().optional(),
+};
+
+/** The store of originals and pages: on disk in DATA_DIR unless STORE_URL names an S3 bucket. */
+const store = {
+  STORE_URL: storeUrl.optional(),
+  /** `redirect` sends clients to S3 for bytes, `proxy` serves them through the API. */
+  STORE_DOWNLOADS: oneOf(['proxy', 'redirect']).default('proxy'),
+  /** Without keys, the AWS SDK looks for a role. */
+  AWS_ACCESS_KEY_ID: z.string().optional(),
+  AWS_SECRET_ACCESS_KEY: z.string().optional(),
+  AWS_SESSION_TOKEN: z.string().optional(),
+};
+
+/** API: the address, and the clients that may use it. */
+const server = {
+  HOST: z.string().min(1).default('127.0.0.1'),
+  PORT: wholeNumber(0, 65535).default(3000),
+  /** Host names of the API, in addition to loopback names and HOST. */
+  ALLOWED_HOSTS: hostnames.optional(),
+  /** Origins of other web pages that may use the API. */
+  ALLOWED_ORIGINS: origins.optional(),
+  /** `none` allows everyone everything. Otherwise API_KEYS, the JWT_ variables or both must be set. */
+  AUTH: z.literal('none', { error: 'must be none, or unset' }).optional(),
+  API_KEYS: apiKeys.optional(),
+  JWT_ISSUER: z.string().min(1).optional(),
+  JWT_AUDIENCE: z.string().min(1).optional(),
+  JWT_JWKS_URL: httpUrl.optional(),
+  JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
+};
+
+/** API: reads that need not ask the primary. */
+const reads = {
+  /** A replica of DATABASE_URL, for lists and documents. */
+  DATABASE_READ_URL: postgresUrl.optional(),
+  /** A cache of the statuses of ended uploads and jobs, shared by all API processes. */
+  REDIS_URL: redisUrl.optional(),
+};
+
+/** API: limits of clients. MAX_QUEUED_JOBS and MIN_FREE_MB protect the service, the others each owner from the rest. */
+const limits = {
+  /** Requests of one owner, or of one address without a key. */
+  RATE_LIMIT_PER_MINUTE: wholeNumber(1, 1_000_000_000).default(6000),
+  /** Uploads of one owner being received at a time. */
+  MAX_CONCURRENT_UPLOADS: wholeNumber(1, 1_000_000).default(32),
+  MAX_UPLOAD_MB: wholeNumber(1, 1_000_000).default(2048),
+  /** Ready jobs at which uploads and jobs are refused. */
+  MAX_QUEUED_JOBS: wholeNumber(1, 1_000_000_000).default(10_000),
+  /** Waiting jobs of one owner. The default is a quarter of MAX_QUEUED_JOBS. */
+  MAX_QUEUED_JOBS_PER_OWNER: wholeNumber(1, 1_000_000_000).optional(),
+  MAX_QUEUED_PAYLOAD_MB_PER_OWNER: wholeNumber(1, 1_000_000).default(256),
+  MAX_SHAPES_PER_OWNER: wholeNumber(1, 10_000).default(32),
+  MAX_SCHEDULES_PER_OWNER: wholeNumber(1, 1_000_000).default(1_000),
+  /** Free space of the store below which uploads are refused. */
+  MIN_FREE_MB: wholeNumber(0, 1_000_000_000).default(1024),
+};
+
+/** API: webhooks. */
+const webhooks = {
+  /** Several secrets during a change: each webhook is signed with all of them. */
+  WEBHOOK_SECRET: webhookSecrets.optional(),
+  /** The only hosts that receive webhooks. */
+  WEBHOOK_ALLOWED_HOSTS: receiverHosts.optional(),
+};
+
+/** Converter: its capacity, and the limits of a conversion. */
+const conversion = {
+  /** CPU units that running jobs may reserve. */
+  CAPACITY_CPU: wholeNumber(1, 1024).default(availableParallelism()),
+  /** Memory that running jobs may reserve. The default is the machine's memory less that of the processes. */
+  CAPACITY_MEMORY_MB: wholeNumber(MIN_CAPACITY_MB, 16_777_216).optional(),
+  /** `owner` reuses a sandbox for tasks of one owner after native code has read its bytes; `never` starts a new one. */
+  SANDBOX_REUSE: oneOf(['owner', 'never']).default('owner'),
+  /** The renderer that is tried first. The other one is the fallback. */
+  PDF_ENGINE: oneOf(['pdfium', 'pdf-to-img']).default('pdfium'),
+  /** Pages of one upload. */
+  MAX_PAGES: wholeNumber(1, 1_000_000).default(5000),
+  /** Pixels of one image. */
+  MAX_PIXELS: wholeNumber(1, 100_000_000_000).default(1_000_000_000),
+  /** Opening a file, or rendering one page, fails permanently after this time. */
+  PAGE_TIMEOUT_SECONDS: wholeNumber(1, 3600).default(30),
+  /** Ended uploads, jobs and events are deleted after this time; never if unset. */
+  RETENTION_DAYS: wholeNumber(1, 36_500).optional(),
+  /** The port of a converter's metrics and health. Not served unless set. */
+  METRICS_PORT: wholeNumber(0, 65535).optional(),
+};
+
+const settings = z.object({
+  ...common,
+  ...tracing,
+  ...store,
+  ...server,
+  ...reads,
+  ...limits,
+  ...webhooks,
+  ...conversion,
+});
+
+export interface Config extends z.output<typeof settings> {
+  CAPACITY_MEMORY_MB: number;
+  MAX_QUEUED_JOBS_PER_OWNER: number;
+  /** The folder of the store on disk. */
+  STORE_DIR: string;
 }
 
-/** Several values in one variable, divided by commas or blanks. */
-function listOf(value: z.ZodString) {
-  return z
-    .string()
-    .transform((text) => text.split(/[\s,]+/).filter((part) => part !== ''))
-    .pipe(z.array(value).min(1));
-}
-
-const PDF_ENGINES = ['pdfium', 'pdf-to-img'] as const;
-const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
-
-/** What a key or a token may allow; `jobs:*` is both of jobs, `admin` is all of it, whoever it belongs to. */
-export const SCOPES = ['uploads:read', 'uploads:write', 'jobs:read', 'jobs:write', 'jobs:*', 'admin'] as const;
-export type Scope = (typeof SCOPES)[number];
-
-/** Names of owners: they stand in rows, so they hold nothing that Postgres cannot keep. */
-export const ownerName = z
-  .string()
-  .regex(/^[^\p{Cc}\p{Cs}]{1,200}$/u, 'must be 1 to 200 characters, and none for control');
-
-const keys = z
-  .string()
-  .transform((text, context) => {
-    try {
-      return JSON.parse(text);
-    } catch {
-      context.addIssue('must be a JSON array');
-      return z.NEVER;
-    }
-  })
-  .pipe(
-    z
-      .array(
-        z.strictObject({
-          name: ownerName,
-          sha256: z.string().regex(/^[0-9a-f]{64}$/, 'must be 64 hexadecimal digits in lower case'),
-          scopes: z.array(z.enum(SCOPES, { error: `must be one of ${SCOPES.join(', ')}` })).min(1),
-        }),
-      )
-      .min(1),
-  )
-  .refine((keys) => new Set(keys.map(({ sha256 }) => sha256)).size === keys.length, 'has the same sha256 twice');
-
-/** Variables whose values stay inside the service: `takeEnvironment` removes them from process.env, and no error shows them. */
+/** Variables with secret values. `takeEnvironment` removes them from process.env, and errors never show them. */
 export const SECRET_VARIABLES = [
   'API_KEYS',
   'JWT_SECRET',
@@ -66,234 +165,107 @@ export const SECRET_VARIABLES = [
   'OTEL_EXPORTER_OTLP_TRACES_HEADERS',
 ] as const;
 
-/** Settings of the API alone: how it checks clients, signs webhooks and reads faster. */
+/** Variables that only the API reads: it checks clients, signs webhooks and reads from a replica and Redis. */
 const API_VARIABLES = /^(AUTH|API_KEYS|JWT_\w+|WEBHOOK_SECRET|DATABASE_READ_URL|REDIS_URL)$/;
 
-/** The environment variables of every other process: the secrets of the API stay away from untrusted files. */
+/** The environment of every other process, so that the secrets of the API stay away from untrusted files. */
 export function withoutApiVariables(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return Object.fromEntries(Object.entries(environment).filter(([name]) => !API_VARIABLES.test(name)));
 }
-
-/** What a converter takes besides its sandboxes: 121 MB were measured at a thousand jobs a second. */
-export const CONVERTER_MB = 128;
-/** What a client of S3 adds to that, 40 MB, and the parts of pages that are about to be stored. */
-const S3_MB = 64;
-/** What the API, the embedded Postgres and `npm start` itself take where they share a machine with the converter. */
-const LOCAL_MB = 512;
-const MIN_CAPACITY_MB = 256;
-/** Fewer owners cannot fill the whole queue, unless MAX_QUEUED_JOBS_PER_OWNER allows it. */
-const OWNERS_TO_FILL_THE_QUEUE = 4;
-
-const collector = z.url({ protocol: /^https?$/, error: 'must be a http or https URL' });
-
-const settings = z.object({
-  HOST: z.string().min(1).default('127.0.0.1'),
-  PORT: wholeNumber(0, 65535).default(3000),
-  /** Who may do what: keys, tokens, or both; `none` says on purpose that everyone may do everything. */
-  AUTH: z.literal('none', { error: 'must be none, or unset' }).optional(),
-  API_KEYS: keys.optional(),
-  /** Names under which clients reach the API, apart from loopback names and HOST. */
-  ALLOWED_HOSTS: listOf(z.string().refine(isHostname, 'must be host names or addresses, without ports')).optional(),
-  /** Origins of other web pages that may use the API. */
-  ALLOWED_ORIGINS: listOf(z.string().refine(isOrigin, 'must be origins such as https://app.example.com')).optional(),
-  JWT_ISSUER: z.string().min(1).optional(),
-  JWT_AUDIENCE: z.string().min(1).optional(),
-  JWT_JWKS_URL: z.url({ protocol: /^https?$/, error: 'must be a http or https URL' }).optional(),
-  JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
-  RATE_LIMIT_PER_MINUTE: wholeNumber(1, 1_000_000_000).default(6000),
-  MAX_CONCURRENT_UPLOADS: wholeNumber(1, 1_000_000).default(32),
-  /** Where a converter serves its metrics and its health; unset, nowhere. */
-  METRICS_PORT: wholeNumber(0, 65535).optional(),
-  DATA_DIR: z.string().min(1).default('./scratch'),
-  /** Where originals and pages live; unset: in DATA_DIR. */
-  STORE_URL: z
-    .string()
-    .regex(/^s3:\/\/[a-z0-9][a-z0-9.-]+(\/[\w.-]+)*\/?$/, 'must be s3://bucket or s3://bucket/prefix')
-    .optional(),
-  /** The keys of an S3 store; without them, the AWS SDK looks for a role. */
-  AWS_ACCESS_KEY_ID: z.string().optional(),
-  AWS_SECRET_ACCESS_KEY: z.string().optional(),
-  AWS_SESSION_TOKEN: z.string().optional(),
-  /** Whether bytes of an S3 store go through the API, or clients are sent to S3 for them. */
-  STORE_DOWNLOADS: z.enum(['proxy', 'redirect'], { error: 'must be proxy or redirect' }).default('proxy'),
-  DATABASE_URL: z
-    .string()
-    .regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://')
-    .optional(),
-  /** A replica of DATABASE_URL that lists and documents are read from. */
-  DATABASE_READ_URL: z
-    .string()
-    .regex(/^postgres(ql)?:\/\//, 'must begin with postgres:// or postgresql://')
-    .optional(),
-  /** Caches the statuses of ended uploads and jobs for all API processes; without it, every read asks Postgres. */
-  REDIS_URL: z
-    .string()
-    .regex(/^rediss?:\/\//, 'must begin with redis:// or rediss://')
-    .optional(),
-  MAX_UPLOAD_MB: wholeNumber(1, 1_000_000).default(2048),
-  MAX_PAGES: wholeNumber(1, 1_000_000).default(5000),
-  MAX_PIXELS: wholeNumber(1, 100_000_000_000).default(1_000_000_000),
-  /** How long opening a file, or making one page of it, may take; beyond that it fails for good. */
-  PAGE_TIMEOUT_SECONDS: wholeNumber(1, 3600).default(30),
-  /** Which renderer goes first; the other one is asked where it fails. */
-  PDF_ENGINE: z.enum(PDF_ENGINES, { error: `must be one of ${PDF_ENGINES.join(', ')}` }).default('pdfium'),
-  /** The tasks that one sandbox may run: `owner` those of one owner after native code has read its bytes, `never` one. */
-  SANDBOX_REUSE: z.enum(['owner', 'never'], { error: 'must be owner or never' }).default('owner'),
-  CAPACITY_CPU: wholeNumber(1, 1024).default(availableParallelism()),
-  CAPACITY_MEMORY_MB: wholeNumber(MIN_CAPACITY_MB, 16_777_216).optional(),
-  /** Uploads and jobs are refused for a while when as many jobs are ready; uploads, too, when the store has less room. */
-  MAX_QUEUED_JOBS: wholeNumber(1, 1_000_000_000).default(10_000),
-  MAX_SCHEDULES_PER_OWNER: wholeNumber(1, 1_000_000).default(1_000),
-  /** The same for one owner: waiting jobs, the payloads of them, and their shapes. Unset: a quarter of MAX_QUEUED_JOBS. */
-  MAX_QUEUED_JOBS_PER_OWNER: wholeNumber(1, 1_000_000_000).optional(),
-  MAX_QUEUED_PAYLOAD_MB_PER_OWNER: wholeNumber(1, 1_000_000).default(256),
-  MAX_SHAPES_PER_OWNER: wholeNumber(1, 10_000).default(32),
-  MIN_FREE_MB: wholeNumber(0, 1_000_000_000).default(1024),
-  /** Sign webhooks; several while they are being changed, each for the receivers that know it. */
-  WEBHOOK_SECRET: listOf(z.string().refine(isWebhookSecret, 'must be whsec_ and 24 to 64 bytes in base64')).optional(),
-  /** The only hosts that webhooks are sent to. */
-  WEBHOOK_ALLOWED_HOSTS: listOf(
-    z.string().refine(isHost, 'must be host names, *.suffixes, addresses or ranges such as 10.0.0.0/8'),
-  ).optional(),
-  /** How long what has ended is kept: uploads, jobs, events. Unset, for ever. */
-  RETENTION_DAYS: wholeNumber(1, 36_500).optional(),
-  /** A module of own tasks. */
-  TASKS: z.string().min(1).optional(),
-  /** The OpenTelemetry collector that spans are sent to. Its SDK reads these and its other variables by itself. */
-  OTEL_EXPORTER_OTLP_ENDPOINT: collector.optional(),
-  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: collector.optional(),
-  OTEL_EXPORTER_OTLP_HEADERS: z.string().optional(),
-  OTEL_EXPORTER_OTLP_TRACES_HEADERS: z.string().optional(),
-  SHUTDOWN_GRACE_SECONDS: wholeNumber(0, 3600).default(20),
-  LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
-});
 
 /** All variables that `parseConfig` reads; docs/configuration.md lists them. */
 export const ENVIRONMENT_VARIABLES = Object.keys(settings.shape);
 
 const schema = settings.superRefine((config, context) => {
-  const wrong = (name: keyof typeof config, message: string) =>
+  const refuse = (name: keyof typeof config, message: string) =>
     context.addIssue({ code: 'custom', path: [name], message });
   const { JWT_ISSUER, JWT_AUDIENCE, JWT_JWKS_URL, JWT_SECRET } = config;
   if (JWT_ISSUER ?? JWT_AUDIENCE ?? JWT_JWKS_URL ?? JWT_SECRET) {
-    if (!JWT_ISSUER) wrong('JWT_ISSUER', 'must be set, as other JWT_ variables are');
-    if (!JWT_AUDIENCE) wrong('JWT_AUDIENCE', 'must be set, as other JWT_ variables are');
-    if (!JWT_JWKS_URL === !JWT_SECRET) wrong('JWT_JWKS_URL', 'either this or JWT_SECRET must be set, and not both');
+    if (!JWT_ISSUER) refuse('JWT_ISSUER', 'must be set, as other JWT_ variables are');
+    if (!JWT_AUDIENCE) refuse('JWT_AUDIENCE', 'must be set, as other JWT_ variables are');
+    if (!JWT_JWKS_URL === !JWT_SECRET) refuse('JWT_JWKS_URL', 'either this or JWT_SECRET must be set, and not both');
   }
   if (config.AUTH === 'none' && asksForKeys(config))
-    wrong('AUTH', 'contradicts API_KEYS or JWT_ISSUER: unset one of them');
+    refuse('AUTH', 'contradicts API_KEYS or JWT_ISSUER: unset one of them');
 });
-function isWebhookSecret(text: string): boolean {
-  const [, base64] = /^whsec_([A-Za-z0-9+/]+={0,2})$/.exec(text) ?? [];
-  const bytes = Buffer.from(base64 ?? '', 'base64');
-  return bytes.length >= 24 && bytes.length <= 64 && bytes.toString('base64') === base64;
-}
-
-function isHostname(text: string): boolean {
-  return isIP(text) !== 0 || /^[a-z0-9_-]+(\.[a-z0-9_-]+)*$/i.test(text);
-}
-
-function isOrigin(text: string): boolean {
-  return /^https?:/.test(text) && URL.parse(text)?.origin === text;
-}
-
-function isHost(text: string): boolean {
-  const [address = '', bits, ...more] = text.split('/');
-  const version = more.length > 0 ? 0 : isIP(address);
-  if (version === 0) return /^(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*$/i.test(text);
-  return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (version === 4 ? 32 : 128));
-}
-
-export type Config = ReturnType<typeof parseConfig>;
 
 /**
  * Reads the configuration from environment variables; an empty variable counts as unset.
- * Throws an error of one line that names the variable, what it was and what it may be.
+ * Throws an error of one line that names each wrong variable, its value and the valid values.
  */
-export function parseConfig(environment: NodeJS.ProcessEnv) {
+export function parseConfig(environment: NodeJS.ProcessEnv): Config {
   const set = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ''));
-  const parsed = schema.safeParse(set);
-  if (!parsed.success) {
-    throw new Error(
-      parsed.error.issues
-        .map(({ path: [name, ...place], message }) => `${shown(String(name), set)}: ${[...place, message].join(': ')}`)
-        .join('; '),
-    );
-  }
-  const dataDir = path.resolve(parsed.data.DATA_DIR);
-  const tasks = parsed.data.TASKS;
+  const { data: config, error } = schema.safeParse(set);
+  if (error !== undefined) throw new Error(error.issues.map((issue) => describeIssue(issue, set)).join('; '));
+  const { DATA_DIR, TASKS, CAPACITY_MEMORY_MB, MAX_QUEUED_JOBS, MAX_QUEUED_JOBS_PER_OWNER } = config;
   return {
-    ...parsed.data,
-    MAX_QUEUED_JOBS_PER_OWNER:
-      parsed.data.MAX_QUEUED_JOBS_PER_OWNER ?? Math.ceil(parsed.data.MAX_QUEUED_JOBS / OWNERS_TO_FILL_THE_QUEUE),
-    CAPACITY_MEMORY_MB: parsed.data.CAPACITY_MEMORY_MB ?? defaultCapacityMb(CONVERTER_MB, parsed.data),
-    DATA_DIR: dataDir,
-    STORE_DIR: path.join(dataDir, 'store'),
-    TASKS: tasks === undefined ? undefined : path.resolve(tasks),
+    ...config,
+    MAX_QUEUED_JOBS_PER_OWNER: MAX_QUEUED_JOBS_PER_OWNER ?? Math.ceil(MAX_QUEUED_JOBS / OWNERS_TO_FILL_THE_QUEUE),
+    CAPACITY_MEMORY_MB: CAPACITY_MEMORY_MB ?? defaultCapacityMb(CONVERTER_MB, config),
+    DATA_DIR: path.resolve(DATA_DIR),
+    STORE_DIR: path.resolve(DATA_DIR, 'store'),
+    TASKS: TASKS === undefined ? undefined : path.resolve(TASKS),
   };
 }
 
-/** A variable as an error may show it: without a secret, or the password in a URL. */
-function shown(name: string, set: Record<string, string | undefined>): string {
-  const value = set[name];
-  const isSecret = SECRET_VARIABLES.some((secret) => secret === name);
-  if (value === undefined || isSecret) return name;
-  return `${name}=${JSON.stringify(value.replace(/\/\/.*@/s, '//...@'))}`;
+/** The variable with its value, and what is wrong. Hides secrets, and the password in a URL. */
+function describeIssue({ path: [name, ...place], message }: z.core.$ZodIssue, set: NodeJS.ProcessEnv): string {
+  const variable = String(name);
+  const value = set[variable];
+  const isHidden = value === undefined || SECRET_VARIABLES.some((secret) => secret === variable);
+  const shown = isHidden ? variable : `${variable}=${JSON.stringify(value.replace(/\/\/.*@/s, '//...@'))}`;
+  return `${shown}: ${[...place, message].join(': ')}`;
 }
 
-/** Whether clients must show a key or a token. */
+/** True if clients must send a key or a token. */
 export function asksForKeys({ API_KEYS, JWT_ISSUER }: Pick<Config, 'API_KEYS' | 'JWT_ISSUER'>): boolean {
   return API_KEYS !== undefined || JWT_ISSUER !== undefined;
 }
 
-/** CAPACITY_MEMORY_MB for a converter that shares its machine with all the rest. */
+/** CAPACITY_MEMORY_MB for a converter that shares its machine with all other processes. */
 export function sharedCapacityMb({ CAPACITY_MEMORY_MB, STORE_URL }: NodeJS.ProcessEnv): string {
   return CAPACITY_MEMORY_MB || String(defaultCapacityMb(CONVERTER_MB + LOCAL_MB, { STORE_URL }));
 }
 
-/** The machine's memory, or the container's, less what is no sandbox; the smallest class where that leaves nothing. */
-function defaultCapacityMb(othersMb: number, { STORE_URL }: { STORE_URL?: string | undefined }): number {
+/** The memory of the machine, or of the container, less that of the processes; at least the smallest class. */
+function defaultCapacityMb(processesMb: number, { STORE_URL }: { STORE_URL?: string | undefined }): number {
   const memoryMb = Math.floor(Math.min(totalmem(), process.constrainedMemory() || Infinity) / 2 ** 20);
-  return Math.max(MIN_CAPACITY_MB, memoryMb - othersMb - (STORE_URL ? S3_MB : 0));
+  return Math.max(MIN_CAPACITY_MB, memoryMb - processesMb - (STORE_URL ? S3_MB : 0));
 }
 
-/** For the start of a process: the configuration, or one line that says what is wrong with it, and the end. */
+/** Returns the configuration, or ends the process with one line that says what is wrong with it. */
 export function configOrExit(environment: NodeJS.ProcessEnv): Config {
   try {
     return parseConfig(environment);
   } catch (error) {
-    return exitWithReason(error as Error);
+    return exitWithReason(error);
   }
 }
 
-/** For the start of a process that cannot go on: one line that says why, and the end. */
-export function exitWithReason({ message, cause }: Error): never {
-  const { message: inner = '', code = '' } = (cause ?? {}) as NodeJS.ErrnoException;
-  // Several addresses that refuse have a code and no words.
-  const why = inner || code;
-  process.stderr.write(`sheetmill: ${message}${why === '' || message.includes(why) ? '' : `: ${why}`}\n`);
+/** Ends a process that cannot start, with one line that says why. */
+export function exitWithReason(error: unknown): never {
+  const message = errorMessage(error);
+  const cause = memberOf(error, 'cause');
+  // When several addresses refuse, the error has a code and no message.
+  const why = cause === undefined ? '' : errorMessage(cause) || (errorCode(cause) ?? '');
+  process.stderr.write(`sheetmill: ${message}${message.includes(why) ? '' : `: ${why}`}\n`);
   process.exit(1);
 }
 
-/** The processes that are started apart have no embedded Postgres. */
+/** Ends a process without DATABASE_URL: only `npm start` has an embedded Postgres. */
 export function requireDatabaseUrl({ DATABASE_URL }: Config): string {
-  return (
-    DATABASE_URL ?? exitWithReason(new Error('DATABASE_URL is not set: it names the Postgres that all processes share'))
-  );
+  return DATABASE_URL ?? exitWithReason(new Error('DATABASE_URL is not set: all processes share one Postgres'));
 }
 
-/** True if a host name, as URLs write it or without brackets, leads to this machine and nowhere else. */
+/** True if a host name reaches only this machine. IPv6 addresses may have the brackets of a URL. */
 export function isLoopbackHost(hostname: string): boolean {
   return /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/i.test(hostname);
 }
 
-/** For the start of what listens: strangers do not get in by an oversight. */
+/** Ends a process that would serve other machines without authentication, unless AUTH=none allows it. */
 export function requireAuth(config: Config): void {
   const { HOST, AUTH } = config;
   if (asksForKeys(config) || AUTH === 'none' || isLoopbackHost(HOST)) return;
-  exitWithReason(
-    new Error(
-      `HOST=${JSON.stringify(HOST)}: others could reach it, and nobody is asked for a key: set API_KEYS or JWT_ISSUER, or AUTH=none if that is meant`,
-    ),
-  );
+  const advice = 'set API_KEYS or JWT_ISSUER, or AUTH=none to allow it';
+  exitWithReason(new Error(`HOST=${JSON.stringify(HOST)}: other machines could use the API without a key: ${advice}`));
 }

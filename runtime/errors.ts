@@ -1,4 +1,4 @@
-/** Codes that clients may rely on: at the edge as the `code` of a problem, on uploads, originals, pages and jobs as `error.code`. */
+/** Stable codes for clients: the `code` of a problem, and `error.code` of uploads, originals, pages and jobs. */
 export const ERROR_CODES = [
   'invalid_request',
   'unauthorized',
@@ -33,23 +33,22 @@ export const ERROR_CODES = [
 ] as const;
 export type ErrorCode = (typeof ERROR_CODES)[number];
 
-/** An error as it is stored with a row and shown to clients. */
+/** An error as a row stores it and clients see it. */
 export interface PublicError {
   code: ErrorCode;
   message: string;
 }
 
-/**
- * The one error that crosses module borders. `message` is public; the `cause` goes to the log and never to a client.
- * `status` is the HTTP status if it reaches the edge; `retryable` says whether a job that ended with it may run again.
- */
+/** The one error that crosses module borders. `message` is public; the `cause` is logged and never sent to a client. */
 export class AppError extends Error {
   readonly code: ErrorCode;
+  /** The HTTP status of a request that fails with it. */
   readonly status: number;
+  /** True if a job that failed with it may run again. */
   readonly retryable: boolean;
-  /** When a job that ended with it runs again; undefined leaves that to its backoff. */
+  /** The delay before that job runs again; undefined leaves the delay to the job's backoff. */
   readonly retryAfterSeconds: number | undefined;
-  /** Further members of the problem that a client is shown. */
+  /** More members of the problem document. */
   readonly details: Record<string, unknown>;
 
   constructor(
@@ -73,15 +72,30 @@ export class AppError extends Error {
   }
 }
 
-/** Whether an allocation was refused: the words of V8, of WebAssembly, of Skia, of native code that throws, and zlib's code. */
+/** A member of a value of unknown type; undefined where there is none. */
+export function memberOf(value: unknown, name: string): unknown {
+  return typeof value === 'object' && value !== null ? Reflect.get(value, name) : undefined;
+}
+
+/** The `code` of an error from Node, Postgres or a library, such as `ENOENT`; undefined where it has none. */
+export function errorCode(error: unknown): string | undefined {
+  const code = memberOf(error, 'code');
+  return typeof code === 'string' ? code : undefined;
+}
+
+/** The message of anything that was thrown. */
+export function errorMessage(error: unknown): string {
+  return String(memberOf(error, 'message') ?? error);
+}
+
+/** True if an allocation was refused, in the words of V8, WebAssembly, Skia, native code or zlib. */
 export function isOutOfMemory(error: unknown): boolean {
-  const { message, code } = (error ?? {}) as { message?: unknown; code?: unknown };
   return /Z_MEM_ERROR|allocation failed|(could not|failed to) allocate|unable to grow|(out of|insufficient) memory|bad_alloc|surface failed/i.test(
-    `${code} ${message}`,
+    `${errorCode(error)} ${errorMessage(error)}`,
   );
 }
 
-/** What may be stored and shown of any error: an AppError's own words, `internal` for everything else. */
+/** The part of an error that may be stored and shown: an AppError's message, `internal` for everything else. */
 export function publicError(error: unknown): PublicError {
   if (error instanceof AppError) return { code: error.code, message: error.message };
   return { code: 'internal', message: 'an unexpected error; the log has the details' };

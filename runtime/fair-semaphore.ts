@@ -1,92 +1,93 @@
 import { AppError } from './errors.ts';
-import { type Holder, Room } from './quota.ts';
+import { Quota, type Requester } from './quota.ts';
 
-/** No turn came in time. */
-export class NoTurn extends AppError {
+/** A permit was not free in time. */
+export class SemaphoreTimeout extends AppError {
   constructor() {
     super('unavailable', 'the service is busy: try again later', { status: 503 });
   }
 }
 
-/** How long a turn is waited for, unless the owner of the turns says otherwise. */
 const DEFAULT_WAIT_MS = 10_000;
-/** Those of all holders that wait for a turn. */
+/** The maximum number of waiting requests, of all requesters. */
 const MAX_WAITING = 4_000;
 
-type Start = (give: () => void) => void;
+type Release = () => void;
+/** Hands a permit to a waiting request. */
+type Grant = (release: Release) => void;
 
 /**
- * Turns to use one of `max` things, such as connections. Without a free one the holders take turns, so that the many
- * requests of one do not delay another.
+ * Permits to use one of `max` things, such as connections. While none is free, requesters take turns, so that many requests
+ * of one do not delay another. Requests of one requester are served in their order.
  */
-export class Turns {
+export class FairSemaphore {
   readonly #maxWaitMs: number;
-  readonly #using: Room;
-  readonly #waiting = new Room({ name: 'requests', max: MAX_WAITING });
-  /** The waiting turns, by holder; the holder that is next comes first. */
-  readonly #queues = new Map<Holder, Set<Start>>();
+  readonly #used: Quota;
+  readonly #waiting = new Quota({ name: 'requests', max: MAX_WAITING });
+  /** The waiting requests of each requester. The requester whose turn is next comes first. */
+  readonly #queues = new Map<Requester, Set<Grant>>();
 
   constructor({
     max,
-    maxPerHolder,
+    maxPerRequester = max,
     maxWaitMs = DEFAULT_WAIT_MS,
   }: {
     max: number;
-    maxPerHolder: number;
+    maxPerRequester?: number;
     maxWaitMs?: number;
   }) {
     this.#maxWaitMs = maxWaitMs;
-    this.#using = new Room({ name: 'requests', max, maxPerHolder });
+    this.#used = new Quota({ name: 'requests', max, maxPerRequester });
   }
 
-  /** How many wait for their turn. */
+  /** The number of waiting requests. */
   get waiting(): number {
-    return this.#waiting.held;
+    return this.#waiting.used;
   }
 
-  /** Waits for a turn; gives the function that ends it. Throws 429 or 503 when too many wait, and `NoTurn` when the time is over. */
-  async take(holder: Holder): Promise<() => void> {
-    const give = this.#queues.has(holder) ? undefined : this.#using.tryTake(holder);
-    if (give !== undefined) return this.#ending(give);
-    const leave = this.#waiting.take(holder);
-    const turn = Promise.withResolvers<() => void>();
-    this.#queues.set(holder, (this.#queues.get(holder) ?? new Set()).add(turn.resolve));
+  /** Waits for a permit; returns the function that releases it. Throws 429 or 503 when too many wait, and `SemaphoreTimeout`. */
+  async acquire(requester: Requester): Promise<Release> {
+    const release = this.#queues.has(requester) ? undefined : this.#used.tryTake(requester);
+    if (release !== undefined) return this.#startNextAfter(release);
+    const leaveQueue = this.#waiting.take(requester);
+    const permit = Promise.withResolvers<Release>();
+    this.#queues.set(requester, (this.#queues.get(requester) ?? new Set()).add(permit.resolve));
     const timer = setTimeout(() => {
-      this.#remove(holder, turn.resolve);
-      turn.reject(new NoTurn());
+      this.#dequeue(requester, permit.resolve);
+      permit.reject(new SemaphoreTimeout());
     }, this.#maxWaitMs);
     try {
-      return await turn.promise;
+      return await permit.promise;
     } finally {
       clearTimeout(timer);
-      leave();
+      leaveQueue();
     }
   }
 
-  #ending(give: () => void): () => void {
+  #startNextAfter(release: Release): Release {
     return () => {
-      give();
+      release();
       this.#startNext();
     };
   }
 
   #startNext(): void {
-    for (const [holder, queue] of this.#queues) {
+    for (const [requester, queue] of this.#queues) {
       const [first] = queue;
-      const give = first && this.#using.tryTake(holder);
-      if (first === undefined || give === undefined) continue;
-      this.#remove(holder, first);
-      // Its other requests are next once those of all other holders were.
-      if (this.#queues.delete(holder)) this.#queues.set(holder, queue);
-      first(this.#ending(give));
+      const release = first && this.#used.tryTake(requester);
+      if (first === undefined || release === undefined) continue;
+      this.#dequeue(requester, first);
+      // Its other requests move behind those of all other requesters.
+      if (this.#queues.delete(requester)) this.#queues.set(requester, queue);
+      first(this.#startNextAfter(release));
       this.#startNext();
       return;
     }
   }
 
-  #remove(holder: Holder, start: Start): void {
-    const queue = this.#queues.get(holder);
-    queue?.delete(start);
-    if (queue?.size === 0) this.#queues.delete(holder);
+  #dequeue(requester: Requester, grant: Grant): void {
+    const queue = this.#queues.get(requester);
+    queue?.delete(grant);
+    if (queue?.size === 0) this.#queues.delete(requester);
   }
 }

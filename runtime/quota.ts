@@ -1,81 +1,78 @@
 import { AppError } from './errors.ts';
 
-/** A party that shares a room: an owner, or the address of a client without a key; undefined has no share, only the whole. */
-export type Holder = string | undefined;
+/** An owner, or the address of a client without a key. Undefined stands for the service itself, which has no share. */
+export type Requester = string | undefined;
 
-/** The part of a room that only holders of little may fill. */
+/** The part of a quota that only requesters with little may use. */
 const RESERVED = 1 / 4;
-/** The part of a room that still counts as little. */
+/** The part of a quota that counts as little. */
 const LITTLE = 1 / 16;
 const RETRY_AFTER_SECONDS = 5;
 
 /**
- * Room for `max` things of a kind in this process (connections, bytes). One holder has at most `maxPerHolder` of them, and
- * the last quarter is left to those that hold little, so that nobody takes the last of it from the others.
+ * A limit of `max` things of a kind in this process, such as connections or bytes. One requester uses at most
+ * `maxPerRequester`, and the last quarter is reserved for requesters that use little, so that no one takes all.
  */
-export class Room {
+export class Quota {
   readonly #name: string;
   readonly #max: number;
-  readonly #maxPerHolder: number;
-  readonly #heldBy = new Map<Holder, number>();
-  #held = 0;
+  readonly #maxPerRequester: number;
+  readonly #usedBy = new Map<Requester, number>();
+  #used = 0;
 
-  /** @param name such as `open streams`: errors say that there are too many of these */
-  constructor({ name, max, maxPerHolder = max / 2 }: { name: string; max: number; maxPerHolder?: number }) {
+  /** @param name the things in the plural, for errors: `open streams` */
+  constructor({ name, max, maxPerRequester = max / 2 }: { name: string; max: number; maxPerRequester?: number }) {
     this.#name = name;
     this.#max = max;
-    this.#maxPerHolder = Math.min(max, Math.max(1, Math.floor(maxPerHolder)));
+    this.#maxPerRequester = Math.min(max, Math.max(1, Math.floor(maxPerRequester)));
   }
 
-  get held(): number {
-    return this.#held;
+  get used(): number {
+    return this.#used;
   }
 
   /**
-   * Takes room; gives the function that gives it back. Throws 429 when the holder has its share, and 503 when all is taken.
-   * More than the share of a holder counts as its share.
+   * Takes a part of the quota; returns the function that releases it. Throws 429 when the requester has its share, and 503
+   * when all is used. A part larger than the share counts as the share.
    */
-  take(holder: Holder, amount = 1): () => void {
-    const give = this.tryTake(holder, amount);
-    if (give !== undefined) return give;
-    const taken = Math.min(amount, this.#maxPerHolder);
-    const isBeyondShare = (this.#heldBy.get(holder) ?? 0) + taken > this.#maxPerHolder;
-    const isOwn = holder !== undefined && (isBeyondShare || this.#held + taken <= this.#max);
+  take(requester: Requester, amount = 1): () => void {
+    const release = this.tryTake(requester, amount);
+    if (release !== undefined) return release;
+    const part = Math.min(amount, this.#maxPerRequester);
+    const exceedsShare = (this.#usedBy.get(requester) ?? 0) + part > this.#maxPerRequester;
+    const isOwnFault = requester !== undefined && (exceedsShare || this.#used + part <= this.#max);
     throw new AppError(
-      isOwn ? 'too_many_requests' : 'unavailable',
+      isOwnFault ? 'too_many_requests' : 'unavailable',
       `too many ${this.#name} at a time: try again later`,
-      {
-        status: isOwn ? 429 : 503,
-        details: { retry_after_seconds: RETRY_AFTER_SECONDS },
-      },
+      { status: isOwnFault ? 429 : 503, details: { retry_after_seconds: RETRY_AFTER_SECONDS } },
     );
   }
 
-  /** Takes room as `take` does; gives undefined when there is none. */
-  tryTake(holder: Holder, amount = 1): (() => void) | undefined {
-    const taken = Math.min(amount, this.#maxPerHolder);
-    if (!this.#fits(holder, taken)) return undefined;
-    this.#add(holder, taken);
-    let isGiven = false;
+  /** As `take`, but returns undefined instead of throwing. */
+  tryTake(requester: Requester, amount = 1): (() => void) | undefined {
+    const part = Math.min(amount, this.#maxPerRequester);
+    if (!this.#fits(requester, part)) return undefined;
+    this.#add(requester, part);
+    let isReleased = false;
     return () => {
-      if (!isGiven) this.#add(holder, -taken);
-      isGiven = true;
+      if (!isReleased) this.#add(requester, -part);
+      isReleased = true;
     };
   }
 
-  #fits(holder: Holder, amount: number): boolean {
-    const all = this.#held + amount;
+  #fits(requester: Requester, part: number): boolean {
+    const all = this.#used + part;
     if (all > this.#max) return false;
-    if (holder === undefined) return true;
-    const own = (this.#heldBy.get(holder) ?? 0) + amount;
-    if (own > this.#maxPerHolder) return false;
+    if (requester === undefined) return true;
+    const own = (this.#usedBy.get(requester) ?? 0) + part;
+    if (own > this.#maxPerRequester) return false;
     return all <= this.#max * (1 - RESERVED) || own <= Math.max(1, this.#max * LITTLE);
   }
 
-  #add(holder: Holder, amount: number): void {
-    this.#held += amount;
-    const own = (this.#heldBy.get(holder) ?? 0) + amount;
-    if (own === 0) this.#heldBy.delete(holder);
-    else this.#heldBy.set(holder, own);
+  #add(requester: Requester, part: number): void {
+    this.#used += part;
+    const own = (this.#usedBy.get(requester) ?? 0) + part;
+    if (own === 0) this.#usedBy.delete(requester);
+    else this.#usedBy.set(requester, own);
   }
 }

@@ -14,14 +14,14 @@ import {
 import type { Config } from './config.ts';
 import type { Logger } from './log.ts';
 
-/** Spans for OpenTelemetry. Until `startTracing` has found a collector configured, all of this does nothing. */
+/** Spans for OpenTelemetry. All functions do nothing until `startTracing` finds a configured collector. */
 
 export { type Span, SpanKind };
 
-/** How long the end of a process waits for the last spans to be taken. */
+/** A process that ends waits this long until its last spans are sent. */
 const FLUSH_MS = 3_000;
-/** A collector that is away is worth one line in this time. */
-const QUIET_MS = 60_000;
+/** A collector that is out of reach is logged once in this time. */
+const LOG_INTERVAL_MS = 60_000;
 
 type TracingConfig = Pick<
   Config,
@@ -34,8 +34,8 @@ type TracingConfig = Pick<
 const tracer = trace.getTracer('sheetmill');
 
 /**
- * Sends the spans of this process to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names; without one, nothing is even
- * loaded. Gives the function that sends what is left, to be called at the end.
+ * Sends the spans of this process to the collector at OTEL_EXPORTER_OTLP_ENDPOINT. Without one, the SDK is not loaded.
+ * Returns a function that sends the remaining spans, for the end of the process.
  */
 export async function startTracing(name: string, config: TracingConfig, log: Logger): Promise<() => Promise<void>> {
   if (!config.OTEL_EXPORTER_OTLP_ENDPOINT && !config.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) return async () => undefined;
@@ -44,10 +44,10 @@ export async function startTracing(name: string, config: TracingConfig, log: Log
     import('@opentelemetry/exporter-trace-otlp-proto'),
     import('@opentelemetry/resources'),
   ]);
-  const complain = complainTo(log);
+  const logFailure = createFailureLog(log);
   const ignore = () => undefined;
   diag.setLogger(
-    { error: complain, warn: complain, info: ignore, debug: ignore, verbose: ignore },
+    { error: logFailure, warn: logFailure, info: ignore, debug: ignore, verbose: ignore },
     { logLevel: DiagLogLevel.WARN },
   );
   const instance = { 'service.name': name, 'service.instance.id': `${hostname()}-${process.pid}` };
@@ -59,7 +59,7 @@ export async function startTracing(name: string, config: TracingConfig, log: Log
       .merge(resources.detectResources({ detectors: [resources.envDetector] })),
     spanProcessors: [new BatchSpanProcessor(withHeaders(config, () => new OTLPTraceExporter()))],
   });
-  // Parents are handed on as arguments: nothing follows asynchronous calls, which would cost each of them.
+  // Parents are arguments. A context manager would slow down every asynchronous call.
   provider.register({ contextManager: null });
   return async function flush() {
     const late = delay(FLUSH_MS, undefined, { ref: false }).then(() => {
@@ -71,7 +71,7 @@ export async function startTracing(name: string, config: TracingConfig, log: Log
   };
 }
 
-/** The SDK takes the headers of spans, which are secret, from the environment while an exporter is made. */
+/** The SDK reads the headers, which are secret, from the environment while it makes an exporter. */
 function withHeaders<Exporter>(
   { OTEL_EXPORTER_OTLP_HEADERS = '', OTEL_EXPORTER_OTLP_TRACES_HEADERS = '' }: TracingConfig,
   makeExporter: () => Exporter,
@@ -85,31 +85,34 @@ function withHeaders<Exporter>(
   }
 }
 
-/** All that the SDK has to say of what fails is text. */
-function complainTo(log: Logger): (text: string) => void {
-  let quietUntil = 0;
-  return function complain(text) {
-    if (performance.now() < quietUntil) return;
-    quietUntil = performance.now() + QUIET_MS;
+/** Logs the messages of the SDK, which are plain text, at intervals. */
+function createFailureLog(log: Logger): (text: string) => void {
+  let pausedUntil = 0;
+  return function logFailure(text) {
+    if (performance.now() < pausedUntil) return;
+    pausedUntil = performance.now() + LOG_INTERVAL_MS;
     log.warn({ text: text.slice(0, 500) }, 'spans not sent');
   };
 }
 
 /**
- * Begins a span, below another one or below what the `traceparent` of a request or a row names; where there is none, it begins
- * a trace. The caller ends it.
+ * Starts a span below another span, or below the `traceparent` of a request or a row. Without a parent it starts a trace.
+ * The caller ends it.
  */
 export function startSpan(
   name: string,
   parent: Span | object,
   { kind = SpanKind.INTERNAL, attributes = {} }: { kind?: SpanKind; attributes?: Attributes } = {},
 ): Span {
-  const above =
-    'spanContext' in parent ? trace.setSpan(ROOT_CONTEXT, parent as Span) : propagation.extract(ROOT_CONTEXT, parent);
-  return tracer.startSpan(name, { kind, attributes }, above);
+  const context = isSpan(parent) ? trace.setSpan(ROOT_CONTEXT, parent) : propagation.extract(ROOT_CONTEXT, parent);
+  return tracer.startSpan(name, { kind, attributes }, context);
 }
 
-/** Runs `work` as a span that ends, or fails, with it. What an error says is left to the log: it may hold what nobody else may see. */
+function isSpan(parent: Span | object): parent is Span {
+  return 'spanContext' in parent;
+}
+
+/** Runs `work` as a span that ends, or fails, with it. The span has no message of an error, which may hold secrets. */
 export async function inSpan<Result>(
   name: string,
   parent: Span | object,
@@ -127,19 +130,19 @@ export async function inSpan<Result>(
   }
 }
 
-/** Marks a span as failed; `message` is what a client may read, too. */
+/** Marks a span as failed. @param message public, as clients see it */
 export function failSpan(span: Span, message?: string): void {
   span.setStatus({ code: SpanStatusCode.ERROR, ...(message !== undefined && { message }) });
 }
 
-/** Names a span to whoever goes on with its trace; null when nothing is traced. */
+/** The W3C `traceparent` of a span, for a process that continues its trace; null when nothing is traced. */
 export function traceparentOf(span: Span): string | null {
   const carrier: { traceparent?: string } = {};
   propagation.inject(trace.setSpan(ROOT_CONTEXT, span), carrier);
   return carrier.traceparent ?? null;
 }
 
-/** The id of its trace, as log lines name it. */
+/** The id of a trace, for log lines. */
 export function traceIdIn(traceparent: string | null): string | undefined {
   return traceparent?.split('-')[1];
 }

@@ -2,44 +2,58 @@ import { createHash } from 'node:crypto';
 
 const HEAD_BYTES = 1024;
 
-/**
- * Reads as far as the first 1024 bytes. `whole` then gives everything, those included, once; `measured` what it has given
- * so far. Who does not read `whole` to its end calls `drop`, or leaves a `for await` over it early.
- */
-export async function measure(source: AsyncIterable<Buffer>) {
-  const rest = source[Symbol.asyncIterator]();
-  const first: Buffer[] = [];
-  const hash = createHash('sha256');
-  let bytes = 0;
-  const drop = async () => {
-    await rest.return?.();
-  };
+/** A stream of bytes whose head is known before it is read, and whose size and hash are known afterwards. */
+export class MeasuredSource {
+  /** The first 1024 bytes, or all of a smaller source. */
+  readonly head: Buffer;
+  readonly #first: Buffer[];
+  readonly #rest: AsyncIterator<Buffer>;
+  readonly #hash = createHash('sha256');
+  #bytes = 0;
 
-  for (let size = 0; size < HEAD_BYTES; ) {
-    const next = await rest.next();
-    if (next.done) break;
-    first.push(next.value);
-    size += next.value.length;
+  private constructor(first: Buffer[], rest: AsyncIterator<Buffer>) {
+    this.head = Buffer.concat(first).subarray(0, HEAD_BYTES);
+    this.#first = first;
+    this.#rest = rest;
   }
 
-  async function* whole(): AsyncGenerator<Buffer, void> {
-    const count = (chunk: Buffer) => {
-      hash.update(chunk);
-      bytes += chunk.length;
-      return chunk;
-    };
+  /** Reads the head. The caller then reads `content` or calls `cancel`. */
+  static async open(source: AsyncIterable<Buffer>): Promise<MeasuredSource> {
+    const rest = source[Symbol.asyncIterator]();
+    const first: Buffer[] = [];
+    for (let size = 0; size < HEAD_BYTES; ) {
+      const next = await rest.next();
+      if (next.done) break;
+      first.push(next.value);
+      size += next.value.length;
+    }
+    return new MeasuredSource(first, rest);
+  }
+
+  /** Everything, the head included. Leaving the loop early cancels the source. */
+  async *content(): AsyncGenerator<Buffer, void> {
     try {
-      for (const chunk of first.splice(0)) yield count(chunk);
-      for (let next = await rest.next(); !next.done; next = await rest.next()) yield count(next.value);
+      for (const chunk of this.#first.splice(0)) yield this.#count(chunk);
+      for (let next = await this.#rest.next(); !next.done; next = await this.#rest.next())
+        yield this.#count(next.value);
     } finally {
-      await drop();
+      await this.cancel();
     }
   }
 
-  return {
-    head: Buffer.concat(first).subarray(0, HEAD_BYTES),
-    whole: whole(),
-    drop,
-    measured: () => ({ bytes, sha256: hash.copy().digest('hex') }),
-  };
+  /** Ends the source. */
+  async cancel(): Promise<void> {
+    await this.#rest.return?.();
+  }
+
+  /** The size and the hash of what `content` has given. */
+  totals(): { bytes: number; sha256: string } {
+    return { bytes: this.#bytes, sha256: this.#hash.copy().digest('hex') };
+  }
+
+  #count(chunk: Buffer): Buffer {
+    this.#hash.update(chunk);
+    this.#bytes += chunk.length;
+    return chunk;
+  }
 }

@@ -13,8 +13,8 @@ export async function openStore({
   AWS_SESSION_TOKEN,
 }: Pick<Config, 'STORE_URL' | 'STORE_DIR' | 'STORE_DOWNLOADS' | keyof S3Keys>): Promise<Store> {
   if (STORE_URL === undefined) return openDiskStore(STORE_DIR);
-  // The AWS SDK takes memory, which the disk does without.
-  const { openS3Store } = await import('./s3.ts');
+  // Loaded only when needed: the AWS SDK takes much memory.
+  const { S3Store } = await import('./s3.ts');
   const keys = { AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN };
-  return openS3Store(STORE_URL, { links: STORE_DOWNLOADS === 'redirect', keys });
+  return new S3Store(STORE_URL, { links: STORE_DOWNLOADS === 'redirect', keys });
 }

@@ -1,16 +1,19 @@
 import { S3Client } from '@aws-sdk/client-s3';
-import { AppError } from '../runtime/errors.ts';
+import { AppError, errorCode, errorMessage, memberOf } from '../runtime/errors.ts';
 
 const TIMEOUTS = {
   connectionTimeout: 3_000,
-  /** Until an answer begins: three tries are over before a client that waits for ours is cut off as idle. */
+  /** Until a response begins. Three tries end before our own client is cut off as idle. */
   requestTimeout: 15_000,
   throwOnRequestTimeout: true,
-  /** While bytes flow. A client that reads slowly is cut off by us before that. */
+  /** Between two bytes. The API cuts off a client that reads slowly before this. */
   socketTimeout: 90_000,
 };
-/** Slow readers each hold one; what bounds them is how many connections we take. */
+/** Every slow reader holds one, so the number of our own connections is the real limit. */
 const SOCKETS = { maxSockets: 5_000 };
+
+/** The network leaves its code in the message of some errors of the SDK. */
+const NETWORK_FAILURE = /\b(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH)/;
 
 /** The keys of an account; a role has none. */
 export interface S3Keys {
@@ -19,16 +22,16 @@ export interface S3Keys {
   AWS_SESSION_TOKEN?: string | undefined;
 }
 
-/** A client with these keys, or else with the role that the AWS SDK finds. Where S3 is out of reach, what it sends rejects as `unavailable`. */
+/** A client with these keys, or else with the role that the AWS SDK finds. Its calls reject as `unavailable` while S3 is out of reach. */
 export function openClient(keys: S3Keys): S3Client {
   const { AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_PROFILE } = process.env;
   const client = new S3Client({
     // The SDK prefers a profile to keys.
     ...(!AWS_PROFILE && credentialsOf(keys)),
     region: AWS_REGION || 'us-east-1',
-    // Bucket names as host names are for Amazon alone.
+    // Only Amazon has bucket names as host names.
     forcePathStyle: Boolean(AWS_ENDPOINT_URL_S3 || AWS_ENDPOINT_URL),
-    // Others do not know of the newer checksums.
+    // Compatible services do not know the newer checksums.
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
     requestHandler: { ...TIMEOUTS, httpAgent: SOCKETS, httpsAgent: SOCKETS },
@@ -38,7 +41,7 @@ export function openClient(keys: S3Keys): S3Client {
       next(request).catch((error) => {
         throw orUnavailable(error);
       }),
-    { step: 'initialize', name: 'tellOutages' },
+    { step: 'initialize', name: 'reportOutages' },
   );
   return client;
 }
@@ -49,25 +52,14 @@ function credentialsOf({ AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_T
   return { credentials: { accessKeyId: AWS_ACCESS_KEY_ID, secretAccessKey: AWS_SECRET_ACCESS_KEY, ...session } };
 }
 
-/** The error, or what it means: S3 could not be reached, or is too busy, and the same request may work later. */
+/** `unavailable` if S3 could not be reached or is too busy, since a retry may succeed; other errors as they are. */
 export function orUnavailable(error: unknown): unknown {
-  const { name, code, message, $metadata } = error as {
-    name?: string;
-    code?: string;
-    message?: string;
-    $metadata?: { httpStatusCode?: number };
-  };
-  const status = $metadata?.httpStatusCode ?? 0;
+  const status = Number(memberOf(memberOf(error, '$metadata'), 'httpStatusCode') ?? 0);
   const isOut =
-    name === 'TimeoutError' ||
-    // What the network says, the SDK sometimes leaves in the message alone.
-    /\b(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH)/.test(`${code} ${message}`) ||
+    memberOf(error, 'name') === 'TimeoutError' ||
+    NETWORK_FAILURE.test(`${errorCode(error)} ${errorMessage(error)}`) ||
     status === 429 ||
     status >= 500;
   if (!isOut) return error;
-  return new AppError('unavailable', 'the store cannot be reached just now', {
-    status: 503,
-    retryable: true,
-    cause: error,
-  });
+  return new AppError('unavailable', 'the store cannot be reached', { status: 503, retryable: true, cause: error });
 }

@@ -13,158 +13,193 @@ import {
   HeadObjectCommand,
   ListMultipartUploadsCommand,
   type ListMultipartUploadsCommandOutput,
+  type MultipartUpload,
   NoSuchKey,
+  NoSuchUpload,
   NotFound,
   paginateListObjectsV2,
+  type S3Client,
 } from '@aws-sdk/client-s3';
 import { Upload } from '@aws-sdk/lib-storage';
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
-import { createLocalCopies } from './local-copies.ts';
-import { measure } from './measure.ts';
+import { FairSemaphore } from '../runtime/fair-semaphore.ts';
+import { LocalCopies } from './local-copies.ts';
+import { MeasuredSource } from './measure.ts';
 import { openClient, orUnavailable, type S3Keys } from './s3-client.ts';
-import { createTurns } from './semaphore.ts';
-import { gone, type Store } from './store.ts';
+import { fileNotFound, type LocalCopy, type Received, type Store } from './store.ts';
 
-/** The least that S3 takes, of 10,000 at most: enough for 50 GB. */
+/** The smallest part that S3 accepts. It accepts 10,000 parts: 50 GB. */
 const PART_BYTES = 5 * 2 ** 20;
-const PARTS_AT_ONCE = 2;
-/** A part is held until it is sent, however slowly it comes in: up to 15 MB for each file, half a GB for all. */
-const FILES_AT_ONCE = 32;
-/** A client that waits longer is cut off as idle. */
-const PATIENCE_MS = 30_000;
+const MAX_CONCURRENT_PARTS = 2;
+/** Each file being received holds up to 15 MB of parts: half a GB for all. */
+const MAX_CONCURRENT_FILES = 32;
+/** Clients are cut off as idle after a longer wait. */
+const MAX_WAIT_MS = 30_000;
 const LINK_SECONDS = 600;
 
-/** A store in a bucket of S3, or of what speaks its protocol at AWS_ENDPOINT_URL. `url` is `s3://bucket/prefix`. */
-export async function openS3Store(url: string, { links, keys }: { links: boolean; keys: S3Keys }): Promise<Store> {
-  const { Bucket, prefix } = parseUrl(url);
-  const client = openClient(keys);
-  const at = (relative: string) => ({ Bucket, Key: `${prefix}${relative}` });
-  const takeTurn = createTurns(FILES_AT_ONCE, PATIENCE_MS);
-  const local = createLocalCopies(async (relative, folder) => {
-    const file = path.join(folder, `${randomUUID()}${path.extname(relative)}`);
-    try {
-      await pipeline(await read(relative), createWriteStream(file, { flags: 'wx' }));
-      return file;
-    } catch (error) {
-      await rm(file, { force: true });
-      throw orUnavailable(error);
-    }
-  });
+interface S3StoreOptions {
+  /** Clients fetch bytes from S3 instead of the API. */
+  links: boolean;
+  keys: S3Keys;
+}
 
-  async function read(relative: string, range?: { start: number; end: number }): Promise<Readable> {
-    const Range = range && `bytes=${range.start}-${range.end}`;
-    const found = await client.send(new GetObjectCommand({ ...at(relative), Range })).catch(unlessMissing);
-    if (found === undefined) throw gone();
-    return found.Body as Readable;
+/** A store in a bucket of S3, or of a compatible service at AWS_ENDPOINT_URL. */
+export class S3Store implements Store {
+  readonly link?: NonNullable<Store['link']>;
+  readonly #client: S3Client;
+  readonly #bucket: string;
+  /** The prefix of all keys: empty, or with a slash at its end. */
+  readonly #prefix: string;
+  readonly #receiving = new FairSemaphore({ max: MAX_CONCURRENT_FILES, maxWaitMs: MAX_WAIT_MS });
+  readonly #copies = new LocalCopies((relative, folder) => this.#download(relative, folder));
+
+  /** @param url `s3://bucket/prefix` */
+  constructor(url: string, { links, keys }: S3StoreOptions) {
+    const { hostname, pathname } = new URL(url);
+    const prefix = pathname.split('/').filter(Boolean).join('/');
+    this.#bucket = hostname;
+    this.#prefix = prefix && `${prefix}/`;
+    this.#client = openClient(keys);
+    if (links) this.link = (relative, headers) => this.#sign(relative, headers);
   }
 
-  async function write(relative: string, content: Readable): Promise<void> {
-    const options = { queueSize: PARTS_AT_ONCE, partSize: PART_BYTES };
+  async receive(source: AsyncIterable<Buffer>, choosePath: (head: Buffer) => string): Promise<Received> {
+    const measured = await MeasuredSource.open(source);
+    let relative: string;
+    let release: () => void;
     try {
-      // What was sent of one that fails is removed by it.
-      await new Upload({ client, params: { ...at(relative), Body: content }, ...options }).done();
+      relative = choosePath(measured.head);
+      release = await this.#receiving.acquire(undefined);
+    } catch (error) {
+      await measured.cancel();
+      throw error;
+    }
+    await this.#write(relative, Readable.from(measured.content())).finally(release);
+    return { path: relative, ...measured.totals(), discard: () => this.removeFile(relative) };
+  }
+
+  async *unfinished() {
+    let page: ListMultipartUploadsCommandOutput | undefined;
+    do {
+      page = await this.#listMultipartUploads(page);
+      for (const { Key = '', UploadId, Initiated } of page.Uploads ?? []) {
+        if (UploadId === undefined || Initiated === undefined) continue;
+        const remove = () => this.#abortMultipartUpload({ Key, UploadId });
+        yield { name: Key.slice(this.#prefix.length), began: Initiated, remove };
+      }
+    } while (page.IsTruncated);
+  }
+
+  local(relative: string, folder: string): Promise<LocalCopy> {
+    return this.#copies.take(relative, folder);
+  }
+
+  async read(relative: string, range?: { start: number; end: number }): Promise<Readable> {
+    const Range = range && `bytes=${range.start}-${range.end}`;
+    const found = await this.#client
+      .send(new GetObjectCommand({ ...this.#object(relative), Range }))
+      .catch(undefinedIfMissing);
+    if (!(found?.Body instanceof Readable)) throw fileNotFound();
+    return found.Body;
+  }
+
+  async *files(folder: string): AsyncGenerator<string, void> {
+    for await (const keys of this.#listKeys(folder)) yield* keys.map((key) => key.slice(this.#prefix.length));
+  }
+
+  async modifiedAt(relative: string): Promise<Date | undefined> {
+    const found = await this.#client.send(new HeadObjectCommand(this.#object(relative))).catch(undefinedIfMissing);
+    return found?.LastModified;
+  }
+
+  async removeFile(relative: string): Promise<void> {
+    await this.#client.send(new DeleteObjectCommand(this.#object(relative)));
+  }
+
+  async removeFolder(relative: string): Promise<void> {
+    for await (const keys of this.#listKeys(relative)) {
+      const Delete = { Objects: keys.map((Key) => ({ Key })), Quiet: true };
+      const { Errors: [failed] = [] } = await this.#client.send(
+        new DeleteObjectsCommand({ Bucket: this.#bucket, Delete }),
+      );
+      if (failed) throw new Error(`S3 did not delete ${failed.Key}: ${failed.Code} ${failed.Message}`);
+    }
+  }
+
+  async freeMb(): Promise<number> {
+    return Number.POSITIVE_INFINITY;
+  }
+
+  async check(): Promise<void> {
+    await this.#client.send(new HeadBucketCommand({ Bucket: this.#bucket }));
+  }
+
+  #object(relative: string): { Bucket: string; Key: string } {
+    return { Bucket: this.#bucket, Key: `${this.#prefix}${relative}` };
+  }
+
+  async #write(relative: string, content: Readable): Promise<void> {
+    try {
+      // An upload that fails removes the parts that it has sent.
+      await new Upload({
+        client: this.#client,
+        params: { ...this.#object(relative), Body: content },
+        queueSize: MAX_CONCURRENT_PARTS,
+        partSize: PART_BYTES,
+      }).done();
     } finally {
       content.destroy();
     }
   }
 
-  async function removeFile(relative: string): Promise<void> {
-    await client.send(new DeleteObjectCommand(at(relative)));
+  async #download(relative: string, folder: string): Promise<string> {
+    const file = path.join(folder, `${randomUUID()}${path.extname(relative)}`);
+    try {
+      await pipeline(await this.read(relative), createWriteStream(file, { flags: 'wx' }));
+      return file;
+    } catch (error) {
+      await rm(file, { force: true });
+      throw orUnavailable(error);
+    }
   }
 
-  /** As many as one request tells and takes at a time: a thousand. */
-  async function* keysBelow(folder: string): AsyncGenerator<string[], void> {
-    const listed = paginateListObjectsV2({ client }, { Bucket, Prefix: `${prefix}${folder}/` });
-    for await (const { Contents = [] } of listed) {
+  #sign(relative: string, { type, disposition }: { type: string; disposition: string }): Promise<string> {
+    const headers = { ResponseContentType: type, ResponseContentDisposition: disposition };
+    const command = new GetObjectCommand({ ...this.#object(relative), ...headers });
+    return getSignedUrl(this.#client, command, { expiresIn: LINK_SECONDS });
+  }
+
+  /** The keys below a folder, up to a thousand at a time: S3 lists and deletes as many in one request. */
+  async *#listKeys(folder: string): AsyncGenerator<string[], void> {
+    const Prefix = `${this.#prefix}${folder}/`;
+    for await (const { Contents = [] } of paginateListObjectsV2(
+      { client: this.#client },
+      { Bucket: this.#bucket, Prefix },
+    )) {
       if (Contents.length > 0) yield Contents.map(({ Key = '' }) => Key);
     }
   }
 
-  return {
-    async receive(source, place) {
-      const { head, whole, drop, measured } = await measure(source);
-      let relative: string;
-      let giveBack: () => void;
-      try {
-        relative = place(head);
-        giveBack = await takeTurn();
-      } catch (error) {
-        await drop();
-        throw error;
-      }
-      await write(relative, Readable.from(whole)).finally(giveBack);
-      return { path: relative, ...measured(), discard: () => removeFile(relative) };
-    },
+  #listMultipartUploads(
+    after: ListMultipartUploadsCommandOutput | undefined,
+  ): Promise<ListMultipartUploadsCommandOutput> {
+    return this.#client.send(
+      new ListMultipartUploadsCommand({
+        Bucket: this.#bucket,
+        Prefix: this.#prefix,
+        KeyMarker: after?.NextKeyMarker,
+        UploadIdMarker: after?.NextUploadIdMarker,
+      }),
+    );
+  }
 
-    async *unfinished() {
-      let more: Pick<ListMultipartUploadsCommandOutput, 'NextKeyMarker' | 'NextUploadIdMarker'> | undefined = {};
-      while (more) {
-        const listed: ListMultipartUploadsCommandOutput = await client.send(
-          new ListMultipartUploadsCommand({
-            Bucket,
-            Prefix: prefix,
-            KeyMarker: more.NextKeyMarker,
-            UploadIdMarker: more.NextUploadIdMarker,
-          }),
-        );
-        for (const { Key = '', UploadId, Initiated } of listed.Uploads ?? []) {
-          if (UploadId === undefined || Initiated === undefined) continue;
-          const remove = async () => {
-            await client.send(new AbortMultipartUploadCommand({ Bucket, Key, UploadId })).catch(unlessMissing);
-          };
-          yield { name: Key.slice(prefix.length), began: Initiated, remove };
-        }
-        more = listed.IsTruncated ? listed : undefined;
-      }
-    },
-
-    local,
-
-    read,
-
-    ...(links && {
-      async link(relative: string, { type, disposition }: { type: string; disposition: string }) {
-        const headers = { ResponseContentType: type, ResponseContentDisposition: disposition };
-        return getSignedUrl(client, new GetObjectCommand({ ...at(relative), ...headers }), { expiresIn: LINK_SECONDS });
-      },
-    }),
-
-    async *files(folder) {
-      for await (const keys of keysBelow(folder)) yield* keys.map((key) => key.slice(prefix.length));
-    },
-
-    async modifiedAt(relative) {
-      const found = await client.send(new HeadObjectCommand(at(relative))).catch(unlessMissing);
-      return found?.LastModified;
-    },
-
-    removeFile,
-
-    async removeFolder(relative) {
-      for await (const keys of keysBelow(relative)) {
-        const Delete = { Objects: keys.map((Key) => ({ Key })), Quiet: true };
-        const { Errors: [failed] = [] } = await client.send(new DeleteObjectsCommand({ Bucket, Delete }));
-        if (failed) throw new Error(`${failed.Key} is not removed: ${failed.Code} ${failed.Message}`);
-      }
-    },
-
-    async freeMb() {
-      return Number.POSITIVE_INFINITY;
-    },
-
-    async check() {
-      await client.send(new HeadBucketCommand({ Bucket }));
-    },
-  };
+  async #abortMultipartUpload({ Key, UploadId }: Pick<MultipartUpload, 'Key' | 'UploadId'>): Promise<void> {
+    await this.#client
+      .send(new AbortMultipartUploadCommand({ Bucket: this.#bucket, Key, UploadId }))
+      .catch(undefinedIfMissing);
+  }
 }
 
-function parseUrl(url: string): { Bucket: string; prefix: string } {
-  const { hostname, pathname } = new URL(url);
-  const prefix = pathname.split('/').filter(Boolean).join('/');
-  return { Bucket: hostname, prefix: prefix && `${prefix}/` };
-}
-
-function unlessMissing(error: unknown): undefined {
-  if (!(error instanceof NotFound || error instanceof NoSuchKey || (error as Error).name === 'NoSuchUpload'))
-    throw error;
+function undefinedIfMissing(error: unknown): undefined {
+  if (!(error instanceof NotFound || error instanceof NoSuchKey || error instanceof NoSuchUpload)) throw error;
 }

@@ -1,7 +1,7 @@
 import type { Readable } from 'node:stream';
 import { AppError } from '../runtime/errors.ts';
 
-/** A received file: complete and synced at its path, though no row tells of it yet. */
+/** A received file: complete and synced at its path. No row refers to it yet. */
 export interface Received {
   path: string;
   bytes: number;
@@ -10,56 +10,56 @@ export interface Received {
   discard(): Promise<void>;
 }
 
-/** What began to be received and was not ended, so that nobody will ever ask for it. */
+/** A file that was begun and not completed. */
 interface Unfinished {
   name: string;
   began: Date;
   remove(): Promise<void>;
 }
 
-/** A local file to read, and never to write, until `giveBack`, which never rejects and is called once. */
+/** A local file, for reading only. The caller calls `release` once; it never rejects. */
 export interface LocalCopy {
   file: string;
-  giveBack(): Promise<void>;
+  release(): Promise<void>;
 }
 
-/** Where originals and pages live: `disk.ts` or `s3.ts`. Paths are relative to its root (see paths.ts). */
+/** Stores originals and pages: `disk.ts` or `s3.ts`. Paths are relative to its root (see paths.ts). */
 export interface Store {
   /**
-   * Streams a file in without holding it in memory. `place` gives its path, by its first 1024 bytes or all of a smaller
-   * one; what it throws ends the file. Leaves nothing behind when it or the source fails.
+   * Streams a file in without holding it in memory. `choosePath` returns its path, given its first 1024 bytes or all of a
+   * smaller file; it throws to refuse the file. A failure leaves nothing behind.
    */
-  receive(source: AsyncIterable<Buffer>, place: (head: Buffer) => string): Promise<Received>;
+  receive(source: AsyncIterable<Buffer>, choosePath: (head: Buffer) => string): Promise<Received>;
+  /** Files that were begun and not completed, those being received now included. */
   unfinished(): AsyncIterable<Unfinished>;
-  /** A local file with the bytes at a path. A store that is no disk puts it into `folder`. */
+  /** A local file with the bytes at a path. A store on S3 puts a copy into `folder`. */
   local(path: string, folder: string): Promise<LocalCopy>;
-  /** The bytes at a path, or those from `start` to `end`, both included. Rejects before it gives any; with `gone()` if there is no such file. */
+  /** The bytes at a path, or those from `start` to `end`, both included. Rejects with `fileNotFound()` before any byte. */
   read(path: string, range?: { start: number; end: number }): Promise<Readable>;
-  /** Where a client may fetch the bytes by itself for a while, with these headers; undefined if they go through us. */
+  /** A URL from which a client may fetch the bytes for some minutes; undefined if the API serves all bytes. */
   link?(path: string, headers: { type: string; disposition: string }): Promise<string>;
   /**
-   * Every file below a folder, those of one folder one after another; one that holds nothing counts as a file. What is
-   * added or removed meanwhile may be among them or not.
+   * Every file below a folder, those of one folder one after another. An empty folder counts as a file. The list may lack
+   * files that are added or removed meanwhile.
    */
   files(folder: string): AsyncIterable<string>;
-  /** When a file was last written; undefined if it is not there. */
+  /** The time when a file was last written; undefined if there is none. */
   modifiedAt(path: string): Promise<Date | undefined>;
-  /** Removes a file; fine if it is not there. */
+  /** Removes a file, if it exists. */
   removeFile(path: string): Promise<void>;
-  /** Removes a folder with all that is in it; fine if it is not there. */
+  /** Removes a folder and everything in it, if it exists. */
   removeFolder(path: string): Promise<void>;
-  /** Room that is left, in MB. */
   freeMb(): Promise<number>;
   /** Throws unless the store can be written to. */
   check(): Promise<void>;
 }
 
-/** What a store rejects with where a file is not there, such as one that was deleted just now. */
-export function gone(): AppError {
-  return new AppError('not_found', 'the file is not there any more', { status: 404 });
+/** The error of a store for a path without a file, for example after a deletion. */
+export function fileNotFound(): AppError {
+  return new AppError('not_found', 'the file no longer exists', { status: 404 });
 }
 
-/** Whether a call failed because the store could not be reached: the same call may work later. */
+/** True if a call failed because the store was out of reach: a retry may succeed. */
 export function isAway(error: unknown): boolean {
   return error instanceof AppError && error.code === 'unavailable';
 }

@@ -13,9 +13,9 @@ import {
   readEvents,
   readProgress,
 } from '../../db/events.ts';
-import { listen } from '../../db/listen.ts';
+import { type Listener, listen } from '../../db/listen.ts';
 import type { Logger } from '../../runtime/log.ts';
-import { createSignal } from '../../runtime/wake-flag.ts';
+import { WakeFlag } from '../../runtime/wake-flag.ts';
 import { eventDocument, type StreamEvent } from '../documents.ts';
 import { type Changes, readChanges } from './changes.ts';
 import { type Client, Follower, type Message } from './follower.ts';
@@ -68,8 +68,8 @@ class Hub implements EventHub {
   readonly #changeListeners = new Set<(changes: Changes) => void>();
   /** Jobs whose progress has changed since followers were told. */
   readonly #progressed = new Set<string>();
-  readonly #wake = createSignal();
-  readonly #listener: ReturnType<typeof listen>;
+  readonly #wake = new WakeFlag();
+  readonly #listener: Listener;
   readonly #running: Promise<void>;
   /** The followers have been given everything up to here; undefined while there are none. */
   #cursor: EventCursor | undefined;

@@ -4,7 +4,7 @@ import type { Duplex } from 'node:stream';
 import { type WebSocket, WebSocketServer } from 'ws';
 import type { z } from 'zod';
 import type { Logger } from '../../runtime/log.ts';
-import { Room } from '../../runtime/quota.ts';
+import { Quota } from '../../runtime/quota.ts';
 import type { Admission, Caller } from '../http/admission.ts';
 import { holderOf, runFor } from '../http/holder.ts';
 import type { Origins } from '../http/origins.ts';
@@ -37,7 +37,7 @@ export function attachStream(server: Server, hub: EventHub, gate: { origins: Ori
     handleProtocols: (offered) => offered.has(PROTOCOL) && PROTOCOL,
   });
   const answering = new WeakSet<WebSocket>();
-  const streams = new Room({ name: 'streams', max: MAX_STREAMS, maxPerHolder: MAX_STREAMS_PER_OWNER });
+  const streams = new Quota({ name: 'streams', max: MAX_STREAMS, maxPerRequester: MAX_STREAMS_PER_OWNER });
 
   server.on('upgrade', async (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on('error', () => undefined);

@@ -4,7 +4,7 @@ import type { Request, RequestHandler, Response } from 'express';
 import { RateLimiterMemory } from 'rate-limiter-flexible';
 import type { Config } from '../../runtime/config.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { Room } from '../../runtime/quota.ts';
+import { Quota } from '../../runtime/quota.ts';
 import { createAuthenticator } from './authenticate.ts';
 import { giveOnClose, holderOf, runFor } from './holder.ts';
 import { notFound } from './problem.ts';
@@ -81,7 +81,7 @@ const callers = new WeakMap<Request, Caller>();
 
 /** Lets in whom `admit` lets in, before any body is read; handlers ask `callerOf` who it was. */
 export function admission(admit: Admission): RequestHandler {
-  const room = new Room({ name: 'requests', max: MAX_REQUESTS });
+  const room = new Quota({ name: 'requests', max: MAX_REQUESTS });
   return async function letIn(request, response, next) {
     try {
       const caller = await admit(request, request.path, (headers) => response.set(headers));

@@ -7,7 +7,8 @@ import {
   type JWTVerifyOptions,
   jwtVerify,
 } from 'jose';
-import { asksForKeys, type Config, ownerName, SCOPES, type Scope } from '../../runtime/config.ts';
+import { asksForKeys, type Config } from '../../runtime/config.ts';
+import { ownerName, SCOPES, type Scope } from '../../runtime/config-values.ts';
 import { AppError } from '../../runtime/errors.ts';
 
 /** Who sends a request, and what that one may do. */

@@ -1,12 +1,12 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { ServerResponse } from 'node:http';
-import type { Holder } from '../../runtime/quota.ts';
+import type { Requester } from '../../runtime/quota.ts';
 import type { Caller } from './admission.ts';
 
-const holders = new AsyncLocalStorage<Holder>();
+const holders = new AsyncLocalStorage<Requester>();
 
 /** Under whose name a caller takes room. */
-export function holderOf({ countedAs }: Caller): Holder {
+export function holderOf({ countedAs }: Caller): Requester {
   return countedAs;
 }
 
@@ -17,7 +17,7 @@ export function giveOnClose(response: ServerResponse, give: () => void): void {
 }
 
 /** Runs `work` for a holder: its queries take turns under this name. */
-export function runFor<Result>(holder: Holder, work: () => Result): Result {
+export function runFor<Result>(holder: Requester, work: () => Result): Result {
   return holders.run(holder, work);
 }
 
@@ -27,6 +27,6 @@ export function runForAll<Result>(work: () => Result): Result {
 }
 
 /** The holder that the current request runs for; undefined for the work of the service itself. */
-export function currentHolder(): Holder {
+export function currentHolder(): Requester {
   return holders.getStore();
 }

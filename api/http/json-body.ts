@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream';
 import { createBrotliDecompress, createGunzip, createInflate } from 'node:zlib';
 import type { Request, RequestHandler } from 'express';
 import { AppError } from '../../runtime/errors.ts';
-import type { Room } from '../../runtime/quota.ts';
+import type { Quota } from '../../runtime/quota.ts';
 import { callerOf, stopReading } from './admission.ts';
 import { giveOnClose, holderOf } from './holder.ts';
 import { invalid } from './problem.ts';
@@ -22,7 +22,7 @@ const DECODERS = new Map<string, () => NodeJS.ReadWriteStream & Readable>([
  * Reads a body of JSON, an object or an array, of at most `maxBytes` into `request.body`. Its bytes take room until the
  * request ends. Throws 400, 413, 415, and 429 or 503 without room.
  */
-export function jsonBody(room: Room, maxBytes: number, maxMs = MAX_BODY_MS): RequestHandler {
+export function jsonBody(room: Quota, maxBytes: number, maxMs = MAX_BODY_MS): RequestHandler {
   return async function readJson(request, response, next) {
     if (response.destroyed) throw invalid('the client went away');
     try {

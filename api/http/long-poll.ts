@@ -1,5 +1,5 @@
 import type { Request, Response } from 'express';
-import { type Holder, Room } from '../../runtime/quota.ts';
+import { Quota, type Requester } from '../../runtime/quota.ts';
 import type { EventHub } from '../events/event-hub.ts';
 import { callerOf } from './admission.ts';
 import { holderOf } from './holder.ts';
@@ -24,7 +24,7 @@ export type Waiting = ReturnType<typeof createWaiting>;
  */
 export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
   const waiters = new Map<string, Set<() => void>>();
-  const room = new Room({ name: 'waits', max: MAX_WAITERS, maxPerHolder: MAX_WAITERS_PER_OWNER });
+  const room = new Quota({ name: 'waits', max: MAX_WAITERS, maxPerRequester: MAX_WAITERS_PER_OWNER });
   let closed = false;
   const endings = new Set<() => void>();
   const stopListening = hub.onChange((changes) => {
@@ -46,7 +46,7 @@ export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
    * Rings when a change was heard of, the time is over, the client is gone or the process stops. Undefined when there is no
    * room for another wait.
    */
-  function createAlarm(key: string, holder: Holder, response: Response, seconds: number) {
+  function createAlarm(key: string, holder: Requester, response: Response, seconds: number) {
     const give = room.tryTake(holder);
     if (give === undefined) return undefined;
     let changed = Promise.withResolvers<void>();

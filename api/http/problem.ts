@@ -1,7 +1,7 @@
 import type { ErrorRequestHandler, Request, RequestHandler } from 'express';
 import { MulterError } from 'multer';
 import { z } from 'zod';
-import { isLockTimeout, isOutage, isStatementTimeout } from '../../db/client.ts';
+import { isLockTimeout, isOutage, isStatementTimeout } from '../../db/postgres-errors.ts';
 import { findUnstorable } from '../../db/storable.ts';
 import { AppError, type ErrorCode } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';

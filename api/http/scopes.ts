@@ -1,4 +1,4 @@
-import type { Scope } from '../../runtime/config.ts';
+import type { Scope } from '../../runtime/config-values.ts';
 
 /** What a route needs: the scope that it takes, or nothing at all. */
 export type Access = Scope | 'open';

@@ -29,7 +29,7 @@ import { retryJob } from '../../jobs/retry.ts';
 import { payloadBytes } from '../../jobs/submit.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
-import type { Room } from '../../runtime/quota.ts';
+import type { Quota } from '../../runtime/quota.ts';
 import {
   bulkDocument,
   graphDocument,
@@ -68,7 +68,7 @@ const MAX_LOGGED = 100;
 export function jobRoutes(parts: {
   db: Database;
   heavyDb: Database;
-  jsonRoom: Room;
+  jsonRoom: Quota;
   read: Read;
   queues: Queues;
   bounds: QueueBounds;

@@ -8,7 +8,7 @@ import type { Read } from '../../db/replica.ts';
 import { deleteSchedule, findSchedule, listSchedules, type Schedule, type ScheduleCursor } from '../../db/schedules.ts';
 import { putSchedule, runScheduleNow } from '../../jobs/schedules.ts';
 import type { Config } from '../../runtime/config.ts';
-import type { Room } from '../../runtime/quota.ts';
+import type { Quota } from '../../runtime/quota.ts';
 import { jobDocument, scheduleDocument } from '../documents.ts';
 import { callerOf } from '../http/admission.ts';
 import { jsonBody } from '../http/json-body.ts';
@@ -21,7 +21,7 @@ const MAX_BODY_BYTES = 2 ** 20;
 
 interface Parts {
   db: Database;
-  jsonRoom: Room;
+  jsonRoom: Quota;
   read: Read;
   queues: Queues;
   tasks: Tasks;

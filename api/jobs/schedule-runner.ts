@@ -3,7 +3,7 @@ import type { Queues } from '../../db/queues.ts';
 import { millisecondsToNextRun } from '../../db/schedules.ts';
 import { type Run, runDueSchedules } from '../../jobs/schedules.ts';
 import type { Logger } from '../../runtime/log.ts';
-import { createSignal } from '../../runtime/wake-flag.ts';
+import { WakeFlag } from '../../runtime/wake-flag.ts';
 import { scheduleRuns } from '../operations/metrics.ts';
 
 /** A schedule that another process creates is seen after this time at most. */
@@ -16,7 +16,7 @@ export interface ScheduleRunner {
 
 /** Runs the schedules that are due until it is closed. Each API process does; they share the work. */
 export function followSchedules(db: Database, queues: Queues, log: Logger): ScheduleRunner {
-  const wake = createSignal();
+  const wake = new WakeFlag();
   let isClosed = false;
 
   async function follow(): Promise<void> {

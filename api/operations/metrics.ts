@@ -1,7 +1,8 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry, register } from 'prom-client';
-import { type Database, isOutage } from '../../db/client.ts';
+import type { Database } from '../../db/client.ts';
 import { type EventsHealth, readEventsHealth } from '../../db/events.ts';
 import { watchPool } from '../../db/metrics.ts';
+import { isOutage } from '../../db/postgres-errors.ts';
 import { listConverters, queueDepths, recentThroughput, worstDelays } from '../../db/system.ts';
 
 /** What an API process tells Prometheus: what it has counted itself, and what Postgres knows, which every API tells alike. */

@@ -1,5 +1,5 @@
 import type { RequestHandler } from 'express';
-import { Room } from '../../runtime/quota.ts';
+import { Quota } from '../../runtime/quota.ts';
 import { callerOf, stopReading } from '../http/admission.ts';
 import { giveOnClose, holderOf } from '../http/holder.ts';
 
@@ -7,11 +7,11 @@ import { giveOnClose, holderOf } from '../http/holder.ts';
 const MAX_UPLOADS = 1_000;
 
 /**
- * Refuses an upload, before its body is read, while this process receives too many: `maxPerHolder` of one caller, or 1,000
+ * Refuses an upload, before its body is read, while this process receives too many: `maxPerRequester` of one caller, or 1,000
  * in all.
  */
-export function limitConcurrentUploads(maxPerHolder: number): RequestHandler {
-  const room = new Room({ name: 'uploads', max: Math.max(MAX_UPLOADS, maxPerHolder), maxPerHolder });
+export function limitConcurrentUploads(maxPerRequester: number): RequestHandler {
+  const room = new Quota({ name: 'uploads', max: Math.max(MAX_UPLOADS, maxPerRequester), maxPerRequester });
 
   return function limitUploads(request, response, next) {
     try {

@@ -1,8 +1,9 @@
 import type { z } from 'zod';
 import { type ConvertPayload, convert, inspectionShape } from '../../conversion/tasks/convert.ts';
-import { type Database, isOutage, type Transaction } from '../../db/client.ts';
+import type { Database, Transaction } from '../../db/client.ts';
 import type { Answer } from '../../db/idempotency.ts';
 import { inGroups } from '../../db/in-groups.ts';
+import { isOutage } from '../../db/postgres-errors.ts';
 import type { Queues } from '../../db/queues.ts';
 import { insertUploads, type Original } from '../../db/uploads.ts';
 import { largestClass } from '../../jobs/capacity.ts';

@@ -18,7 +18,7 @@ import { listWebhooks } from '../../db/webhooks.ts';
 import { isChanging } from '../../jobs/maintenance.ts';
 import type { Config } from '../../runtime/config.ts';
 import type { Logger } from '../../runtime/log.ts';
-import { Room } from '../../runtime/quota.ts';
+import { Quota } from '../../runtime/quota.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
 import {
@@ -78,7 +78,7 @@ export function uploadRoutes(parts: {
 }): Router {
   const { db, heavyDb, read, queues, store, config, cache, waiting, log } = parts;
   const router = Router();
-  const archiveRoom = new Room({ name: 'archives', max: MAX_ARCHIVED_PAGES });
+  const archiveRoom = new Quota({ name: 'archives', max: MAX_ARCHIVED_PAGES });
   const askStatus = askTogether<StatusDocument>(MAX_STATUSES, async (ids) => {
     // Before the rows, so that none is cached as it was before the last step of a change.
     const isStable = !(await isChanging(db));

@@ -6,7 +6,7 @@ import type { Database } from '../../db/client.ts';
 import { findOriginal, listPageFiles, type Upload } from '../../db/uploads.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
-import type { Room } from '../../runtime/quota.ts';
+import type { Quota } from '../../runtime/quota.ts';
 import type { Store } from '../../store/store.ts';
 import { callerOf } from '../http/admission.ts';
 import { archiveDisposition } from '../http/disposition.ts';
@@ -25,7 +25,7 @@ const GONE = ['ERR_STREAM_PREMATURE_CLOSE', 'ERR_STREAM_UNABLE_TO_PIPE'];
 export async function sendArchive(
   request: Request,
   response: Response,
-  { db, heavyDb, room, store, log }: { db: Database; heavyDb: Database; room: Room; store: Store; log: Logger },
+  { db, heavyDb, room, store, log }: { db: Database; heavyDb: Database; room: Quota; store: Store; log: Logger },
   upload: Upload,
 ): Promise<void> {
   const { id, finishedAt } = upload;

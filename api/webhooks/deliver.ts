@@ -5,7 +5,7 @@ import { countParts, findUpload } from '../../db/uploads.ts';
 import { findPending, type Lane, type LockedWebhook, takeWebhooks, type Webhook } from '../../db/webhooks.ts';
 import { type Delivery, releaseWebhook, settleWebhook } from '../../jobs/webhooks.ts';
 import type { Logger } from '../../runtime/log.ts';
-import { createSignal } from '../../runtime/wake-flag.ts';
+import { WakeFlag } from '../../runtime/wake-flag.ts';
 import { jobNotice, uploadNotice } from '../documents.ts';
 import { webhookTries } from '../operations/metrics.ts';
 import { post } from './post.ts';
@@ -38,7 +38,7 @@ export function deliverWebhooks({
   log: Logger;
 }) {
   const signers = secrets.map((secret) => new Signer(secret));
-  const wake = createSignal();
+  const wake = new WakeFlag();
   const stop = new AbortController();
   const underWay = new Set<Promise<void>>();
   const inLane: Record<Lane, number> = { prompt: 0, new: 0, slow: 0 };

@@ -49,7 +49,7 @@ export function createAttemptFiles(store: Store, work: string) {
     },
     /** Never rejects. */
     async close(): Promise<void> {
-      await Promise.all(copies.splice(0).map((copy) => copy.giveBack()));
+      await Promise.all(copies.splice(0).map((copy) => copy.release()));
     },
   };
 }

@@ -4,7 +4,8 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
-import { commandOf, descendantsOf, isAlive } from '../scenarios/processes.ts';
+import { descendantsOf } from '../../runtime/process-tree.ts';
+import { commandOf, isAlive } from '../scenarios/processes.ts';
 import { makeImage } from '../support/files.ts';
 import { type Json, until } from '../support/service.ts';
 

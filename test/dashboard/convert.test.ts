@@ -16,7 +16,7 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
   let service: Service;
   let browser: Browser;
   beforeAll(async () => {
-    // The address stays the same when the API is started anew.
+    // The address stays the same when the API restarts.
     const env = { CAPACITY_CPU: '2', PORT: String(await freePort()) };
     [service, browser] = await Promise.all([startService({ env }), startBrowser()]);
   });
@@ -26,7 +26,7 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
     await service?.stop();
   });
 
-  test('files are picked, dropped and pasted; each becomes an upload of its own', async () => {
+  test('files are picked, dropped and pasted; each becomes a separate upload', async () => {
     const { page, faults } = await openDashboard(browser, service.url);
     await expectAccessible(page);
     await page.getByLabel('Dpi').fill('72');
@@ -255,7 +255,7 @@ async function seeColour(thumbnail: Locator, color: number[]): Promise<void> {
   });
 }
 
-/** What a click keeps as a file. */
+/** The file that a click downloads. */
 async function saved(page: Page, click: () => Promise<void>): Promise<{ name: string; bytes: Buffer }> {
   const [download] = await Promise.all([page.waitForEvent('download'), click()]);
   return { name: download.suggestedFilename(), bytes: await readFile(await download.path()) };

@@ -133,12 +133,12 @@ describeInBrowser('the page of a job', () => {
     expect(faults).toEqual([]);
   });
 
-  test('has one that failed run again, and tells of each attempt and of the notification', async () => {
+  test('retries a failed job, and shows each attempt and the webhook', async () => {
     const { job_id } = await service.submit({
       type: 'fail',
       payload: { times: 1 },
       retry_config: { max_attempts: 1 },
-      notify_url: receiver.url('/told'),
+      notify_url: receiver.url('/ended'),
     });
     await service.jobDone(job_id);
     const { page, faults } = await open(job_id);

@@ -7,7 +7,7 @@ import { type Json, type Service, startService, until } from '../support/service
 const MANY = 100_000;
 /** Rows that are scrolled down to: 25 pages of the API. */
 const FAR = 5_000;
-/** That come at once. */
+/** The number of rows in the first answer. */
 const BURST = 2_000;
 /** Rows that may be there at a time, of whatever length the list is. */
 const MAX_ROWS = 60;
@@ -81,7 +81,7 @@ describeInBrowser('the lists of the dashboard', () => {
     await page.getByText(/03 loaded so far/).waitFor();
     expect(await firstInSight(region)).toEqual(before);
 
-    // A row that is in sight far down changes as well, and one that is deleted goes.
+    // A row that is in sight far down changes as well, and a deleted row disappears.
     const number = Number(String(before[0]).replace(/\D/g, '')) - 3;
     const [changed, deleted] = [rowOf(page, `report ${number}.pdf`), rowOf(page, `report ${number - 1}.pdf`)];
     const idOf = async (row: Locator) => (await row.getByRole('link').getAttribute('href'))?.split('/').at(-1);
@@ -150,7 +150,7 @@ describeInBrowser('the lists of the dashboard', () => {
     expect([...faults, ...other.faults]).toEqual([]);
   });
 
-  test('an upload comes by itself, and shows how it ends', async () => {
+  test('a new upload appears, and its row shows how it ends', async () => {
     const { page } = await open('#/uploads');
     await page
       .getByRole('link', { name: /^(report|burst)/ })

@@ -77,7 +77,7 @@ describeInBrowser('the dashboard', () => {
     expect(await ground()).not.toBe(dark);
   });
 
-  test('says that the connection is lost, keeps what it shows, and catches up by itself', async () => {
+  test('says that the connection is lost, keeps the shown rows, and catches up automatically', async () => {
     const { page } = await openDashboard(browser, service.url, { hash: '#/uploads' });
     await connectionOf(page).getByText('Live').waitFor();
     const png = await makeImage({ width: 9, height: 9, color: RED });

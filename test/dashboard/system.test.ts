@@ -22,7 +22,7 @@ describeInBrowser('the system page', () => {
   const open = (options: Json = {}) => openDashboard(browser, service.url, { hash: '#/system', ...options });
   const endless = { type: 'balloon', payload: { megabytes: 100 } };
 
-  /** Whether a chart has more than a few pixels of this colour. */
+  /** True if a chart has more than a few pixels of this colour. */
   const shows = (chart: Locator, colour: [number, number, number]) =>
     chart.evaluate((canvas, [red, green, blue]) => {
       const { width, height } = canvas as HTMLCanvasElement;

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import examples from '../../examples/tasks/index.ts';
 import { defineTask } from '../../jobs/task.ts';
 
-/** Logs a line every 40 ms until it is aborted, and tells no progress: nothing but its log shows that it works. */
+/** Logs a line every 40 ms until it is aborted, and reports no progress: only its log shows that it runs. */
 const talk = defineTask({
   type: 'talk',
   payload: z.strictObject({}),

@@ -1,6 +1,6 @@
 import type { Pool, PoolClient } from 'pg';
 
-/** Of what there is, by number. Jobs and uploads belong in turn to alice (6 of 10), bob (2) and nobody. */
+/** Fills the tables with numbered rows. Jobs and uploads belong to alice (6 of 10), bob (2) and no owner (2). */
 export const JOBS = 1_000_000;
 export const UPLOADS = 250_000;
 /** The first jobs are ready, those after them scheduled for later, then come a few that run. The others have ended. */
@@ -52,7 +52,7 @@ const UPLOAD: Record<string, string> = {
 
 /**
  * Fills in a million jobs and a quarter of a million uploads, as copies of the newest job and upload that are there, so that
- * columns which matter to nobody here need no names. Triggers are off, and indexes are made at the end.
+ * columns that these tests do not read need no names. Triggers are off, and indexes are made at the end.
  */
 export async function fillMillions(pool: Pool): Promise<void> {
   const client = await pool.connect();

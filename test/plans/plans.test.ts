@@ -68,7 +68,7 @@ interface PlanNode {
   Plans?: PlanNode[];
 }
 
-/** What a statement reads: rows of tables, blocks, and the large tables of which it reads everything. */
+/** The reads of a statement: rows of tables, blocks, and large tables that it scans completely. */
 async function costOf({ query, params }: { query: string; params: unknown[] }) {
   const client = await pool.connect();
   try {

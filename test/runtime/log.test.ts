@@ -163,7 +163,7 @@ test('no log has a secret, whatever fails', async () => {
   await service.send('GET', '/uploads', undefined, root);
   for (const msg of [
     'redis connection failed',
-    'replica not read; the primary is',
+    'replica read failed; reading the primary',
     'spans not sent',
     'request failed',
     'task failed',

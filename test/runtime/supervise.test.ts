@@ -1,6 +1,7 @@
 import path from 'node:path';
+import { childrenOf, descendantsOf } from '../../runtime/process-tree.ts';
 import { type Limits, type Part, supervise } from '../../runtime/supervise.ts';
-import { childrenOf, commandOf, descendantsOf, isAlive } from '../scenarios/processes.ts';
+import { commandOf, isAlive } from '../scenarios/processes.ts';
 import { until } from '../support/service.ts';
 
 const SCRIPT = path.join(import.meta.dirname, '../support/hanging-part.ts');

@@ -1,24 +1,24 @@
-import { createSignal } from '../../runtime/wake-flag.ts';
+import { WakeFlag } from '../../runtime/wake-flag.ts';
 
 const LONG_MS = 30_000;
 
-test('a wait ends when the signal is set', async () => {
-  const signal = createSignal();
-  const waiting = signal.wait(LONG_MS);
-  signal.set();
+test('a wait ends when the flag is set', async () => {
+  const flag = new WakeFlag();
+  const waiting = flag.wait(LONG_MS);
+  flag.set();
   await waiting;
 });
 
-test('what was set before the wait is not missed, and counts once', async () => {
-  const signal = createSignal();
-  signal.set();
-  signal.set();
-  await signal.wait(LONG_MS);
+test('a set before the wait ends it at once, and counts once', async () => {
+  const flag = new WakeFlag();
+  flag.set();
+  flag.set();
+  await flag.wait(LONG_MS);
   const began = performance.now();
-  await signal.wait(30);
+  await flag.wait(30);
   expect(performance.now() - began).toBeGreaterThan(25);
 });
 
-test('a wait ends after its time in any case', async () => {
-  await createSignal().wait(10);
+test('a wait ends after its maximum time', async () => {
+  await new WakeFlag().wait(10);
 });

@@ -28,7 +28,7 @@ export function overlap(a: Run | undefined, b: Run | undefined): boolean {
   return a !== undefined && b !== undefined && a.from < b.to && b.from < a.to;
 }
 
-/** What was reserved from each moment on at which something started or ended, up to the next. */
+/** The reservations between each start or end of an attempt and the next. */
 export function reservations(runs: Run[]): { at: number; cpu: number; memory: number; jobs: string[] }[] {
   const moments = [...new Set(runs.flatMap(({ from, to }) => [from, to]))].sort((a, b) => a - b);
   return moments.map((at) => {

@@ -70,10 +70,10 @@ describe('a process that is killed', () => {
     return rows;
   }
 
-  test('a sandbox: its page goes on alone, and no other upload notices', async () => {
+  test('a sandbox: its page is converted alone, and no other upload is affected', async () => {
     const ids = [await uploadSlow(12), await uploadSlow(12)];
     await until(async () => (await pagesDone(ids[0] as string)) > 0);
-    // One that holds a page: what is killed while it has nothing to do costs nobody anything.
+    // A sandbox that works on a page: killing an idle one has no effect.
     const holdsPage = (child: number) => burnsCpu(child) && residentMb(child) > 170;
     const sandbox = await until(async () => sandboxesOf(pid(converter)).find(holdsPage));
     process.kill(sandbox, 'SIGKILL');
@@ -87,7 +87,7 @@ describe('a process that is killed', () => {
     );
     const [killed, ...next] = rows;
     expect(killed).toMatchObject({ attempt: 1, error: { code: 'out_of_memory', message: 'its sandbox was killed' } });
-    // What was left of the range: the page under way alone, and the others; or the same job, if there were none.
+    // The rest of the range: the current page alone, and the others; or the same job, if there are no others.
     const [first, last] = killed.pages[0];
     const alone = next.filter(({ pages: [[from, to]] }) => from === to);
     expect([1, 2]).toContain(next.length);
@@ -104,7 +104,7 @@ describe('a process that is killed', () => {
     await expectNothingLeft();
   });
 
-  test('the API: the work goes on, and a new one knows everything', async () => {
+  test('the API: jobs continue, and a new API process serves every document', async () => {
     const id = await uploadSlow(8);
     const small = await service.upload([['small.png', await makeImage()]]);
     await until(async () => (await pagesDone(id)) > 0);
@@ -119,7 +119,7 @@ describe('a process that is killed', () => {
     await expectNothingLeft();
   });
 
-  test('a converter that is told to stop: it hands its jobs back without spending an attempt', async () => {
+  test('a converter that gets SIGTERM: it returns its jobs without spending an attempt', async () => {
     const id = await uploadSlow(60);
     await until(async () => (await pagesDone(id)) > 0);
     const next = service.startConverter();

@@ -48,7 +48,7 @@ async function start(dir: string) {
   return postgres;
 }
 
-/** A process of its own that starts Postgres in `dir` and runs `then`, where `postgres` is what it got, before it says so. */
+/** Starts a process that starts Postgres in `dir`, runs the code `then` with it as `postgres`, and reports that. */
 async function startElsewhere(dir: string, { then = '', prefix = [] as string[], module = MODULE } = {}) {
   const code = `
     const { startEmbedded } = await import('${pathToFileURL(module)}');
@@ -92,7 +92,7 @@ async function untilGone(pid: number): Promise<void> {
   }
 }
 
-test('data survives stop and start, and nobody else gets in', async () => {
+test('data survives a restart, and only the owner of the password connects', async () => {
   const dir = path.join(root, 'made', 'on the way');
   const first = await start(dir);
   await query(first.url, "create table kept as select 'Ä' as word");
@@ -111,7 +111,7 @@ test('data survives stop and start, and nobody else gets in', async () => {
   await expect(query(second.url.replace(/:[0-9a-f]+@/, ':guess@'), 'select 1')).rejects.toThrow(/authentication/);
 });
 
-test('a second start on the same folder is refused, and the first goes on', async () => {
+test('a second start on the same folder is refused, and the first Postgres keeps running', async () => {
   const { url } = await start(used);
   const pid = postmasterOf(used);
   await expect(startEmbedded(used)).rejects.toThrow(`is in use by another sheetmill (postgres pid ${pid})`);
@@ -140,7 +140,7 @@ test('a start while the one before it stops waits for it', async () => {
   expect(await query((await second).url, 'select 1 as one')).toEqual([{ one: 1 }]);
 });
 
-test('exited tells when Postgres dies by itself, and the next start recovers', async () => {
+test('exited resolves when Postgres crashes, and the next start recovers', async () => {
   const first = await start(used);
   await query(first.url, 'create table survived as select 1 as one');
   process.kill(postmasterOf(used), 'SIGKILL');
@@ -158,7 +158,7 @@ test('a failed start says why and leaves nothing behind', async () => {
   expect(await query(url, 'select 1 as one')).toEqual([{ one: 1 }]);
 });
 
-test('Postgres goes when the process that started it is killed', async () => {
+test('Postgres ends when the process that started it is killed', async () => {
   const { script } = await startElsewhere(used);
   const pid = postmasterOf(used);
   const keeper = parentOf(pid);
@@ -215,33 +215,27 @@ test('Ctrl-C in the terminal leaves Postgres to the process that started it', as
 whenRoot('as root, Postgres runs as nobody, with code and data below a folder that only root may enter', async () => {
   expect(fs.statSync(root)).toMatchObject({ uid: 0, mode: 0o40700 });
   const checkout = path.join(root, 'checkout');
-  const modules = [
-    'private-folder.ts',
-    'libc.ts',
-    'db/embedded/start.ts',
-    'db/embedded/keeper.ts',
-    'db/embedded/roles.ts',
-  ];
-  for (const part of ['package.json', ...modules, ...LIBRARY]) {
+  for (const part of ['package.json', 'runtime', 'db/embedded', ...LIBRARY]) {
     fs.cpSync(path.join(REPOSITORY, part), path.join(checkout, part), { recursive: true, verbatimSymlinks: true });
   }
-  for (const part of ['node_modules/pg', 'node_modules/async-exit-hook']) {
-    fs.symlinkSync(path.join(REPOSITORY, part), path.join(checkout, part));
-  }
+  fs.symlinkSync(path.join(REPOSITORY, 'node_modules/pg'), path.join(checkout, 'node_modules/pg'));
   const dir = path.join(checkout, 'scratch');
   const { url } = await startElsewhere(dir, { module: path.join(checkout, 'db/embedded/start.ts') });
   expect(fs.statSync(`/proc/${postmasterOf(dir)}`).uid).toBe(NOBODY);
   expect(await query(url, 'select 1 as one')).toEqual([{ one: 1 }]);
 });
 
-whenNobodyCanReadUs('as an ordinary user, Postgres runs as that user, and root goes on as that user', async () => {
-  fs.chmodSync(root, 0o711);
-  const then = "process.on('SIGTERM', () => postgres.stop());";
-  const { script, url, uid } = await startElsewhere(used, { then, prefix: AS_NOBODY });
-  expect(uid).toBe(NOBODY);
-  await query(url, 'create table shared as select 1 as one');
-  script.kill('SIGTERM');
-  expect(await once(script, 'exit')).toEqual([0, null]);
-  const again = await start(used);
-  expect(await query(again.url, 'select one from shared')).toEqual([{ one: 1 }]);
-});
+whenNobodyCanReadUs(
+  'as an ordinary user, Postgres runs as that user, and root later continues as that user',
+  async () => {
+    fs.chmodSync(root, 0o711);
+    const then = "process.on('SIGTERM', () => postgres.stop());";
+    const { script, url, uid } = await startElsewhere(used, { then, prefix: AS_NOBODY });
+    expect(uid).toBe(NOBODY);
+    await query(url, 'create table shared as select 1 as one');
+    script.kill('SIGTERM');
+    expect(await once(script, 'exit')).toEqual([0, null]);
+    const again = await start(used);
+    expect(await query(again.url, 'select one from shared')).toEqual([{ one: 1 }]);
+  },
+);

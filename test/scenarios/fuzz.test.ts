@@ -21,7 +21,7 @@ interface Call {
   path: string;
   headers: Record<string, string>;
   body: Buffer | undefined;
-  /** Sends no more of the body than this part, and goes away. */
+  /** Sends only this part of the body, and disconnects. */
   cutAt: number | undefined;
 }
 
@@ -35,7 +35,7 @@ let service: Service;
 let document: Json;
 let files: Buffer[];
 beforeAll(async () => {
-  // What it refuses is logged as it should be; here nobody reads it.
+  // The service logs each refusal; this test does not read the log.
   service = await startService({ env: { CAPACITY_CPU: '2', LOG_LEVEL: 'fatal' } });
   document = await service.get('/openapi.json');
   files = [await makeImage(), await makePdf([{ color: RED }]), Buffer.from('%PDF-1.7\nnothing'), Buffer.alloc(0)];
@@ -74,7 +74,7 @@ test(
       { numRuns: Math.ceil(REQUESTS / AT_ONCE), seed: SEED, endOnFailure: true },
     );
 
-    // A refusal may close the connection while its body is still under way; nothing else goes without an answer.
+    // A refusal may close the connection before the whole body has arrived; every other request gets an answer.
     expect(unanswered).toBeLessThan(REQUESTS / 100);
     // It found its way behind the edge, and was refused at it.
     expect(seen.get(200) ?? 0).toBeGreaterThan(REQUESTS / 50);
@@ -165,7 +165,7 @@ function seldom<T>(arbitrary: fc.Arbitrary<T>): fc.Arbitrary<T | null> {
   return fc.oneof({ weight: 19, arbitrary: fc.constant(null) }, { weight: 1, arbitrary });
 }
 
-/** As a client writes it, or as it should not. */
+/** A value as a client writes it, or an invalid one. */
 function pathPart(text: string): string {
   return text.includes('%') ? text.replaceAll(/[^\x21-\x7e]|[?#]/g, '_') : encodeURIComponent(text.toWellFormed());
 }
@@ -275,7 +275,7 @@ function send(agent: Agent, call: Call): Promise<Heard | undefined> {
       response.on('error', () => done(undefined));
     });
     sent.setTimeout(ANSWER_MS, () => fail(new Error(`no answer within ${ANSWER_MS} ms: ${method} ${path}`)));
-    // An answer to a body that is still under way may close the connection.
+    // The answer to an incomplete body may close the connection.
     sent.on('error', () => done(undefined));
     if (isCut(call)) sent.write((body as Buffer).subarray(0, cutAt), () => sent.destroy());
     else sent.end(body);

@@ -17,7 +17,7 @@ const HOSTILE: Record<string, Json> = {
   'no JSON': { text: '{"kind"\n' },
   'no outcome': { text: '{"kind":"ended"}\n' },
   'a message that is no string': { text: '{"kind":"log","level":"info","message":5}\n' },
-  'a page that nobody asked for': {
+  'a page that was not requested': {
     text: '{"kind":"page","outcome":{"page":1,"status":"failed","error":{"code":"internal","message":""}}}\n',
   },
   'a split into other originals and negative shapes': { text: parts({ path: 'uploads/other/originals/1.pdf' }) },
@@ -34,7 +34,7 @@ beforeAll(async () => {
 });
 afterAll(() => service.stop());
 
-test('invalid messages kill their sandbox, fail their job with a code of their own, and harm nobody else', async () => {
+test('an invalid message ends its sandbox, fails its job with sandbox_violation, and affects no other job', async () => {
   const [converter] = service.converters;
   const peak = () => readMemory(converter?.pid ?? 0)?.peakMb ?? 0;
   const before = peak();

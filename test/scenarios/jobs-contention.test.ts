@@ -106,7 +106,7 @@ test('a job that needs the whole converter is not starved by an endless stream o
   });
   expect(await service.get(`/jobs/${job_id}`)).toMatchObject({ status: 'ready', position_in_queue: 1 });
 
-  // What half a minute more would do.
+  // As if half a minute had passed.
   await service.pool.query(
     `update jobs set arrived_at = now() - interval '31 seconds' where id = $1 and status = 'ready'`,
     [job_id],

@@ -75,7 +75,7 @@ test('of three jobs that wait for a busy converter, the critical one starts firs
   const name = `${hostname()}-${converter?.pid}`;
   const common = { attempt: 1, status: 'completed', converter: name, cpu_units: 1, error: null };
   expect(done.map(({ attempts }) => attempts)).toMatchObject([
-    [{ ...common, memory_mb: 256, peak_memory_mb: null }], // trusted: it has no memory of its own
+    [{ ...common, memory_mb: 256, peak_memory_mb: null }], // trusted: it has no memory reservation
     [{ ...common, memory_mb: 384, peak_memory_mb: expect.any(Number) }], // 300 MB asked for
     [{ ...common, memory_mb: 256, peak_memory_mb: null }],
   ]);
@@ -115,7 +115,7 @@ test('jobs that wait for each other in a chain run in that order, blocked first 
   expect(await statusesOf('generate_report_001')).toEqual(['blocked', 'ready', 'running', 'completed']);
 });
 
-test('when the first of a chain fails for good, the others fail with dependency_failed and never start', async () => {
+test('when the first of a chain fails permanently, the others fail with dependency_failed and never start', async () => {
   converter = await service.startConverter();
   await service.submit([
     { job_id: 'fetch_data_002', type: 'fail', payload: { times: 9 }, retry_config: { max_attempts: 1 } },

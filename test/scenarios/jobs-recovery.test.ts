@@ -116,7 +116,7 @@ describe('a job', () => {
 });
 
 describe('a converter', () => {
-  test('that is told to stop lets a short job finish, and hands back a long one unspent', async () => {
+  test('that gets SIGTERM lets a short job finish, and returns a long one without spending an attempt', async () => {
     const [long, short] = await service.submit([
       { type: 'sleep', payload: { input: 30 }, retry_config: { max_attempts: 1 } },
       { type: 'sleep', payload: { input: 0.5 } },

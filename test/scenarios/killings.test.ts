@@ -49,7 +49,7 @@ async function killAtRandom(signal: AbortSignal): Promise<number> {
   return kills;
 }
 
-test('sandboxes that are killed at random cost no page, and nobody but their own upload an attempt', async () => {
+test('sandboxes that are killed at random lose no page, and spend attempts of their own uploads only', async () => {
   const pdf = await makePdf(
     Array.from({ length: PAGES }, (_, index) => ({ color: [index % 200, 80, 80], text: `${index + 1}` })),
   );

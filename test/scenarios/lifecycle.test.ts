@@ -20,7 +20,7 @@ afterAll(() => service.stop());
 
 const filesOf = async (id: string) => (await service.storedFiles()).filter((file) => file.includes(id));
 
-/** As the housekeeper does it, but now. */
+/** Runs one round of maintenance now. */
 async function sweep(): Promise<void> {
   const db = drizzle({ client: service.pool, schema });
   const store = await openDiskStore(path.join(service.folder, 'store'));
@@ -28,12 +28,12 @@ async function sweep(): Promise<void> {
   await sweepStore({ db, store, log }, new AbortController().signal);
 }
 
-test('of an upload that is deleted while its pages are written, a killed converter leaves nothing for good', async () => {
+test('an upload that is deleted while a converter writes its pages leaves nothing, even if the converter is killed', async () => {
   const pdf = await makePdf(Array.from({ length: 60 }, () => ({ width: 420, height: 420, color: RED })));
   const { body } = await service.upload([['slow.pdf', pdf]], { dpi: '400' });
   await until(async () => (await service.get(`/uploads/${body.id}/status`)).progress.pages_done > 1, 60_000);
   const sandboxes = sandboxesOf(converter.pid as number);
-  // Its sandboxes work on and nobody tells them to end.
+  // The sandboxes of the killed converter continue to work.
   converter.kill('SIGSTOP');
   expect((await service.delete(`/uploads/${body.id}`)).status).toBe(204);
   await service.end(converter, 'SIGKILL');

@@ -52,7 +52,7 @@ test("a settlement that was not answered counts as the attempt's own", async () 
   expect([done.status, statusesOf(done)]).toEqual(['completed', ['completed']]);
   const metrics = await until(async () => {
     const text = await (await fetch(metricsUrl)).text();
-    // Of this job and the one before.
+    // The events of this job and the previous one.
     return /^sheetmill_job_run_seconds_count\{type="noop",outcome="completed"\} 2$/m.test(text) && text;
   });
   expect(metrics).not.toContain('outcome="lost"');

@@ -22,7 +22,7 @@ afterEach(async () => {
 });
 afterAll(() => service.stop());
 
-/** A colour of its own for each of up to 64 pages, the steps far enough apart to tell. */
+/** A distinct colour for each of up to 64 pages. */
 function colorOf(page: number): Color {
   return [(page % 4) * 80, (Math.floor(page / 4) % 4) * 80, Math.floor(page / 16) * 80];
 }

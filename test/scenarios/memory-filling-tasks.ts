@@ -12,7 +12,7 @@ const resources = { cpuUnits: 1, memoryMb: 256 };
 const nothing = z.strictObject({});
 const megabytes = z.int().min(1);
 const WASM_PAGE = 65_536;
-/** As many at once as make 4 MB. */
+/** The number of values that fill 4 MB. */
 const WASM_PAGES = 64;
 /** The part of it that is used here: `lib` has it with the browser's things alone. */
 const { Memory } = (globalThis as unknown as { WebAssembly: { Memory: new (size: object) => WasmMemory } }).WebAssembly;
@@ -64,7 +64,7 @@ const leakWasm = defineTask({
   },
 });
 
-/** Matches a regular expression that backtracks for years: no JavaScript runs meanwhile, no signal is heard. */
+/** Matches a regular expression that backtracks for years: meanwhile no JavaScript runs and no signal is handled. */
 const stuck = defineTask({
   type: 'stuck',
   payload: nothing,
@@ -73,7 +73,7 @@ const stuck = defineTask({
 });
 
 /**
- * Holds memory in processes of its own, one more after another, and says `child` with the id of each; `detached` ones
+ * Holds memory in child processes, one more after another, and says `child` with the id of each; `detached` ones
  * lead process groups of their own.
  */
 const swarm = defineTask({
@@ -140,7 +140,7 @@ async function introduce(log: TaskContext<unknown>['log']): Promise<void> {
   await breathe();
 }
 
-/** A process that holds so much until it is killed, or for a minute: long enough to be found by whoever looks. */
+/** A process that holds so much until it is killed, or for a minute: long enough for a watchdog to find it. */
 function startChild(size: number, options: SpawnOptions): ChildProcess {
   const code = `const kept = Buffer.alloc(${size * MB}, 1); console.log(kept.length); setTimeout(() => kept, 60_000)`;
   return spawn(process.execPath, ['-e', code], options);

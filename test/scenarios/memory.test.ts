@@ -1,9 +1,10 @@
 import type { ChildProcess } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { CONVERTER_MB } from '../../runtime/config.ts';
+import { descendantsOf } from '../../runtime/process-tree.ts';
 import { makeImage } from '../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
-import { commandOf, descendantsOf, isAlive, processOf, sandboxesOf } from './processes.ts';
+import { commandOf, isAlive, processOf, sandboxesOf } from './processes.ts';
 
 /** Jobs that take more memory, time or processes than they said: they end, and no neighbour notices. */
 

@@ -4,7 +4,7 @@ import { makeImage, makePdf, pixelAt, RED, writePdf } from '../support/files.ts'
 import { expectNothingLeft, type Json, type Service, startService } from '../support/service.ts';
 import { pdfThatNeverEnds, pdfWithPageForPdfium } from './slow-files.ts';
 
-/** Files that are small and want much: each ends as it must, and nobody else notices. */
+/** Small files that need much memory or time: each ends with its expected outcome and affects no other upload. */
 
 const CAPACITY_MB = 1024;
 /** How far above its reservation a sandbox may be measured: what the watchdog lets pass between two looks. */
@@ -12,7 +12,7 @@ const OVER_MB = 16;
 const MAX_SIDE = 3499;
 
 async function start(env: Record<string, string>): Promise<Service> {
-  // What they do to their sandboxes is logged as errors.
+  // The service logs the ends of their sandboxes as errors.
   return startService({
     env: { CAPACITY_CPU: '2', CAPACITY_MEMORY_MB: String(CAPACITY_MB), LOG_LEVEL: 'fatal', ...env },
   });

@@ -2,12 +2,13 @@ import type { ChildProcess } from 'node:child_process';
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { descendantsOf } from '../../runtime/process-tree.ts';
 import { sheetmill } from '../cli/command.ts';
 import { makeImage, makePdf, RED } from '../support/files.ts';
 import { until } from '../support/service.ts';
-import { commandOf, descendantsOf, isAlive } from './processes.ts';
+import { commandOf, isAlive } from './processes.ts';
 
-/** The command line without a service: it starts one of its own. */
+/** Runs the command line without a service: it starts a temporary one. */
 
 let folder: string;
 let temporary: string;
@@ -20,7 +21,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(folder, { recursive: true }));
 
-/** What others would share with it is not for a service of its own. */
+/** A temporary service ignores the variables of a shared one. */
 function convert(...args: string[]) {
   const env = { TMPDIR: temporary, DATABASE_URL: 'postgres://nobody@127.0.0.1:9/nothing', MIN_FREE_MB: '0' };
   return sheetmill(['convert', ...args, '--out', 'out'], { env, cwd: folder });
@@ -95,7 +96,7 @@ test('a service that does not start: code 3 and the reason', async () => {
   expect(await readdir(temporary)).toEqual([]);
 }, 120_000);
 
-test('serve is the whole service, until it is told to stop', async () => {
+test('serve runs the whole service until SIGTERM', async () => {
   const { child, ended } = sheetmill(['serve'], { env: { DATA_DIR: path.join(folder, 'data'), PORT: '0' } });
   let said = '';
   child.stdout.on('data', (chunk) => {

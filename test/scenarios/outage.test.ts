@@ -52,7 +52,7 @@ async function start(part: 'api' | 'converter', env: Record<string, string> = {}
   return { child, way, ready: once(child, 'message') as Promise<[{ url?: string }]> };
 }
 
-test('API and converter wait for a Postgres that is not there yet, and outlive one that goes while they work', async () => {
+test('API and converter wait for Postgres at start, and survive its outage while they work', async () => {
   const [api, converter] = await Promise.all([start('api'), start('converter')]);
   await until(async () => api.way.refused() > 2 && converter.way.refused() > 2);
   for (const { way } of [api, converter]) way.open();
@@ -84,7 +84,7 @@ test('API and converter wait for a Postgres that is not there yet, and outlive o
   }
 }, 180_000);
 
-test('after twenty seconds without the network everything that ran goes on, and ends in its first attempt', async () => {
+test('after a network outage of twenty seconds every running job continues and ends in its first attempt', async () => {
   const tasks = { TASKS: './test/scenarios/crashing-tasks.ts', CAPACITY_CPU: '2' };
   const parts = await Promise.all([start('api', tasks), ...[1, 2, 3].map(() => start('converter', tasks))]);
   const [api, ...converters] = parts as [(typeof parts)[0], ...typeof parts];

@@ -1,23 +1,13 @@
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
-
-/** The processes that a process has started, as Linux tells. */
-export function childrenOf(pid: number): number[] {
-  return threadsOf(pid).flatMap((thread) =>
-    readProc(pid, `task/${thread}/children`).split(' ').filter(Boolean).map(Number),
-  );
-}
-
-/** Those, and theirs, and so on. */
-export function descendantsOf(pid: number): number[] {
-  return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
-}
+import { readlinkSync } from 'node:fs';
+import { descendantsOf } from '../../runtime/process-tree.ts';
+import { readProc } from '../../runtime/procfs.ts';
 
 /** The processes that run the tasks of a converter, without those that hold their namespaces. */
 export function sandboxesOf(converter: number): number[] {
   return descendantsOf(converter).filter((pid) => commandOf(pid).endsWith('sandbox/child.ts\0'));
 }
 
-/** The process that a task names. In a PID namespace it has another id, and its folder tells which namespace that is. */
+/** The process that a task names. In a PID namespace it has another id; its folder identifies the namespace. */
 export function processOf(ancestor: number, { pid, cwd }: { pid: number; cwd: string }): number | undefined {
   return descendantsOf(ancestor).find((one) => innermostId(one) === pid && folderOf(one) === cwd);
 }
@@ -35,7 +25,7 @@ function folderOf(pid: number): string | undefined {
   }
 }
 
-/** Whether the process is there and is not a zombie. */
+/** True if the process exists and is not a zombie. */
 export function isAlive(pid: number): boolean {
   const status = readStatus(pid);
   return status !== '' && !/^State:\s+[ZX]/m.test(status);
@@ -46,7 +36,7 @@ export function residentMb(pid: number): number {
   return Number(/^VmRSS:\s+(\d+)/m.exec(readStatus(pid))?.[1]) / 1024;
 }
 
-/** Whether the process is on a CPU, or waits for one, just now. */
+/** True if the process runs on a CPU or waits for one. */
 export function burnsCpu(pid: number): boolean {
   return /^State:\s+R/m.test(readStatus(pid));
 }
@@ -56,22 +46,6 @@ export function commandOf(pid: number): string {
   return readProc(pid, 'cmdline');
 }
 
-function threadsOf(pid: number): string[] {
-  try {
-    return readdirSync(`/proc/${pid}/task`);
-  } catch {
-    return [];
-  }
-}
-
 function readStatus(pid: number): string {
   return readProc(pid, 'status');
-}
-
-function readProc(pid: number, file: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/${file}`, 'utf8');
-  } catch {
-    return '';
-  }
 }

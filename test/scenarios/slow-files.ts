@@ -44,7 +44,7 @@ function pdfWithPaintedPage(pageCount: number, painted: number, { layers, times,
       '<< /Type /Catalog /Pages 2 0 R >>',
       `<< /Type /Pages /Kids [${numbers.map((page) => `${page + 5} 0 R`).join(' ')}] /Count ${pageCount} >>`,
       stream('1 0 0 rg 0 0 200 300 re f'),
-      // As a pattern it is read once, however often it is painted.
+      // A pattern is parsed once, and painted many times.
       stream(`/Pattern cs /Mesh scn ${'0 0 200 300 re f '.repeat(times)}`),
       stream(
         mesh,

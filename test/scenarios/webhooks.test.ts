@@ -42,7 +42,7 @@ const statuses = async (): Promise<Record<string, number>> => {
 };
 
 test('twelve receivers that never answer hold up neither conversions nor other receivers', async () => {
-  // Each port is a host of its own.
+  // Each port counts as a separate host.
   let answers = true;
   const silent = await Promise.all(
     Array.from({ length: 12 }, () =>
@@ -92,7 +92,7 @@ test('twelve receivers that never answer hold up neither conversions nor other r
   }
 });
 
-test('an end that comes while no API lives is told by the next one', async () => {
+test('the next API delivers the webhook of a job that ended while no API was running', async () => {
   const job = await service.submit({ type: 'sleep', payload: { input: 1 }, notify_url: receiver.url('/orphan') });
   await service.jobIn('running', job.job_id);
   await service.end(service.api, 'SIGKILL');
@@ -131,7 +131,7 @@ test('an API that stops gives back what is being delivered, and no try is spent'
   await service.pool.query('delete from jobs where id = $1', [job.job_id]);
 });
 
-test('two hundred jobs tell of two hundred ends, whoever is killed in between', async () => {
+test('two hundred jobs deliver two hundred webhooks, although API and converter are killed in between', async () => {
   const retry_config = { max_attempts: 10, initial_delay_seconds: 0 };
   const jobs: Json[] = await service.submit(
     Array.from({ length: 200 }, (_, index) => ({

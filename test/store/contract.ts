@@ -165,9 +165,9 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
       await write('all/original');
       const [one, other] = await Promise.all([1, 2].map(() => store.local('all/original', folder)));
       for (const copy of [one, other]) expect(await readFile(copy?.file ?? '', 'utf8')).toBe('all/original');
-      await one?.giveBack();
+      await one?.release();
       expect(await readFile(other?.file ?? '', 'utf8')).toBe('all/original');
-      await other?.giveBack();
+      await other?.release();
       expect(await readdir(folder)).toEqual([]);
       expect(await read('all/original')).toBe('all/original');
       const late = store.local('all/late', folder).then(({ file }) => readFile(file));
@@ -175,7 +175,7 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
       await write('all/late');
       const copy = await store.local('all/late', folder);
       expect(await readFile(copy.file, 'utf8')).toBe('all/late');
-      await copy.giveBack();
+      await copy.release();
     } finally {
       await rm(folder, { recursive: true });
     }

@@ -17,7 +17,7 @@ const close = () => rm(root, { recursive: true });
 
 describe('a store on disk', () => describeStore(open, close));
 
-describe('on disk besides', () => {
+describe('a store on disk only', () => {
   beforeEach(open);
   afterEach(close);
 

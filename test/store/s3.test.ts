@@ -11,7 +11,7 @@ import {
   PutObjectCommand,
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
-import { openS3Store } from '../../store/s3.ts';
+import { S3Store } from '../../store/s3.ts';
 import type { S3Keys } from '../../store/s3-client.ts';
 import { isAway, type Store } from '../../store/store.ts';
 import { type S3, startS3 } from '../support/s3.ts';
@@ -27,7 +27,7 @@ async function open(): Promise<Store> {
   const { AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ...others } = s3.env;
   accountKeys = { AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY };
   Object.assign(process.env, others);
-  store = await openS3Store(s3.env.STORE_URL, { links: true, keys: accountKeys });
+  store = new S3Store(s3.env.STORE_URL, { links: true, keys: accountKeys });
   return store;
 }
 async function close(): Promise<void> {
@@ -39,7 +39,7 @@ const Bucket = 'sheetmill';
 
 describe('a store on S3', () => describeStore(open, close));
 
-describe('on S3 besides', () => {
+describe('a store on S3 only', () => {
   let work: string;
   beforeEach(async () => {
     await open();
@@ -110,9 +110,9 @@ describe('on S3 besides', () => {
     await store.receive(chunks('content'), () => 'uploads/a');
     const [one, other] = await Promise.all([1, 2].map(() => store.local('uploads/a', work)));
     expect(one?.file).toBe(other?.file);
-    await one?.giveBack();
+    await one?.release();
     expect(await readFile(other?.file ?? '', 'utf8')).toBe('content');
-    await other?.giveBack();
+    await other?.release();
     expect(await readdir(work)).toEqual([]);
   });
 
@@ -162,7 +162,7 @@ describe('on S3 besides', () => {
     await s3.comeBack();
     const copy = await store.local('uploads/a', work);
     expect(await readFile(copy.file, 'utf8')).toBe('content');
-    await copy.giveBack();
+    await copy.release();
     expect(await keys()).toEqual(['files/uploads/a']);
     expect(s3.unfinished()).toEqual([]);
   });
@@ -181,7 +181,7 @@ describe('on S3 besides', () => {
     const { port } = server.address() as { port: number };
     process.env.AWS_CONTAINER_CREDENTIALS_FULL_URI = `http://127.0.0.1:${port}/`;
     try {
-      const signed = await openS3Store(s3.env.STORE_URL, { links: true, keys: {} });
+      const signed = new S3Store(s3.env.STORE_URL, { links: true, keys: {} });
       const link = await signed.link?.('uploads/a', { type: 'image/png', disposition: 'inline' });
       expect(link).toContain('X-Amz-Credential=role');
     } finally {
@@ -190,7 +190,7 @@ describe('on S3 besides', () => {
   });
 
   test('a bucket that is not there is said', async () => {
-    const other = await openS3Store('s3://nothing', { links: false, keys: accountKeys });
+    const other = new S3Store('s3://nothing', { links: false, keys: accountKeys });
     await expect(other.check()).rejects.toThrow();
     await expect(other.receive(chunks('content'), () => 'a')).rejects.toThrow();
   });

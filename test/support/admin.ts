@@ -4,7 +4,7 @@ import { ADMIN_ROLE, SERVICE_ROLE } from '../../db/embedded/roles.ts';
 import { startEmbedded } from '../../db/embedded/start.ts';
 import { query } from './query.ts';
 
-/** Lets the superuser of an embedded Postgres log in without a password, which nobody can otherwise. */
+/** Lets the superuser of an embedded Postgres log in without a password. No other configuration allows that. */
 const RULES = `
 host all,replication ${ADMIN_ROLE} all trust
 host all all all scram-sha-256

@@ -82,7 +82,7 @@ export function pngChunk(type: string, ...data: Buffer[]): Buffer {
   return framed;
 }
 
-/** Where each pass of an interlaced PNG begins, and its steps: left, top, across, down. */
+/** Start and steps of each pass of an interlaced PNG: left, top, across, down. */
 const ADAM7 = [
   [0, 0, 8, 8],
   [4, 0, 8, 8],

@@ -6,18 +6,18 @@ const executablePath = findProgram('chromium');
 
 const withBrowser = executablePath ? describe : describe.skip;
 
-/** `describe`; where there is no Chromium it is left out, and its title says so. */
+/** `describe` that is skipped without Chromium, with the reason in its title. */
 export function describeInBrowser(name: string, tests: () => void): void {
   withBrowser(executablePath ? name : `${name} (needs chromium)`, tests);
 }
 
-/** What the page may not do: errors of its scripts, what its policy forbade, and requests to other hosts. */
+/** A page with its faults: script errors, policy violations and requests to other hosts. */
 export interface Watched {
   page: Page;
   faults: string[];
 }
 
-/** A browser of one's own, with further arguments. The caller closes it. */
+/** Starts a separate browser with these additional arguments. The caller closes it. */
 export function startBrowser(...args: string[]): Promise<Browser> {
   return chromium.launch({
     executablePath: executablePath ?? '',
@@ -26,7 +26,7 @@ export function startBrowser(...args: string[]): Promise<Browser> {
   });
 }
 
-/** A tab of its own, with the dashboard open at a hash such as `#/uploads`. It goes with the browser. */
+/** Opens the dashboard in a new tab at a hash such as `#/uploads`. Closing the browser closes the tab. */
 export async function openDashboard(
   browser: Browser,
   url: string,
@@ -38,7 +38,7 @@ export async function openDashboard(
   const faults: string[] = [];
   page.on('pageerror', (error) => faults.push(String(error)));
   page.on('console', (message) => {
-    // What the service refuses is for the page to show, and not a fault of it.
+    // The page shows requests that the service refuses: they are no fault of the page.
     if (message.type() === 'error' && !message.text().startsWith('Failed to load resource'))
       faults.push(message.text());
   });
@@ -49,7 +49,7 @@ export async function openDashboard(
   return { page, faults };
 }
 
-/** What axe finds wrong for those who do not see, or see badly: nothing. */
+/** Expects that axe finds no accessibility violation. */
 export async function expectAccessible(page: Page): Promise<void> {
   await page.evaluate(axe.source);
   const { violations } = await page.evaluate(() => (globalThis as unknown as { axe: typeof axe }).axe.run());

@@ -10,7 +10,7 @@ export async function createDatabase(name: string, template = 'template1'): Prom
   return url.href;
 }
 
-/** A database of its own for a test file, migrated unless `template` says otherwise. `drop` it when done. */
+/** Creates a separate database for a test file, migrated unless `template` names another one. The caller drops it. */
 export async function cloneDatabase(
   template: 'template_migrated' | 'template1' = 'template_migrated',
 ): Promise<{ url: string; drop(): Promise<void> }> {

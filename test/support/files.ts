@@ -4,7 +4,7 @@ import sharp from 'sharp';
 
 export type Color = [red: number, green: number, blue: number];
 
-/** Colours that tell pages and corners apart, after JPEG compression too. */
+/** Colours that stay distinct after JPEG compression, one for each page and corner. */
 export const RED: Color = [220, 30, 30];
 export const GREEN: Color = [30, 160, 60];
 export const BLUE: Color = [30, 60, 200];
@@ -44,7 +44,7 @@ export interface ImageSpec {
   format?: 'png' | 'jpeg';
   progressive?: boolean;
   palette?: boolean;
-  /** `cmyk` without a profile of its own; `p3` carries one. */
+  /** `cmyk` has no profile; `p3` has one. */
   space?: 'srgb' | 'cmyk' | 'p3' | 'grey';
   /** 0 to 1. */
   alpha?: number;

@@ -20,7 +20,7 @@ import { prepareFor } from './prepare.ts';
  * report. SECRET in its environment is a secret.
  */
 
-/** Its argument, as JSON. */
+/** The argument of this program, as JSON. */
 export interface HostileOptions {
   level: Level;
   /** The latest version of Landlock that is used, for machines with an older kernel. */

@@ -1,7 +1,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 
-/** Network namespaces are named after the process that made them, so that those of a killed one can be told. */
+/** Network namespaces are named after the process that made them, so that the next run finds those of a killed one. */
 const PREFIX = 'sheetmill-';
 const run = `${PREFIX}${process.pid}`;
 /** The interface of this process's own network. Its name has 15 characters at most. */
@@ -11,7 +11,7 @@ const SUBNET = `198.18.${process.pid % 256}`;
 
 const ip = (command: string) => execFileSync('ip', command.split(' '), { encoding: 'utf8', stdio: 'pipe' });
 
-/** Whether this process may make networks: as root, with iproute2, and not in a container without the right. */
+/** True if this process can create network namespaces (root, iproute2, not denied by a container). */
 export function canMakeHosts(): boolean {
   if (process.getuid?.() !== 0 || spawnSync('setpriv', ['--version']).status !== 0) return false;
   try {
@@ -23,7 +23,7 @@ export function canMakeHosts(): boolean {
 }
 
 /**
- * Hosts that share this machine, each with an address of its own on one switch, to which this process is connected, too.
+ * Hosts that share this machine, each with a separate address on one switch. This process is connected to the switch.
  * `cut` takes down the switch's end of a host's cable, so that what it sends is lost without a word.
  */
 export function makeHosts<Name extends string>(names: Name[]) {
@@ -57,7 +57,7 @@ export function makeHosts<Name extends string>(names: Name[]) {
 
   return {
     addressOf,
-    /** What stands before a command that is to run there. */
+    /** The prefix of a command that runs on this host. */
     enter: (name: Name) => ['ip', 'netns', 'exec', `${run}-${name}`],
     cut: (name: Name) => void ip(`-n ${hub} link set dev ${name} down`),
     heal: (name: Name) => void ip(`-n ${hub} link set dev ${name} up`),
@@ -65,14 +65,14 @@ export function makeHosts<Name extends string>(names: Name[]) {
   };
 }
 
-/** What this process has made. The cables between the hosts go with them. */
+/** Removes the hosts of this process, and with them their cables. */
 function removeOwn(): void {
   // At once: it would go a moment after the network at its other end.
   spawnSync('ip', ['link', 'del', LINK]);
   for (const { name, pid } of namespaces()) if (pid === process.pid) ip(`netns del ${name}`);
 }
 
-/** What processes that are gone have left. Others may be removing it as well. */
+/** Removes the hosts of processes that ended. Other processes may remove them at the same time. */
 function removeAbandoned(): void {
   for (const { name, pid } of namespaces()) if (!existsSync(`/proc/${pid}`)) spawnSync('ip', ['netns', 'del', name]);
 }

@@ -24,7 +24,7 @@ export const image = {
   healthcheck: listIn(rests('HEALTHCHECK')[0]),
 };
 
-/** What of this folder a build is given: all that .dockerignore does not keep from it. */
+/** The files of this folder that a Docker build gets: all that .dockerignore does not exclude. */
 export function buildContext(): Set<string> {
   const given = new Set(readdirSync(ROOT));
   for (const line of readFileSync(path.join(ROOT, '.dockerignore'), 'utf8').split('\n').filter(Boolean)) {
@@ -62,7 +62,7 @@ function linkDependencies(folder: string): void {
     .filter(([name, { dev }]) => /^node_modules\/(@[^/]+\/)?[^/]+$/.test(name) && !dev)
     .map(([name]) => name)
     .filter((name) => !removed.some((gone) => name === gone || name.startsWith(`${gone}/`)))
-    // What is for other systems is listed and not there.
+    // Packages for other systems are listed and not installed.
     .filter((name) => existsSync(path.join(ROOT, name)));
   for (const name of installed) {
     mkdirSync(path.dirname(path.join(folder, name)), { recursive: true });

@@ -8,7 +8,7 @@ import { embeddedUrl } from '../../db/embedded/start.ts';
 
 const START_MS = 30_000;
 
-/** As db/embedded/start.ts leaves root, and so that it ends with this process. */
+/** Runs a command as the user `nobody`, like the embedded Postgres, and ends it with this process. */
 const AS_NOBODY = [
   ...['setpriv', '--pdeathsig=QUIT', '--reuid=65534', '--regid=65534', '--clear-groups'],
   ...['--securebits=+no_setuid_fixup', '--inh-caps=+dac_override', '--ambient-caps=+dac_override', '--'],

@@ -5,7 +5,7 @@ import { type Json, until } from './service.ts';
 
 export interface Received {
   headers: IncomingHttpHeaders;
-  /** As it came, and as it was signed. */
+  /** The body as received, which the signature covers. */
   text: string;
   body: Json;
   at: number;
@@ -37,7 +37,7 @@ export async function startReceiver(
   return {
     port,
     url: (path: string) => `http://127.0.0.1:${port}${path}`,
-    /** What came to a path, oldest first. */
+    /** The requests to a path, oldest first. */
     at,
     /** The same, once that many have come. */
     async have(path: string, count: number, ms?: number): Promise<Received[]> {

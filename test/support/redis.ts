@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { freePort, hasProgram } from './programs.ts';
 
-/** Whether this machine has a redis-server: tests that need one skip where there is none. */
+/** True if this machine has a redis-server. Tests that need it are skipped otherwise. */
 export const hasRedis = hasProgram('redis-server', '--version');
 
-/** A Redis of its own, which writes all it has to its disk when told to. `stop` ends and removes it. */
+/** Starts a separate Redis that saves its data on request. `stop` ends and removes it. */
 export async function startRedis() {
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-redis-'));
   const port = await freePort();

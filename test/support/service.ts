@@ -20,9 +20,9 @@ export const ONE_REQUEST = { Connection: 'close' };
 export type Service = Awaited<ReturnType<typeof startService>>;
 
 /**
- * A whole service of its own: database, data folder, API process and converter processes, as `npm run api` and
- * `npm run converter` start them. `stop` ends and removes all of it. With `keepLog`, `log()` gives what they wrote.
- * `databaseUrl` names a database that is the caller's; `enter` stands before the command of the API, to start it elsewhere.
+ * Starts a separate service: database, data folder, API process and converter processes, as `npm run api` and
+ * `npm run converter` start them. `stop` ends and removes all of it. With `keepLog`, `log()` returns their output.
+ * `databaseUrl` names a database that the caller owns; `enter` is a prefix of the API's command, to start it elsewhere.
  */
 export async function startService({
   converters = 1,
@@ -105,7 +105,7 @@ export async function startService({
     return (await response.json()) as Json;
   }
 
-  /** What a route tells once what it tells of has ended: the API holds its answer until then. Fails after `ms`. */
+  /** The document of a route once it has ended: the API holds its answer until then. Fails after `ms`. */
   async function ended(route: string, ms: number): Promise<Json> {
     const deadline = performance.now() + ms;
     for (;;) {
@@ -152,7 +152,7 @@ export async function startService({
     },
     log: () => log,
     converters: started.map(({ child }) => child),
-    /** Where each of them serves its metrics, with METRICS_PORT=0. */
+    /** The metrics ports of the converters, with METRICS_PORT=0. */
     metricsUrls: started.map(({ metricsPort }) => `http://127.0.0.1:${metricsPort}`),
     folder,
     pool,
@@ -171,7 +171,7 @@ export async function startService({
     jobIn,
     /** The document of a job once it has ended. Fails after `ms`. */
     jobDone: (id: string, ms = 50_000) => ended(`/jobs/${id}`, ms),
-    /** As if a converter that was killed had sent no heartbeat for long: others need not wait to see it lost. */
+    /** Ages the heartbeat of a killed converter, so that the others declare it lost at once. */
     async forget(converter: ChildProcess): Promise<void> {
       await pool.query(`
         insert into maintenance (last_seen_at, watched_since) values (now(), now() - interval '1 hour')
@@ -180,9 +180,9 @@ export async function startService({
         String(converter.pid),
       ]);
     },
-    /** What the rows break of what they promise each other: nothing. */
+    /** The inconsistencies that the audit finds. */
     audit: () => audit(drizzle({ client: pool, schema })),
-    /** Starts the API anew, at another URL, once the one before was ended. */
+    /** Starts the API again, at another URL, after the previous one ended. */
     async startApi(): Promise<void> {
       api = await start('api');
     },
@@ -230,7 +230,7 @@ export async function startService({
         .map((entry) => path.relative(path.join(folder, 'store'), path.join(entry.parentPath, entry.name)))
         .sort();
     },
-    /** What the service holds that no finished upload or job accounts for: nothing, once all of them have ended. */
+    /** Counts of what no finished upload or job accounts for: zero once all of them have ended. */
     async leftovers(): Promise<Json> {
       const { rows } = await pool.query(`select
         (select count(*)::int from jobs where status not in ('completed', 'failed', 'cancelled')) as jobs,
@@ -258,7 +258,7 @@ export async function startService({
   };
 }
 
-/** What `leftovers` gives when there are none. */
+/** The result of `leftovers` when nothing is left. */
 export const NOTHING_LEFT = { jobs: 0, attempts: 0, queued: 0, uploads: 0, filesNotListed: [], filesMissing: [] };
 
 /** Once all has ended: nothing is at work, on disk without being listed, or broken in the rows. */

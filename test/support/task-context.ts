@@ -6,7 +6,7 @@ export interface Told {
   progress: [done: number, total: number | undefined][];
 }
 
-/** What `run` of a task is given, with the folder `root` for its file; `told` keeps what the task tells. */
+/** The context of a task, with its files in the folder `root`; `told` collects its reports. */
 export function taskContext<Payload>(
   payload: Payload,
   root: string,

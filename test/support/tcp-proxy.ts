@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 
-/** A way to Postgres that can be closed: for who goes it, as if Postgres had ended. It begins closed. `stop` when done. */
+/** A TCP proxy to Postgres. While closed, its clients see a Postgres that has ended. It starts closed. */
 export async function startWay(databaseUrl: string) {
   const target = new URL(databaseUrl);
   const sockets = new Set<Socket>();

@@ -7,12 +7,12 @@ import { admission } from '../../../api/http/admission.ts';
 import { jsonBody } from '../../../api/http/json-body.ts';
 import { problems } from '../../../api/http/problem.ts';
 import { createLogger } from '../../../runtime/log.ts';
-import { Room } from '../../../runtime/quota.ts';
+import { Quota } from '../../../runtime/quota.ts';
 import { until } from '../../support/service.ts';
 
 const MAX_BYTES = 100_000;
 
-const room = new Room({ name: 'bytes of JSON', max: 2 * MAX_BYTES });
+const room = new Quota({ name: 'bytes of JSON', max: 2 * MAX_BYTES });
 let server: Server;
 beforeAll(async () => {
   const app = express();
@@ -50,7 +50,7 @@ test('a body is read as it is and compressed, and gives its room back', async ()
     expect(await post(compress(text), { 'Content-Encoding': encoding })).toEqual({ status: 200, body: value });
   }
   expect(await post('')).toEqual({ status: 200, body: {} });
-  await until(async () => room.held === 0);
+  await until(async () => room.used === 0);
 });
 
 test.each([
@@ -65,7 +65,7 @@ test.each([
 ])('a body that is %s is refused', async (_what, body, headers, status, detail) => {
   const answer = await post(body, headers);
   expect(answer).toMatchObject({ status, body: { detail: expect.stringMatching(detail) } });
-  await until(async () => room.held === 0);
+  await until(async () => room.used === 0);
 });
 
 test('a body that takes too long is refused, also when it comes byte by byte, and takes room for its bytes alone', async () => {
@@ -73,17 +73,17 @@ test('a body that takes too long is refused, also when it comes byte by byte, an
   socket.write('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n');
   const dribble = setInterval(() => socket.write('1\r\n \r\n'), 1);
   const [answer] = await once(socket, 'data');
-  expect(room.held).toBeLessThanOrEqual(1_024);
+  expect(room.used).toBeLessThanOrEqual(1_024);
   clearInterval(dribble);
   expect(String(answer)).toMatch(/^HTTP\/1.1 400 .*not complete within 0.3 s/s);
   socket.destroy();
-  await until(async () => room.held === 0);
+  await until(async () => room.used === 0);
 });
 
 test('a client that goes away gives its room back', async () => {
   const socket = connect(port(), '127.0.0.1');
   socket.write('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90000\r\n\r\n{');
-  await until(async () => room.held > 0);
+  await until(async () => room.used > 0);
   socket.destroy();
-  await until(async () => room.held === 0);
+  await until(async () => room.used === 0);
 });

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import WebSocket from 'ws';
-import { burnsCpu, descendantsOf } from '../../scenarios/processes.ts';
+import { descendantsOf } from '../../../runtime/process-tree.ts';
+import { burnsCpu } from '../../scenarios/processes.ts';
 import { pdfThatNeverEnds } from '../../scenarios/slow-files.ts';
 import { encryptedPdf, makeImage, makePdf, RED } from '../../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../../support/service.ts';

@@ -10,10 +10,11 @@ import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/
 import { createSettler } from '../../../converter/settler.ts';
 import { parseConfig } from '../../../runtime/config.ts';
 import { createLogger } from '../../../runtime/log.ts';
+import { childrenOf } from '../../../runtime/process-tree.ts';
 import { openDiskStore } from '../../../store/disk.ts';
 import type { Store } from '../../../store/store.ts';
 import { type JobsFixture, openJobsFixture } from '../../jobs/fixture.ts';
-import { childrenOf, commandOf, isAlive } from '../../scenarios/processes.ts';
+import { commandOf, isAlive } from '../../scenarios/processes.ts';
 import type { Attack } from '../../support/hostile-files.ts';
 
 const ORIGINAL = 'uploads/mine/originals/1.pdf';

@@ -12,8 +12,8 @@ import { createSandboxPool, type Lease, type SandboxPool } from '../../../conver
 import type { Ran } from '../../../converter/sandbox/run.ts';
 import { BASELINE_MB } from '../../../jobs/shape.ts';
 import { createLogger } from '../../../runtime/log.ts';
-import { descendantsOf, killAll } from '../../../runtime/process-tree.ts';
-import { childrenOf, commandOf, isAlive, processOf } from '../../scenarios/processes.ts';
+import { childrenOf, descendantsOf, killAll } from '../../../runtime/process-tree.ts';
+import { commandOf, isAlive, processOf } from '../../scenarios/processes.ts';
 import { makeImage } from '../../support/files.ts';
 import { type Json, until } from '../../support/service.ts';
 

@@ -8,7 +8,8 @@ import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts'
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
 import { createLogger } from '../../../runtime/log.ts';
-import { childrenOf, commandOf, isAlive } from '../../scenarios/processes.ts';
+import { childrenOf } from '../../../runtime/process-tree.ts';
+import { commandOf, isAlive } from '../../scenarios/processes.ts';
 import { pdfThatNeverEnds } from '../../scenarios/slow-files.ts';
 import { makeImage, makePdf } from '../../support/files.ts';
 import { prepareFor } from '../../support/prepare.ts';

@@ -19,7 +19,7 @@ const TASKS = fileURLToPath(new URL('./tasks.ts', import.meta.url));
 export type Farm = Awaited<ReturnType<typeof startFarm>>;
 
 /**
- * A database of its own, and one converter process of each capacity. Whichever is killed or told to end is started
+ * A separate database, and one converter process of each capacity. A process that is killed or stopped is started
  * again. The heartbeat of one that has ended is set back, which is what the next 15 seconds would do.
  */
 export async function startFarm(capacities: Shape[]) {
@@ -96,7 +96,7 @@ export async function startFarm(capacities: Shape[]) {
     }, 40_000);
   }
 
-  /** Throws if a process ended that nobody had asked to end. */
+  /** Throws if a process ended unexpectedly. */
   function checkAlive(): void {
     if (unexpected.length > 0) throw new Error(unexpected.join('; '));
   }

@@ -4,16 +4,16 @@ import { converters, events, type JobStatus, jobAttempts, jobs } from '../../../
 import type { Plan, PlannedJob } from './plan.ts';
 import { stepOf } from './tasks.ts';
 
-/** What was done to the jobs of a run from outside, and was not refused; jobs by index. */
+/** The accepted operations on the jobs of a run; jobs by index. */
 export interface Interference {
   cancelled: number[];
   retried: number[];
-  /** Names of converters whose processes were killed, or told to end. */
+  /** Names of converters whose processes got SIGKILL or SIGTERM. */
   killed: ReadonlySet<string>;
   terminated: ReadonlySet<string>;
 }
 
-/** Where a job may go from each status; the first is before it was stored. */
+/** The statuses that may follow each status; the first is before the job was stored. */
 const WAYS: Record<JobStatus | 'none', JobStatus[]> = {
   none: ['ready', 'blocked', 'failed'],
   blocked: ['ready', 'failed', 'cancelled'],
@@ -29,7 +29,7 @@ const WAYS: Record<JobStatus | 'none', JobStatus[]> = {
 type Recorded = Awaited<ReturnType<typeof read>>[number];
 type Attempt = Recorded['attempts'][number];
 
-/** What of a finished run is otherwise than the plan and the promises say: nothing, when all is well. */
+/** The differences between a finished run and the plan with its promises. */
 export async function violationsOf(
   db: Database,
   { plan, idOf, interference }: { plan: Plan; idOf: (index: number) => string; interference: Interference },
@@ -116,7 +116,7 @@ function checkAttempt(
       (attempt.code === 'converter_lost' && killed.has(attempt.converter)) ||
       (attempt.code === 'timeout' && tookMicroseconds >= planned.timeoutSeconds * 1e6) ||
       (attempt.code === 'task_failed' && step === 'fail') ||
-      (attempt.code === 'corrupt_file' && step === 'fail_for_good') ||
+      (attempt.code === 'corrupt_file' && step === 'fail_permanently') ||
       (attempt.code === 'out_of_memory' && step === 'kill' && planned.sandboxed),
   }[attempt.status];
   if (!explained)
@@ -153,7 +153,7 @@ function checkInterference(
   const withAncestors = [...ancestorsOf(plan, index)].reduce((sum, at) => sum + times(retried, at), retriedByItself);
   if (again < retriedByItself || again > withAncestors)
     report(
-      `began anew ${again} times, but was retried ${retriedByItself} times, ${withAncestors} with what it depends on`,
+      `started again ${again} times, but was retried ${retriedByItself} times, ${withAncestors} with what it depends on`,
     );
 }
 
@@ -181,7 +181,7 @@ async function overfull(db: Database): Promise<string[]> {
         { at: started, cpu, memory },
         { at: finished, cpu: -cpu, memory: -memory },
       ])
-      // What ends and what begins at the same microsecond do not overlap.
+      // An end and a start in the same microsecond do not overlap.
       .sort((a, b) => a.at - b.at || a.memory - b.memory);
     let [cpu, memory] = [0, 0];
     for (const change of changes) {

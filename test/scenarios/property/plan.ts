@@ -34,7 +34,7 @@ export function planned({ slots, shapes }: { slots: number; shapes: Shape[] }): 
   const step = fc.oneof(
     { weight: 12, arbitrary: fc.constant<Step>('complete') },
     { weight: 6, arbitrary: fc.constant<Step>('fail') },
-    { weight: 1, arbitrary: fc.constant<Step>('fail_for_good') },
+    { weight: 1, arbitrary: fc.constant<Step>('fail_permanently') },
   );
   const job = fc.record({
     prerequisites: fc.array(fc.nat(MAX_JOBS), { maxLength: 2 }),

@@ -3,8 +3,8 @@ import { z } from 'zod';
 import { defineTask } from '../../../jobs/task.ts';
 import { AppError } from '../../../runtime/errors.ts';
 
-/** What an attempt does: `kill` sends SIGKILL to the process that runs it, `hang` waits until it is told to end. */
-export const STEPS = ['complete', 'fail', 'fail_for_good', 'hang', 'kill'] as const;
+/** One attempt: `kill` sends SIGKILL to its process, `hang` waits until it is aborted. */
+export const STEPS = ['complete', 'fail', 'fail_permanently', 'hang', 'kill'] as const;
 export type Step = (typeof STEPS)[number];
 
 export interface Script extends Record<string, unknown> {
@@ -18,7 +18,7 @@ export function stepOf({ steps }: Pick<Script, 'steps'>, attempt: number): Step 
   return steps[attempt - 1] ?? 'complete';
 }
 
-/** A job that follows a script: by itself in the converter, and the same in a sandbox. */
+/** Tasks that follow a script: one trusted, in the converter, and one in a sandbox. */
 const scripted = (type: string, trusted: boolean) =>
   defineTask({
     type,
@@ -29,7 +29,7 @@ const scripted = (type: string, trusted: boolean) =>
       await setTimeout(payload.milliseconds, undefined, { signal });
       const step = stepOf(payload, attempt);
       if (step === 'fail') throw new Error(`attempt ${attempt} fails, as its script says`);
-      if (step === 'fail_for_good') throw new AppError('corrupt_file', 'fails for good, as its script says');
+      if (step === 'fail_permanently') throw new AppError('corrupt_file', 'fails permanently, as its script says');
       if (step === 'kill') process.kill(process.pid, 'SIGKILL');
       if (step !== 'complete') await setTimeout(60_000, undefined, { signal });
       return { attempt };
