@@ -12,7 +12,7 @@ export interface Block {
 }
 
 /** All documents of the project, as paths relative to its root. */
-export const DOCUMENTS = globSync(['*.md', 'docs/**/*.md'], { cwd: ROOT }).sort();
+export const DOCUMENTS = globSync(['*.md', '{docs,examples}/**/*.md'], { cwd: ROOT }).sort();
 
 export function readDocument(document: string): string {
   return readFileSync(path.join(ROOT, document), 'utf8');

@@ -1,10 +1,10 @@
 import { findWords } from './find.ts';
-import { IDENTIFIERS, PROSE } from './patterns.ts';
+import { IDENTIFIERS, TEXTS } from './patterns.ts';
 
 const wordsIn = (file: string, source: string) => findWords(file, source).map(({ line, word }) => `${line}: ${word}`);
 
 test('every pattern has a reason and a replacement', () => {
-  for (const { reason, instead } of [...PROSE, ...IDENTIFIERS]) expect([reason, instead]).not.toContain('');
+  for (const { reason, instead } of [...TEXTS, ...IDENTIFIERS]) expect([reason, instead]).not.toContain('');
 });
 
 test('prose of Markdown is checked, its code is not', () => {
@@ -23,6 +23,10 @@ test('comments and texts of TypeScript are checked', () => {
     '}',
   ].join('\n');
   expect(wordsIn('a.ts', source)).toEqual(['1: of its own', '3: anew', '3: for good', '4: under way', '6: Whether']);
+});
+
+test('texts begin with their subject', () => {
+  expect(wordsIn('a.ts', "test('what waits is kept', f);\nfail('the part of what waits');")).toEqual(['1: what']);
 });
 
 test('names, single words, regular expressions and SQL are no prose', () => {

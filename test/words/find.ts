@@ -1,7 +1,7 @@
 import path from 'node:path';
 import ts from 'typescript';
 import { parse } from 'vue/compiler-sfc';
-import { IDENTIFIERS, type Pattern, PROSE } from './patterns.ts';
+import { IDENTIFIERS, type Pattern, PROSE, TEXTS } from './patterns.ts';
 
 export interface Finding {
   line: number;
@@ -87,7 +87,7 @@ function piecesOfScript(source: string, offset: number): Piece[] {
     ];
     for (const { pos, end } of comments) pieces.set(pos, { ...commentOf(source, pos, end), offset: offset + pos });
     if (ts.isIdentifier(node)) add(node.getStart(), node.getEnd(), IDENTIFIERS);
-    else if (isText(node)) add(node.getStart(), node.getEnd(), PROSE);
+    else if (isText(node)) add(node.getStart(), node.getEnd(), TEXTS);
     if (!ts.isJSDoc(node)) for (const child of node.getChildren(file)) visit(child);
   };
   visit(file);

@@ -34,6 +34,16 @@ export const PROSE: Pattern[] = [
   { pattern: /\bjust\s+now\b/gi, instead: 'currently', reason: 'two meanings' },
 ];
 
+/** Messages and test names begin in lower case. */
+export const TEXTS: Pattern[] = [
+  ...PROSE,
+  {
+    pattern: /(?<=^[`'"])(?:what|who|whose|whom|of)(?=\s)/g,
+    instead: 'begin with the subject',
+    reason: 'a sentence that begins with a relative clause hides its subject',
+  },
+];
+
 export const IDENTIFIERS: Pattern[] = [
   {
     pattern: /^(?:MOST|LONGEST|LARGEST|DEEPEST|HIGHEST)_/g,
