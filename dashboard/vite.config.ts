@@ -5,7 +5,7 @@ import { defineConfig } from 'vite';
 export default defineConfig({
   root: import.meta.dirname,
   plugins: [vue()],
-  // The policy of the page allows no script or style that is written into it.
+  // The page's policy allows no inline scripts or styles.
   build: { assetsInlineLimit: 0, modulePreload: { polyfill: false }, target: 'es2023' },
   server: {
     proxy: Object.fromEntries(

@@ -173,6 +173,9 @@ export function withoutApiVariables(environment: NodeJS.ProcessEnv): NodeJS.Proc
   return Object.fromEntries(Object.entries(environment).filter(([name]) => !API_VARIABLES.test(name)));
 }
 
+/** All variables that `parseConfig` reads; docs/configuration.md lists them. */
+export const ENVIRONMENT_VARIABLES = Object.keys(settings.shape);
+
 const schema = settings.superRefine((config, context) => {
   const refuse = (name: keyof typeof config, message: string) =>
     context.addIssue({ code: 'custom', path: [name], message });

@@ -1,7 +1,7 @@
 import { ref, shallowRef } from 'vue';
 import { Failure } from './http.ts';
 
-/** What a button asks of the service: one thing at a time, and why the last did not work. */
+/** The requests of a button: one at a time, with the error of the last one. */
 export function useAction() {
   const isBusy = ref(false);
   const failure = shallowRef<Failure>();

@@ -9,7 +9,7 @@ export interface Bars {
   labels: string[];
   /** Stacked in this order. */
   series: Series[];
-  /** The end of the scale; without it, what is shown fills it. */
+  /** The end of the scale; by default the highest bar. */
   most?: number | undefined;
 }
 
@@ -19,7 +19,7 @@ export async function openChart(canvas: HTMLCanvasElement) {
   Chart.register(BarController, BarElement, CategoryScale, Legend, LinearScale, Tooltip);
   const chart = new Chart<'bar', number[], string>(canvas, { type: 'bar', data: { labels: [], datasets: [] } });
 
-  /** As the theme has it now: a custom property by itself is not yet a colour. */
+  /** The colour of the current theme: a custom property must be resolved first. */
   function colourOf(property: string): string {
     canvas.style.color = `var(${property})`;
     return getComputedStyle(canvas).color;
@@ -30,7 +30,7 @@ export async function openChart(canvas: HTMLCanvasElement) {
       const color = colourOf('--muted');
       const lines = { color: colourOf('--line') };
       const font = { family: getComputedStyle(canvas).fontFamily };
-      // All of them anew: scales keep what colours they had before.
+      // All options again, since scales keep their old colours.
       chart.options = {
         animation: false,
         maintainAspectRatio: false,

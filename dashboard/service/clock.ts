@@ -1,4 +1,4 @@
 import { createSharedComposable, useIntervalFn, useNow } from '@vueuse/core';
 
-/** The time, to the second: one clock for all who show it. */
+/** The time, to the second: one clock for all components. */
 export const useClock = createSharedComposable(() => useNow({ scheduler: (tick) => useIntervalFn(tick, 1_000) }));

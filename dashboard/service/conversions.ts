@@ -12,11 +12,11 @@ export interface Conversion {
   state: 'waiting' | 'sending' | 'sent' | 'failed' | 'cancelled';
   /** From 0 to 1. */
   sentPart: number;
-  /** As it was seen last; there once it is sent. */
+  /** The latest document; set once the file is sent. */
   upload: Answer<'upload'> | undefined;
-  /** Why it failed, or why it is tried again. */
+  /** The reason why it failed, or is tried again. */
   failure: Failure | undefined;
-  /** What the service knows it by: what is sent again under it counts once. */
+  /** The idempotency key: a repeat with it counts once. */
   idempotencyKey: string;
   stop: AbortController;
 }
@@ -25,10 +25,10 @@ const AT_ONCE = 3;
 const inTurn = createTurns(AT_ONCE);
 let count = 0;
 
-/** The latest first. They live as long as the page, whatever is looked at. */
+/** Newest first. They live as long as the page, in every view. */
 export const conversions = shallowRef<Conversion[]>([]);
 
-/** Sends each file as an upload of its own. */
+/** Sends each file as a separate upload. */
 export function convert(files: File[], options: UploadOptions): void {
   const added = files.map((file) =>
     shallowReactive<Conversion>({
@@ -47,13 +47,13 @@ export function convert(files: File[], options: UploadOptions): void {
   for (const conversion of added) void send(conversion);
 }
 
-/** Sends the same again, after it failed on the way or was stopped there. */
+/** Sends the file again after sending failed or was stopped. */
 export function sendAgain(conversion: Conversion): void {
   Object.assign(conversion, { state: 'waiting', sentPart: 0, failure: undefined, stop: new AbortController() });
   void send(conversion);
 }
 
-/** Sends the file again with another password: an upload anew, as the one before has ended. */
+/** Sends the file as a new upload with another password, since the first upload has ended. */
 export function sendWithPassword(conversion: Conversion, password: string): void {
   conversion.options = { ...conversion.options, password };
   conversion.upload = undefined;
@@ -61,7 +61,7 @@ export function sendWithPassword(conversion: Conversion, password: string): void
   sendAgain(conversion);
 }
 
-/** Takes a card away. What is still being sent is given up; what the service has taken goes on. */
+/** Removes a card. Sending is aborted; an accepted upload continues. */
 export function dismiss(conversion: Conversion): void {
   conversion.stop.abort();
   conversions.value = conversions.value.filter((other) => other !== conversion);
@@ -88,12 +88,12 @@ async function send(conversion: Conversion): Promise<void> {
   }
 }
 
-/** `crypto.randomUUID` is there in secure contexts alone. */
+/** `crypto.randomUUID` exists in secure contexts only. */
 function makeKey(): string {
   return Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join('-');
 }
 
-// What was refused for the lack of a key goes on once there is one.
+// Files that were refused without a key are sent once there is one.
 watch(key, () => {
   for (const conversion of conversions.value)
     if (conversion.failure?.code === 'unauthorized' && conversion.state === 'failed') sendAgain(conversion);

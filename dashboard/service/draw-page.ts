@@ -1,11 +1,11 @@
 import { askBlob } from './http.ts';
 import { createTurns } from './semaphore.ts';
 
-/** A decoded page may have 49 MB until it is made small. */
+/** A decoded page may take 49 MB until it is shrunk. */
 const AT_ONCE = 2;
 const inTurn = createTurns(AT_ONCE);
 
-/** Draws the page at a path onto a canvas, made small while it is decoded. Does nothing more once aborted. */
+/** Draws the page at a path onto a canvas, shrunk while it is decoded, until it is aborted. */
 export async function drawPage(
   canvas: HTMLCanvasElement,
   path: string,

@@ -2,7 +2,7 @@ import { reactive, watch } from 'vue';
 import { useRoute, useRouter } from 'vue-router';
 import type { Answer } from './http.ts';
 
-/** The values that lists are narrowed by. */
+/** The values of filters. */
 export const UPLOAD_STATUSES = [
   'queued',
   'processing',
@@ -22,7 +22,7 @@ export const JOB_STATUSES = [
 ] as const satisfies Answer<'job'>['status'][];
 export const PRIORITIES = ['critical', 'high', 'normal', 'low'] as const satisfies Answer<'job'>['priority'][];
 
-/** Filters that stand in the query of the page's address, so that a link to what is seen can be sent; empty where not set. */
+/** Filters in the query of the page's address, so that a link shows the same list; empty if not set. */
 export function useFilters<Name extends string>(...names: Name[]): Record<Name, string> {
   const route = useRoute();
   const router = useRouter();
@@ -31,7 +31,7 @@ export function useFilters<Name extends string>(...names: Name[]): Record<Name, 
   watch(
     () => route.query,
     (query) => {
-      // The address changes a moment before its view goes.
+      // The address changes shortly before its view is removed.
       if (route.name === view) for (const name of names) filters[name] = String(query[name] ?? '');
     },
     { immediate: true },

@@ -28,17 +28,17 @@ export function formatBytes(bytes: number): string {
   return `${value >= 100 || power === 0 ? value.toFixed(0) : value.toFixed(1)} ${UNITS[power]}`;
 }
 
-/** In the place and zone of who looks. */
+/** In the language and time zone of the reader. */
 export function formatTime(time: string): string {
   return clock.format(new Date(time));
 }
 
-/** The time of day alone, to the millisecond where `isExact`. */
+/** The time of day, to the millisecond if `isExact`. */
 export function formatClock(time: string | Date, isExact = false): string {
   return (isExact ? exactTimeOfDay : timeOfDay).format(new Date(time));
 }
 
-/** An id short enough for a drawing: of those that the service makes, the end, by which they differ. */
+/** An id short enough for a drawing: generated ids differ at their end. */
 export function shortId(id: string): string {
   if (/^(job_)?[0-9a-f-]{36}$/.test(id)) return `…${id.slice(-8)}`;
   return id.length > 20 ? `${id.slice(0, 19)}…` : id;

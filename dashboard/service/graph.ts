@@ -2,7 +2,7 @@ import type { Answer } from './http.ts';
 
 export type Relative = Answer<'jobGraph'>['items'][number];
 
-/** From a prerequisite to the job that waits for it, or from a job that was split to a part of it. */
+/** An edge from a prerequisite to its dependant, or from a parent to its child. */
 export interface Tie {
   kind: 'prerequisite' | 'part';
   from: string;
@@ -14,7 +14,7 @@ interface Point {
   y: number;
 }
 
-/** Where everything is: nodes by id, by their middle; ties as SVG paths. */
+/** Places of the nodes by id (their centre), and the edges as SVG paths. */
 export interface Drawing {
   width: number;
   height: number;
@@ -35,7 +35,7 @@ export function tiesOf(jobs: Relative[]): Tie[] {
     .filter(({ from }) => shown.has(from));
 }
 
-/** Lays jobs out from left to right, what comes first to the left. */
+/** Lays jobs out from left to right, prerequisites first. */
 export async function draw(ids: string[], ties: Tie[]): Promise<Drawing> {
   const { Graph, layout } = await import('@dagrejs/dagre');
   const graph = new Graph();
@@ -52,7 +52,7 @@ export async function draw(ids: string[], ties: Tie[]): Promise<Drawing> {
   };
 }
 
-/** A line that bends at its inner points without a corner. */
+/** A line with rounded bends at its inner points. */
 function pathOf(points: Point[]): string {
   const [start, ...rest] = points.map(({ x, y }) => ({ x: Math.round(x), y: Math.round(y) })) as [Point, ...Point[]];
   const bends = rest.slice(0, -1).map((bend, index) => {

@@ -20,10 +20,10 @@ export function authorization(): Record<string, string> {
   return key.value === '' ? {} : { Authorization: `Bearer ${key.value}` };
 }
 
-/** Longer than the service takes for anything but bytes. */
+/** Longer than the service takes for any JSON. */
 const LIMIT_MS = 60_000;
 
-/** Asks for JSON. Throws Failure. */
+/** Requests JSON. Throws Failure. */
 export async function ask<T>(path: string, { method = 'GET', json }: { method?: string; json?: unknown } = {}) {
   const response = await request(path, {
     method,
@@ -33,7 +33,7 @@ export async function ask<T>(path: string, { method = 'GET', json }: { method?: 
   return (response.status === 204 ? undefined : await response.json()) as T;
 }
 
-/** Asks for bytes. Throws Failure. */
+/** Requests bytes. Throws Failure. */
 export async function askBlob(path: string, signal?: AbortSignal): Promise<Blob> {
   const response = await request(path, signal ? { signal } : {});
   return response.blob();
@@ -53,7 +53,7 @@ export function unreachable(): Failure {
   return new Failure('unreachable', 'The service cannot be reached.');
 }
 
-/** What an answer that is no success says; the first that asks for a key makes the page ask for one. */
+/** The failure of an unsuccessful answer; the first 401 opens the key dialog. */
 export function failureOf(status: number, body: string): Failure {
   if (status === 401) isKeyWanted.value = true;
   try {
@@ -64,7 +64,7 @@ export function failureOf(status: number, body: string): Failure {
   }
 }
 
-/** A path and its query, without what is undefined or empty. */
+/** A path and its query, without undefined and empty values. */
 export function withQuery(path: string, query: Record<string, string | number | undefined>): string {
   const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== '');
   const search = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();

@@ -1,13 +1,13 @@
 import { useEventListener } from '@vueuse/core';
 import { ref } from 'vue';
 
-/** Takes the files that are dropped or pasted anywhere on the page, until the component goes; tells of files held over it. */
+/** Accepts files dropped or pasted anywhere on the page until the component is removed; reports files held over it. */
 export function useIncomingFiles(take: (files: File[]) => void) {
   const isOver = ref(false);
 
   useEventListener(window, 'dragover', (event: DragEvent) => {
     if (!event.dataTransfer?.types.includes('Files')) return;
-    // Else the browser opens what is dropped.
+    // Otherwise the browser opens the dropped file.
     event.preventDefault();
     isOver.value = true;
   });

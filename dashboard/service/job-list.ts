@@ -3,7 +3,7 @@ import { type LiveList, useLiveList } from './live-list.ts';
 
 type Job = Answer<'listedJob'>;
 
-/** What a list of jobs is narrowed by, as GET /jobs has it; empty means anything. */
+/** The filters of GET /jobs; empty means any. */
 interface JobFilters {
   status: string;
   type: string;
@@ -23,7 +23,7 @@ export function useJobList(filters: JobFilters): LiveList<Job> {
       return filters.status === '' || job.status === filters.status ? job : undefined;
     },
     keyOf: ({ job_id }) => job_id,
-    // Times are cut to milliseconds here, and not in the order of the list.
+    // Times are truncated to milliseconds here, but not in the order of the list.
     isBelow: (job, other) => job.created_at <= other.created_at,
     changedBy: ({ kind, job_id, type, upload_id }) =>
       kind === 'job' &&
@@ -34,7 +34,7 @@ export function useJobList(filters: JobFilters): LiveList<Job> {
   });
 }
 
-/** Types of jobs that there are. */
+/** All job types. */
 export async function askTypes(): Promise<string[]> {
   const { items } = await ask<Answer<'jobTypeList'>>('/job-types');
   return items.map(({ type }) => type);

@@ -1,8 +1,8 @@
 import { useSessionStorage } from '@vueuse/core';
 import { ref } from 'vue';
 
-/** The API key, kept until the tab is closed; empty where none was given. */
+/** The API key, kept until the tab is closed; empty if none was given. */
 export const key = useSessionStorage('sheetmill-key', '');
 
-/** Set when the service refused what was asked for the lack of a good key. */
+/** True when the service refused a request for lack of a valid key. */
 export const isKeyWanted = ref(false);

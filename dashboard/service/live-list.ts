@@ -3,12 +3,12 @@ import { onScopeDispose, shallowReactive, watch } from 'vue';
 import { Failure } from './http.ts';
 import { type Event, onEvents } from './live.ts';
 
-/** Between two looks at what has changed: at least this, and several times as long as the last one took. */
+/** The minimal pause between two updates; a slow update makes it several times longer. */
 const REST_MS = 1_000;
 const REST_FACTOR = 4;
 /** More are loaded when fewer rows than this lie below those in sight. */
 const ROWS_AHEAD = 100;
-/** Changed rows that are asked for one by one, in one look. */
+/** Changed rows that one update loads one by one. */
 const MAX_AT_ONCE = 10;
 
 interface Page<T> {
@@ -16,44 +16,44 @@ interface Page<T> {
   next_cursor: string | null;
 }
 
-/** Where the rows of a list come from. */
+/** The source of a list's rows. */
 interface Source<T> {
-  /** What narrows the list: it begins anew when this changes. */
+  /** The filters: a change starts the list again. */
   filter: () => unknown;
   /** The rows after a cursor, or the first ones. */
   page: (cursor?: string) => Promise<Page<T>>;
-  /** A row as it is now; undefined when it belongs to the list no longer. */
+  /** The current row; undefined when it is no longer part of the list. */
   one: (row: T) => Promise<T | undefined>;
   keyOf: (row: T) => string;
-  /** Whether a row stands below another. Of rows that cannot be told apart, true. */
+  /** True if a row is below another, or if their order is unknown. */
   isBelow: (row: T, other: T) => boolean;
   /** The key of the row that an event may have changed. */
   changedBy: (event: Event) => string | null | undefined;
 }
 
-/** A list that is loaded as far as it was looked at, and kept up to date. */
+/** A list that is loaded as far as it was scrolled, and kept up to date. */
 export interface LiveList<T> {
   readonly rows: T[];
-  /** Whether there are no more rows than these; false before the first have come. */
+  /** True if there are no more rows; false before the first are loaded. */
   readonly isComplete: boolean;
   readonly isLoading: boolean;
-  /** Why what was asked for last did not come. */
+  /** The failure of the last request. */
   readonly failure: Failure | undefined;
-  /** Whether so many have come on top that showing them would lose the place; `restart` does. */
+  /** True if too many new rows exist to show without losing the place; `restart` shows them. */
   readonly hasNewer: boolean;
-  /** Tells which rows are in sight, from one index to another. */
+  /** Sets the visible rows, from one index to another. */
   see: (first: number, last: number) => void;
-  /** Tells of a row that has changed. */
+  /** Reports a changed row. */
   touch: (key: string) => void;
-  /** Asks again for what did not come. */
+  /** Repeats the failed request. */
   retry: () => void;
-  /** Shows the newest. */
+  /** Shows the newest rows. */
   restart: () => void;
 }
 
 /**
- * Whatever happens, one look a second at most, of few requests: the first rows are loaded again, and of those further
- * down the ones that have changed and are in sight. The others wait until they are.
+ * At most one update a second, of few requests: the first rows are loaded again, and further down only changed rows
+ * that are visible. Other changed rows wait until they are visible.
  */
 export function useLiveList<T>(source: Source<T>): LiveList<T> {
   const list = shallowReactive({
@@ -68,9 +68,9 @@ export function useLiveList<T>(source: Source<T>): LiveList<T> {
     restart,
   });
   const { keyOf } = source;
-  /** Goes up when the list begins anew: what was asked for before is then of no use. */
+  /** Increases when the list starts again, which makes earlier requests obsolete. */
   let version = 0;
-  /** Where the next rows begin: null where there are none, undefined before the first have come. */
+  /** The cursor of the next rows: null at the end, undefined before the first are loaded. */
   let cursor: string | null | undefined;
   let inSight = { first: 0, last: 0 };
   /** Keys of rows that may have changed since they were loaded. */
@@ -95,7 +95,7 @@ export function useLiveList<T>(source: Source<T>): LiveList<T> {
     void load();
   }
 
-  /** What was asked for, unless it fails, or the list begins anew meanwhile. */
+  /** The answer, unless it fails or the list has started again. */
   async function answerTo<R>(asked: Promise<R>): Promise<R | undefined> {
     const mine = version;
     try {
@@ -130,7 +130,7 @@ export function useLiveList<T>(source: Source<T>): LiveList<T> {
 
   async function look(): Promise<void> {
     if (cursor === undefined) {
-      // What is under way may have been read before the change.
+      // A running request may have read the row before the change.
       isDue = list.isLoading;
       return load();
     }
@@ -156,7 +156,7 @@ export function useLiveList<T>(source: Source<T>): LiveList<T> {
     loadAhead();
   }
 
-  /** Keeps the keys of changed rows that are in the list, or may be in what comes just now. */
+  /** Keeps the keys of changed rows that are in the list, or may be in a running request. */
   function remember(told: Set<string>): void {
     const kept = list.isLoading || told.size === 0 ? told : list.rows.map(keyOf).filter((key) => told.has(key));
     for (const key of kept) stale.add(key);
@@ -169,13 +169,13 @@ export function useLiveList<T>(source: Source<T>): LiveList<T> {
     });
   }
 
-  /** Takes the first rows as they are now in place of what stood there. */
+  /** Replaces the first rows by their current state. */
   function putOnTop({ items, next_cursor }: Page<T>): void {
     const keys = new Set(items.map(keyOf));
     const end = items.at(-1);
     const isBelow = (row: T) => end !== undefined && source.isBelow(row, end) && !keys.has(keyOf(row));
     const below = next_cursor === null ? [] : list.rows.filter(isBelow);
-    // What lies between these and the rows that were there is not known.
+    // The rows between these and the loaded ones are unknown.
     const isGap = below.length > 0 && below.length === list.rows.length;
     if (isGap && inSight.first > 0) list.hasNewer = true;
     else if (isGap || below.length === 0) begin(items, next_cursor);

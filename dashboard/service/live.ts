@@ -4,16 +4,16 @@ import { isKeyWanted, key } from './key.ts';
 
 export type Event = Answer<'event'>;
 
-/** How changes come in: `lost` while there is no connection to the service. */
+/** The state of the stream: `lost` while there is no connection to the service. */
 export const connection = ref<'connecting' | 'open' | 'lost'>('connecting');
 
-/** Events that come together are passed on together. */
+/** Events that arrive together are passed on together. */
 const GATHER_MS = 150;
 const FIRST_DELAY_MS = 500;
 const MAX_DELAY_MS = 10_000;
 const HANDSHAKE_MS = 15_000;
 
-/** Told of events; of `everything` whenever the connection has been made. */
+/** Called with events, and with `everything` after each new connection. */
 type Listener = (events: Event[] | 'everything') => void;
 
 const listeners = new Set<Listener>();
@@ -22,20 +22,20 @@ let gathering: ReturnType<typeof setTimeout> | undefined;
 let last: number | undefined;
 let delayMs = FIRST_DELAY_MS;
 
-/** Calls `listener` with the changes that the service tells of, until the component goes. */
+/** Calls `listener` with changes until the component is removed. */
 export function onEvents(listener: Listener): void {
   listeners.add(listener);
   onScopeDispose(() => listeners.delete(listener));
 }
 
-/** Follows the stream of events for as long as the page lives: over a WebSocket, made anew whenever it breaks. */
+/** Follows the stream of events while the page is open, and reconnects when the WebSocket breaks. */
 export function followEvents(): void {
   let socket: WebSocket | undefined;
   let retry: ReturnType<typeof setTimeout> | undefined;
 
   function connect(): void {
     clearTimeout(retry);
-    // The one before says nothing any more.
+    // The previous socket is ignored.
     socket?.close();
     const opened = open();
     socket = opened;
@@ -44,7 +44,7 @@ export function followEvents(): void {
       clearTimeout(late);
       delayMs = FIRST_DELAY_MS;
       connection.value = 'open';
-      // The stream goes on after the last event; what was looked at before it began, or failed meanwhile, is looked at again.
+      // The stream continues after the last event; everything loaded before, or failed meanwhile, is loaded again.
       tell('everything');
     });
     opened.addEventListener('message', ({ data }) => gather(JSON.parse(data)));
@@ -70,7 +70,7 @@ function open(): WebSocket {
   const url = new URL('/jobs/stream', location.href.replace(/^http/, 'ws'));
   url.hash = '';
   if (last !== undefined) url.searchParams.set('after', String(last));
-  // A browser can set no header here: the key travels as a subprotocol, in which brackets are not allowed either.
+  // A browser can set no header here, so the key is sent as a subprotocol, which allows no brackets either.
   const encoded = encodeURIComponent(key.value).replaceAll('(', '%28').replaceAll(')', '%29');
   return new WebSocket(url, key.value === '' ? ['sheetmill'] : ['sheetmill', `bearer.${encoded}`]);
 }

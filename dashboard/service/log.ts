@@ -5,15 +5,15 @@ import { onEvents } from './live.ts';
 
 export type LogLine = Answer<'logLine'>;
 
-/** Lines that are kept, the latest ones. */
+/** The newest lines that are kept. */
 export const MAX_LINES = 5_000;
 const AT_ONCE = 200;
 const EVENTS_REST_MS = 300;
 const LINES_EVERY_MS = 1_000;
 
 /**
- * The log of a job as it grows: read on with its events, and once a second while it runs, as lines that its task logs are
- * no events.
+ * The log of a job as it grows: read with its events, and once a second while it runs, since log lines of its task
+ * create no events.
  */
 export function useLog(
   id: string,
@@ -27,7 +27,7 @@ export function useLog(
   let isStale = false;
   let isGone = false;
 
-  /** Reads on to the end; one at a time. */
+  /** Reads to the end, one request at a time. */
   async function read(): Promise<void> {
     isStale = true;
     if (isReading) return;

@@ -5,7 +5,7 @@ type Page = Answer<'page'>;
 
 const EXTENSIONS = { 'application/pdf': 'pdf', 'image/png': 'png', 'image/jpeg': 'jpg' };
 
-/** What an original is called, where it was sent with a name and where not. */
+/** The name of an original, or its number if it has none. */
 export function nameOf(originals: Original[], number: number): string {
   return originals.find(({ original }) => original === number)?.filename || `original ${number}`;
 }
@@ -15,17 +15,17 @@ export function titleOf(originals: Original[], { original, page }: Pick<Page, 'o
   return `Page ${page} of ${nameOf(originals, original)}`;
 }
 
-/** Under which name a page is kept. */
+/** The filename of a page. */
 export function pageFile(originals: Original[], { original, page }: Page): string {
   return `${stemOf(nameOf(originals, original))}-${String(page).padStart(4, '0')}.png`;
 }
 
-/** Under which name an original is kept: by what it is, whatever its name says. */
+/** The filename of an original: its extension follows its content, not its name. */
 export function originalFile({ filename, original, media_type }: Original): string {
   return `${stemOf(filename || `original-${original}`)}.${EXTENSIONS[media_type]}`;
 }
 
-/** Under which name all pages of an upload are kept. */
+/** The filename of the archive of an upload. */
 export function archiveFile(originals: Original[]): string {
   return `${stemOf(nameOf(originals, 1))}.zip`;
 }

@@ -1,7 +1,7 @@
 import { onScopeDispose, shallowRef, watch } from 'vue';
 import { askBlob, Failure } from './http.ts';
 
-/** The bytes at a path, as a URL that an image can show; given back when the path changes or the component goes. */
+/** A URL of the bytes at a path for an image, revoked when the path changes or the component is removed. */
 export function useObjectUrl(path: () => string) {
   const url = shallowRef<string>();
   const failure = shallowRef<Failure>();

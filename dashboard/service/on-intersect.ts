@@ -1,10 +1,10 @@
 import { onBeforeUnmount, onMounted, type Ref } from 'vue';
 
-/** How far beyond what is seen counts as near. */
+/** The distance from the visible area that counts as near. */
 const MARGIN = '400px';
 
 const tellers = new WeakMap<Element, (isNear: boolean) => void>();
-// One for all: an upload may have thousands of pages.
+// One observer for all elements: an upload may have thousands of pages.
 const observer = new IntersectionObserver(
   (entries) => {
     for (const { target, isIntersecting } of entries) tellers.get(target)?.(isIntersecting);
@@ -12,7 +12,7 @@ const observer = new IntersectionObserver(
   { rootMargin: MARGIN },
 );
 
-/** Tells whether an element comes near to what is seen, or goes away from it, as it does with its component. */
+/** Reports when an element comes near the visible area or leaves it; removal of its component counts as leaving. */
 export function onNearness(element: Readonly<Ref<Element | null>>, tell: (isNear: boolean) => void): void {
   let watched: Element;
   onMounted(() => {

@@ -2,7 +2,7 @@ import { useDocumentVisibility, useIntervalFn } from '@vueuse/core';
 import { watch } from 'vue';
 import type { Resource } from './resource.ts';
 
-/** For what changes without an event: loads it again this often while the page is seen and `isWanted`. */
+/** Reloads data that changes without events, while the page is visible and `isWanted`. */
 export function poll(
   { isLoading, reload }: Pick<Resource<unknown>, 'isLoading' | 'reload'>,
   everyMs: number,

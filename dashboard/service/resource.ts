@@ -2,22 +2,22 @@ import { onScopeDispose, type Ref, ref, shallowRef, watch } from 'vue';
 import { Failure } from './http.ts';
 import { type Event, onEvents } from './live.ts';
 
-/** Between two loads of the same thing: at least this, and several times as long as the last one took. */
+/** The minimal pause between two loads; a slow load makes it several times longer. */
 const REST_MS = 500;
 const REST_FACTOR = 4;
 
 export interface Resource<T> {
-  /** What was loaded last; undefined before. */
+  /** The last loaded value; undefined before the first load. */
   value: Ref<T | undefined>;
-  /** Why the last load failed; undefined when it did not. */
+  /** The failure of the last load; undefined if it succeeded. */
   failure: Ref<Failure | undefined>;
   isLoading: Ref<boolean>;
   reload: () => void;
 }
 
 /**
- * What `load` gives, kept up to date: loaded again when what `of` gives changes, and when an event comes that `concerns`
- * it. One load at a time; events that come meanwhile make one more.
+ * The result of `load`, kept up to date: loaded again when `of` changes and when an event `concerns`
+ * it. One load at a time; events during a load cause one more.
  */
 export function useResource<T>(
   load: () => Promise<T>,
@@ -40,7 +40,7 @@ export function useResource<T>(
     const loaded = await load().catch((error) =>
       error instanceof Failure ? error : new Failure('internal', String(error)),
     );
-    // What was asked for since has the say.
+    // A newer request wins.
     if (mine !== version) return;
     isLoading.value = false;
     if (loaded instanceof Failure) failure.value = loaded;

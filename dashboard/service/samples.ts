@@ -3,16 +3,16 @@ import type { Answer } from './http.ts';
 
 export type Converter = Answer<'system'>['converters'][number];
 
-/** The converters as they were at one moment. */
+/** The converters at one time. */
 export interface Sample {
   at: Date;
   converters: Converter[];
 }
 
-/** Four minutes of them, at one in 2 s. */
+/** Four minutes of samples, one each 2 s. */
 const MAX_SAMPLES = 120;
 
-/** What was seen since the page was opened, the latest last. */
+/** Samples since the page was opened, newest last. */
 export function useSamples(system: Ref<Answer<'system'> | undefined>): Ref<Sample[]> {
   const samples = shallowRef<Sample[]>([]);
   watch(system, (now) => {

@@ -1,4 +1,4 @@
-/** Lets `most` do their work at one time; the others wait, first come first served. Who gave up meanwhile only passes. */
+/** Runs at most `most` tasks at a time, first come, first served. Tasks that were aborted while they waited are skipped. */
 export function createTurns(most: number) {
   const waiting: (() => void)[] = [];
   let free = most;

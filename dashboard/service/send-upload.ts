@@ -1,6 +1,6 @@
 import { type Answer, authorization, Failure, failureOf, unreachable } from './http.ts';
 
-/** As typed in; what is empty is the service's to choose. */
+/** The options as typed; the service chooses for empty ones. */
 export interface UploadOptions {
   dpi: number | '';
   pages: string;
@@ -8,15 +8,15 @@ export interface UploadOptions {
   priority: string;
 }
 
-/** Of answers that another try may change: none at all, the try before is still being received, too much at once. */
+/** Codes that a repeat may resolve: no answer, a first request still in progress, too many requests. */
 const PASSING = new Set([0, 409, 429, 502, 503, 504]);
-/** In all, between the tries. */
+/** The total of all pauses between tries. */
 const PATIENCE_MS = 120_000;
 const FIRST_DELAY_MS = 1_000;
 
 /**
- * Makes an upload of one file. A try that fails for the moment is repeated; since all go under one `key`, the service
- * makes one upload of them. Tells how much is sent (0 to 1), and why it waits for the next try. Throws Failure.
+ * Uploads one file. A temporary failure is repeated; since all tries have one `key`, the service
+ * creates one upload. Reports the part that is sent (0 to 1), and the reason of a wait. Throws Failure.
  */
 export async function sendUpload(
   file: File,
@@ -45,7 +45,7 @@ export async function sendUpload(
   }
 }
 
-/** Folders can be dropped, and files can go; the request would only break off. */
+/** Dropped folders and deleted files cannot be read; the request would only break. */
 async function expectReadable(file: File): Promise<void> {
   await file
     .slice(0, 1)
@@ -55,7 +55,7 @@ async function expectReadable(file: File): Promise<void> {
     });
 }
 
-/** By XMLHttpRequest, as `fetch` does not tell how much is sent. Status 0: there was no answer. */
+/** Uses XMLHttpRequest because `fetch` reports no upload progress. Status 0 means no answer. */
 function post(form: FormData, key: string, signal: AbortSignal, onSent: (part: number) => void) {
   return new Promise<{ status: number; text: string; retryAfterMs: number }>((resolve) => {
     const request = new XMLHttpRequest();

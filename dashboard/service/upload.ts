@@ -1,6 +1,6 @@
 import { type Answer, ask, withQuery } from './http.ts';
 
-/** The pages of one request. */
+/** Pages per request. */
 export const PAGES_STEP = 200;
 
 /** The document of an upload with its first `count` pages, or a few more. Throws Failure. */

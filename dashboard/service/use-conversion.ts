@@ -3,12 +3,12 @@ import type { Conversion } from './conversions.ts';
 import { type Answer, ask } from './http.ts';
 import { useResource } from './resource.ts';
 
-/** So many pages are shown before one goes to those of the upload. */
+/** Pages that a card shows before it links to the upload. */
 export const FIRST_PAGES = 12;
 
-/** Keeps the upload that was made of a file up to date, until the component goes. */
+/** Keeps the upload of a file up to date until the component is removed. */
 export function useConversion(conversion: Conversion) {
-  /** All of it until there are enough pages to show, and at its end; in between its status alone, as pages may be many. */
+  /** The whole document until there are enough pages to show, and at its end; in between only its status, since pages may be many. */
   async function load(): Promise<Answer<'upload'> | undefined> {
     const known = conversion.upload;
     if (known === undefined) return undefined;

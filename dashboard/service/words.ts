@@ -1,26 +1,26 @@
-/** Of codes whose messages are short: what went wrong, and what may help. The rest say it themselves. */
+/** Explanations for codes with short messages. Other messages explain themselves. */
 const WORDS: Record<string, string> = {
-  unreachable: 'The service cannot be reached. What was sent is safe; this page goes on by itself.',
-  unauthorized: 'The service wants a key that it knows.',
-  forbidden: 'Your key may not do this.',
-  file_too_large: 'The file is larger than this service takes.',
-  unsupported_media_type: 'This is neither a PDF nor a PNG nor a JPEG, whatever its name says.',
+  unreachable: 'The service cannot be reached. Accepted uploads are safe, and this page reconnects automatically.',
+  unauthorized: 'The service requires a valid key.',
+  forbidden: 'Your key does not allow this.',
+  file_too_large: 'The file is larger than this service allows.',
+  unsupported_media_type: 'The content is not a PDF, PNG or JPEG. The name does not count.',
   corrupt_file: 'The file is damaged and cannot be read.',
-  unsupported_feature: 'The file is sound, but needs something that this service does not support.',
-  encrypted_pdf: 'The PDF is protected: send it again with its password.',
-  wrong_password: 'That is not the password of this PDF.',
-  too_many_pages: 'The PDF has more pages than this service takes.',
-  too_many_pixels: 'The picture has more pixels than this service takes.',
+  unsupported_feature: 'The file needs a feature that this service does not support.',
+  encrypted_pdf: 'The PDF is encrypted: send it again with its password.',
+  wrong_password: 'The password does not open this PDF.',
+  too_many_pages: 'The PDF has more pages than this service allows.',
+  too_many_pixels: 'The image has more pixels than this service allows.',
   page_out_of_range: 'The file has no such page.',
-  out_of_memory: 'It needs more memory than it may have.',
-  timeout: 'It took longer than it may.',
-  converter_lost: 'The converter that worked on it went away.',
+  out_of_memory: 'It needs more memory than the largest converter has.',
+  timeout: 'It exceeded its time limit.',
+  converter_lost: 'Its converter stopped responding.',
   sandbox_violation: 'It was stopped because its sandbox sent invalid data.',
-  dependency_failed: 'A job that it waited for has failed.',
-  too_many_requests: 'Too much at once: try again in a moment.',
+  dependency_failed: 'A job that it depends on failed.',
+  too_many_requests: 'Too many requests: try again later.',
 };
 
-/** An error in plain words, with what the service says of it. */
+/** An error in plain words, with the message of the service. */
 export function inWords({ code, message }: { code: string; message: string }): string {
   const words = WORDS[code];
   if (words === undefined) return sentence(message);

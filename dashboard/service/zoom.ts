@@ -10,7 +10,7 @@ interface Point {
   y: number;
 }
 
-/** How large a picture is shown in an area that scrolls: to fit, or at a scale of its own. What is looked at stays in place. */
+/** The scale of a picture in a scrolling area: fitting, or chosen. The visible point stays in place. */
 export function useZoom(area: Readonly<Ref<HTMLElement | null>>, picture: () => { width: number; height: number }) {
   const { width: areaWidth, height: areaHeight } = useElementSize(area);
   const own = ref<number>();
@@ -18,7 +18,7 @@ export function useZoom(area: Readonly<Ref<HTMLElement | null>>, picture: () => 
     Math.min(1, areaWidth.value / picture().width || 1, areaHeight.value / picture().height || 1),
   );
   const scale = computed(() => own.value ?? fitting.value);
-  /** Rounded down, so that what fits does not scroll. */
+  /** Rounded down, so that a fitting picture does not scroll. */
   const size = computed(() => ({
     width: Math.max(1, Math.floor(picture().width * scale.value)),
     height: Math.max(1, Math.floor(picture().height * scale.value)),
@@ -28,7 +28,7 @@ export function useZoom(area: Readonly<Ref<HTMLElement | null>>, picture: () => 
     own.value = undefined;
   }
 
-  /** Keeps the point (of the area, its middle unless given) where it is. */
+  /** Keeps a point of the area (by default its centre) in place. */
   async function zoomTo(wanted: number, at?: Point): Promise<void> {
     const element = area.value;
     if (element === null) return;

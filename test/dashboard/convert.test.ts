@@ -49,7 +49,7 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
     expect(await thumbnails(card(page, 'a.png'))).toEqual(['Page 1 of a.png 40 × 30']);
     await seeColour(card(page, 'pasted.png').locator('canvas'), GREEN);
     const refused = card(page, 'notes.pdf');
-    await refused.getByText('This is neither a PDF nor a PNG nor a JPEG').waitFor();
+    await refused.getByText('The content is not a PDF, PNG or JPEG').waitFor();
     await refused.getByText('unsupported_media_type', { exact: true }).waitFor();
     await expectAccessible(page);
     await refused.getByRole('button', { name: 'Dismiss' }).click();

@@ -26,7 +26,7 @@ describeInBrowser('the page of a job', () => {
   const open = (id: string, options: Json = {}) =>
     openDashboard(browser, service.url, { hash: `#/jobs/${id}`, ...options });
   const heading = (page: Page, id: string) => page.getByRole('heading', { level: 1, name: `Job ${id}` });
-  const ties = (page: Page) => page.getByRole('region', { name: 'Ties to other jobs' });
+  const ties = (page: Page) => page.getByRole('region', { name: 'Related jobs' });
   const tied = (page: Page, name: string | RegExp) => ties(page).getByRole('link', { name });
   const button = (page: Page, name: string) => page.getByRole('button', { name });
 
@@ -54,7 +54,7 @@ describeInBrowser('the page of a job', () => {
     await tied(page, 'fibonacci left failed').focus();
     await page.keyboard.press('Enter');
     await heading(page, 'left').waitFor();
-    await page.getByText('A job that it waited for has failed.').waitFor();
+    await page.getByText('A job that it depends on failed.').waitFor();
     await button(page, 'Retry').click();
     const refusal = page.getByRole('alert').filter({ hasText: 'its prerequisite gate is cancelled: retry that' });
     await refusal.getByText('conflict', { exact: true }).waitFor();
@@ -80,7 +80,7 @@ describeInBrowser('the page of a job', () => {
     const { page, faults } = await open(whole.job_id, { viewport: { width: 390, height: 844 }, colorScheme: 'dark' });
     await tied(page, /^convert …\w{8} completed this job$/).waitFor();
     expect(await tied(page, /^convert_range …\w{8} completed$/).count()).toBe(parts);
-    await ties(page).getByText('The same as a list').click();
+    await ties(page).getByText('Show as a list').click();
     expect(await ties(page).getByRole('listitem').filter({ hasText: 'part of convert …' }).count()).toBe(parts);
     await page.getByRole('link', { name: body.id }).waitFor();
     await page.getByText(/\d of 256 MB reserved \(\d+%\)/).waitFor();

@@ -114,12 +114,12 @@ describeInBrowser('the dashboard of a service that wants keys', () => {
 
   test('asks for one, refuses a wrong one, and shows everything with the right one', async () => {
     const { page, faults } = await openDashboard(browser, service.url, { hash: '#/uploads' });
-    const dialog = page.getByRole('dialog', { name: 'This service wants a key' });
+    const dialog = page.getByRole('dialog', { name: 'This service requires a key' });
     await dialog.waitFor();
     await expectAccessible(page);
     await dialog.getByLabel('API key').fill('another');
     await dialog.getByRole('button', { name: 'Use it' }).click();
-    await dialog.getByText('wants a key that it knows').waitFor();
+    await dialog.getByText('requires a valid key').waitFor();
 
     await dialog.getByLabel('API key').fill(KEY);
     await page.keyboard.press('Enter');

@@ -37,9 +37,9 @@ describeInBrowser('the system page', () => {
   test('shows what is reserved, what waits, what was done, and how an attempt died', async () => {
     const { page, faults } = await open();
     const queue = page.getByRole('region', { name: 'Queue' });
-    const deaths = page.getByRole('region', { name: 'Recent deaths' });
+    const deaths = page.getByRole('region', { name: 'Recent abnormal ends' });
     await page.getByRole('heading', { level: 3, name: /-\d+$/ }).waitFor();
-    await queue.getByText('Nothing waits.').waitFor();
+    await queue.getByText('No job waits.').waitFor();
     await deaths.getByText('None in the last day.').waitFor();
 
     const jobs = await service.submit([endless, endless, endless]);
@@ -57,10 +57,10 @@ describeInBrowser('the system page', () => {
     await expectAccessible(page);
 
     for (const { job_id } of jobs) await service.patch(`/jobs/${job_id}/cancel`);
-    await queue.getByText('Nothing waits.').waitFor();
+    await queue.getByText('No job waits.').waitFor();
     const { job_id } = await service.submit({ type: 'leak_native', retry_config: { max_attempts: 1 } });
     const death = deaths.getByRole('listitem');
-    await death.getByText('It needs more memory than it may have.', { exact: false }).waitFor();
+    await death.getByText('It needs more memory than the largest converter has.', { exact: false }).waitFor();
     await death.getByText(/\d of 256 MB reserved \(\d+%\)/).waitFor();
     await page.getByRole('img', { name: /: 0 completed and 1 failed in all$/ }).waitFor();
     await expectAccessible(page);
