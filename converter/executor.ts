@@ -11,13 +11,13 @@ import type { Logger } from '../runtime/log.ts';
 import { failSpan, inSpan, type Span, SpanKind } from '../runtime/tracing.ts';
 import { uploadFolder } from '../store/paths.ts';
 import { isAway, type Store } from '../store/store.ts';
-import { runAttempt } from './attempt.ts';
 import { RejectedOutput } from './files/rejected-output.ts';
-import { createJournal } from './journal.ts';
+import { createJournal } from './log-recorder.ts';
 import { jobRun, peakMemory } from './metrics.ts';
 import { persist } from './retry-until-stored.ts';
+import { runAttempt } from './run-attempt.ts';
 import type { Lease } from './sandbox/pool.ts';
-import { traced } from './traced.ts';
+import { traced } from './trace-runs.ts';
 
 export interface ExecutorParts {
   db: Database;

@@ -3,7 +3,7 @@ import type { ClaimedJob } from '../jobs/claim.ts';
 import type { Outcome } from '../jobs/settle.ts';
 import { nextMemoryClass } from '../jobs/shape.ts';
 import type { Task } from '../jobs/task.ts';
-import { childFor } from './parts.ts';
+import { childFor } from './attempt-outcome.ts';
 import type { TaskRequest } from './run-task.ts';
 import type { Lease, Prepare } from './sandbox/pool.ts';
 import type { Death, Ran, RunOptions } from './sandbox/run.ts';

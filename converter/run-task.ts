@@ -4,6 +4,7 @@ import type { LogLevel, Progress } from '../db/schema.ts';
 import { isStorable } from '../db/storable.ts';
 import type { ConversionContext, Part, Step, Task } from '../jobs/task.ts';
 import { AppError, ERROR_CODES, isOutOfMemory, type PublicError, publicError } from '../runtime/errors.ts';
+import { FILE_NAME, pageName } from './files/output-names.ts';
 import {
   boundedLine,
   boundedPage,
@@ -16,8 +17,7 @@ import {
   MAX_MESSAGE_LENGTH,
   MAX_RESULT_LENGTH,
   textOf,
-} from './bounds.ts';
-import { FILE_NAME, pageName } from './files/output-names.ts';
+} from './report-limits.ts';
 
 /** All that a running task can know: plain data, since it crosses into the sandbox. */
 export type TaskRequest = Pick<

@@ -1,7 +1,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { Duplex } from 'node:stream';
 import type { TaskRequest } from '../run-task.ts';
-import { Lines } from './lines.ts';
+import { Lines } from './line-splitter.ts';
 import { parseMessage, type RunMessage, type SandboxMessage, type SandboxOrder, Violation } from './protocol.ts';
 import { RunCheck } from './run-check.ts';
 

@@ -2,9 +2,9 @@ import { Socket } from 'node:net';
 import { loadTasks } from '../../conversion/registry.ts';
 import { BASELINE_MB } from '../../jobs/shape.ts';
 import { runTask, type TaskEvent, type TaskOutcome } from '../run-task.ts';
-import { Lines } from './lines.ts';
-import { mergeProgress } from './merge-progress.ts';
+import { Lines } from './line-splitter.ts';
 import type { SandboxOrder } from './protocol.ts';
+import { mergeProgress } from './throttle-progress.ts';
 
 /** The process in which untrusted bytes are decoded: one task at a time, no database, no network. */
 

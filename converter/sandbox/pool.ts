@@ -4,12 +4,12 @@ import { PrivateFolder } from '../files/private-folder.ts';
 import { sandboxStarts, sandboxViolations } from '../metrics.ts';
 import type { TaskRequest } from '../run-task.ts';
 import { Channel } from './channel.ts';
-import { isNative, isNativeStep } from './freshness.ts';
 import type { Isolation } from './isolation/detect.ts';
-import { dieFirst, readMemory } from './limits.ts';
-import type { OrphanReaper } from './orphans.ts';
-import { readOutput } from './output.ts';
+import { dieFirst, readMemory } from './memory-limit.ts';
+import type { OrphanReaper } from './orphan-reaper.ts';
 import { type SandboxProcess, startSandboxProcess } from './process.ts';
+import { readOutput } from './read-output.ts';
+import { isNative, isNativeStep } from './reuse.ts';
 import { type Ran, type RunOptions, runIn, type Sandbox } from './run.ts';
 
 /** A healthy sandbox is used again; after this many tasks a fresh one is better. */

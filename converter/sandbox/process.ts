@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { childrenOf, descendantsOf, killAll } from '../../runtime/process-tree.ts';
 import { dieWithConverter, isolatedCommand, surroundingsOf } from './isolation/command.ts';
 import { type Isolation, MAX_UIDS } from './isolation/detect.ts';
-import { dieFirst } from './limits.ts';
+import { dieFirst } from './memory-limit.ts';
 
 const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));
 

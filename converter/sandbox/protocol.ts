@@ -4,6 +4,7 @@ import { isStorable } from '../../db/storable.ts';
 import { MEMORY_CLASSES } from '../../jobs/shape.ts';
 import { ENGINES } from '../../jobs/task.ts';
 import { ERROR_CODES } from '../../runtime/errors.ts';
+import { MAX_SIDE } from '../render/fit.ts';
 import {
   MAX_DATA_LENGTH,
   MAX_DELAY_SECONDS,
@@ -11,8 +12,7 @@ import {
   MAX_LINE_LENGTH,
   MAX_MESSAGE_LENGTH,
   MAX_RESULT_LENGTH,
-} from '../bounds.ts';
-import { MAX_SIDE } from '../render/fit.ts';
+} from '../report-limits.ts';
 import type { TaskRequest } from '../run-task.ts';
 
 /**

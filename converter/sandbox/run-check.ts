@@ -3,7 +3,7 @@ import { type ConvertPayload, convert, convertPayload } from '../../conversion/t
 import { convertRange, convertRangePayload } from '../../conversion/tasks/convert-range.ts';
 import type { PageRange } from '../../db/schema.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { MAX_LINES } from '../bounds.ts';
+import { MAX_LINES } from '../report-limits.ts';
 import type { TaskRequest } from '../run-task.ts';
 import { type RunMessage, Violation } from './protocol.ts';
 

@@ -1,5 +1,5 @@
 import type { Step } from '../../jobs/task.ts';
-import { cpuSeconds } from './limits.ts';
+import { cpuSeconds } from './memory-limit.ts';
 
 const SAMPLE_MS = 100;
 /** How many times its processor time a step may take by the clock, on a machine that gives it little. */

@@ -10,7 +10,7 @@ import { PrivateFolder } from '../../converter/files/private-folder.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
 import type { Lease } from '../../converter/sandbox/pool.ts';
 import type { RunOptions, RunOutcome } from '../../converter/sandbox/run.ts';
-import { createSettler } from '../../converter/settler.ts';
+import { createSettler } from '../../converter/settle-in-batches.ts';
 import { listOriginals } from '../../db/uploads.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Task } from '../../jobs/task.ts';

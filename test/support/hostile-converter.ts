@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { TaskRequest } from '../../converter/run-task.ts';
 import { detectIsolation, type Level } from '../../converter/sandbox/isolation/detect.ts';
-import { startOrphanReaper } from '../../converter/sandbox/orphans.ts';
+import { startOrphanReaper } from '../../converter/sandbox/orphan-reaper.ts';
 import { createSandboxPool } from '../../converter/sandbox/pool.ts';
 import type { RunOutcome } from '../../converter/sandbox/run.ts';
 import { hideProcessMemory } from '../../runtime/libc.ts';

@@ -7,7 +7,7 @@ import { loadTasks } from '../../../conversion/registry.ts';
 import { executeJob } from '../../../converter/executor.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
-import { createSettler } from '../../../converter/settler.ts';
+import { createSettler } from '../../../converter/settle-in-batches.ts';
 import { parseConfig } from '../../../runtime/config.ts';
 import { createLogger } from '../../../runtime/log.ts';
 import { openDiskStore } from '../../../store/disk.ts';

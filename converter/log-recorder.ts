@@ -5,7 +5,7 @@ import type { ClaimedJob } from '../jobs/claim.ts';
 import { recordProgress } from '../jobs/progress.ts';
 import type { Logger } from '../runtime/log.ts';
 import { createSignal } from '../runtime/wake-flag.ts';
-import { MAX_LINES } from './bounds.ts';
+import { MAX_LINES } from './report-limits.ts';
 import type { TaskEvent } from './run-task.ts';
 
 /** A task that logs faster than Postgres stores its lines waits. */

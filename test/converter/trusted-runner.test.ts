@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { TaskEvent, TaskRequest } from '../../converter/run-task.ts';
 import { YIELD_MS } from '../../converter/sandbox/run.ts';
-import { runTrusted } from '../../converter/trusted.ts';
+import { runTrusted } from '../../converter/trusted-runner.ts';
 import { defineTask, type TaskContext } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
 

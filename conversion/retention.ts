@@ -1,5 +1,4 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { deleteEndedUploads, deleteUpload } from '../conversion/change-upload.ts';
 import { type Database, isOutage } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import {
@@ -17,6 +16,7 @@ import { postgresCode } from '../jobs/transition.ts';
 import type { Logger } from '../runtime/log.ts';
 import { uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
+import { deleteEndedUploads, deleteUpload } from './change-upload.ts';
 
 export interface RetentionParts {
   db: Database;

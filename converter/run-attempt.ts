@@ -16,7 +16,7 @@ import { outcomeOf, runOn } from './recovery.ts';
 import { persist } from './retry-until-stored.ts';
 import type { TaskEvent, TaskRequest } from './run-task.ts';
 import type { Lease } from './sandbox/pool.ts';
-import { runTrusted } from './trusted.ts';
+import { runTrusted } from './trusted-runner.ts';
 
 interface Parts {
   db: Database;

@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm';
-import { createSettler } from '../../converter/settler.ts';
+import { createSettler } from '../../converter/settle-in-batches.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import { COMPLETED, FAILED, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';

@@ -7,7 +7,7 @@ import path from 'node:path';
 import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
 import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
-import { capMemory, readMemory, watchMemory } from '../../../converter/sandbox/limits.ts';
+import { capMemory, readMemory, watchMemory } from '../../../converter/sandbox/memory-limit.ts';
 import { createSandboxPool, type Lease, type SandboxPool } from '../../../converter/sandbox/pool.ts';
 import type { Ran } from '../../../converter/sandbox/run.ts';
 import { BASELINE_MB } from '../../../jobs/shape.ts';

@@ -1,5 +1,5 @@
 import type { TaskRequest } from '../../../converter/run-task.ts';
-import { isNative, isNativeStep } from '../../../converter/sandbox/freshness.ts';
+import { isNative, isNativeStep } from '../../../converter/sandbox/reuse.ts';
 import type { PdfEngine } from '../../../jobs/task.ts';
 
 const requestOf = (type: string, payload: Record<string, unknown>, firstEngine: PdfEngine = 'pdfium') =>

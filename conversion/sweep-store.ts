@@ -1,4 +1,3 @@
-import { archive } from '../conversion/tasks/archive.ts';
 import type { Database } from '../db/client.ts';
 import { listResultPaths } from '../db/jobs.ts';
 import { withLock } from '../db/locks.ts';
@@ -6,6 +5,7 @@ import { endsOfUploads, listPagePaths } from '../db/uploads.ts';
 import type { Logger } from '../runtime/log.ts';
 import { readPath, UPLOADS, uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
+import { archive } from './tasks/archive.ts';
 
 /** Files that no row accounts for. Each batch stands alone: a sweep that is cut off goes on with the next. */
 

@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm';
-import { createJournal } from '../../converter/journal.ts';
+import { createJournal } from '../../converter/log-recorder.ts';
 import { type Event, listLogs } from '../../db/events.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { COMPLETED, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';

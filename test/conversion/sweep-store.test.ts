@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, rm, utimes, writeFile } from 'node:fs/promises
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { recordPages } from '../../conversion/record-pages.ts';
-import { ORPHAN_AGE_MS, type SweepParts, sweepStore } from '../../converter/sweep.ts';
+import { ORPHAN_AGE_MS, type SweepParts, sweepStore } from '../../conversion/sweep-store.ts';
 import { openDiskStore } from '../../store/disk.ts';
 import { archivePath, pagePath } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
