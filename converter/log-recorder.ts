@@ -10,74 +10,83 @@ import type { TaskEvent } from './run-task.ts';
 
 /** A task that logs faster than Postgres stores its lines waits. */
 const MAX_WAITING_LINES = 100;
-/** Lines that come within this time are written together: each commit that notifies waits for the one before it. */
-const TOGETHER_MS = 250;
-/** Of the progress within this time only the last is written. */
+/** Lines are written in batches: each commit that notifies waits for the one before it. */
+const BATCH_MS = 250;
+/** Only the latest progress within this time is written. */
 const PROGRESS_MS = 1_000;
 
-/** Writes what an attempt logs and how far it has come, bounded, without holding it up. */
-export function createJournal(db: Database, job: ClaimedJob, log: Logger) {
-  let lines: LogLine[] = [];
-  let progress: Progress | undefined;
-  let kept = 0;
-  let writing: Promise<void> | undefined;
-  /** Of the next write that ends. */
-  let written = Promise.withResolvers<void>();
-  let isClosing = false;
-  /** Set when nothing more may wait for other lines. */
-  const hurry = createSignal();
-  let progressAt = -Infinity;
+/** Records the log lines and the progress of an attempt, without delaying its task. The owner calls `close()`. */
+export class LogRecorder {
+  readonly #db: Database;
+  readonly #job: ClaimedJob;
+  readonly #log: Logger;
+  readonly #flush = createSignal();
+  /** Lines and progress that are not written yet. */
+  #lines: LogLine[] = [];
+  #progress: Progress | undefined;
+  #lineCount = 0;
+  #progressWrittenAt = -Infinity;
+  #writing: Promise<void> | undefined;
+  /** Resolves after the next write. */
+  #written = Promise.withResolvers<void>();
+  #isClosing = false;
 
-  function takeProgress(): Progress | undefined {
-    const isDue = isClosing || performance.now() - progressAt >= PROGRESS_MS;
-    if (progress === undefined || !isDue) return undefined;
-    const due = progress;
-    progress = undefined;
-    progressAt = performance.now();
-    return due;
+  constructor(db: Database, job: ClaimedJob, log: Logger) {
+    this.#db = db;
+    this.#job = job;
+    this.#log = log;
   }
 
-  async function write(): Promise<void> {
-    while (lines.length > 0 || progress !== undefined) {
-      const newLines = lines;
-      lines = [];
-      const newProgress = takeProgress();
+  /** Takes a report within its limits. Returns a promise, which resolves after the next write, when too many lines wait. */
+  record(event: TaskEvent & { kind: 'log' | 'progress' }): Promise<void> | undefined {
+    if (event.kind === 'progress') this.#progress = event.progress;
+    else this.#addLine(event);
+    this.#writing ??= this.#write();
+    if (this.#lines.length <= MAX_WAITING_LINES) return undefined;
+    this.#flush.set();
+    return this.#written.promise;
+  }
+
+  /** Resolves when everything is written. */
+  async close(): Promise<void> {
+    this.#isClosing = true;
+    this.#flush.set();
+    await this.#writing;
+  }
+
+  #addLine({ level, message, data }: TaskEvent & { kind: 'log' }): void {
+    if (this.#lineCount >= MAX_LINES) return;
+    this.#lineCount++;
+    const isLast = this.#lineCount === MAX_LINES;
+    const line = isLast ? { level: 'warn' as const, message: 'further lines are dropped' } : { level, message, data };
+    this.#lines.push({ at: new Date(), ...line });
+  }
+
+  async #write(): Promise<void> {
+    while (this.#lines.length > 0 || this.#progress !== undefined) {
+      const lines = this.#lines;
+      this.#lines = [];
+      const progress = this.#takeProgress();
       try {
-        if (newLines.length > 0) await appendLogs(db, job, newLines);
-        if (newProgress !== undefined) await recordProgress(db, job, newProgress);
+        if (lines.length > 0) await appendLogs(this.#db, this.#job, lines);
+        if (progress !== undefined) await recordProgress(this.#db, this.#job, progress);
       } catch (error) {
-        // Not worth an attempt: the work itself goes on.
-        log.warn({ err: error, lines: newLines.length }, 'log lines or progress not kept');
+        // Lost log lines must not fail the attempt.
+        this.#log.warn({ err: error, lines: lines.length }, 'job log lines or progress not stored');
       }
-      written.resolve();
-      written = Promise.withResolvers();
-      if (!isClosing) await hurry.wait(TOGETHER_MS);
+      this.#written.resolve();
+      this.#written = Promise.withResolvers();
+      if (!this.#isClosing) await this.#flush.wait(BATCH_MS);
     }
-    writing = undefined;
+    this.#writing = undefined;
   }
 
-  return {
-    /** Takes reports within their bounds. Gives a promise when too many wait, which resolves when some are written. */
-    tell(event: TaskEvent & { kind: 'log' | 'progress' }): Promise<void> | undefined {
-      if (event.kind === 'progress') progress = event.progress;
-      else if (kept < MAX_LINES) {
-        kept++;
-        const { kind: _, ...line } = event;
-        lines.push({
-          at: new Date(),
-          ...(kept < MAX_LINES ? line : { level: 'warn', message: 'further lines are dropped' }),
-        });
-      }
-      writing ??= write();
-      if (lines.length <= MAX_WAITING_LINES) return undefined;
-      hurry.set();
-      return written.promise;
-    },
-    /** Resolves when all of it is written. */
-    async close(): Promise<void> {
-      isClosing = true;
-      hurry.set();
-      await writing;
-    },
-  };
+  #takeProgress(): Progress | undefined {
+    const isDue = this.#isClosing || performance.now() - this.#progressWrittenAt >= PROGRESS_MS;
+    if (this.#progress === undefined || !isDue) return undefined;
+    const progress = this.#progress;
+    this.#progress = undefined;
+    this.#progressWrittenAt = performance.now();
+    return progress;
+  }
 }

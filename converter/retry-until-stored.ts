@@ -4,8 +4,8 @@ import type { Logger } from '../runtime/log.ts';
 import { isAway } from '../store/store.ts';
 
 /**
- * Work that must reach the database, or the store, is tried until it does, or until `giveUp`: then the last error is
- * thrown. `onWait` is called before each further try.
+ * Retries work while the database or the store is unavailable. After `giveUp`, the last error is thrown. `onWait` is called
+ * before each retry.
  */
 export async function persist<T>(
   log: Logger,
@@ -18,7 +18,7 @@ export async function persist<T>(
       return await write();
     } catch (error) {
       if (giveUp.aborted || !(isAway(error) || isOutage(error))) throw error;
-      log.warn({ err: error }, 'not reached; trying again');
+      log.warn({ err: error }, 'database or store unavailable, retrying');
       onWait?.();
       await delay(wait);
     }

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { StoredFile } from '../conversion/record-pages.ts';
+import { convertRangePayload } from '../conversion/tasks/convert-range.ts';
 import type { Database } from '../db/client.ts';
 import type { PageRange } from '../db/schema.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
@@ -8,15 +9,15 @@ import type { Task } from '../jobs/task.ts';
 import type { Config } from '../runtime/config.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Store } from '../store/store.ts';
-import { type AttemptFiles, createAttemptFiles } from './files/attempt-files.ts';
-import { PrivateFolder } from './files/private-folder.ts';
-import { copyInputs, readInputs } from './inputs.ts';
+import { attemptOutcome } from './attempt-outcome.ts';
+import { AttemptFiles } from './files/attempt-files.ts';
+import type { PrivateFolder } from './files/private-folder.ts';
+import { copyInputs, type Inputs, readInputs } from './inputs.ts';
 import { PageRecorder } from './page-recorder.ts';
-import { outcomeOf, runOn } from './recovery.ts';
+import { type PrepareRetry, runWithRecovery } from './recovery.ts';
 import { persist } from './retry-until-stored.ts';
 import type { TaskEvent, TaskRequest } from './run-task.ts';
-import type { Lease } from './sandbox/pool.ts';
-import { runTrusted } from './trusted-runner.ts';
+import type { RunOptions, TaskRunner } from './task-runner.ts';
 
 interface Parts {
   db: Database;
@@ -26,30 +27,38 @@ interface Parts {
   log: Logger;
 }
 
-interface Run {
+interface AttemptOptions {
   /** The upload whose files the task reads or makes. */
   uploadId: string | null;
-  /** Undefined for a task that is trusted. */
-  sandbox: Pick<Lease, 'run'> | undefined;
+  runner: Pick<TaskRunner, 'run'>;
+  /** Aborted when the converter stops. */
   stop: AbortSignal;
+  /** Aborted here or by the caller when the job no longer belongs to this attempt. */
   lost: AbortController;
   /** Aborted with either of these. */
   giveUp: AbortSignal;
+  /** Called while the job waits for the store or the database. */
   onWait: () => void;
-  tell: (event: TaskEvent & { kind: 'log' | 'progress' }) => Promise<void> | undefined;
+  /** Records a log line or progress. A returned promise delays further events. */
+  record: (event: TaskEvent & { kind: 'log' | 'progress' }) => Promise<void> | undefined;
 }
 
-interface Ended {
-  settled: Outcome;
+interface AttemptEnd {
+  outcome: Outcome;
   peakMemoryMb: number | null;
 }
 
 /**
- * Runs the task of one attempt, from its inputs to its results in the store. Waits for a store and a database that are
- * away. Rejects with RejectedOutput for results that break the rules.
+ * Runs the task of one attempt, from reading its inputs to storing its results. Waits while the store or the database is
+ * unavailable. Rejects with RejectedOutput for invalid results.
  */
-export async function runAttempt(parts: Parts, job: ClaimedJob, task: Task, run: Run): Promise<Ended> {
-  const attempt = new Attempt(parts, job, task, run);
+export async function runAttempt(
+  parts: Parts,
+  job: ClaimedJob,
+  task: Task,
+  options: AttemptOptions,
+): Promise<AttemptEnd> {
+  const attempt = new Attempt(parts, job, task, options);
   try {
     return await attempt.run();
   } finally {
@@ -61,88 +70,81 @@ class Attempt {
   readonly #parts: Parts;
   readonly #job: ClaimedJob;
   readonly #task: Task;
-  readonly #run: Run;
+  readonly #options: AttemptOptions;
   readonly #files: AttemptFiles;
   readonly #recorder: PageRecorder;
-  /** Aborted when the recording fails. */
+  /** Aborted when pages cannot be recorded. */
   readonly #broken = new AbortController();
-  /** That of the process that runs the task now. */
+  /** The folder of the process that runs the task now. */
   #folder: PrivateFolder | undefined;
-  /** That of a trusted task, which has no sandbox. */
-  #ownFolder: PrivateFolder | undefined;
 
-  constructor(parts: Parts, job: ClaimedJob, task: Task, run: Run) {
+  constructor(parts: Parts, job: ClaimedJob, task: Task, options: AttemptOptions) {
+    const { db, store, log } = parts;
     this.#parts = parts;
     this.#job = job;
     this.#task = task;
-    this.#run = run;
-    this.#files = createAttemptFiles(parts.store, parts.workFolder);
-    const { db, store, log } = parts;
+    this.#options = options;
+    this.#files = new AttemptFiles(store, parts.workFolder);
     this.#recorder = new PageRecorder(
       {
-        ...{ db, job, log, stop: run.stop },
+        ...{ db, job, log, stop: options.stop },
         discard: (path) => store.removeFile(path),
-        onLost: () => run.lost.abort(),
+        onLost: () => options.lost.abort(),
         onBroken: () => this.#broken.abort(),
       },
-      task.internal ? ((job.payload as { pages?: PageRange[] }).pages ?? []) : [],
+      selectedPages(job, task),
     );
   }
 
-  async run(): Promise<Ended> {
-    const { db, config, log } = this.#parts;
-    const { uploadId, sandbox, stop, lost } = this.#run;
-    const job = this.#job;
-    const inputs = await this.#persist(() => readInputs(db, job, uploadId, this.#task.readsOnly));
+  async run(): Promise<AttemptEnd> {
+    const { uploadId, runner } = this.#options;
+    const inputs = await this.#persist(() => readInputs(this.#parts.db, this.#job, uploadId, this.#task.readsOnly));
     this.#recorder.addSettled(inputs.settledPages);
-    const request = { ...requestOf(job, config), ...inputs };
-    const prepare = (folder: PrivateFolder) => this.#prepare(request, folder);
-    const options = {
-      deadlineMs: job.timeoutSeconds * 1000,
-      spentOnPage: () => Number(job.payload.spent_seconds ?? 0),
-      signal: AbortSignal.any([stop, lost.signal, this.#broken.signal]),
-      onEvent: (event: TaskEvent) => this.#onEvent(event),
-    };
-    const ran = await (sandbox === undefined
-      ? runTrusted(this.#task, await prepare(await this.#openOwnFolder()), options)
-      : runOn(sandbox, { ...request, prepare }, options, config.CAPACITY_MEMORY_MB));
-    // A sandbox has logged its failure already.
-    if (sandbox === undefined && ran.outcome.kind === 'failed') log.info(ran.outcome, 'task failed');
+    const memory = { reservedMb: this.#job.memoryMb, maxMb: this.#parts.config.CAPACITY_MEMORY_MB };
+    const result = await runWithRecovery(runner, this.#prepareWith(inputs), this.#runOptions(), memory);
     await this.#recorder.flush();
-    const settled = outcomeOf(ran, job, this.#task, this.#recorder.left);
-    const { peakMemoryMb } = ran;
-    if (settled.kind !== 'completed') return { settled, peakMemoryMb };
+    const outcome = attemptOutcome(result, this.#job, this.#task, this.#recorder.left);
+    const { peakMemoryMb } = result;
+    if (outcome.kind !== 'completed') return { outcome, peakMemoryMb };
     const file = await this.#publishFile();
-    return { settled: { ...settled, result: { ...settled.result, ...file } }, peakMemoryMb };
+    return { outcome: { ...outcome, result: { ...outcome.result, ...file } }, peakMemoryMb };
   }
 
   /** Frees what the attempt took. Never rejects. */
   async close(): Promise<void> {
-    // Nothing is stored from a folder that is about to be removed.
+    // The folders are about to be removed; `run` has reported the error of a failed recording.
     await this.#recorder.flush().catch(() => undefined);
     await this.#files.close();
-    await this.#ownFolder?.remove().catch((error) => this.#parts.log.warn({ err: error }, 'folder not removed'));
   }
 
-  async #openOwnFolder(): Promise<PrivateFolder> {
-    this.#ownFolder = new PrivateFolder(this.#parts.workFolder);
-    await this.#ownFolder.begin();
-    return this.#ownFolder;
+  #runOptions(): RunOptions {
+    const { timeoutSeconds, payload } = this.#job;
+    const { stop, lost } = this.#options;
+    return {
+      deadlineMs: timeoutSeconds * 1000,
+      spentOnPage: () => Number(payload.spent_seconds ?? 0),
+      signal: AbortSignal.any([stop, lost.signal, this.#broken.signal]),
+      onEvent: (event) => this.#onEvent(event),
+    };
   }
 
-  async #prepare(request: Omit<TaskRequest, 'outputFolder'>, folder: PrivateFolder): Promise<TaskRequest> {
-    const local = await this.#persist(() => copyInputs(this.#files, folder, request, this.#run.giveUp));
-    this.#folder = folder;
-    // A run in another sandbox begins where the last one ended.
-    return { ...request, ...local, settledPages: this.#recorder.settled, outputFolder: folder.output };
+  #prepareWith(inputs: Inputs): PrepareRetry {
+    const fixed = requestOf(this.#job, this.#parts.config);
+    return async (folder, avoid) => {
+      const local = await this.#persist(() => copyInputs(this.#files, folder, inputs, this.#options.giveUp));
+      this.#folder = folder;
+      // A retry continues where the last run ended.
+      const settledPages = this.#recorder.settled;
+      return { ...fixed, ...inputs, ...local, settledPages, avoid, outputFolder: folder.output };
+    };
   }
 
-  /** Gives a promise when what the task reports is stored too slowly, which resolves when there is room again. */
+  /** Returns a promise while too many events wait to be stored. */
   #onEvent(event: TaskEvent): Promise<void> | undefined {
-    if (event.kind === 'log' || event.kind === 'progress') return this.#run.tell(event);
+    if (event.kind === 'log' || event.kind === 'progress') return this.#options.record(event);
     if (event.kind === 'page') {
-      // Kept with the report: the task may continue in another folder before the page is stored.
-      const folder = this.#madeIn();
+      // The task may continue in another folder before this page is stored.
+      const folder = this.#currentFolder();
       return this.#recorder.page(event.report, (report, storePath) =>
         this.#persist(() => this.#files.publishPage(folder, report, storePath)),
       );
@@ -152,20 +154,25 @@ class Attempt {
   }
 
   async #publishFile(): Promise<StoredFile | undefined> {
-    const { uploadId } = this.#run;
+    const { uploadId } = this.#options;
     if (this.#task.filePath === undefined || uploadId === null) return undefined;
     const storePath = this.#task.filePath(uploadId, randomUUID());
-    return this.#persist(() => this.#files.publishFile(this.#madeIn(), storePath));
+    return this.#persist(() => this.#files.publishFile(this.#currentFolder(), storePath));
   }
 
-  #madeIn(): PrivateFolder {
-    if (this.#folder === undefined) throw new Error('the task has not begun');
+  #currentFolder(): PrivateFolder {
+    if (this.#folder === undefined) throw new Error('the task has not started');
     return this.#folder;
   }
 
   #persist<T>(work: () => Promise<T>): Promise<T> {
-    return persist(this.#parts.log, this.#run.giveUp, work, this.#run.onWait);
+    return persist(this.#parts.log, this.#options.giveUp, work, this.#options.onWait);
   }
+}
+
+/** The pages of a range; a whole original is selected when it is inspected. */
+function selectedPages(job: ClaimedJob, task: Task): PageRange[] {
+  return task.internal ? (convertRangePayload.shape.pages.safeParse(job.payload.pages).data ?? []) : [];
 }
 
 /** The parts of a request that come from the job and the configuration. */
@@ -174,7 +181,6 @@ function requestOf(job: ClaimedJob, config: Config) {
     type: job.type,
     payload: job.payload,
     attempt: job.attempt,
-    avoid: [],
     reservation: { cpuUnits: job.cpuUnits, memoryMb: job.memoryMb },
     limits: {
       maxPages: config.MAX_PAGES,

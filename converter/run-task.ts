@@ -6,11 +6,11 @@ import type { ConversionContext, Part, Step, Task } from '../jobs/task.ts';
 import { AppError, ERROR_CODES, isOutOfMemory, type PublicError, publicError } from '../runtime/errors.ts';
 import { FILE_NAME, pageName } from './files/output-names.ts';
 import {
-  boundedLine,
-  boundedPage,
-  boundedProgress,
-  boundedText,
   isRecord,
+  limitLine,
+  limitPage,
+  limitProgress,
+  limitText,
   MAX_DELAY_SECONDS,
   MAX_DETAIL_LENGTH,
   MAX_LINES,
@@ -99,10 +99,10 @@ async function outcomeOf(
       payload: payloadOf(task, given.payload),
       signal,
       log: (level, message, data) => {
-        if (++lines <= MAX_LINES) tell({ kind: 'log', ...boundedLine(level, message, data) });
+        if (++lines <= MAX_LINES) tell({ kind: 'log', ...limitLine(level, message, data) });
       },
       progress: (done, total) => {
-        const progress = boundedProgress(done, total);
+        const progress = limitProgress(done, total);
         if (progress !== undefined) tell({ kind: 'progress', progress });
       },
       snooze: (seconds) => {
@@ -113,7 +113,7 @@ async function outcomeOf(
       pageOutput: (page) => path.join(outputFolder, pageName(page)),
       inspected: (found) => tell({ kind: 'inspected', found }),
       step: (step) => tell({ kind: 'step', step }),
-      page: (report) => tell({ kind: 'page', report: boundedPage(report) }),
+      page: (report) => tell({ kind: 'page', report: limitPage(report) }),
       split: (given) => {
         parts = given;
       },
@@ -132,11 +132,11 @@ async function outcomeOf(
       kind: 'failed',
       error: {
         code: ERROR_CODES.includes(known.code) ? known.code : 'task_failed',
-        message: boundedText(known.message, MAX_MESSAGE_LENGTH),
+        message: limitText(known.message, MAX_MESSAGE_LENGTH),
       },
       retryable: error instanceof AppError ? error.retryable : true,
       ...(error instanceof AppError && delayOf(error)),
-      detail: boundedText(`${error instanceof Error ? error.stack : textOf(error)}${cause}`, MAX_DETAIL_LENGTH),
+      detail: limitText(`${error instanceof Error ? error.stack : textOf(error)}${cause}`, MAX_DETAIL_LENGTH),
     };
   }
 }

@@ -1,31 +1,31 @@
 import type { Step } from '../../jobs/task.ts';
-import { cpuSeconds } from './memory-limit.ts';
+import type { RunOptions } from '../task-runner.ts';
+import { cpuSeconds } from './cpu.ts';
 
 const SAMPLE_MS = 100;
-/** How many times its processor time a step may take by the clock, on a machine that gives it little. */
+/** The ratio of elapsed time to processor time that a step may use, on a busy machine. */
 const MAX_WAIT_FACTOR = 5;
 
-/** The processor time in seconds that a page (null: opening the file) has used in earlier runs. */
-export type SpentOnPage = (page: number | null) => number;
+type SpentBefore = NonNullable<RunOptions['spentOnPage']>;
 
 /**
- * Holds each page to one limit of processor time, whatever engines draw it and however often its sandbox is started
- * again. An engine that has a substitute gets half of what is left, so that the substitute gets the other half.
+ * Limits the processor time of each page, over all engines that draw it and all sandboxes that they run in. An engine with
+ * a fallback gets half of the time left, so that the fallback gets the other half.
  */
 export class StepTimeout {
   readonly #pid: () => number;
   readonly #limitSeconds: number;
-  readonly #spentBefore: SpentOnPage;
+  readonly #spentBefore: SpentBefore;
   readonly #onTimeout: (step: Step) => void;
   #step: Step | null = null;
-  /** The time that earlier steps of this run spent on the page of the current one. */
+  /** The time that earlier steps of this run used for the page of the current step. */
   #spentOnPage = 0;
   #usedByStep = 0;
   #cpuAtStart: number | null = null;
   #startedAt = 0;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(pid: () => number, limitSeconds: number, spentBefore: SpentOnPage, onTimeout: (step: Step) => void) {
+  constructor(pid: () => number, limitSeconds: number, spentBefore: SpentBefore, onTimeout: (step: Step) => void) {
     this.#pid = pid;
     this.#limitSeconds = limitSeconds;
     this.#spentBefore = spentBefore;
@@ -48,7 +48,7 @@ export class StepTimeout {
     }, SAMPLE_MS);
   }
 
-  /** Ends the watch over the current step. */
+  /** Stops timing the current step. */
   stop(): void {
     if (this.#timer === undefined) return;
     clearInterval(this.#timer);
@@ -56,7 +56,7 @@ export class StepTimeout {
     this.#sample();
   }
 
-  /** The time that the page of the current step has used, in this run and before. */
+  /** The processor time that the page of the current step used, in this run and earlier ones. */
   spentSeconds(): number {
     return this.#spentBefore(this.#step?.page ?? null) + this.#spentOnPage + this.#usedByStep;
   }
@@ -66,7 +66,7 @@ export class StepTimeout {
     return this.#usedByStep >= allowedSeconds || waited >= allowedSeconds * MAX_WAIT_FACTOR;
   }
 
-  /** Reads the processor time, or the clock where the kernel does not tell; gives the seconds by the clock. */
+  /** Reads the processor time, or the clock where the kernel does not report it. Returns the elapsed seconds. */
   #sample(): number {
     const waited = (performance.now() - this.#startedAt) / 1000;
     const cpu = cpuSeconds(this.#pid());

@@ -1,6 +1,6 @@
 import { eq, sql } from 'drizzle-orm';
 import { ClaimLoop } from '../../converter/claim-loop.ts';
-import { createLedger } from '../../converter/reservations.ts';
+import { Reservations } from '../../converter/reservations.ts';
 import { listen } from '../../db/listen.ts';
 import { jobs } from '../../db/schema.ts';
 import { claimJobs } from '../../jobs/claim.ts';
@@ -30,7 +30,7 @@ type Converter = Awaited<ReturnType<typeof startConverter>>;
 /** A claim loop with a ledger and a listener of its own, that starts jobs and runs none. */
 async function startConverter(capacity: typeof SMALL, { pollMs = NEVER_MS, types = ['test'] } = {}) {
   const row = await fixture.converter();
-  const ledger = createLedger(capacity);
+  const reservations = new Reservations(capacity);
   const running: (() => Promise<void>)[] = [];
   const isListening = Promise.withResolvers<void>();
   let onHeard: (() => void) | undefined;
@@ -40,14 +40,14 @@ async function startConverter(capacity: typeof SMALL, { pollMs = NEVER_MS, types
   const loop = new ClaimLoop({
     id: row.id,
     pollMs,
-    free: ledger.free,
+    free: () => reservations.free(),
     async claim() {
       counts.looks++;
       const waiting = atRest.splice(0);
-      const claimant = { ...row, capacity, types, running: ledger.running() };
+      const claimant = { ...row, capacity, types, running: reservations.list() };
       const claim = await claimJobs(fixture.db, fixture.queues, claimant);
       for (const job of claim.started) {
-        const release = ledger.reserve(job, job.timeoutSeconds);
+        const release = reservations.reserve(job, job.timeoutSeconds);
         running.push(async () => {
           await fixture.settle(job, COMPLETED);
           release();
@@ -72,7 +72,7 @@ async function startConverter(capacity: typeof SMALL, { pollMs = NEVER_MS, types
         // The one without content is that of the connection.
         if (payload === '') return isListening.resolve();
         counts.heard++;
-        loop.hear(payload);
+        loop.notify(payload);
         onHeard?.();
       },
     },
@@ -95,7 +95,7 @@ async function startConverter(capacity: typeof SMALL, { pollMs = NEVER_MS, types
     async look(): Promise<void> {
       await new Promise<void>((resolve) => {
         atRest.push(resolve);
-        loop.look();
+        loop.claimSoon();
       });
     },
     async close(): Promise<void> {

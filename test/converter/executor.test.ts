@@ -8,9 +8,8 @@ import { z } from 'zod';
 import { type ExecutorParts, executeJob } from '../../converter/executor.ts';
 import { PrivateFolder } from '../../converter/files/private-folder.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
-import type { Lease } from '../../converter/sandbox/pool.ts';
-import type { RunOptions, RunOutcome } from '../../converter/sandbox/run.ts';
-import { createSettler } from '../../converter/settle-in-batches.ts';
+import { settleInBatches } from '../../converter/settle-in-batches.ts';
+import type { RunOptions, RunOutcome, TaskRunner } from '../../converter/task-runner.ts';
 import { listOriginals } from '../../db/uploads.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Task } from '../../jobs/task.ts';
@@ -90,7 +89,7 @@ async function execute(
     ...(reads && { reads }),
   } as Task;
   const folder = new PrivateFolder(root);
-  const run: Lease['run'] = async (prepare, options) => {
+  const run: TaskRunner['run'] = async (prepare, options) => {
     await folder.begin();
     await prepare(folder);
     return { outcome: await sandbox({ ...options, folder }), step: null, spentSeconds: 0, peakMemoryMb: 7 };
@@ -110,14 +109,14 @@ async function execute(
     },
     workFolder: root,
     tasks: new Map([['convert', task]]),
-    settle: createSettler(fixture.db, fixture.queues),
+    settle: settleInBatches(fixture.db, fixture.queues),
     config: { MAX_PAGES: 10, MAX_PIXELS: 10 } as Config,
     log: fixture.log,
   };
   const job = await fixture.claimOne();
   await onClaim?.(job);
   const lost = new AbortController();
-  await executeJob(parts, job, { sandbox: { run, distrust }, stop: stop.signal, lost, onWait: () => undefined });
+  await executeJob(parts, job, { runner: { run, distrust }, stop: stop.signal, lost, onWait: () => undefined });
   await folder.remove();
   return { job: await fixture.job(job.id).catch(() => undefined), lost: lost.signal.aborted, trusted };
 }

@@ -1,12 +1,12 @@
 import { sql } from 'drizzle-orm';
-import { createJournal } from '../../converter/log-recorder.ts';
+import { LogRecorder } from '../../converter/log-recorder.ts';
 import { type Event, listLogs } from '../../db/events.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { COMPLETED, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
 
 let fixture: JobsFixture;
 let job: ClaimedJob;
-let journal: ReturnType<typeof createJournal>;
+let recorder: LogRecorder;
 beforeAll(async () => {
   fixture = await openJobsFixture();
   await fixture.db.execute(sql`create sequence writes minvalue 0 start 0`);
@@ -21,14 +21,14 @@ beforeEach(async () => {
   await fixture.submit({ id: 'a' });
   job = await fixture.claimOne();
   await fixture.db.execute(sql`select setval('writes', 0)`);
-  journal = createJournal(fixture.db, job, fixture.log);
+  recorder = new LogRecorder(fixture.db, job, fixture.log);
 });
 afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 const line = (message: string, data?: Record<string, unknown>) =>
-  journal.tell({ kind: 'log', level: 'info', message, data });
-const progress = (done: number) => journal.tell({ kind: 'progress', progress: { done, total: 1_000 } });
+  recorder.record({ kind: 'log', level: 'info', message, data });
+const progress = (done: number) => recorder.record({ kind: 'progress', progress: { done, total: 1_000 } });
 
 async function kept(): Promise<Event[]> {
   return (await listLogs(fixture.db, 'a', { after: 0, limit: 5_000 })).filter(({ kind }) => kind === 'log');
@@ -41,8 +41,8 @@ async function writes(): Promise<number> {
 
 test('lines are kept in order with their level, data and attempt', async () => {
   line('first');
-  journal.tell({ kind: 'log', level: 'error', message: 'second', data: { page: 2 } });
-  await journal.close();
+  recorder.record({ kind: 'log', level: 'error', message: 'second', data: { page: 2 } });
+  await recorder.close();
   expect(await kept()).toMatchObject([
     { message: 'first', level: 'info', attempt: 1, data: null, type: 'test' },
     { message: 'second', level: 'error', attempt: 1, data: { page: 2 } },
@@ -51,7 +51,7 @@ test('lines are kept in order with their level, data and attempt', async () => {
 
 test('after a thousand lines the rest is dropped, and the last line says so', async () => {
   for (let count = 1; count <= 2_500; count++) line(`line ${count}`);
-  await journal.close();
+  await recorder.close();
   const lines = await kept();
   expect(lines).toHaveLength(1_000);
   expect(lines.at(-2)?.message).toBe('line 999');
@@ -62,13 +62,13 @@ test('a task that logs faster than its lines are stored waits for them', async (
   for (let count = 1; count <= 101; count++) expect(line(`line ${count}`)).toBeUndefined();
   await line('line 102');
   expect((await kept()).length).toBeGreaterThan(0);
-  await journal.close();
+  await recorder.close();
   expect(await kept()).toHaveLength(102);
 });
 
 test('progress that comes in quick succession is written a few times, and the last of it always', async () => {
   for (let done = 1; done <= 1_000; done++) progress(done);
-  await journal.close();
+  await recorder.close();
   expect(await writes()).toBeLessThanOrEqual(2);
   expect((await fixture.job('a')).progress).toEqual({ done: 1_000, total: 1_000 });
 });
@@ -80,7 +80,7 @@ test('progress is written once a second at most and leaves no event, while lines
     if (done % 50 === 0) line('still here');
     await fixture.db.execute(sql`select 1`);
   }
-  await journal.close();
+  await recorder.close();
   expect(await writes()).toBeLessThanOrEqual(2 + Math.floor((performance.now() - began) / 1_000));
   expect((await fixture.events('a')).map(({ status }) => status)).toEqual(['ready', 'running']);
 });
@@ -90,21 +90,21 @@ test('progress that cannot be kept holds up neither the lines nor the end', asyn
     $$ begin raise exception 'refused'; end $$`);
   await fixture.db.execute(sql`create trigger refuse before update on jobs for each row execute function refuse()`);
   progress(1);
-  await journal.close();
+  await recorder.close();
   await fixture.db.execute(sql`drop trigger refuse on jobs`);
   line('still here');
-  await journal.close();
+  await recorder.close();
   expect((await kept()).map(({ message }) => message)).toEqual(['still here']);
 });
 
 test('progress of an attempt that no longer owns its job is not kept', async () => {
   await fixture.settle(job, COMPLETED);
   progress(5);
-  await journal.close();
+  await recorder.close();
   expect((await fixture.job('a')).progress).toBeNull();
 });
 
-test('a journal that was told nothing closes', async () => {
-  await journal.close();
+test('a recorder without reports closes', async () => {
+  await recorder.close();
   expect(await kept()).toEqual([]);
 });

@@ -2,21 +2,9 @@ import { z } from 'zod';
 import { runTask, type TaskEvent, type TaskRequest } from '../../converter/run-task.ts';
 import type { ConversionContext, Part, Task } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
+import { taskRequest } from '../support/prepare.ts';
 
-const REQUEST: TaskRequest = {
-  type: 'test',
-  payload: {},
-  attempt: 2,
-  files: { originals: [], pages: [] },
-  input: '',
-  password: null,
-  dependencies: [],
-  settledPages: [],
-  avoid: [],
-  reservation: { cpuUnits: 1, memoryMb: 256 },
-  limits: { maxPages: 1, maxPixels: 1, stepSeconds: 30, firstEngine: 'pdf-to-img' },
-  outputFolder: '/out',
-};
+const REQUEST: TaskRequest = { ...taskRequest({ attempt: 2 }), outputFolder: '/out' };
 
 /** Runs a task that does this. */
 async function run(
@@ -82,7 +70,7 @@ test('lines are cut, and data that is too large or cannot be stored is left out'
     progress(1, Number.POSITIVE_INFINITY);
     for (let count = 0; count < 2_000; count++) log('info', 'again');
   });
-  const dropped = { dropped: 'too large, or not to be stored' };
+  const dropped = { dropped: 'too large or not storable' };
   const lines = events.flatMap((event) => (event.kind === 'log' ? [[event.level, event.message, event.data]] : []));
   expect(lines.slice(0, 5)).toEqual([
     ['info', 'x'.repeat(10_000), { small: true }],

@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm';
-import { createSettler } from '../../converter/settle-in-batches.ts';
+import { settleInBatches } from '../../converter/settle-in-batches.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import { COMPLETED, FAILED, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
@@ -28,7 +28,7 @@ function settlerThatCounts() {
       return Reflect.get(target, name, receiver);
     },
   });
-  const settler = createSettler(db, fixture.queues);
+  const settler = settleInBatches(db, fixture.queues);
   const settle = (attempt: ClaimedJob, outcome: Outcome) => settler({ attempt, outcome, peakMemoryMb: null });
   return { settle, transactions: () => transactions };
 }
@@ -83,7 +83,7 @@ test.each<[string, Outcome]>([
   expect(statuses).toEqual(attempts.map((_, index) => (index === 4 ? 'failed' : 'completed')));
   const { id } = attempts[4] as ClaimedJob;
   expect(await fixture.job(id)).toMatchObject({
-    error: { code: 'internal', message: 'what it ended with cannot be stored' },
+    error: { code: 'internal', message: 'task result could not be stored' },
     result: null,
   });
   expect(await fixture.attempts(id)).toMatchObject([{ status: 'failed', error: { code: 'internal' } }]);

@@ -44,12 +44,12 @@ export function isolatedCommand(
   const launch = [process.execPath, ...nodeFlags, LAUNCHER, JSON.stringify(plan)];
   const asRoot = namespaces === 'by-user' ? ['--user', '--map-root-user'] : [];
   const inNamespaces = namespaces === 'none' ? launch : ['unshare', ...asRoot, ...NAMESPACES, '--', ...INIT, ...launch];
-  const [first = '', ...rest] = hasSetpriv ? dieWithConverter(inNamespaces) : inNamespaces;
+  const [first = '', ...rest] = hasSetpriv ? withParentDeathSignal(inNamespaces) : inNamespaces;
   return { program: first, args: rest };
 }
 
-/** The kernel kills the process when its converter dies; a busy child would outlive it otherwise. */
-export function dieWithConverter(command: string[]): string[] {
+/** The kernel kills the process when its converter dies. Without this, a busy child would survive it. */
+export function withParentDeathSignal(command: string[]): string[] {
   return ['setpriv', '--pdeathsig', 'KILL', '--', ...command];
 }
 

@@ -6,8 +6,8 @@ import { Readable } from 'node:stream';
 import { loadTasks } from '../../../conversion/registry.ts';
 import { executeJob } from '../../../converter/executor.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
-import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
-import { createSettler } from '../../../converter/settle-in-batches.ts';
+import { SandboxPool } from '../../../converter/sandbox/pool.ts';
+import { settleInBatches } from '../../../converter/settle-in-batches.ts';
 import { parseConfig } from '../../../runtime/config.ts';
 import { createLogger } from '../../../runtime/log.ts';
 import { openDiskStore } from '../../../store/disk.ts';
@@ -29,7 +29,7 @@ beforeAll(async () => {
   root = await mkdtemp(path.join(tmpdir(), 'sheetmill-hostile-'));
   store = await openDiskStore(path.join(root, 'store'));
   await store.receive(Readable.from([Buffer.from('private')]), () => VICTIM);
-  pool = createSandboxPool({
+  pool = new SandboxPool({
     keep: 1,
     roomMb: () => 1024,
     workFolder: root,
@@ -38,7 +38,7 @@ beforeAll(async () => {
     hidden: [],
     // With more, the kernel would refuse most of these attacks before they reach what is tested here.
     isolation: await detectIsolation({ from: 'memory' }),
-    log: log,
+    log,
   });
 });
 afterEach(async () => {
@@ -64,12 +64,12 @@ async function execute() {
   const job = await fixture.claimOne();
   const lease = pool.lease(job.memoryMb, null);
   const parts = {
-    ...{ db: fixture.db, store, log: log, workFolder: root },
+    ...{ db: fixture.db, store, log, workFolder: root },
     tasks: await loadTasks(undefined),
-    settle: createSettler(fixture.db, fixture.queues),
+    settle: settleInBatches(fixture.db, fixture.queues),
     config: parseConfig({}),
   };
-  const execution = { sandbox: lease, stop: new AbortController().signal, lost: new AbortController() };
+  const execution = { runner: lease, stop: new AbortController().signal, lost: new AbortController() };
   await executeJob(parts, job, { ...execution, onWait: () => undefined }).finally(() => lease.release());
   return fixture.job(job.id);
 }

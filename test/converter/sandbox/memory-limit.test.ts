@@ -7,14 +7,16 @@ import path from 'node:path';
 import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
 import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
-import { capMemory, readMemory, watchMemory } from '../../../converter/sandbox/memory-limit.ts';
-import { createSandboxPool, type Lease, type SandboxPool } from '../../../converter/sandbox/pool.ts';
-import type { Ran } from '../../../converter/sandbox/run.ts';
+import type { Lease } from '../../../converter/sandbox/lease.ts';
+import { limitMemory, readMemory, watchMemory } from '../../../converter/sandbox/memory-limit.ts';
+import { SandboxPool } from '../../../converter/sandbox/pool.ts';
+import type { RunResult } from '../../../converter/task-runner.ts';
 import { BASELINE_MB } from '../../../jobs/shape.ts';
 import { createLogger } from '../../../runtime/log.ts';
 import { descendantsOf, killAll } from '../../../runtime/process-tree.ts';
 import { childrenOf, commandOf, isAlive, processOf } from '../../scenarios/processes.ts';
 import { makeImage } from '../../support/files.ts';
+import { taskRequest } from '../../support/prepare.ts';
 import { type Json, until } from '../../support/service.ts';
 
 /** How far above its reservation a sandbox may be measured: what the watchdog lets pass between two looks. */
@@ -44,7 +46,7 @@ afterEach(async () => {
 });
 
 function startPool(keep: number, isolation = none): void {
-  pool = createSandboxPool({
+  pool = new SandboxPool({
     keep,
     roomMb: () => roomMb,
     workFolder: folder,
@@ -71,20 +73,8 @@ function sandboxesOnce(count: number): Promise<number[]> {
 }
 
 function requestOf(type: string, payload: Record<string, unknown>, memoryMb: number): TaskRequest {
-  return {
-    type,
-    payload,
-    attempt: 1,
-    files: { originals: [], pages: [] },
-    input: path.join(folder, 'a.png'),
-    password: null,
-    dependencies: [],
-    settledPages: [],
-    avoid: [],
-    reservation: { cpuUnits: 1, memoryMb },
-    limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdf-to-img' },
-    outputFolder: folder,
-  };
+  const input = path.join(folder, 'a.png');
+  return { ...taskRequest({ type, payload, input, reservation: { cpuUnits: 1, memoryMb } }), outputFolder: folder };
 }
 
 interface Use {
@@ -93,7 +83,7 @@ interface Use {
   onEvent?: (event: TaskEvent) => void;
 }
 
-function runOn(lease: Lease, request: TaskRequest, use: Use = {}): Promise<Ran> {
+function runTask(lease: Lease, request: TaskRequest, use: Use = {}): Promise<RunResult> {
   return lease.run(async () => request, {
     deadlineMs: 30_000,
     signal: new AbortController().signal,
@@ -102,10 +92,10 @@ function runOn(lease: Lease, request: TaskRequest, use: Use = {}): Promise<Ran> 
   });
 }
 
-async function run(type: string, payload: Record<string, unknown>, memoryMb: number, use?: Use): Promise<Ran> {
+async function run(type: string, payload: Record<string, unknown>, memoryMb: number, use?: Use): Promise<RunResult> {
   const lease = pool.lease(memoryMb, null);
   try {
-    return await runOn(lease, requestOf(type, payload, memoryMb), use);
+    return await runTask(lease, requestOf(type, payload, memoryMb), use);
   } finally {
     lease.release();
   }
@@ -143,11 +133,11 @@ async function holdBalloon(lease: Lease, megabytes: number, memoryMb: number) {
     const pid = pidIn(event);
     if (pid !== undefined) full.resolve(pid);
   };
-  const ending = runOn(lease, requestOf('balloon', { megabytes }, memoryMb), { signal: abort.signal, onEvent });
+  const ending = runTask(lease, requestOf('balloon', { megabytes }, memoryMb), { signal: abort.signal, onEvent });
   void ending.then(({ outcome }) => full.reject(new Error(`it ended before it was full: ${JSON.stringify(outcome)}`)));
   return {
     pid: await full.promise,
-    async end(): Promise<Ran> {
+    async end(): Promise<RunResult> {
       abort.abort();
       return ending;
     },
@@ -164,7 +154,7 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
       const lease = pool.lease(memoryMb, null);
       try {
         const measured = measurePeak();
-        const { outcome, peakMemoryMb } = await runOn(lease, requestOf(type, {}, memoryMb), measured);
+        const { outcome, peakMemoryMb } = await runTask(lease, requestOf(type, {}, memoryMb), measured);
         const peakMb = Math.max(measured.stop(), peakMemoryMb ?? 0);
         return { type, outcome, peakMb };
       } finally {
@@ -244,7 +234,7 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
     lease.release();
 
     const other = pool.lease(768, null);
-    expect((await runOn(other, requestOf('look_for', { pids: [] }, 768))).outcome.kind).toBe('completed');
+    expect((await runTask(other, requestOf('look_for', { pids: [] }, 768))).outcome.kind).toBe('completed');
     expect(sandboxes()).toEqual([]);
     other.release();
     // Others come first when processors are short.
@@ -256,7 +246,7 @@ describeWithProc('what a task leaves behind (needs /proc)', () => {
 
   test('a process is gone once the lease is released, and its sandbox with it', async () => {
     const lease = pool.lease(256, null);
-    const { outcome } = await runOn(lease, requestOf('litter', {}, 256));
+    const { outcome } = await runTask(lease, requestOf('litter', {}, 256));
     const { pid } = (outcome as Json).result;
     const [sandbox] = sandboxes();
     expect(isAlive(pid)).toBe(true);
@@ -272,10 +262,10 @@ describeWithProc('what a task leaves behind (needs /proc)', () => {
 
   test('an endless native call ends with timeout at its deadline, and its process is gone', async () => {
     const lease = pool.lease(256, null);
-    await runOn(lease, requestOf('look_for', { pids: [] }, 256));
+    await runTask(lease, requestOf('look_for', { pids: [] }, 256));
     const [sandbox] = sandboxes();
     const began = performance.now();
-    const { outcome } = await runOn(lease, requestOf('stuck', {}, 256), { deadlineMs: 700 });
+    const { outcome } = await runTask(lease, requestOf('stuck', {}, 256), { deadlineMs: 700 });
     const took = performance.now() - began;
     expect(outcome).toMatchObject({ kind: 'failed', retryable: true, error: { code: 'timeout' } });
     // It was given half a second to end by itself.
@@ -321,7 +311,7 @@ describeWithProc('by process id (needs /proc)', () => {
     const { child, pid } = await start('sh', ['-c', 'echo; exit']);
     if (child.exitCode === null) await once(child, 'exit');
     expect(readMemory(pid)).toBeNull();
-    expect(await capMemory(pid, 256, null)).toBeNull();
+    expect(await limitMemory(pid, 256, null)).toBeNull();
     expect(descendantsOf(pid)).toEqual([]);
     killAll([-pid, ...descendantsOf(pid)]);
     const watch = watchMemory(pid, 1, () => {
@@ -368,7 +358,7 @@ describeWithProc('idle sandboxes (needs /proc)', () => {
     roomMb = 0;
     // As the converter does as soon as it has claimed.
     void pool.makeRoom();
-    const { outcome } = await runOn(lease, requestOf('look_for', { pids: before }, 512));
+    const { outcome } = await runTask(lease, requestOf('look_for', { pids: before }, 512));
     const { pid } = (outcome as Json).result;
     expect(before).toContain(pid);
     expect(outcome).toMatchObject({ kind: 'completed', result: { found: [pid] } });

@@ -6,12 +6,12 @@ import type { PrivateFolder } from '../../../converter/files/private-folder.ts';
 import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
 import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
-import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
+import { SandboxPool } from '../../../converter/sandbox/pool.ts';
 import { createLogger } from '../../../runtime/log.ts';
 import { childrenOf, commandOf, isAlive } from '../../scenarios/processes.ts';
 import { pdfThatNeverEnds } from '../../scenarios/slow-files.ts';
 import { makeImage, makePdf } from '../../support/files.ts';
-import { prepareFor } from '../../support/prepare.ts';
+import { prepareFor, taskRequest } from '../../support/prepare.ts';
 import { until } from '../../support/service.ts';
 
 // The tasks here read and write outside the private folder.
@@ -28,7 +28,7 @@ beforeEach(async () => {
 });
 
 function startPool(reuse: 'owner' | 'never'): SandboxPool {
-  return createSandboxPool({
+  return new SandboxPool({
     keep: 1,
     roomMb: () => 1024,
     workFolder: folder,
@@ -51,21 +51,10 @@ function sandboxes(): number[] {
   return childrenOf(process.pid).filter((pid) => isAlive(pid) && commandOf(pid).includes('sandbox/child.ts'));
 }
 
-function requestOf(input: string, type = 'convert'): Omit<TaskRequest, 'outputFolder'> {
+function requestOf(input: string, type = 'convert') {
   const media_type = input.endsWith('.pdf') ? 'application/pdf' : 'image/png';
-  return {
-    type,
-    payload: { upload_id: 'u', original: 1, path: input, media_type, dpi: 72, page_selection: null },
-    attempt: 1,
-    files: { originals: [], pages: [] },
-    input: path.join(folder, input),
-    password: null,
-    dependencies: [],
-    settledPages: [],
-    avoid: [],
-    reservation: { cpuUnits: 1, memoryMb: 256 },
-    limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdfium' },
-  };
+  const payload = { upload_id: 'u', original: 1, path: input, media_type, dpi: 72, page_selection: null };
+  return taskRequest({ type, payload, input: path.join(folder, input) });
 }
 
 async function run(
