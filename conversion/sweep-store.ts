@@ -7,83 +7,92 @@ import { readPath, UPLOADS, uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
 import { archive } from './tasks/archive.ts';
 
-/** Files that no row accounts for. Each batch stands alone: a sweep that is cut off goes on with the next. */
-
 export interface SweepParts {
   db: Database;
   store: Store;
   log: Logger;
 }
 
-/** Any constant will do, as long as all converters agree on it. */
+/** The key of an advisory lock, the same in all converters. */
 const STORE_LOCK = 7_311_005;
-/** Folders of uploads that are compared with the rows at a time. */
-const FOLDERS = 100;
+/** Folders per batch. */
+const MAX_FOLDERS = 100;
 
-/** A file that is no older may be about to be recorded: a request may take an hour, and writing is done before recording. */
+/** The minimum age of a removed file: a file is written before it is recorded, and a request may take an hour. */
 export const ORPHAN_AGE_MS = 6 * 3_600_000;
 
 /**
- * Removes old files that no row accounts for: what was received and not kept, folders of uploads that are not there, and
- * in those of uploads that have ended, pages and archives that nobody recorded. Nothing while another converter does it;
- * `signal` ends it between two batches.
+ * Removes old files without a row: unfinished files, folders of deleted uploads, and unrecorded pages and archives of ended
+ * uploads. Does nothing while another converter sweeps. `signal` ends it between two batches.
  */
 export async function sweepStore(parts: SweepParts, signal: AbortSignal): Promise<void> {
   const { db, store, log } = parts;
   await withLock(db, STORE_LOCK, async () => {
     for await (const { name, began, remove } of store.unfinished()) {
       if (signal.aborted) return;
-      if (isOld(began)) await orLogged(log, name, remove);
+      if (isOld(began)) await orLog(log, name, remove);
     }
     let folders = new Map<string, string[]>();
     for await (const path of store.files(UPLOADS)) {
       if (signal.aborted) return;
       const uploadId = readPath(path)?.uploadId;
       if (uploadId === undefined) continue;
-      const files = folders.get(uploadId);
-      if (files !== undefined) files.push(path);
-      else {
-        if (folders.size === FOLDERS) {
-          await sweepFolders(parts, folders);
-          folders = new Map();
-        }
-        folders.set(uploadId, [path]);
+      if (folders.size === MAX_FOLDERS && !folders.has(uploadId)) {
+        await sweepFolders(parts, folders);
+        folders = new Map();
       }
+      const files = folders.get(uploadId) ?? [];
+      files.push(path);
+      folders.set(uploadId, files);
     }
     await sweepFolders(parts, folders);
   });
 }
 
-/** The rows are read after the files, so that a file that is not in them was no one's when it was seen. */
-async function sweepFolders({ db, store, log }: SweepParts, folders: Map<string, string[]>): Promise<void> {
-  const ends = await endsOfUploads(db, [...folders.keys()]);
-  const made: { path: string; uploadId: string; archive: boolean }[] = [];
+/** Reads the rows after the files, so that a file without a row had none when it was listed. */
+async function sweepFolders(parts: SweepParts, folders: Map<string, string[]>): Promise<void> {
+  const ends = await endsOfUploads(parts.db, [...folders.keys()]);
+  const made: MadeFile[] = [];
   for (const [uploadId, files] of folders) {
     const end = ends.get(uploadId);
-    // What still works may be about to record more.
+    // An upload in progress may record more files.
     if (end === null) continue;
-    if (end === undefined) {
-      await orLogged(log, uploadId, async () => {
-        for (const path of files) if (!isOld(await store.modifiedAt(path))) return;
-        await store.removeFolder(uploadFolder(uploadId));
-        log.info({ upload: uploadId }, 'orphaned folder removed');
-      });
-    } else {
-      for (const path of files) {
-        const kind = readPath(path)?.made;
-        if (kind !== undefined) made.push({ path, uploadId, archive: kind === 'archives' });
-      }
-    }
+    if (end === undefined) await sweepDeletedUpload(parts, uploadId, files);
+    else made.push(...files.flatMap((path) => madeFile(path, uploadId)));
   }
-  const uploadsOf = (files: typeof made) => [...new Set(files.map(({ uploadId }) => uploadId))];
-  const archived = uploadsOf(made.filter((file) => file.archive));
+  await sweepUnrecorded(parts, made);
+}
+
+/** A page or an archive of an ended upload. */
+interface MadeFile {
+  path: string;
+  uploadId: string;
+  isArchive: boolean;
+}
+
+function madeFile(path: string, uploadId: string): MadeFile[] {
+  const kind = readPath(path)?.made;
+  return kind === undefined ? [] : [{ path, uploadId, isArchive: kind === 'archives' }];
+}
+
+async function sweepDeletedUpload({ store, log }: SweepParts, uploadId: string, files: string[]): Promise<void> {
+  await orLog(log, uploadId, async () => {
+    for (const path of files) if (!isOld(await store.modifiedAt(path))) return;
+    await store.removeFolder(uploadFolder(uploadId));
+    log.info({ upload: uploadId }, 'orphaned folder removed');
+  });
+}
+
+async function sweepUnrecorded({ db, store, log }: SweepParts, files: MadeFile[]): Promise<void> {
+  const uploadsOf = (some: MadeFile[]) => [...new Set(some.map(({ uploadId }) => uploadId))];
+  const archived = uploadsOf(files.filter(({ isArchive }) => isArchive));
   const recorded = new Set([
-    ...(await listPagePaths(db, uploadsOf(made))),
+    ...(await listPagePaths(db, uploadsOf(files))),
     ...(archived.length > 0 ? await listResultPaths(db, archive.type, archived) : []),
   ]);
-  for (const { path } of made) {
+  for (const { path } of files) {
     if (recorded.has(path)) continue;
-    await orLogged(log, path, async () => {
+    await orLog(log, path, async () => {
       if (!isOld(await store.modifiedAt(path))) return;
       await store.removeFile(path);
       log.info({ path }, 'orphaned file removed');
@@ -95,7 +104,7 @@ function isOld(modified: Date | undefined): boolean {
   return modified === undefined || Date.now() - modified.getTime() > ORPHAN_AGE_MS;
 }
 
-/** What cannot be removed must not keep all else from it. */
-async function orLogged(log: Logger, what: string, work: () => Promise<void>): Promise<void> {
-  await work().catch((error) => log.error({ err: error, what }, 'not swept'));
+/** A file that cannot be removed must not stop the sweep. */
+async function orLog(log: Logger, name: string, remove: () => Promise<void>): Promise<void> {
+  await remove().catch((error) => log.error({ err: error, name }, 'orphaned file could not be removed'));
 }

@@ -73,6 +73,22 @@ export class AppError extends Error {
   }
 }
 
+/** A member of a value of unknown type; undefined where there is none. */
+export function memberOf(value: unknown, name: string): unknown {
+  return typeof value === 'object' && value !== null ? Reflect.get(value, name) : undefined;
+}
+
+/** The `code` of an error from Node, Postgres or a library, such as `ENOENT`; undefined where it has none. */
+export function errorCode(error: unknown): string | undefined {
+  const code = memberOf(error, 'code');
+  return typeof code === 'string' ? code : undefined;
+}
+
+/** The message of anything that was thrown. */
+export function errorMessage(error: unknown): string {
+  return String(memberOf(error, 'message') ?? error);
+}
+
 /** Whether an allocation was refused: the words of V8, of WebAssembly, of Skia, of native code that throws, and zlib's code. */
 export function isOutOfMemory(error: unknown): boolean {
   const { message, code } = (error ?? {}) as { message?: unknown; code?: unknown };

@@ -2,6 +2,7 @@ import { chmod, lstat, mkdir, mkdtemp, readdir, utimes } from 'node:fs/promises'
 import { hostname, tmpdir } from 'node:os';
 import path from 'node:path';
 import type { Config } from '../../runtime/config.ts';
+import { errorCode } from '../../runtime/errors.ts';
 import { removeTree } from './remove-tree.ts';
 
 /** A folder that was not touched for this long belongs to a host that is gone. */
@@ -67,6 +68,6 @@ function isAlive(pid: number): boolean {
   try {
     return process.kill(pid, 0);
   } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
+    return errorCode(error) === 'EPERM';
   }
 }

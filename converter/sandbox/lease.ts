@@ -2,7 +2,7 @@ import { LARGE_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { TaskRequest } from '../run-task.ts';
 import type { Prepare, RunOptions, RunResult, TaskRunner } from '../task-runner.ts';
-import { isNative, isNativeStep } from './reuse.ts';
+import { isNativeStep, runsNativeCode } from './reuse.ts';
 import { runInSandbox } from './run.ts';
 import type { Sandbox } from './sandbox.ts';
 
@@ -53,7 +53,7 @@ export class Lease implements TaskRunner {
     if (begun === undefined) return NOT_STARTED;
     const { sandbox, request } = begun;
     // A sandbox that hostile bytes have taken over would not report the step.
-    if (isNative(request)) sandbox.taintBy(owner);
+    if (runsNativeCode(request)) sandbox.taintBy(owner);
     const onStep: Parameters<typeof runInSandbox>[4]['onStep'] = (step) => {
       if (isNativeStep(step)) sandbox.taintBy(owner);
     };

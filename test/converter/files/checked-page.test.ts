@@ -52,7 +52,9 @@ test('a header in which any bit is wrong is rejected', async () => {
 });
 
 test('another size than the announced one is rejected', async () => {
-  await expect(check(png, { width: 30, height: 20 })).rejects.toThrow('20 x 30 was announced with 30 x 20');
+  await expect(check(png, { width: 30, height: 20 })).rejects.toThrow(
+    'a page has 20 x 30 pixels, and was reported with 30 x 20',
+  );
 });
 
 test('another format is rejected', async () => {

@@ -1,5 +1,5 @@
 import type { TaskRequest } from '../../../converter/run-task.ts';
-import { isNative, isNativeStep } from '../../../converter/sandbox/reuse.ts';
+import { isNativeStep, runsNativeCode } from '../../../converter/sandbox/reuse.ts';
 import type { PdfEngine } from '../../../jobs/task.ts';
 
 const requestOf = (type: string, payload: Record<string, unknown>, firstEngine: PdfEngine = 'pdfium') =>
@@ -15,7 +15,7 @@ test.each([
   ],
   ['a task of an operator', requestOf('thumbnail', {})],
 ])('%s is read by native code', (_name, request) => {
-  expect(isNative(request)).toBe(true);
+  expect(runsNativeCode(request)).toBe(true);
 });
 
 test.each([
@@ -27,7 +27,7 @@ test.each([
   ['a checksum', requestOf('checksum', {})],
   ['an archive', requestOf('archive', {})],
 ])('%s is not', (_name, request) => {
-  expect(isNative(request)).toBe(false);
+  expect(runsNativeCode(request)).toBe(false);
 });
 
 test('a PDF is from the first step that is not of PDFium', () => {
