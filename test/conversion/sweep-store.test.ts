@@ -61,7 +61,7 @@ async function ended(): Promise<{ id: string; files: string[] }> {
 }
 
 describe('the store', () => {
-  test('loses what nobody has recorded, once it is old', async () => {
+  test('loses old files that are not recorded', async () => {
     const { id, files } = await ended();
     const late = [pagePath(id, 1, 1, '2'), pagePath(id, 1, 2, '1'), archivePath(id, 'cut-off')];
     const folder = [`uploads/${NOBODYS}/originals/1.pdf`, pagePath(NOBODYS, 1, 1, '1')];
@@ -71,7 +71,7 @@ describe('the store', () => {
     expect(await readdir(path.join(root, 'uploads'))).toEqual([id]);
   });
 
-  test('keeps what is young: a request or an attempt may be about to record it', async () => {
+  test('keeps young files, which a request or an attempt may still record', async () => {
     const { id, files } = await ended();
     const young = [
       pagePath(id, 1, 1, '2'),
@@ -87,7 +87,7 @@ describe('the store', () => {
     expect(await stored()).toEqual([...files, ...young, older].toSorted());
   });
 
-  test('keeps everything of an upload that is at work, and what a completed archive has made', async () => {
+  test('keeps the files of an upload in progress, and of a completed archive', async () => {
     const working = await fixture.upload();
     await fixture.claimOne();
     const { id, files } = await ended();
@@ -99,7 +99,7 @@ describe('the store', () => {
     expect(await stored()).toEqual([...files, pagePath(working, 1, 1, '1'), kept].toSorted());
   });
 
-  test('loses empty folders too, and nothing that it does not know', async () => {
+  test('loses empty folders, and keeps unknown files', async () => {
     await mkdir(path.join(root, `uploads/${NOBODYS}/pages`), { recursive: true });
     const then = new Date(Date.now() - OLD);
     await utimes(path.join(root, `uploads/${NOBODYS}/pages`), then, then);
@@ -111,7 +111,7 @@ describe('the store', () => {
     expect((await readdir(path.join(root, 'uploads'))).toSorted()).toEqual(['README', id, 'not-an-id'].toSorted());
   });
 
-  test('is swept to the end by the next sweep when one is cut off, or cannot remove something', async () => {
+  test('is swept completely by the next sweep after one was interrupted or failed', async () => {
     const ids = Array.from({ length: 250 }, (_, index) => NOBODYS.replace(/.{3}$/, String(index).padStart(3, '0')));
     await put(OLD, ...ids.map((id) => pagePath(id, 1, 1, '1')));
     const cut = new AbortController();
@@ -129,7 +129,7 @@ describe('the store', () => {
   });
 });
 
-test('of two converters that sweep the store at the same time one does', async () => {
+test('one of two concurrent sweeps runs', async () => {
   await put(OLD, ...[1, 2, 3].map((last) => pagePath(NOBODYS.replace(/.$/, String(last)), 1, 1, '1')));
   let atWork = 0;
   let most = 0;

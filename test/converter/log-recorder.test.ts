@@ -39,7 +39,7 @@ async function writes(): Promise<number> {
   return Number(rows[0]?.count);
 }
 
-test('lines are kept in order with their level, data and attempt', async () => {
+test('lines are stored in order with their level, data and attempt', async () => {
   line('first');
   recorder.record({ kind: 'log', level: 'error', message: 'second', data: { page: 2 } });
   await recorder.close();
@@ -49,7 +49,7 @@ test('lines are kept in order with their level, data and attempt', async () => {
   ]);
 });
 
-test('after a thousand lines the rest is dropped, and the last line says so', async () => {
+test('lines after the thousandth are dropped, and the last stored line says so', async () => {
   for (let count = 1; count <= 2_500; count++) line(`line ${count}`);
   await recorder.close();
   const lines = await kept();
@@ -66,14 +66,14 @@ test('a task that logs faster than its lines are stored waits for them', async (
   expect(await kept()).toHaveLength(102);
 });
 
-test('progress that comes in quick succession is written a few times, and the last of it always', async () => {
+test('frequent progress is written a few times, and its last value always', async () => {
   for (let done = 1; done <= 1_000; done++) progress(done);
   await recorder.close();
   expect(await writes()).toBeLessThanOrEqual(2);
   expect((await fixture.job('a')).progress).toEqual({ done: 1_000, total: 1_000 });
 });
 
-test('progress is written once a second at most and leaves no event, while lines come more often', async () => {
+test('progress is written at most once per second and causes no event, while lines are written more often', async () => {
   const began = performance.now();
   for (let done = 1; performance.now() - began < 1_500; done++) {
     progress(done);
@@ -85,7 +85,7 @@ test('progress is written once a second at most and leaves no event, while lines
   expect((await fixture.events('a')).map(({ status }) => status)).toEqual(['ready', 'running']);
 });
 
-test('progress that cannot be kept holds up neither the lines nor the end', async () => {
+test('progress that cannot be stored delays neither lines nor the end', async () => {
   await fixture.db.execute(sql`create function refuse() returns trigger language plpgsql as
     $$ begin raise exception 'refused'; end $$`);
   await fixture.db.execute(sql`create trigger refuse before update on jobs for each row execute function refuse()`);
@@ -97,7 +97,7 @@ test('progress that cannot be kept holds up neither the lines nor the end', asyn
   expect((await kept()).map(({ message }) => message)).toEqual(['still here']);
 });
 
-test('progress of an attempt that no longer owns its job is not kept', async () => {
+test('progress of an attempt that no longer owns its job is not stored', async () => {
   await fixture.settle(job, COMPLETED);
   progress(5);
   await recorder.close();

@@ -2,7 +2,7 @@ import { Reservations } from '../../converter/reservations.ts';
 
 const CAPACITY = { cpuUnits: 4, memoryMb: 1_024 };
 
-test('what is reserved is not free until it is released', () => {
+test('a reserved shape is not free until its release', () => {
   const reservations = new Reservations(CAPACITY);
   expect(reservations.free()).toMatchObject(CAPACITY);
   const release = reservations.reserve({ cpuUnits: 3, memoryMb: 256 }, 60);
@@ -18,31 +18,31 @@ test('reservations add up to the capacity exactly', () => {
 });
 
 test.each([
-  ['units', { cpuUnits: 5, memoryMb: 1 }],
+  ['CPU units', { cpuUnits: 5, memoryMb: 1 }],
   ['memory', { cpuUnits: 1, memoryMb: 1_025 }],
-])('more %s than there are cannot be reserved', (_, shape) => {
+])('%s above the capacity cannot be reserved', (_, shape) => {
   const reservations = new Reservations(CAPACITY);
   expect(() => reservations.reserve(shape, 60)).toThrow(/over capacity/);
 });
 
-test('a reservation that was refused holds nothing', () => {
+test('a refused reservation reserves nothing', () => {
   const reservations = new Reservations(CAPACITY);
   expect(() => reservations.reserve({ cpuUnits: 5, memoryMb: 256 }, 60)).toThrow();
   expect(reservations.free()).toMatchObject(CAPACITY);
 });
 
-test('so many jobs work in the background as there are CPU units, without taking any', () => {
+test('as many background jobs run as there are CPU units, and use none', () => {
   const reservations = new Reservations({ cpuUnits: 2, memoryMb: 4096 });
   const release = reservations.reserve({ cpuUnits: 0, memoryMb: 768 }, 60);
   reservations.reserve({ cpuUnits: 0, memoryMb: 768 }, 60);
-  // Small enough to be no work in the background.
+  // Small enough not to count as a background job.
   reservations.reserve({ cpuUnits: 0, memoryMb: 256 }, 60);
   expect(reservations.free()).toEqual({ cpuUnits: 2, memoryMb: 2304, backgroundMb: 0 });
   release();
   expect(reservations.free()).toEqual({ cpuUnits: 2, memoryMb: 3072, backgroundMb: 2816 });
 });
 
-test('the first job in the background may take everything, and the others leave an ordinary one to each unit', () => {
+test('the first background job may use all memory, and further ones leave an ordinary job to each CPU unit', () => {
   const reservations = new Reservations({ cpuUnits: 2, memoryMb: 2048 });
   expect(reservations.free().backgroundMb).toBe(2048);
   const release = reservations.reserve({ cpuUnits: 0, memoryMb: 768 }, 60);

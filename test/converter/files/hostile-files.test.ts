@@ -90,7 +90,7 @@ test.each<[Attack['name'], string]>([
   ['fifo', 'corrupt_file'],
   ['pathForPage', 'sandbox_violation'],
   ['split', 'sandbox_violation'],
-])('the attack %s fails its upload alone, stores nothing, and ends the sandbox', async (name, code) => {
+])('the attack %s fails only its upload, stores nothing, and ends the sandbox', async (name, code) => {
   const before = sandboxes();
   const { id, job, pages } = await attack(name);
   expect(job).toMatchObject({ status: 'failed', error: { code } });
@@ -105,11 +105,11 @@ test('a page that changes after it was stored is served as it was recorded', asy
   expect(sha256(await readFile(path.join(root, 'store', pages[0]?.path ?? '')))).toBe(pages[0]?.sha256);
 });
 
-test('a change to its input leaves the original as it was', async () => {
+test('a change to the input does not change the original', async () => {
   expect((await attack('changeInput')).pages).toMatchObject([{ status: 'completed' }]);
 });
 
-test('the path of its input leads to no other upload', async () => {
+test('the path of the input does not reveal other uploads', async () => {
   const { job } = await attack('lookAround');
   const { rows } = await fixture.db.execute<{ message: string }>(
     `select message from events where job_id = '${job.id}' and kind = 'log'`,
@@ -117,7 +117,7 @@ test('the path of its input leads to no other upload', async () => {
   expect(rows).toEqual([{ message: expect.stringMatching(/^[0-9a-f-]{36}\.pdf$/) }]);
 });
 
-test('an archive is the file that was stored, whatever its result says', async () => {
+test('the result of an archive describes the stored file', async () => {
   const { id } = await attack('changeInput');
   await fixture.submit({ type: 'archive', payload: { upload_id: id } });
   const { result } = await execute();

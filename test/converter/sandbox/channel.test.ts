@@ -109,7 +109,7 @@ test.each<[string, TaskRequest, unknown[]]>([
     [ended({ kind: 'failed', error: { code: 'task_failed', message: '' }, retryable: true, retryAfterSeconds: 0 })],
   ],
   ['a long result', OWN, [ended({ kind: 'completed', result: { text: '\u4e00'.repeat(262_000) } })]],
-])('%s is accepted, message by message', async (_name, request, lines) => {
+])('%s is accepted', async (_name, request, lines) => {
   const { reason, messages } = await send(request, ...lines);
   expect(reason).toBeUndefined();
   expect(messages).toEqual(lines);
@@ -196,7 +196,7 @@ async function flood(ours: Duplex, chunk: Buffer, mostBytes: number): Promise<nu
   return bytes;
 }
 
-test('a line without an end is cut off at its bound, in chunks of any size', async () => {
+test('a line that is too long ends the connection, in chunks of any size', async () => {
   for (const size of [1, 65_536]) {
     const { ours, channel, reasons, onMessage } = connect();
     ours.write(READY);
@@ -210,7 +210,7 @@ test('a line without an end is cut off at its bound, in chunks of any size', asy
   }
 });
 
-test('nothing more is read while a message is being handled', async () => {
+test('no message is read while another is handled', async () => {
   const { ours, channel } = connect();
   ours.write(READY);
   await channel.ready;
@@ -270,7 +270,7 @@ function safeLine(value: unknown): string {
   }
 }
 
-test('whatever a sandbox sends, in whatever chunks, nothing is thrown and only sound messages come through', async () => {
+test('random data causes no exception, and only valid messages pass', async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.constantFrom(CONVERT, RANGE, IMAGE, OWN),

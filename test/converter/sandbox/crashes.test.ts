@@ -50,19 +50,16 @@ async function open(file: string, engines: string[], by: string) {
   return outcome;
 }
 
-test.each(['exception', 'rejection', 'signal'])(
-  'an engine that crashes by an %s gives way to the other',
-  async (by) => {
-    expect(await open('sound.pdf', ['pdfium'], by)).toEqual({ kind: 'completed', result: { pageCount: 1 } });
-  },
-);
+test.each(['exception', 'rejection', 'signal'])('after an engine crashes with an %s, the other is used', async (by) => {
+  expect(await open('sound.pdf', ['pdfium'], by)).toEqual({ kind: 'completed', result: { pageCount: 1 } });
+});
 
 test('a file that crashes both engines is corrupt', async () => {
   const error = { code: 'corrupt_file', message: 'opening the file failed: the engine crashed' };
   expect(await open('sound.pdf', ['pdfium', 'pdf-to-img'], 'exception')).toMatchObject({ kind: 'failed', error });
 });
 
-test('a file that crashes one engine and that the other cannot read is corrupt', async () => {
+test('a file that crashes one engine and is unreadable for the other is corrupt', async () => {
   expect(await open('empty.pdf', ['pdfium'], 'signal')).toMatchObject({
     kind: 'failed',
     error: { code: 'corrupt_file' },

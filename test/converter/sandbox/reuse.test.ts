@@ -14,7 +14,7 @@ test.each([
     requestOf('convert_range', { media_type: 'application/pdf', engine: 'pdf-to-img' }),
   ],
   ['a task of an operator', requestOf('thumbnail', {})],
-])('%s is read by native code', (_name, request) => {
+])('native code reads %s', (_name, request) => {
   expect(runsNativeCode(request)).toBe(true);
 });
 
@@ -26,11 +26,11 @@ test.each([
   ],
   ['a checksum', requestOf('checksum', {})],
   ['an archive', requestOf('archive', {})],
-])('%s is not', (_name, request) => {
+])('native code does not read %s', (_name, request) => {
   expect(runsNativeCode(request)).toBe(false);
 });
 
-test('a PDF is from the first step that is not of PDFium', () => {
+test('a PDF is read by native code after a step of another engine than PDFium', () => {
   const engines = ['pdfium', 'pdf-to-img', 'sharp'] as const;
   expect(engines.map((engine) => isNativeStep({ page: 1, engine, last: true }))).toEqual([false, true, true]);
 });

@@ -23,8 +23,8 @@ afterEach(async () => {
 });
 
 /**
- * Begins a step and gives the processor time that its page had used at the timeout. A machine that gives it little ends
- * it by the clock, so the lower bounds below are no more than what tells the cases apart.
+ * Begins a step and returns the processor time of its page at the timeout. On a busy machine the elapsed time ends the
+ * step, so the lower bounds below only distinguish the cases.
  */
 async function runUntilTimeout(pid: number, limit: number, steps: Step[], spent = () => 0): Promise<number> {
   let used = 0;
@@ -42,25 +42,25 @@ async function runUntilTimeout(pid: number, limit: number, steps: Step[], spent 
   return used;
 }
 
-test('an engine without a substitute has the whole limit', async () => {
+test('an engine without a fallback has the whole limit', async () => {
   const used = await runUntilTimeout(await start('busy'), 0.6, [step(1, 'pdfium', true)]);
   expect(used).toBeGreaterThan(0.35);
   expect(used).toBeLessThan(1.2);
 });
 
-test('an engine with a substitute has half of it', async () => {
+test('an engine with a fallback has half of the limit', async () => {
   const used = await runUntilTimeout(await start('busy'), 0.8, [step(1, 'pdfium', false)]);
   expect(used).toBeGreaterThan(0.2);
   expect(used).toBeLessThan(0.8);
 });
 
-test('time that a page has used before counts', async () => {
+test('the time of earlier runs counts', async () => {
   const used = await runUntilTimeout(await start('busy'), 1, [step(1, 'pdfium', true)], () => 0.7);
   expect(used).toBeGreaterThan(0.75);
   expect(used).toBeLessThan(1.5);
 });
 
-test('two engines share the limit of a page, and another page has a limit of its own', async () => {
+test('two engines share the limit of a page, and another page has a separate limit', async () => {
   const pid = await start('busy');
   const overdue = Promise.withResolvers<Step>();
   const timeout = new StepTimeout(
@@ -85,7 +85,7 @@ test('two engines share the limit of a page, and another page has a limit of its
   timeout.stop();
 });
 
-test('a process that gets no processor time has five times the limit by the clock', async () => {
+test('a process without processor time has five times the limit in elapsed time', async () => {
   const began = performance.now();
   const used = await runUntilTimeout(await start('idle'), 0.2, [step(1, 'pdfium', true)]);
   expect(performance.now() - began).toBeGreaterThanOrEqual(990);
