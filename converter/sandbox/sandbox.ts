@@ -65,7 +65,7 @@ export class Sandbox {
     return !this.#isEnding && !this.#isGone;
   }
 
-  /** It was told to end, and may still run. */
+  /** `end` was called, and the process may still run. */
   get isEnding(): boolean {
     return this.#isEnding && !this.#isGone;
   }

@@ -17,7 +17,7 @@ import { until } from '../support/service.ts';
 let fixture: JobsFixture;
 let root: string;
 let parts: RetentionParts;
-/** What was logged in the test. */
+/** Log lines of the test. */
 let logged: { id?: string; upload?: string; msg: string }[];
 beforeAll(async () => {
   fixture = await openJobsFixture();
@@ -42,7 +42,7 @@ const YEAR_AGO = sql`now() - interval '1 year'`;
 
 const history = (retentionDays?: number) => new Retention(parts, retentionDays).round(GOING_ON);
 
-/** Puts files into the store that were last written so long ago. */
+/** Puts files of this age into the store. */
 async function put(ageMs: number, ...paths: string[]): Promise<void> {
   const then = new Date(Date.now() - ageMs);
   for (const file of paths.map((relative) => path.join(root, relative))) {
@@ -58,7 +58,7 @@ async function stored(): Promise<string[]> {
   return files.map((entry) => path.relative(root, path.join(entry.parentPath, entry.name))).sort();
 }
 
-/** An upload with an original and a page in the store, completed so many days ago. */
+/** An upload that completed this many days ago, with an original and a page in the store. */
 async function ended(daysAgo = 0, outcome?: typeof FAILED_FOR_GOOD): Promise<{ id: string; files: string[] }> {
   const id = await fixture.upload();
   const attempt = await fixture.claimOne();
@@ -75,7 +75,7 @@ async function ended(daysAgo = 0, outcome?: typeof FAILED_FOR_GOOD): Promise<{ i
 const remaining = async () => (await fixture.db.select({ id: uploads.id }).from(uploads)).map(({ id }) => id);
 const remainingJobs = async () => (await fixture.db.select({ id: jobs.id }).from(jobs)).map(({ id }) => id);
 
-/** So many jobs that ended a year ago, with an attempt each. */
+/** Jobs that ended a year ago, with an attempt each. */
 async function oldJobs(count: number): Promise<string[]> {
   const { rows } = await fixture.db.execute<{ id: string }>(sql`
     insert into jobs (id, type, priority, arrived_at, payload, cpu_units, memory_mb, status, attempt, max_attempts, initial_delay_seconds,
@@ -88,7 +88,7 @@ async function oldJobs(count: number): Promise<string[]> {
   return rows.map(({ id }) => id);
 }
 
-/** Runs `body` by a trigger before each row of a table is deleted, for as long as `work` takes. */
+/** During `work`, a trigger runs `body` before each row of a table is deleted. */
 async function onDelete(table: 'jobs' | 'uploads', body: SQL, work: () => Promise<void>): Promise<void> {
   await fixture.db.execute(
     sql`create function on_delete() returns trigger language plpgsql as $$ begin ${body} return old; end $$`,
@@ -192,7 +192,7 @@ test('a row that cannot be deleted is logged once, and backs off', async () => {
     for (let round = 0; round < 3; round++) await retention.round(GOING_ON);
     expect(await remaining()).toEqual([stuck?.id]);
     expect(logged).toMatchObject([{ id: stuck?.id, msg: 'retention could not delete a row' }]);
-    // Three in a batch, then one or two, then alone.
+    // The batch of three is halved twice.
     const { rows } = await fixture.db.execute<{ tries: number }>(sql`select last_value::int as tries from tries`);
     expect(rows[0]?.tries).toBeLessThanOrEqual(3);
     expect(others.length).toBe(2);
@@ -305,6 +305,6 @@ test('the age of overdue rows is reported for each kind', async () => {
   await fixture.db.update(uploads).set({ expiresAt: sql`now() - interval '5 days'` }).where(eq(uploads.id, id));
   expect(Math.round((await overdueSeconds(fixture.db, undefined)).uploads / day)).toBe(5);
   await history(DAYS);
-  // The event that tells of the deletion of the upload is new.
+  // The event of the deletion is new.
   expect(await overdueSeconds(fixture.db, DAYS)).toEqual({ uploads: 0, jobs: 0, events: 0 });
 });

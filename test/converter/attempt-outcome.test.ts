@@ -5,7 +5,7 @@ import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import type { Part, Step, Task } from '../../jobs/task.ts';
 
-/** Processor time of the page at which a run ended. */
+/** Processor time of the page at which the run ended. */
 const SPENT = 4;
 const CONVERSION = convert as unknown as Task;
 const payload = { upload_id: 'u', original: 1, path: 'a.pdf', media_type: 'application/pdf', dpi: 200 };

@@ -81,7 +81,7 @@ async function startConverter(capacity: typeof SMALL, { pollMs = NEVER_MS, types
     id: row.id,
     counts,
     loop,
-    /** Ends the job that has run longest. */
+    /** Ends its oldest job. */
     end: async () => running.shift()?.(),
     /** Resolves after this number of wake-ups, for any converter. */
     async received(count: number): Promise<void> {
@@ -127,7 +127,7 @@ function start(id: string): PromiseWithResolvers<Converter> {
   return known;
 }
 
-/** Submits one job; resolves with the converter that starts it. */
+/** Submits one job. Resolves with the converter that starts it. */
 async function run(job: Parameters<JobsFixture['submit']>[0] = {}): Promise<Converter> {
   const [id = ''] = await fixture.submit(job);
   return start(id).promise;
@@ -197,7 +197,7 @@ test('while a job waits longer than a poll, full converters pass on no wake-ups 
   const passes = total('passes');
   expect(passes).toBeGreaterThan(0);
   await Promise.all(Array.from({ length: 20 }, () => fixture.submit({})));
-  // The change of the job's arrival woke converters, too.
+  // Changing the arrival of the job also wakes converters.
   await Promise.all(converters.map((one) => one.received(9 + 2 + 20 + passes)));
   await rest();
   expect(total('passes')).toBe(passes);

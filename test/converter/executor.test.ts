@@ -48,7 +48,7 @@ async function page(number: number, { onEvent, folder }: Sandboxed, size = { wid
   await png.toFile(path.join(folder.output, `${number}.png`));
   onEvent({ kind: 'page', report: { ...completedPage(number), ...size } });
 }
-/** Folders that were removed from the store. */
+/** Folders removed from the store. */
 let removed: string[] = [];
 beforeEach(() => {
   removed = [];
@@ -71,7 +71,7 @@ const reportPage = async (sandboxed: Sandboxed) => {
 /** Completes without a page. */
 const complete = async (): Promise<RunOutcome> => ({ kind: 'completed', result: {} });
 
-/** Executes the only ready job with a sandbox that does this. */
+/** Executes the only ready job in a fake sandbox. */
 async function execute(
   sandbox: (sandboxed: Sandboxed) => Promise<RunOutcome>,
   {
@@ -180,7 +180,6 @@ test('a task whose `reads` throws fails only its attempt', async () => {
   const { job } = await execute(complete, { reads });
   expect(job).toMatchObject({ status: 'retrying', error: { code: 'internal' } });
   await fixture.passBackoff();
-  // Not the id of an upload, either.
   const again = await execute(complete, { reads: () => 'a\0b' });
   expect(again.job).toMatchObject({ status: 'retrying', failures: 2, error: { code: 'internal' } });
 });

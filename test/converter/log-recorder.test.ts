@@ -30,10 +30,10 @@ const line = (message: string, data?: Record<string, unknown>) =>
   recorder.record({ kind: 'log', level: 'info', message, data });
 const progress = (done: number) => recorder.record({ kind: 'progress', progress: { done, total: 1_000 } });
 
-async function kept(): Promise<Event[]> {
+async function storedLines(): Promise<Event[]> {
   return (await listLogs(fixture.db, 'a', { after: 0, limit: 5_000 })).filter(({ kind }) => kind === 'log');
 }
-/** How often the progress was written: nothing else changes the row meanwhile. */
+/** The number of writes of progress: nothing else changes the row meanwhile. */
 async function writes(): Promise<number> {
   const { rows } = await fixture.db.execute<{ count: string }>(sql`select last_value as count from writes`);
   return Number(rows[0]?.count);
@@ -43,7 +43,7 @@ test('lines are stored in order with their level, data and attempt', async () =>
   line('first');
   recorder.record({ kind: 'log', level: 'error', message: 'second', data: { page: 2 } });
   await recorder.close();
-  expect(await kept()).toMatchObject([
+  expect(await storedLines()).toMatchObject([
     { message: 'first', level: 'info', attempt: 1, data: null, type: 'test' },
     { message: 'second', level: 'error', attempt: 1, data: { page: 2 } },
   ]);
@@ -52,7 +52,7 @@ test('lines are stored in order with their level, data and attempt', async () =>
 test('lines after the thousandth are dropped, and the last stored line says so', async () => {
   for (let count = 1; count <= 2_500; count++) line(`line ${count}`);
   await recorder.close();
-  const lines = await kept();
+  const lines = await storedLines();
   expect(lines).toHaveLength(1_000);
   expect(lines.at(-2)?.message).toBe('line 999');
   expect(lines.at(-1)).toMatchObject({ level: 'warn', message: 'further lines are dropped' });
@@ -61,9 +61,9 @@ test('lines after the thousandth are dropped, and the last stored line says so',
 test('a task that logs faster than its lines are stored waits for them', async () => {
   for (let count = 1; count <= 101; count++) expect(line(`line ${count}`)).toBeUndefined();
   await line('line 102');
-  expect((await kept()).length).toBeGreaterThan(0);
+  expect((await storedLines()).length).toBeGreaterThan(0);
   await recorder.close();
-  expect(await kept()).toHaveLength(102);
+  expect(await storedLines()).toHaveLength(102);
 });
 
 test('frequent progress is written a few times, and its last value always', async () => {
@@ -94,7 +94,7 @@ test('progress that cannot be stored delays neither lines nor the end', async ()
   await fixture.db.execute(sql`drop trigger refuse on jobs`);
   line('still here');
   await recorder.close();
-  expect((await kept()).map(({ message }) => message)).toEqual(['still here']);
+  expect((await storedLines()).map(({ message }) => message)).toEqual(['still here']);
 });
 
 test('progress of an attempt that no longer owns its job is not stored', async () => {
@@ -106,5 +106,5 @@ test('progress of an attempt that no longer owns its job is not stored', async (
 
 test('a recorder without reports closes', async () => {
   await recorder.close();
-  expect(await kept()).toEqual([]);
+  expect(await storedLines()).toEqual([]);
 });

@@ -37,7 +37,7 @@ const ended = (how: AbnormalEnd['how'], at: Step | null): RunResult => ({
   peakMemoryMb: 300,
 });
 
-/** Runs a task whose runs end like this, one after the other; `avoid` has the avoided steps of each run. */
+/** Runs a task with these results, one after the other. `avoid` has the avoided steps of each run. */
 async function run(results: RunResult[], memory = { reservedMb: 256, maxMb: 1024 }) {
   const left = [...results];
   const avoid: TaskRequest['avoid'][] = [];

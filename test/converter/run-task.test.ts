@@ -6,7 +6,7 @@ import { taskRequest } from '../support/prepare.ts';
 
 const REQUEST: TaskRequest = { ...taskRequest({ attempt: 2 }), outputFolder: '/out' };
 
-/** Runs a task that does this. */
+/** Runs a task. */
 async function run(
   work: (context: ConversionContext<Record<string, unknown>>) => unknown,
   { task = {}, payload = {} }: { task?: Partial<Task>; payload?: Record<string, unknown> } = {},
@@ -105,7 +105,7 @@ describe('a task that snoozes', () => {
   test('ends at once with its delay', async () => {
     const { outcome, events } = await run(({ snooze, log }) => {
       snooze(60);
-      log('info', 'goes on');
+      log('info', 'continues');
     });
     expect(outcome).toEqual({ kind: 'snoozed', seconds: 60 });
     expect(events).toEqual([]);
@@ -206,7 +206,7 @@ describe('an error', () => {
     });
   });
 
-  test('of an internal task goes only to the log', async () => {
+  test('of an internal task is only logged', async () => {
     const outcome = await fail(new Error('secret'), { task: { internal: true } });
     expect(outcome).toMatchObject({ error: { code: 'internal' }, detail: expect.stringContaining('secret') });
     expect(JSON.stringify({ ...outcome, detail: '' })).not.toContain('secret');
@@ -248,7 +248,7 @@ test('an invalid payload fails the attempt, and names the fields', async () => {
     task: { payload } as Partial<Task>,
     payload: { rounds: 'many', file: { name: 1 } },
   });
-  // Another converter's task may be a newer one.
+  // Another converter may have a newer version of the task.
   expect(outcome).toMatchObject({ kind: 'failed', error: { code: 'task_failed' }, retryable: true });
   expect(outcome.kind === 'failed' && outcome.error.message).toMatch(/^invalid payload: rounds: .*; file: name: /);
   expect(events).toEqual([]);

@@ -11,8 +11,8 @@ beforeAll(async () => {
 afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
-/** What Postgres does not keep as JSON. */
-const POISON: Outcome = { kind: 'completed', result: { text: 'a\0b' } };
+/** Postgres cannot store NUL in JSON. */
+const NOT_STORABLE: Outcome = { kind: 'completed', result: { text: 'a\0b' } };
 
 async function running(count: number): Promise<ClaimedJob[]> {
   await fixture.submit(...Array(count).fill({}));
@@ -65,18 +65,18 @@ test('an attempt that is settled twice at the same time is settled once', async 
 });
 
 test.each<[string, Outcome]>([
-  ['result', POISON],
+  ['result', NOT_STORABLE],
   ['name in a result', { kind: 'completed', result: { '\ud800': 1 } }],
   ['error', { kind: 'failed', error: { code: 'task_failed', message: 'a\0b' }, retryable: true }],
   [
     'part',
     { kind: 'split', children: [{ type: 'part', payload: { text: '\0' }, shape: { cpuUnits: 1, memoryMb: 256 } }] },
   ],
-])('a %s that Postgres refuses permanently fails only its job', async (_name, poison) => {
+])('a %s that Postgres refuses permanently fails only its job', async (_name, outcome) => {
   const attempts = await running(10);
   const { settle } = countingSettler();
   const answers = await Promise.all(
-    attempts.map((attempt, index) => settle(attempt, index === 4 ? poison : COMPLETED)),
+    attempts.map((attempt, index) => settle(attempt, index === 4 ? outcome : COMPLETED)),
   );
   expect(answers).toEqual(Array(10).fill(true));
   const statuses = await fixture.statuses(...attempts.map(({ id }) => id));
@@ -92,7 +92,7 @@ test.each<[string, Outcome]>([
 test('a refused outcome of an attempt that no longer owns its job changes nothing', async () => {
   const [attempt] = (await running(1)) as [ClaimedJob];
   await fixture.cancel(attempt.id);
-  expect(await countingSettler().settle(attempt, POISON)).toBe(false);
+  expect(await countingSettler().settle(attempt, NOT_STORABLE)).toBe(false);
   expect((await fixture.job(attempt.id)).status).toBe('cancelled');
 });
 

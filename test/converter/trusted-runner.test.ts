@@ -27,7 +27,7 @@ afterEach(async () => {
 
 type Work = (context: TaskContext<Record<string, unknown>>) => Promise<Record<string, unknown>>;
 
-/** Runs a trusted task for one second at most, once it has started. */
+/** Starts a trusted task with a deadline of one second. */
 async function start(work: Work, aborter = new AbortController()) {
   const events: TaskEvent[] = [];
   const started = Promise.withResolvers<void>();

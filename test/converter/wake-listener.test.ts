@@ -6,7 +6,7 @@ const ids = (count: number) =>
 
 function start(id: string) {
   const open = new Set<object>();
-  let told: string[] = [];
+  let known: string[] = [];
   const listener = new WakeListener({
     id,
     listen() {
@@ -19,10 +19,10 @@ function start(id: string) {
       return connection;
     },
     onListeners: (listeners) => {
-      told = listeners;
+      known = listeners;
     },
   });
-  return { listener, connections: () => open.size, told: () => told };
+  return { listener, connections: () => open.size, known: () => known };
 }
 
 test('only the first converters of a large fleet listen, and all know them', () => {
@@ -30,7 +30,7 @@ test('only the first converters of a large fleet listen, and all know them', () 
   const all = fleet.map(start);
   for (const { listener } of all) listener.setPeers(fleet);
   expect(all.map(({ connections }) => connections())).toEqual(fleet.map((_, place) => (place < MAX_LISTENERS ? 1 : 0)));
-  for (const { told } of all) expect(told()).toEqual(fleet.slice(0, MAX_LISTENERS));
+  for (const { known } of all) expect(known()).toEqual(fleet.slice(0, MAX_LISTENERS));
 });
 
 test('a converter listens with one connection after those before it are gone', () => {

@@ -106,7 +106,7 @@ test('the log of a job has what happened to it and what its task said, page afte
   const said = items.filter(({ message }: Json) => /^email/.test(message));
   expect(said).toMatchObject([
     { attempt: 1, message: 'email begins', data: { given: ['to', 'subject'] } },
-    { attempt: 1, message: 'email is done, or would be if it were real', data: null },
+    { attempt: 1, message: 'email finished (simulated)', data: null },
   ]);
 
   const paged: Json[] = [];

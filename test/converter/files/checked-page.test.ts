@@ -12,7 +12,7 @@ beforeAll(async () => {
     .toBuffer();
 });
 
-/** Cuts bytes into chunks of these lengths, and a rest. */
+/** Splits bytes into chunks of these lengths, and a rest. */
 async function* chunksOf(bytes: Buffer, lengths: number[]): AsyncGenerator<Buffer> {
   let at = 0;
   for (const length of lengths) {

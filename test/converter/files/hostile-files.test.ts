@@ -36,7 +36,7 @@ beforeAll(async () => {
     cacheFolder: path.join(root, 'cache'),
     tasksModule: path.resolve(import.meta.dirname, '../../support/hostile-files.ts'),
     hidden: [],
-    // With more, the kernel would refuse most of these attacks before they reach what is tested here.
+    // Stronger isolation would stop most attacks before they reach the tested code.
     isolation: await detectIsolation({ from: 'memory' }),
     log,
   });
@@ -74,7 +74,7 @@ async function execute() {
   return fixture.job(job.id);
 }
 
-/** The end of an upload whose file takes its sandbox over. */
+/** Converts an upload whose file compromises its sandbox. */
 async function attack(name: Attack['name']) {
   const file = JSON.stringify({ name, victim: path.join(root, 'store', VICTIM) } satisfies Attack);
   await store.receive(Readable.from([Buffer.from(file)]), () => ORIGINAL);

@@ -21,7 +21,7 @@ import { buffer } from 'node:stream/consumers';
 import { PrivateFolder } from '../../../converter/files/private-folder.ts';
 import { RejectedOutput } from '../../../converter/files/rejected-output.ts';
 
-/** Files outside the folder, which it must never reach: the store. */
+/** Files outside the folder, such as those of the store. */
 let store: string;
 let work: string;
 let folder: PrivateFolder;
@@ -54,7 +54,7 @@ test.each<[string, (file: string) => unknown]>([
   ['a symbolic link to a file of the store', (file) => symlink(secret(), file)],
   ['a symbolic link to a device', (file) => symlink('/dev/zero', file)],
   ['a hard link', (file) => link(secret(), file)],
-  ['a FIFO, which nobody writes to', (file) => execFileSync('mkfifo', [file])],
+  ['a FIFO without a writer', (file) => execFileSync('mkfifo', [file])],
   ['a folder', (file) => mkdir(file)],
   ['nothing', () => undefined],
   ['an empty file', (file) => writeFile(file, '')],
@@ -158,7 +158,7 @@ test('a folder with any content is removed', async () => {
   await mkdir(path.join(folder.path, 'closed/more'), { recursive: true });
   await symlink(store, path.join(folder.path, 'closed/link'));
   await chmod(path.join(folder.path, 'closed'), 0o000);
-  // Deeper than a path may be long.
+  // The path is longer than the limit of system calls.
   const deep = `for (let depth = 0; depth < 60; depth++) {
     require('fs').mkdirSync('x'.repeat(200));
     process.chdir('x'.repeat(200));

@@ -15,7 +15,7 @@ afterEach(() => rm(root, { recursive: true }));
 const open = () => openWorkFolder({ STORE_URL: undefined, DATA_DIR: root });
 const names = () => readdir(path.join(root, 'work'));
 
-/** A folder of a converter on a host, as old as that. */
+/** Creates the folder of a converter on a host, with an age. */
 async function leave(host: string, pid: number | undefined, ageMs = 0): Promise<string> {
   const name = `sheetmill-work-${host}-${pid}-abcdef`;
   const folder = path.join(root, 'work', name);

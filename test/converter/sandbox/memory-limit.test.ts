@@ -50,7 +50,7 @@ function startPool(keep: number, isolation = none): void {
     keep,
     roomMb: () => roomMb,
     workFolder: folder,
-    // The sandboxes of the whole run compile their code once.
+    // All tests share the compile cache.
     cacheFolder: compiledCodeFolder(folder),
     hidden: [],
     isolation,
@@ -285,7 +285,7 @@ describeWithProc('by process id (needs /proc)', () => {
     }
   });
 
-  /** A process that leads a group, and has printed its first line. */
+  /** Starts a process group, and waits for its first line of output. */
   async function start(command: string, args: string[]): Promise<{ child: ChildProcess; pid: number; line: string }> {
     const child = spawn(command, args, { detached: true, stdio: ['ignore', 'pipe', 'ignore'] });
     started.push(child);
@@ -390,17 +390,17 @@ describeWithProc('idle sandboxes (needs /proc)', () => {
   });
 });
 
-/** The niceness of the session's group that a process is in; undefined where there are no such groups. */
+/** The priority of a process's session group; undefined where the kernel has none. */
 function groupNice(pid: number): number | undefined {
   const file = `/proc/${pid}/autogroup`;
   return existsSync(file) ? Number(/nice (-?\d+)/.exec(readFileSync(file, 'utf8'))?.[1]) : undefined;
 }
 
-/** The niceness of each thread of a process. */
+/** The priority of each thread of a process. */
 function nicesOf(pid: number): number[] {
   return readdirSync(`/proc/${pid}/task`).map((thread) => {
     const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8');
-    // Fields from the third on follow the name, which may hold anything; niceness is the 19th.
+    // The name in brackets may contain anything. After it, the priority is the 17th field.
     return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[16]);
   });
 }

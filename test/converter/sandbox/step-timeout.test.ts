@@ -6,7 +6,7 @@ import type { Step } from '../../../jobs/task.ts';
 const step = (page: number, engine: Step['engine'], last: boolean): Step => ({ page, engine, last });
 const children: ChildProcess[] = [];
 
-/** A process that uses one processor, or none. */
+/** Starts a process that is busy or idle. */
 async function start(code: 'busy' | 'idle'): Promise<number> {
   const work = code === 'busy' ? 'for (;;) ;' : 'setInterval(() => undefined, 1000);';
   const child = spawn(process.execPath, ['-e', `process.stdout.write('ready'); ${work}`]);
