@@ -11,7 +11,7 @@ import {
   type RunOutcome,
   type RunResult,
 } from '../task-runner.ts';
-import { lowerPriority } from './cpu.ts';
+import { cpuSeconds, lowerPriority } from './cpu.ts';
 import { type FileWatch, watchFiles } from './disk-limit.ts';
 import { classifyExit, diskExceeded, memoryExceeded, PROTOCOL_VIOLATION, stepTimedOut } from './exit.ts';
 import { type MemoryWatch, watchMemory } from './memory-limit.ts';
@@ -69,12 +69,12 @@ class SandboxRun {
     this.#options = options;
     this.#listeners = listeners;
     const { stepSeconds } = request.limits;
-    this.#stepTimeout = new StepTimeout(
-      () => sandbox.process.pid,
-      stepSeconds,
-      options.spentOnPage ?? (() => 0),
-      (step) => this.#kill(stepTimedOut(step, stepSeconds)),
-    );
+    this.#stepTimeout = new StepTimeout({
+      cpuSeconds: () => cpuSeconds(sandbox.process.pid),
+      limitSeconds: stepSeconds,
+      spentBefore: options.spentOnPage ?? (() => 0),
+      onTimeout: (step) => this.#kill(stepTimedOut(step, stepSeconds)),
+    });
   }
 
   async run(): Promise<RunResult> {

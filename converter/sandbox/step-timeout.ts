@@ -1,22 +1,26 @@
 import type { Step } from '../../jobs/task.ts';
 import type { RunOptions } from '../task-runner.ts';
-import { cpuSeconds } from './cpu.ts';
 
 const SAMPLE_MS = 100;
 /** The ratio of elapsed time to processor time that a step may use, on a busy machine. */
 const MAX_WAIT_FACTOR = 5;
 
-type SpentBefore = NonNullable<RunOptions['spentOnPage']>;
+export interface StepTimeoutOptions {
+  /** Reads the processor time of the sandbox; null where the kernel does not report it. */
+  cpuSeconds: () => number | null;
+  /** The limit of a page. */
+  limitSeconds: number;
+  /** The time that earlier runs spent on a page. */
+  spentBefore: NonNullable<RunOptions['spentOnPage']>;
+  onTimeout: (step: Step) => void;
+}
 
 /**
  * Limits the processor time of each page, over all engines that draw it and all sandboxes that they run in. An engine with
  * a fallback gets half of the time left, so that the fallback gets the other half.
  */
 export class StepTimeout {
-  readonly #pid: () => number;
-  readonly #limitSeconds: number;
-  readonly #spentBefore: SpentBefore;
-  readonly #onTimeout: (step: Step) => void;
+  readonly #options: StepTimeoutOptions;
   #step: Step | null = null;
   /** The time that earlier steps of this run used for the page of the current step. */
   #spentOnPage = 0;
@@ -25,11 +29,8 @@ export class StepTimeout {
   #startedAt = 0;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(pid: () => number, limitSeconds: number, spentBefore: SpentBefore, onTimeout: (step: Step) => void) {
-    this.#pid = pid;
-    this.#limitSeconds = limitSeconds;
-    this.#spentBefore = spentBefore;
-    this.#onTimeout = onTimeout;
+  constructor(options: StepTimeoutOptions) {
+    this.#options = options;
   }
 
   begin(step: Step): void {
@@ -37,14 +38,14 @@ export class StepTimeout {
     this.#spentOnPage = this.#step?.page === step.page ? this.#spentOnPage + this.#usedByStep : 0;
     this.#step = step;
     this.#usedByStep = 0;
-    this.#cpuAtStart = cpuSeconds(this.#pid());
+    this.#cpuAtStart = this.#options.cpuSeconds();
     this.#startedAt = performance.now();
-    const left = Math.max(0, this.#limitSeconds - this.spentSeconds());
+    const left = Math.max(0, this.#options.limitSeconds - this.spentSeconds());
     const allowed = step.last ? left : left / 2;
     this.#timer = setInterval(() => {
       if (!this.#isOver(allowed)) return;
       this.stop();
-      this.#onTimeout(step);
+      this.#options.onTimeout(step);
     }, SAMPLE_MS);
   }
 
@@ -58,20 +59,20 @@ export class StepTimeout {
 
   /** The processor time that the page of the current step used, in this run and earlier ones. */
   spentSeconds(): number {
-    return this.#spentBefore(this.#step?.page ?? null) + this.#spentOnPage + this.#usedByStep;
+    return this.#options.spentBefore(this.#step?.page ?? null) + this.#spentOnPage + this.#usedByStep;
   }
 
   #isOver(allowedSeconds: number): boolean {
-    const waited = this.#sample();
-    return this.#usedByStep >= allowedSeconds || waited >= allowedSeconds * MAX_WAIT_FACTOR;
+    const elapsed = this.#sample();
+    return this.#usedByStep >= allowedSeconds || elapsed >= allowedSeconds * MAX_WAIT_FACTOR;
   }
 
   /** Reads the processor time, or the clock where the kernel does not report it. Returns the elapsed seconds. */
   #sample(): number {
-    const waited = (performance.now() - this.#startedAt) / 1000;
-    const cpu = cpuSeconds(this.#pid());
-    if (this.#cpuAtStart === null) this.#usedByStep = waited;
+    const elapsed = (performance.now() - this.#startedAt) / 1000;
+    const cpu = this.#options.cpuSeconds();
+    if (this.#cpuAtStart === null) this.#usedByStep = elapsed;
     else if (cpu !== null) this.#usedByStep = cpu - this.#cpuAtStart;
-    return waited;
+    return elapsed;
   }
 }

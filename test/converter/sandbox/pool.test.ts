@@ -115,6 +115,7 @@ test('concurrent tasks have a sandbox each, and one is kept', async () => {
 });
 
 test('a sandbox is reused after a task throws', async () => {
+  await run(requestOf('a.png'));
   const before = sandboxes();
   const { outcome } = await run(requestOf('a.png', 'no such type'));
   expect(outcome).toMatchObject({ kind: 'failed', error: { code: 'task_failed' } });
