@@ -7,7 +7,7 @@ import { estimateImage } from '../converter/render/estimate-image.ts';
 import { estimatePages } from '../converter/render/estimate-pdf.ts';
 import { inspectImage } from '../converter/render/image.ts';
 import { detectIsolation } from '../converter/sandbox/isolation/detect.ts';
-import { createSandboxPool } from '../converter/sandbox/pool.ts';
+import { SandboxPool } from '../converter/sandbox/pool.ts';
 import { MAX_CLASS_MB, memoryClass } from '../jobs/shape.ts';
 import type { ConversionContext } from '../jobs/task.ts';
 import { createLogger } from '../runtime/log.ts';
@@ -33,7 +33,7 @@ interface Measured {
   peakMb: number;
 }
 
-const pool = createSandboxPool({
+const pool = new SandboxPool({
   keep: 1,
   roomMb: () => ORDINARY_MB,
   workFolder: folder,

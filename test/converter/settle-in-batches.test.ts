@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm';
-import { createSettler } from '../../converter/settler.ts';
+import { settleInBatches } from '../../converter/settle-in-batches.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import { COMPLETED, FAILED, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
@@ -11,16 +11,16 @@ beforeAll(async () => {
 afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
-/** What Postgres does not keep as JSON. */
-const POISON: Outcome = { kind: 'completed', result: { text: 'a\0b' } };
+/** Postgres cannot store NUL in JSON. */
+const NOT_STORABLE: Outcome = { kind: 'completed', result: { text: 'a\0b' } };
 
 async function running(count: number): Promise<ClaimedJob[]> {
   await fixture.submit(...Array(count).fill({}));
   return fixture.claim();
 }
 
-/** A settler, and how many transactions it has begun. */
-function settlerThatCounts() {
+/** Settles in batches, and counts transactions. */
+function countingSettler() {
   let transactions = 0;
   const db = new Proxy(fixture.db, {
     get(target, name, receiver) {
@@ -28,24 +28,24 @@ function settlerThatCounts() {
       return Reflect.get(target, name, receiver);
     },
   });
-  const settler = createSettler(db, fixture.queues);
+  const settler = settleInBatches(db, fixture.queues);
   const settle = (attempt: ClaimedJob, outcome: Outcome) => settler({ attempt, outcome, peakMemoryMb: null });
   return { settle, transactions: () => transactions };
 }
 
-test('attempts that end together share transactions, and each gets its own answer', async () => {
+test('attempts that end together share transactions, and each gets its result', async () => {
   const attempts = await running(150);
   // Every fifth no longer owns its job.
   for (const [index, { id }] of attempts.entries()) if (index % 5 === 0) await fixture.cancel(id);
-  const { settle, transactions } = settlerThatCounts();
+  const { settle, transactions } = countingSettler();
   const answers = await Promise.all(attempts.map((attempt) => settle(attempt, COMPLETED)));
   expect(answers).toEqual(attempts.map((_, index) => index % 5 !== 0));
   expect(transactions()).toBe(3);
 });
 
-test('what ends while a settlement is under way goes with the next', async () => {
+test('attempts that end during a settlement share the next one', async () => {
   const [first, ...others] = (await running(30)) as [ClaimedJob, ...ClaimedJob[]];
-  const { settle, transactions } = settlerThatCounts();
+  const { settle, transactions } = countingSettler();
   const began = settle(first, COMPLETED);
   // The first transaction begins at the end of this turn of the event loop.
   await new Promise(setImmediate);
@@ -56,34 +56,34 @@ test('what ends while a settlement is under way goes with the next', async () =>
   expect(await settle(first, COMPLETED)).toBe(false);
 });
 
-test('an attempt that is settled twice at once is settled, and the other told so too', async () => {
+test('an attempt that is settled twice at the same time is settled once', async () => {
   const [attempt] = (await running(1)) as [ClaimedJob];
-  const { settle } = settlerThatCounts();
+  const { settle } = countingSettler();
   await Promise.all([settle(attempt, COMPLETED), settle(attempt, COMPLETED)]);
   expect(await fixture.job(attempt.id)).toMatchObject({ status: 'completed' });
   expect(await fixture.attempts(attempt.id)).toHaveLength(1);
 });
 
 test.each<[string, Outcome]>([
-  ['result', POISON],
+  ['result', NOT_STORABLE],
   ['name in a result', { kind: 'completed', result: { '\ud800': 1 } }],
   ['error', { kind: 'failed', error: { code: 'task_failed', message: 'a\0b' }, retryable: true }],
   [
     'part',
     { kind: 'split', children: [{ type: 'part', payload: { text: '\0' }, shape: { cpuUnits: 1, memoryMb: 256 } }] },
   ],
-])('a %s that Postgres refuses fails its job for good, and no other', async (_name, poison) => {
+])('a %s that Postgres refuses permanently fails only its job', async (_name, outcome) => {
   const attempts = await running(10);
-  const { settle } = settlerThatCounts();
+  const { settle } = countingSettler();
   const answers = await Promise.all(
-    attempts.map((attempt, index) => settle(attempt, index === 4 ? poison : COMPLETED)),
+    attempts.map((attempt, index) => settle(attempt, index === 4 ? outcome : COMPLETED)),
   );
   expect(answers).toEqual(Array(10).fill(true));
   const statuses = await fixture.statuses(...attempts.map(({ id }) => id));
   expect(statuses).toEqual(attempts.map((_, index) => (index === 4 ? 'failed' : 'completed')));
   const { id } = attempts[4] as ClaimedJob;
   expect(await fixture.job(id)).toMatchObject({
-    error: { code: 'internal', message: 'what it ended with cannot be stored' },
+    error: { code: 'internal', message: 'task result could not be stored' },
     result: null,
   });
   expect(await fixture.attempts(id)).toMatchObject([{ status: 'failed', error: { code: 'internal' } }]);
@@ -92,16 +92,16 @@ test.each<[string, Outcome]>([
 test('a refused outcome of an attempt that no longer owns its job changes nothing', async () => {
   const [attempt] = (await running(1)) as [ClaimedJob];
   await fixture.cancel(attempt.id);
-  expect(await settlerThatCounts().settle(attempt, POISON)).toBe(false);
+  expect(await countingSettler().settle(attempt, NOT_STORABLE)).toBe(false);
   expect((await fixture.job(attempt.id)).status).toBe('cancelled');
 });
 
-test('what cannot be settled at all is told, and what comes after is settled', async () => {
+test('a failed settlement rejects, and later settlements succeed', async () => {
   const attempts = (await running(3)) as [ClaimedJob, ClaimedJob, ClaimedJob];
   await fixture.db.execute(sql`create function refuse() returns trigger language plpgsql as
     $$ begin if new.finished_at is not null then raise exception 'refused' using errcode = 'P0001'; end if; return new; end $$`);
   await fixture.db.execute(sql`create trigger refuse before update on jobs for each row execute function refuse()`);
-  const { settle } = settlerThatCounts();
+  const { settle } = countingSettler();
   const results = await Promise.allSettled(attempts.map((attempt) => settle(attempt, COMPLETED)));
   expect(results.map(({ status }) => status)).toEqual(Array(3).fill('rejected'));
   await fixture.db.execute(sql`drop trigger refuse on jobs`);

@@ -4,8 +4,8 @@ import path from 'node:path';
 import { eq, type SQL, sql } from 'drizzle-orm';
 import { pino } from 'pino';
 import { recordPages } from '../../conversion/record-pages.ts';
-import { Retention, type RetentionParts } from '../../converter/retention.ts';
-import { ORPHAN_AGE_MS, sweepStore } from '../../converter/sweep.ts';
+import { Retention, type RetentionParts } from '../../conversion/retention.ts';
+import { ORPHAN_AGE_MS, sweepStore } from '../../conversion/sweep-store.ts';
 import { listUploadsOver, overdueSeconds } from '../../db/retention.ts';
 import { events, jobDependencies, jobs, uploads } from '../../db/schema.ts';
 import { openDiskStore } from '../../store/disk.ts';
@@ -17,7 +17,7 @@ import { until } from '../support/service.ts';
 let fixture: JobsFixture;
 let root: string;
 let parts: RetentionParts;
-/** What was logged in the test. */
+/** Log lines of the test. */
 let logged: { id?: string; upload?: string; msg: string }[];
 beforeAll(async () => {
   fixture = await openJobsFixture();
@@ -42,7 +42,7 @@ const YEAR_AGO = sql`now() - interval '1 year'`;
 
 const history = (retentionDays?: number) => new Retention(parts, retentionDays).round(GOING_ON);
 
-/** Puts files into the store that were last written so long ago. */
+/** Puts files of this age into the store. */
 async function put(ageMs: number, ...paths: string[]): Promise<void> {
   const then = new Date(Date.now() - ageMs);
   for (const file of paths.map((relative) => path.join(root, relative))) {
@@ -58,7 +58,7 @@ async function stored(): Promise<string[]> {
   return files.map((entry) => path.relative(root, path.join(entry.parentPath, entry.name))).sort();
 }
 
-/** An upload with an original and a page in the store, completed so many days ago. */
+/** An upload that completed this many days ago, with an original and a page in the store. */
 async function ended(daysAgo = 0, outcome?: typeof FAILED_FOR_GOOD): Promise<{ id: string; files: string[] }> {
   const id = await fixture.upload();
   const attempt = await fixture.claimOne();
@@ -75,7 +75,7 @@ async function ended(daysAgo = 0, outcome?: typeof FAILED_FOR_GOOD): Promise<{ i
 const remaining = async () => (await fixture.db.select({ id: uploads.id }).from(uploads)).map(({ id }) => id);
 const remainingJobs = async () => (await fixture.db.select({ id: jobs.id }).from(jobs)).map(({ id }) => id);
 
-/** So many jobs that ended a year ago, with an attempt each. */
+/** Jobs that ended a year ago, with an attempt each. */
 async function oldJobs(count: number): Promise<string[]> {
   const { rows } = await fixture.db.execute<{ id: string }>(sql`
     insert into jobs (id, type, priority, arrived_at, payload, cpu_units, memory_mb, status, attempt, max_attempts, initial_delay_seconds,
@@ -88,7 +88,7 @@ async function oldJobs(count: number): Promise<string[]> {
   return rows.map(({ id }) => id);
 }
 
-/** Runs `body` by a trigger before each row of a table is deleted, for as long as `work` takes. */
+/** During `work`, a trigger runs `body` before each row of a table is deleted. */
 async function onDelete(table: 'jobs' | 'uploads', body: SQL, work: () => Promise<void>): Promise<void> {
   await fixture.db.execute(
     sql`create function on_delete() returns trigger language plpgsql as $$ begin ${body} return old; end $$`,
@@ -103,7 +103,7 @@ async function onDelete(table: 'jobs' | 'uploads', body: SQL, work: () => Promis
   }
 }
 
-test('history goes with its files once it is older than the retention, and not before', async () => {
+test('history older than the retention is deleted with its files, and younger history is kept', async () => {
   const [old, young] = [await ended(DAYS + 1), await ended(DAYS - 1)];
   const running = await fixture.upload();
   await fixture.db.update(uploads).set({ createdAt: sql`now() - interval '1 year'` }).where(eq(uploads.id, running));
@@ -113,7 +113,7 @@ test('history goes with its files once it is older than the retention, and not b
   expect(old.files.every((file) => !file.includes(young.id))).toBe(true);
 });
 
-test('history is kept for ever unless there is a retention', async () => {
+test('history is kept without a retention', async () => {
   const { id, files } = await ended(5_000);
   await fixture.db.update(events).set({ at: sql`now() - interval '10 years'` });
   await history();
@@ -121,7 +121,7 @@ test('history is kept for ever unless there is a retention', async () => {
   expect(await fixture.db.$count(events)).toBeGreaterThan(0);
 });
 
-test('history ends with expires_at, also while the upload is at work', async () => {
+test('an expired upload is deleted, even in progress', async () => {
   const { id: done } = await ended();
   const [running, later] = [await fixture.upload(2), await fixture.upload()];
   const claimed = await fixture.claim();
@@ -138,7 +138,7 @@ test('history ends with expires_at, also while the upload is at work', async () 
   }
 });
 
-test('history of jobs without an upload goes by the same retention, and so do events', async () => {
+test('jobs without an upload, and events, are deleted by the same retention', async () => {
   await fixture.submit({ id: 'old' }, { id: 'young' }, { id: 'after', dependsOn: ['old'] });
   await fixture.finishAll();
   await fixture.submit({ id: 'waiting' });
@@ -153,7 +153,7 @@ test('history of jobs without an upload goes by the same retention, and so do ev
   expect(await fixture.events('young')).toHaveLength(3);
 });
 
-test('a round spares an upload that is retried while it is swept', async () => {
+test('an upload that is retried during a round is kept', async () => {
   for (let round = 0; round < 12; round++) {
     const { id } = await ended(DAYS + 1, FAILED_FOR_GOOD);
     const retries = () => fixture.retryUpload(id);
@@ -166,7 +166,7 @@ test('a round spares an upload that is retried while it is swept', async () => {
   }
 });
 
-test('a round goes on although the files of one upload cannot be removed; those are found as orphans later', async () => {
+test('a round continues when files cannot be removed, and the store sweep removes them later', async () => {
   const broken = await ended(DAYS + 1);
   const fine = await ended(DAYS + 1);
   const removeFolder: Store['removeFolder'] = async (folder) => {
@@ -183,7 +183,7 @@ test('a round goes on although the files of one upload cannot be removed; those 
   expect(await stored()).toEqual([]);
 });
 
-test('a row that cannot be deleted stays alone: it is logged once, and not tried again in the next rounds', async () => {
+test('a row that cannot be deleted is logged once, and backs off', async () => {
   const [stuck, ...others] = [await ended(DAYS + 2), await ended(DAYS + 1), await ended(DAYS + 1)];
   await fixture.db.execute(sql`create sequence tries`);
   const refuse = sql.raw(`if old.id = '${stuck?.id}' then perform nextval('tries'); raise 'it is needed'; end if;`);
@@ -192,7 +192,7 @@ test('a row that cannot be deleted stays alone: it is logged once, and not tried
     for (let round = 0; round < 3; round++) await retention.round(GOING_ON);
     expect(await remaining()).toEqual([stuck?.id]);
     expect(logged).toMatchObject([{ id: stuck?.id, msg: 'retention could not delete a row' }]);
-    // Three in a batch, then one or two, then alone.
+    // The batch of three is halved twice.
     const { rows } = await fixture.db.execute<{ tries: number }>(sql`select last_value::int as tries from tries`);
     expect(rows[0]?.tries).toBeLessThanOrEqual(3);
     expect(others.length).toBe(2);
@@ -202,7 +202,7 @@ test('a row that cannot be deleted stays alone: it is logged once, and not tried
   expect([await remaining(), await stored()]).toEqual([[], []]);
 });
 
-test('of a thousand jobs one cannot be deleted, and all others are', async () => {
+test('a job that cannot be deleted does not keep a thousand others', async () => {
   const ids = await oldJobs(1_000);
   const stuck = ids[333];
   await onDelete('jobs', sql.raw(`if old.id = '${stuck}' then raise 'it is needed'; end if;`), async () => {
@@ -212,7 +212,7 @@ test('of a thousand jobs one cannot be deleted, and all others are', async () =>
   });
 });
 
-test('a round waits for nobody: what another works on is left for the next one', async () => {
+test('a round skips locked rows, and the next one deletes them', async () => {
   const [held, free] = [await ended(DAYS + 1), await ended(DAYS + 1)];
   const [heldJob, freeJob] = await oldJobs(2);
   await fixture.db.update(uploads).set({ finishedAt: YEAR_AGO });
@@ -228,7 +228,7 @@ test('a round waits for nobody: what another works on is left for the next one',
   expect([await remaining(), await remainingJobs(), await stored()]).toEqual([[], [], []]);
 });
 
-test('converters that delete at the same time share the work, and remove each folder once', async () => {
+test('concurrent converters share the work, and remove each folder once', async () => {
   for (let count = 0; count < 20; count++) await ended(DAYS + 1);
   await oldJobs(2_500);
   await fixture.db.update(uploads).set({ finishedAt: YEAR_AGO });
@@ -247,7 +247,7 @@ test('converters that delete at the same time share the work, and remove each fo
   expect(await fixture.db.$count(events)).toBe(20);
 });
 
-test('a batch that is cut off in the middle is as if it had not begun, and the next round does it', async () => {
+test('an interrupted batch is rolled back, and the next round repeats it', async () => {
   const ids = [(await ended(DAYS + 1)).id, (await ended(DAYS + 1)).id].toSorted();
   await fixture.db.transaction(async (tx) => {
     await tx.execute(sql`select pg_advisory_xact_lock(7)`);
@@ -270,7 +270,7 @@ test('a batch that is cut off in the middle is as if it had not begun, and the n
   expect([await remaining(), await stored()]).toEqual([[], []]);
 });
 
-test('jobs that depend on each other go together, with their edges', async () => {
+test('jobs that depend on each other are deleted together, with their edges', async () => {
   await fixture.submit({ id: 'a' }, { id: 'b', dependsOn: ['a'] }, { id: 'c', dependsOn: ['b'] });
   await fixture.finishAll();
   await fixture.db.update(jobs).set({ finishedAt: YEAR_AGO });
@@ -278,7 +278,7 @@ test('jobs that depend on each other go together, with their edges', async () =>
   expect([await remainingJobs(), await fixture.db.$count(jobDependencies)]).toEqual([[], 0]);
 });
 
-test('a batch of uploads ends before it has too many pages', async () => {
+test('a batch of uploads has a limited number of pages', async () => {
   const ids: string[] = [];
   for (let count = 0; count < 4; count++) ids.push((await ended(DAYS + 9 - count)).id);
   const list = async (pagesTotal: number) => {
@@ -291,7 +291,7 @@ test('a batch of uploads ends before it has too many pages', async () => {
   expect(await list(1_000_000)).toEqual(ids.slice(0, 1));
 });
 
-test('the age of what should be gone is told for each kind', async () => {
+test('the age of overdue rows is reported for each kind', async () => {
   expect(await overdueSeconds(fixture.db, DAYS)).toEqual({ uploads: 0, jobs: 0, events: 0 });
   const { id } = await ended(DAYS + 1);
   await fixture.submit({});
@@ -305,6 +305,6 @@ test('the age of what should be gone is told for each kind', async () => {
   await fixture.db.update(uploads).set({ expiresAt: sql`now() - interval '5 days'` }).where(eq(uploads.id, id));
   expect(Math.round((await overdueSeconds(fixture.db, undefined)).uploads / day)).toBe(5);
   await history(DAYS);
-  // The event that tells of the deletion of the upload is new.
+  // The event of the deletion is new.
   expect(await overdueSeconds(fixture.db, DAYS)).toEqual({ uploads: 0, jobs: 0, events: 0 });
 });

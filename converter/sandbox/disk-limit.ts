@@ -1,44 +1,41 @@
 import { lstat, opendir, readdir, readlink, stat, statfs } from 'node:fs/promises';
 import path from 'node:path';
 
-/** The disk or memory that the files of a sandbox take: limits of the kernel hold for one file each. */
-
-/** As many entries make a folder too large, whatever their size: a look must not take long. */
+/** The limit of a sandbox's files together: the kernel limits only single files. */
+export const MAX_FILES_MB = 8192;
+/** A folder with more entries counts as too large, because measuring it would take too long. */
 const MAX_ENTRIES = 10_000;
+const WATCH_MS = 500;
 const BLOCK_BYTES = 512;
 const MB = 2 ** 20;
 const TMPFS_MAGIC = 0x01021994;
 
-/** All files of a sandbox together. */
-export const MAX_FILES_MB = 8192;
-const LOOK_MS = 500;
-
 export interface FileWatch {
-  /** The part of them that is memory. */
+  /** The memory that the files use, on a file system in memory. */
   memoryMb(): number;
   stop(): void;
 }
 
-/** Follows the size of what a sandbox has written; calls `onOver` once it is above `MAX_FILES_MB`. */
+/** Watches the size of the files that a sandbox writes, and calls `onOver` when it exceeds `MAX_FILES_MB`. */
 export async function watchFiles(
-  { folder, pid, others }: { folder: string; pid: number; others: () => number[] },
+  { folder, pid, descendants }: { folder: string; pid: number; descendants: () => number[] },
   onOver: () => void,
 ): Promise<FileWatch> {
-  const inMemory = await isInMemory(folder);
+  const isInMemory = await isMemoryFolder(folder);
   let latestMb = 0;
-  let looking = false;
-  const look = async () => {
-    if (looking) return;
-    looking = true;
-    latestMb = await filesMb(folder, [pid, ...others()]);
-    looking = false;
+  let isMeasuring = false;
+  const measure = async () => {
+    if (isMeasuring) return;
+    isMeasuring = true;
+    latestMb = await filesMb(folder, [pid, ...descendants()]);
+    isMeasuring = false;
     if (latestMb > MAX_FILES_MB) onOver();
   };
-  const timer = setInterval(look, LOOK_MS);
-  return { memoryMb: () => (inMemory ? latestMb : 0), stop: () => clearInterval(timer) };
+  const timer = setInterval(measure, WATCH_MS);
+  return { memoryMb: () => (isInMemory ? latestMb : 0), stop: () => clearInterval(timer) };
 }
 
-/** In MB, with deleted files that `pids` still have open. Infinity for more entries than are worth counting. */
+/** The size in MB, including deleted files that `pids` still have open. Infinity for too many entries. */
 async function filesMb(folder: string, pids: number[]): Promise<number> {
   let blocks = 0;
   let entries = 0;
@@ -57,8 +54,7 @@ async function filesMb(folder: string, pids: number[]): Promise<number> {
   return (blocks * BLOCK_BYTES) / MB;
 }
 
-/** True if files there are memory. */
-async function isInMemory(folder: string): Promise<boolean> {
+async function isMemoryFolder(folder: string): Promise<boolean> {
   return statfs(folder).then(
     ({ type }) => type === TMPFS_MAGIC,
     () => false,

@@ -4,21 +4,21 @@ import type { Queues } from '../db/queues.ts';
 import { type Outcome, type Settlement, settleAttempts } from '../jobs/settle.ts';
 import { postgresCode } from '../jobs/transition.ts';
 
-const MAX_GROUP = 64;
-/** Classes of Postgres's codes that say that it cannot keep what it was given, now or later: data, constraint, limit. */
+const MAX_BATCH = 64;
+/** Classes of Postgres errors for values that can never be stored: data, constraint, limit. */
 const REFUSED = /^(22|23|54)/;
-const UNKEEPABLE: Outcome = {
+const NOT_STORABLE: Outcome = {
   kind: 'failed',
-  error: { code: 'internal', message: 'what it ended with cannot be stored' },
+  error: { code: 'internal', message: 'task result could not be stored' },
   retryable: false,
 };
 
 /**
- * Settles attempts in groups, which made short jobs twice as fast. Gives whether the attempt still owned its job. An
+ * Settles attempts in batches, which made short jobs twice as fast. Returns whether the attempt still owned its job. An
  * outcome that Postgres refuses fails its job.
  */
-export function createSettler(db: Database, queues: Queues): (settlement: Settlement) => Promise<boolean> {
-  const settle = inGroups(MAX_GROUP, async (settlements: Settlement[]) => {
+export function settleInBatches(db: Database, queues: Queues): (settlement: Settlement) => Promise<boolean> {
+  const settle = inGroups(MAX_BATCH, async (settlements: Settlement[]) => {
     const owned = await settleAttempts(db, queues, settlements);
     return settlements.map((settlement) => owned.has(settlement));
   });
@@ -28,7 +28,7 @@ export function createSettler(db: Database, queues: Queues): (settlement: Settle
       return await settle(settlement);
     } catch (error) {
       if (!REFUSED.test(postgresCode(error))) throw error;
-      return settle({ ...settlement, outcome: UNKEEPABLE });
+      return settle({ ...settlement, outcome: NOT_STORABLE });
     }
   };
 }

@@ -1,5 +1,5 @@
 import type { TaskRequest } from '../../../converter/run-task.ts';
-import { isNative, isNativeStep } from '../../../converter/sandbox/freshness.ts';
+import { isNativeStep, runsNativeCode } from '../../../converter/sandbox/reuse.ts';
 import type { PdfEngine } from '../../../jobs/task.ts';
 
 const requestOf = (type: string, payload: Record<string, unknown>, firstEngine: PdfEngine = 'pdfium') =>
@@ -14,8 +14,8 @@ test.each([
     requestOf('convert_range', { media_type: 'application/pdf', engine: 'pdf-to-img' }),
   ],
   ['a task of an operator', requestOf('thumbnail', {})],
-])('%s is read by native code', (_name, request) => {
-  expect(isNative(request)).toBe(true);
+])('native code reads %s', (_name, request) => {
+  expect(runsNativeCode(request)).toBe(true);
 });
 
 test.each([
@@ -26,11 +26,11 @@ test.each([
   ],
   ['a checksum', requestOf('checksum', {})],
   ['an archive', requestOf('archive', {})],
-])('%s is not', (_name, request) => {
-  expect(isNative(request)).toBe(false);
+])('native code does not read %s', (_name, request) => {
+  expect(runsNativeCode(request)).toBe(false);
 });
 
-test('a PDF is from the first step that is not of PDFium', () => {
+test('a PDF is read by native code after a step of another engine than PDFium', () => {
   const engines = ['pdfium', 'pdf-to-img', 'sharp'] as const;
   expect(engines.map((engine) => isNativeStep({ page: 1, engine, last: true }))).toEqual([false, true, true]);
 });

@@ -1,11 +1,10 @@
 import { existsSync } from 'node:fs';
 import { mkdtemp, rm, statfs } from 'node:fs/promises';
 import path from 'node:path';
-import type { TaskRequest } from '../../../converter/run-task.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
-import { createSandboxPool } from '../../../converter/sandbox/pool.ts';
+import { SandboxPool } from '../../../converter/sandbox/pool.ts';
 import { createLogger } from '../../../runtime/log.ts';
-import { prepareFor } from '../../support/prepare.ts';
+import { prepareFor, taskRequest } from '../../support/prepare.ts';
 
 const TMPFS_MAGIC = 0x01021994;
 const MEMORY = '/dev/shm';
@@ -27,7 +26,7 @@ afterEach(async () => {
   ['a file', false],
   ['a deleted file', true],
 ])('%s in memory counts against the reservation', async (_what, unlinked) => {
-  const pool = createSandboxPool({
+  const pool = new SandboxPool({
     keep: 1,
     roomMb: () => 1024,
     workFolder: folder,
@@ -38,28 +37,15 @@ afterEach(async () => {
     log: createLogger('silent', {}),
   });
   const lease = pool.lease(256, null);
-  const { outcome } = await lease.run(prepareFor(requestOf({ megabytes: 300, unlinked })), {
-    deadlineMs: 30_000,
-    signal: new AbortController().signal,
-    onEvent: () => undefined,
-  });
+  const { outcome } = await lease.run(
+    prepareFor(taskRequest({ type: 'fill', payload: { megabytes: 300, unlinked } })),
+    {
+      deadlineMs: 30_000,
+      signal: new AbortController().signal,
+      onEvent: () => undefined,
+    },
+  );
   lease.release();
   await pool.close();
   expect(outcome).toMatchObject({ kind: 'died', how: 'outgrown', error: { code: 'out_of_memory' } });
 });
-
-function requestOf(payload: Record<string, unknown>): Omit<TaskRequest, 'outputFolder'> {
-  return {
-    type: 'fill',
-    payload,
-    attempt: 1,
-    files: { originals: [], pages: [] },
-    input: '',
-    password: null,
-    dependencies: [],
-    settledPages: [],
-    avoid: [],
-    reservation: { cpuUnits: 1, memoryMb: 256 },
-    limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdfium' },
-  };
-}

@@ -7,17 +7,19 @@ import path from 'node:path';
 import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
 import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
-import { capMemory, readMemory, watchMemory } from '../../../converter/sandbox/limits.ts';
-import { createSandboxPool, type Lease, type SandboxPool } from '../../../converter/sandbox/pool.ts';
-import type { Ran } from '../../../converter/sandbox/run.ts';
+import type { Lease } from '../../../converter/sandbox/lease.ts';
+import { limitMemory, readMemory, watchMemory } from '../../../converter/sandbox/memory-limit.ts';
+import { SandboxPool } from '../../../converter/sandbox/pool.ts';
+import type { RunResult } from '../../../converter/task-runner.ts';
 import { BASELINE_MB } from '../../../jobs/shape.ts';
 import { createLogger } from '../../../runtime/log.ts';
 import { childrenOf, descendantsOf, killAll } from '../../../runtime/process-tree.ts';
 import { commandOf, isAlive, processOf } from '../../scenarios/processes.ts';
 import { makeImage } from '../../support/files.ts';
+import { taskRequest } from '../../support/prepare.ts';
 import { type Json, until } from '../../support/service.ts';
 
-/** How far above its reservation a sandbox may be measured: what the watchdog lets pass between two looks. */
+/** The maximum excess over a reservation, which the watchdog misses between two checks. */
 const OVER_MB = 16;
 const CLASSES = [256, 384, 512];
 const LEAKS = ['leak_native', 'leak_heap', 'leak_wasm'];
@@ -27,7 +29,7 @@ const describeWithCaps = canCap ? describe : describe.skip;
 const describeWithProc = existsSync('/proc/self/status') ? describe : describe.skip;
 
 const strongest = await detectIsolation();
-// Some tasks here read outside the private folder, or look for processes by ids of the machine.
+// Some tasks here read outside the private folder, or look up process ids of the machine.
 const none = await detectIsolation({ from: 'memory' });
 
 let folder: string;
@@ -44,11 +46,11 @@ afterEach(async () => {
 });
 
 function startPool(keep: number, isolation = none): void {
-  pool = createSandboxPool({
+  pool = new SandboxPool({
     keep,
     roomMb: () => roomMb,
     workFolder: folder,
-    // The sandboxes of the whole run compile their code once.
+    // All tests share the compile cache.
     cacheFolder: compiledCodeFolder(folder),
     hidden: [],
     isolation,
@@ -57,12 +59,12 @@ function startPool(keep: number, isolation = none): void {
   });
 }
 
-/** Our sandboxes among the children of this process, which may have others. */
+/** The sandboxes of this process, which may have other children. */
 function sandboxes(): number[] {
   return childrenOf(process.pid).filter((pid) => isAlive(pid) && commandOf(pid).includes('sandbox/child.ts'));
 }
 
-/** The sandboxes once there are so many; one that was just forked has no command line yet. */
+/** Resolves when there are `count` sandboxes. */
 function sandboxesOnce(count: number): Promise<number[]> {
   return until(async () => {
     const found = sandboxes();
@@ -71,20 +73,8 @@ function sandboxesOnce(count: number): Promise<number[]> {
 }
 
 function requestOf(type: string, payload: Record<string, unknown>, memoryMb: number): TaskRequest {
-  return {
-    type,
-    payload,
-    attempt: 1,
-    files: { originals: [], pages: [] },
-    input: path.join(folder, 'a.png'),
-    password: null,
-    dependencies: [],
-    settledPages: [],
-    avoid: [],
-    reservation: { cpuUnits: 1, memoryMb },
-    limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdf-to-img' },
-    outputFolder: folder,
-  };
+  const input = path.join(folder, 'a.png');
+  return { ...taskRequest({ type, payload, input, reservation: { cpuUnits: 1, memoryMb } }), outputFolder: folder };
 }
 
 interface Use {
@@ -93,7 +83,7 @@ interface Use {
   onEvent?: (event: TaskEvent) => void;
 }
 
-function runOn(lease: Lease, request: TaskRequest, use: Use = {}): Promise<Ran> {
+function runTask(lease: Lease, request: TaskRequest, use: Use = {}): Promise<RunResult> {
   return lease.run(async () => request, {
     deadlineMs: 30_000,
     signal: new AbortController().signal,
@@ -102,16 +92,16 @@ function runOn(lease: Lease, request: TaskRequest, use: Use = {}): Promise<Ran> 
   });
 }
 
-async function run(type: string, payload: Record<string, unknown>, memoryMb: number, use?: Use): Promise<Ran> {
+async function run(type: string, payload: Record<string, unknown>, memoryMb: number, use?: Use): Promise<RunResult> {
   const lease = pool.lease(memoryMb, null);
   try {
-    return await runOn(lease, requestOf(type, payload, memoryMb), use);
+    return await runTask(lease, requestOf(type, payload, memoryMb), use);
   } finally {
     lease.release();
   }
 }
 
-/** Asks for the peak of the process that a task names, as often as can be; `stop` gives the highest, in MB. */
+/** Measures the peak of the process that a task reports; `stop` returns it in MB. */
 function measurePeak() {
   let peakMb = 0;
   let timer: NodeJS.Timeout | undefined;
@@ -135,7 +125,7 @@ function pidIn(event: TaskEvent): number | undefined {
   return processOf(process.pid, event.data as { pid: number; cwd: string });
 }
 
-/** A task that has said where it is and that it is full; `end` aborts it. */
+/** Runs a task until it holds its memory; `end` aborts it. */
 async function holdBalloon(lease: Lease, megabytes: number, memoryMb: number) {
   const abort = new AbortController();
   const full = Promise.withResolvers<number>();
@@ -143,11 +133,11 @@ async function holdBalloon(lease: Lease, megabytes: number, memoryMb: number) {
     const pid = pidIn(event);
     if (pid !== undefined) full.resolve(pid);
   };
-  const ending = runOn(lease, requestOf('balloon', { megabytes }, memoryMb), { signal: abort.signal, onEvent });
+  const ending = runTask(lease, requestOf('balloon', { megabytes }, memoryMb), { signal: abort.signal, onEvent });
   void ending.then(({ outcome }) => full.reject(new Error(`it ended before it was full: ${JSON.stringify(outcome)}`)));
   return {
     pid: await full.promise,
-    async end(): Promise<Ran> {
+    async end(): Promise<RunResult> {
       abort.abort();
       return ending;
     },
@@ -164,7 +154,7 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
       const lease = pool.lease(memoryMb, null);
       try {
         const measured = measurePeak();
-        const { outcome, peakMemoryMb } = await runOn(lease, requestOf(type, {}, memoryMb), measured);
+        const { outcome, peakMemoryMb } = await runTask(lease, requestOf(type, {}, memoryMb), measured);
         const peakMb = Math.max(measured.stop(), peakMemoryMb ?? 0);
         return { type, outcome, peakMb };
       } finally {
@@ -174,15 +164,15 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
     const ended = await Promise.all(LEAKS.map(stopped));
     expect(ended).toMatchObject(LEAKS.map((type) => ({ type, outcome: OUTGROWN })));
     for (const { peakMb } of ended) {
-      // Not far below either: then a reservation would not be worth its size.
+      // A much lower peak would mean that the task cannot use its reservation.
       expect(peakMb).toBeGreaterThan(memoryMb * 0.75);
       expect(peakMb).toBeLessThanOrEqual(memoryMb + OVER_MB);
     }
   });
 
-  test.each(CLASSES)('of %i MB may be used up to 16 MB below it, and its peak is told', async (memoryMb) => {
+  test.each(CLASSES)('of %i MB may be used up to 16 MB below it, and the peak is reported', async (memoryMb) => {
     const used = memoryMb - 16;
-    // A sandbox that still compiles code holds more for a moment.
+    // A sandbox that still compiles code uses more memory.
     await pool.warm();
     const { outcome, peakMemoryMb } = await run('balloon', { megabytes: used, hold: false }, memoryMb);
     expect(outcome).toEqual({ kind: 'completed', result: expect.anything() });
@@ -190,7 +180,7 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
     expect(peakMemoryMb).toBeLessThanOrEqual(memoryMb);
   });
 
-  test('is set anew for each task of a sandbox that is used again, and so is the peak', async () => {
+  test('is set for each task of a reused sandbox, and the peak is reset', async () => {
     const balloon = (megabytes: number, memoryMb: number) => run('balloon', { megabytes, hold: false }, memoryMb);
     const small = await balloon(200, 384);
     const [sandbox] = sandboxes();
@@ -211,8 +201,8 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
 
   test.each([
     ['its process group', false],
-    ['groups of their own', true],
-  ])('counts what a task has started, and goes over with all of it: in %s', async (_where, detached) => {
+    ['separate process groups', true],
+  ])('includes the child processes of a task, in %s', async (_where, detached) => {
     const started: number[] = [];
     const onEvent = (event: TaskEvent) => {
       const pid = pidIn(event);
@@ -220,15 +210,15 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
     };
     const { outcome, peakMemoryMb } = await run('swarm', { children: 6, megabytes: 30, detached }, 384, { onEvent });
     expect(outcome).toMatchObject(OUTGROWN);
-    // Two fit in; the third may not have been told of when it is too much.
+    // Two fit; the third may be killed before it is reported.
     expect(started.length).toBeGreaterThan(1);
     await until(async () => !started.some(isAlive));
     expect(peakMemoryMb).toBeGreaterThan(384);
-    // Each takes some 85 MB: one more may come before the watchdog looks.
+    // Each uses some 85 MB, and one more may start before the next check.
     expect(peakMemoryMb).toBeLessThan(384 + 2 * 90);
   });
 
-  test('of more than 512 MB works at a low priority, all its threads, and is not used again', async () => {
+  test('of more than 512 MB lowers the priority of all threads, and its sandbox is not reused', async () => {
     const small = pool.lease(512, null);
     const usual = await holdBalloon(small, 160, 512);
     const lease = pool.lease(768, null);
@@ -236,7 +226,7 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
     expect(new Set(nicesOf(usual.pid))).toEqual(new Set([0]));
     expect(nicesOf(low.pid).length).toBeGreaterThan(4);
     expect(new Set(nicesOf(low.pid))).toEqual(new Set([10]));
-    // Where it groups processes by session, Linux weighs groups against each other, and not what is in them.
+    // Where Linux groups processes by session, priorities count between groups.
     const groups = [usual, low].map(({ pid }) => groupNice(pid));
     expect(groups).toEqual(groups[0] === undefined ? [undefined, undefined] : [0, 10]);
     await Promise.all([usual.end(), low.end()]);
@@ -244,19 +234,18 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
     lease.release();
 
     const other = pool.lease(768, null);
-    expect((await runOn(other, requestOf('look_for', { pids: [] }, 768))).outcome.kind).toBe('completed');
+    expect((await runTask(other, requestOf('look_for', { pids: [] }, 768))).outcome.kind).toBe('completed');
     expect(sandboxes()).toEqual([]);
     other.release();
-    // Others come first when processors are short.
   }, 180_000);
 });
 
-describeWithProc('what a task leaves behind (needs /proc)', () => {
+describeWithProc('the processes that a task leaves behind (needs /proc)', () => {
   beforeEach(() => startPool(1));
 
-  test('a process is gone once the lease is released, and its sandbox with it', async () => {
+  test('a child process ends with its sandbox after the release', async () => {
     const lease = pool.lease(256, null);
-    const { outcome } = await runOn(lease, requestOf('litter', {}, 256));
+    const { outcome } = await runTask(lease, requestOf('litter', {}, 256));
     const { pid } = (outcome as Json).result;
     const [sandbox] = sandboxes();
     expect(isAlive(pid)).toBe(true);
@@ -264,21 +253,21 @@ describeWithProc('what a task leaves behind (needs /proc)', () => {
     await until(async () => !isAlive(pid) && !isAlive(sandbox as number));
   });
 
-  test('a process whose own parent has ended is gone at the latest when its sandbox is', async () => {
+  test('an orphaned child process ends at the latest with its sandbox', async () => {
     const { outcome } = await run('litter', { orphan: true }, 256);
     await pool.close();
     await until(async () => !isAlive((outcome as Json).result.pid));
   });
 
-  test('an endless native call ends with timeout at its deadline, and its process is gone', async () => {
+  test('an endless native call is killed at its deadline', async () => {
     const lease = pool.lease(256, null);
-    await runOn(lease, requestOf('look_for', { pids: [] }, 256));
+    await runTask(lease, requestOf('look_for', { pids: [] }, 256));
     const [sandbox] = sandboxes();
     const began = performance.now();
-    const { outcome } = await runOn(lease, requestOf('stuck', {}, 256), { deadlineMs: 700 });
+    const { outcome } = await runTask(lease, requestOf('stuck', {}, 256), { deadlineMs: 700 });
     const took = performance.now() - began;
     expect(outcome).toMatchObject({ kind: 'failed', retryable: true, error: { code: 'timeout' } });
-    // It was given half a second to end by itself.
+    // Half a second is the grace period after the abort.
     expect(took).toBeGreaterThanOrEqual(1_190);
     expect(isAlive(sandbox as number)).toBe(false);
     lease.release();
@@ -296,7 +285,7 @@ describeWithProc('by process id (needs /proc)', () => {
     }
   });
 
-  /** A process that leads a group, and has printed its first line. */
+  /** Starts a process group, and waits for its first line of output. */
   async function start(command: string, args: string[]): Promise<{ child: ChildProcess; pid: number; line: string }> {
     const child = spawn(command, args, { detached: true, stdio: ['ignore', 'pipe', 'ignore'] });
     started.push(child);
@@ -304,7 +293,7 @@ describeWithProc('by process id (needs /proc)', () => {
     return { child, pid: child.pid as number, line: String(line) };
   }
 
-  test('children and theirs are found and killed, in whatever group they are', async () => {
+  test('all descendants are found and killed, in any process group', async () => {
     const inner = "sh -c 'setsid sleep 60 & sleep 60; wait'";
     const { child, pid } = await start('sh', ['-c', `echo; sleep 60 & ${inner} & wait`]);
     await until(async () => descendantsOf(pid).filter((one) => commandOf(one).startsWith('sleep')).length === 3);
@@ -317,11 +306,11 @@ describeWithProc('by process id (needs /proc)', () => {
     expect(descendantsOf(pid)).toEqual([]);
   });
 
-  test('what is gone has no memory, no cap and no children, and is killed without complaint', async () => {
+  test('a process that is gone has no memory, no limit and no children, and killing it does not throw', async () => {
     const { child, pid } = await start('sh', ['-c', 'echo; exit']);
     if (child.exitCode === null) await once(child, 'exit');
     expect(readMemory(pid)).toBeNull();
-    expect(await capMemory(pid, 256, null)).toBeNull();
+    expect(await limitMemory(pid, 256, null)).toBeNull();
     expect(descendantsOf(pid)).toEqual([]);
     killAll([-pid, ...descendantsOf(pid)]);
     const watch = watchMemory(pid, 1, () => {
@@ -330,7 +319,7 @@ describeWithProc('by process id (needs /proc)', () => {
     expect(watch.stop()).toBeNull();
   });
 
-  test('without a cap, the watchdog sees who grows too large, and tells the peak', async () => {
+  test('the watchdog stops a process without a limit, and reports the peak', async () => {
     const grow = 'const kept = []; console.log(); setInterval(() => kept.push(Buffer.alloc(2 ** 20, 1)), 5)';
     const { child, pid } = await start(process.execPath, ['-e', grow]);
     const exited = once(child, 'exit');
@@ -341,7 +330,7 @@ describeWithProc('by process id (needs /proc)', () => {
     expect(peakMb).toBeLessThan(150 + 64);
   });
 
-  test('a peak is measured from when the watch began', async () => {
+  test('the peak is measured from the start of the watch', async () => {
     const shrink = `let kept = Buffer.alloc(200 * 2 ** 20, 1); kept = null; gc(); console.log(); setInterval(() => {}, 60_000)`;
     const { pid } = await start(process.execPath, ['--expose-gc', '-e', shrink]);
     expect(readMemory(pid)?.peakMb).toBeGreaterThan(200);
@@ -350,7 +339,7 @@ describeWithProc('by process id (needs /proc)', () => {
 });
 
 describeWithProc('idle sandboxes (needs /proc)', () => {
-  test('are started ahead, as many as are to be kept and as the room holds', async () => {
+  test('are started in advance, up to their number and the free memory', async () => {
     startPool(3);
     await sandboxesOnce(3);
     await pool.close();
@@ -361,14 +350,14 @@ describeWithProc('idle sandboxes (needs /proc)', () => {
     expect(sandboxes()).toHaveLength(2);
   });
 
-  test('are gone before a task begins that leaves them no room, and come back after it', async () => {
+  test('end before a task that needs their memory, and are started again after it', async () => {
     startPool(3);
     const before = await sandboxesOnce(3);
     const lease = pool.lease(512, null);
     roomMb = 0;
-    // As the converter does as soon as it has claimed.
+    // The converter does so after each claim.
     void pool.makeRoom();
-    const { outcome } = await runOn(lease, requestOf('look_for', { pids: before }, 512));
+    const { outcome } = await runTask(lease, requestOf('look_for', { pids: before }, 512));
     const { pid } = (outcome as Json).result;
     expect(before).toContain(pid);
     expect(outcome).toMatchObject({ kind: 'completed', result: { found: [pid] } });
@@ -380,17 +369,17 @@ describeWithProc('idle sandboxes (needs /proc)', () => {
     expect(await sandboxesOnce(3)).toContain(pid);
   });
 
-  test('end only as far as the room demands', async () => {
+  test('end only until there is enough memory', async () => {
     startPool(3);
     const before = await sandboxesOnce(3);
     roomMb = BASELINE_MB + 20;
-    // Whoever asks while they end waits, too.
+    // A second call waits for the same sandboxes.
     void pool.makeRoom();
     await pool.makeRoom();
     expect(before.filter(isAlive)).toHaveLength(1);
   });
 
-  test('take a small image without a process being started', async () => {
+  test('convert a small image without starting a process', async () => {
     startPool(1);
     await writeFile(path.join(folder, 'a.png'), await makeImage());
     const before = await sandboxesOnce(1);
@@ -401,17 +390,17 @@ describeWithProc('idle sandboxes (needs /proc)', () => {
   });
 });
 
-/** The niceness of the session's group that a process is in; undefined where there are no such groups. */
+/** The priority of a process's session group; undefined where the kernel has none. */
 function groupNice(pid: number): number | undefined {
   const file = `/proc/${pid}/autogroup`;
   return existsSync(file) ? Number(/nice (-?\d+)/.exec(readFileSync(file, 'utf8'))?.[1]) : undefined;
 }
 
-/** The niceness of each thread of a process. */
+/** The priority of each thread of a process. */
 function nicesOf(pid: number): number[] {
   return readdirSync(`/proc/${pid}/task`).map((thread) => {
     const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8');
-    // Fields from the third on follow the name, which may hold anything; niceness is the 19th.
+    // The name in brackets may contain anything. After it, the priority is the 17th field.
     return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[16]);
   });
 }

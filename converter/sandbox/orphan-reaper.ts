@@ -1,11 +1,11 @@
 import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { childrenOf, descendantsOf, killAll } from '../../runtime/process-tree.ts';
-import { attempt, openKernel } from './isolation/kernel.ts';
+import { ignoreErrors, openKernel } from './isolation/kernel.ts';
 
 /**
- * Processes that sandboxes without a PID namespace have left behind. The kernel gives them to this process. The
- * filter of system calls, which they cannot lose, sets them apart from its own children.
+ * Kills processes that sandboxes without a PID namespace leave behind. The kernel makes them children of this process. Their
+ * seccomp filter, which they cannot remove, distinguishes them from its other children.
  */
 
 const PR_SET_CHILD_SUBREAPER = 36;
@@ -13,11 +13,11 @@ const WNOHANG = 1;
 const RETRY_MS = 20;
 
 export interface OrphanReaper {
-  /** Kills what is below no sandbox of `living`, and resolves when it is gone. */
+  /** Kills orphans that are not among the processes of `living`, and resolves when they are gone. */
   reap(living: () => number[]): Promise<void>;
 }
 
-/** From now on, orphans of this process's descendants become its children. Null where that cannot be. */
+/** Makes orphaned descendants children of this process. Null where the kernel does not support it. */
 export async function startOrphanReaper(): Promise<OrphanReaper | null> {
   const kernel = await openKernel();
   const ownFilters = filtersOf(process.pid);
@@ -31,14 +31,14 @@ export async function startOrphanReaper(): Promise<OrphanReaper | null> {
         if (orphans.length === 0) return;
         killAll(orphans.flatMap((pid) => [...descendantsOf(pid), pid]));
         await delay(RETRY_MS);
-        // Node waits for its own children alone.
-        for (const pid of orphans) attempt(() => kernel('wait4', pid, 0, WNOHANG, 0), 'ECHILD');
+        // Node reaps only the children that it started.
+        for (const pid of orphans) ignoreErrors(() => kernel('wait4', pid, 0, WNOHANG, 0), 'ECHILD');
       }
     },
   };
 }
 
-/** How many filters of system calls a process has; null where the kernel does not tell. */
+/** The number of seccomp filters of a process; null where the kernel does not report it. */
 function filtersOf(pid: number): number | null {
   try {
     const count = /^Seccomp_filters:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, rm, utimes, writeFile } from 'node:fs/promises
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { recordPages } from '../../conversion/record-pages.ts';
-import { ORPHAN_AGE_MS, type SweepParts, sweepStore } from '../../converter/sweep.ts';
+import { ORPHAN_AGE_MS, type SweepParts, sweepStore } from '../../conversion/sweep-store.ts';
 import { openDiskStore } from '../../store/disk.ts';
 import { archivePath, pagePath } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
@@ -26,11 +26,11 @@ afterEach(async () => {
 afterAll(() => fixture.close());
 
 const GOING_ON = new AbortController().signal;
-const NOBODYS = '01a20a0b-5ccf-7021-8000-000000000000';
+const UNKNOWN_UPLOAD = '01a20a0b-5ccf-7021-8000-000000000000';
 
 const store = () => sweepStore(parts, GOING_ON);
 
-/** Puts files into the store that were last written so long ago. */
+/** Puts files of this age into the store. */
 async function put(ageMs: number, ...paths: string[]): Promise<void> {
   const then = new Date(Date.now() - ageMs);
   for (const file of paths.map((relative) => path.join(root, relative))) {
@@ -48,7 +48,7 @@ async function stored(): Promise<string[]> {
   return files.map((entry) => path.relative(root, path.join(entry.parentPath, entry.name))).sort();
 }
 
-/** An upload that has completed, with an original and a page in the store. */
+/** A completed upload with an original and a page in the store. */
 async function ended(): Promise<{ id: string; files: string[] }> {
   const id = await fixture.upload();
   const attempt = await fixture.claimOne();
@@ -61,33 +61,33 @@ async function ended(): Promise<{ id: string; files: string[] }> {
 }
 
 describe('the store', () => {
-  test('loses what nobody has recorded, once it is old', async () => {
+  test('loses old files that are not recorded', async () => {
     const { id, files } = await ended();
     const late = [pagePath(id, 1, 1, '2'), pagePath(id, 1, 2, '1'), archivePath(id, 'cut-off')];
-    const folder = [`uploads/${NOBODYS}/originals/1.pdf`, pagePath(NOBODYS, 1, 1, '1')];
+    const folder = [`uploads/${UNKNOWN_UPLOAD}/originals/1.pdf`, pagePath(UNKNOWN_UPLOAD, 1, 1, '1')];
     await put(OLD, ...late, ...folder, 'incoming/aborted');
     await store();
     expect(await stored()).toEqual(files.toSorted());
     expect(await readdir(path.join(root, 'uploads'))).toEqual([id]);
   });
 
-  test('keeps what is young: a request or an attempt may be about to record it', async () => {
+  test('keeps young files, which a request or an attempt may still record', async () => {
     const { id, files } = await ended();
     const young = [
       pagePath(id, 1, 1, '2'),
       archivePath(id, 'new'),
-      `uploads/${NOBODYS}/originals/2.pdf`,
+      `uploads/${UNKNOWN_UPLOAD}/originals/2.pdf`,
       'incoming/under-way',
     ];
     await put(YOUNG, ...young);
-    // Its first file came earlier than its second.
-    const older = `uploads/${NOBODYS}/originals/1.pdf`;
+    // Its first file is older than its second.
+    const older = `uploads/${UNKNOWN_UPLOAD}/originals/1.pdf`;
     await put(OLD, older);
     await store();
     expect(await stored()).toEqual([...files, ...young, older].toSorted());
   });
 
-  test('keeps everything of an upload that is at work, and what a completed archive has made', async () => {
+  test('keeps the files of an upload in progress, and of a completed archive', async () => {
     const working = await fixture.upload();
     await fixture.claimOne();
     const { id, files } = await ended();
@@ -99,10 +99,10 @@ describe('the store', () => {
     expect(await stored()).toEqual([...files, pagePath(working, 1, 1, '1'), kept].toSorted());
   });
 
-  test('loses empty folders too, and nothing that it does not know', async () => {
-    await mkdir(path.join(root, `uploads/${NOBODYS}/pages`), { recursive: true });
+  test('loses empty folders, and keeps unknown files', async () => {
+    await mkdir(path.join(root, `uploads/${UNKNOWN_UPLOAD}/pages`), { recursive: true });
     const then = new Date(Date.now() - OLD);
-    await utimes(path.join(root, `uploads/${NOBODYS}/pages`), then, then);
+    await utimes(path.join(root, `uploads/${UNKNOWN_UPLOAD}/pages`), then, then);
     const { id, files } = await ended();
     const others = ['else/file', 'uploads/README', 'uploads/not-an-id/file', `uploads/${id}/thumbnails/1.png`];
     await put(OLD, ...others);
@@ -111,8 +111,10 @@ describe('the store', () => {
     expect((await readdir(path.join(root, 'uploads'))).toSorted()).toEqual(['README', id, 'not-an-id'].toSorted());
   });
 
-  test('is swept to the end by the next sweep when one is cut off, or cannot remove something', async () => {
-    const ids = Array.from({ length: 250 }, (_, index) => NOBODYS.replace(/.{3}$/, String(index).padStart(3, '0')));
+  test('is swept completely by the next sweep after one was interrupted or failed', async () => {
+    const ids = Array.from({ length: 250 }, (_, index) =>
+      UNKNOWN_UPLOAD.replace(/.{3}$/, String(index).padStart(3, '0')),
+    );
     await put(OLD, ...ids.map((id) => pagePath(id, 1, 1, '1')));
     const cut = new AbortController();
     let folders = 0;
@@ -129,8 +131,8 @@ describe('the store', () => {
   });
 });
 
-test('of two converters that sweep the store at the same time one does', async () => {
-  await put(OLD, ...[1, 2, 3].map((last) => pagePath(NOBODYS.replace(/.$/, String(last)), 1, 1, '1')));
+test('one of two concurrent sweeps runs', async () => {
+  await put(OLD, ...[1, 2, 3].map((last) => pagePath(UNKNOWN_UPLOAD.replace(/.$/, String(last)), 1, 1, '1')));
   let atWork = 0;
   let most = 0;
   const removeFolder: Store['removeFolder'] = async (folder) => {

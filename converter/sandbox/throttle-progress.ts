@@ -2,11 +2,14 @@ import type { TaskEvent } from '../run-task.ts';
 
 const INTERVAL_MS = 100;
 
-/**
- * Passes the reports of a task on, in order, but of the progress within 100 ms the last alone. `flush` passes on what is
- * left.
- */
-export function mergeProgress(send: (event: TaskEvent) => void) {
+export interface ThrottledReport {
+  (event: TaskEvent): void;
+  /** Sends progress that still waits. */
+  flush(): void;
+}
+
+/** Passes reports on in order, but only the latest progress within 100 ms. */
+export function throttleProgress(send: (event: TaskEvent) => void): ThrottledReport {
   let waiting: TaskEvent | undefined;
   let timer: NodeJS.Timeout | undefined;
   let sentAt = Number.NEGATIVE_INFINITY;
@@ -28,7 +31,7 @@ export function mergeProgress(send: (event: TaskEvent) => void) {
       return;
     }
     waiting = event;
-    // A task that computes without a pause leaves no time to a timer.
+    // The timers of a task that never yields do not run.
     if (performance.now() - sentAt >= INTERVAL_MS) flush();
     else timer ??= setTimeout(flush, INTERVAL_MS);
   }
