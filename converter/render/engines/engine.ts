@@ -36,7 +36,7 @@ export interface PdfDocument {
 }
 
 /** A file that cannot be read from disk says nothing about what is in it. */
-export function isOfSystem(cause: unknown): boolean {
+export function isFileSystemError(cause: unknown): boolean {
   return typeof cause === 'object' && cause !== null && 'syscall' in cause;
 }
 

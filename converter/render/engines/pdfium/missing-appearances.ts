@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { forVisibleAnnotations, SUBTYPES } from './annotations.ts';
-import { type Pdfium, withMemory, withText, withWideText } from './instance.ts';
+import type { Pdfium } from './instance.ts';
+import { withMemory, withText, withWideText } from './memory.ts';
 import type { OpenFile } from './open-file.ts';
 import { addPaperClip, addStamp } from './stamps.ts';
 
