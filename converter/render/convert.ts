@@ -6,13 +6,14 @@ import type { ConvertRangePayload } from '../../conversion/tasks/convert-range.t
 import { memoryClass } from '../../jobs/shape.ts';
 import type { ConversionContext } from '../../jobs/task.ts';
 import { AppError, publicError } from '../../runtime/errors.ts';
+import { convertImage } from './convert-image.ts';
 import { encodePng } from './encode-png.ts';
-import { openPdf, type TwoEngines } from './engines/fallback.ts';
+import { type FallbackDocument, openPdf } from './engines/fallback.ts';
 import { estimateImage } from './estimate-image.ts';
 import { estimatePages } from './estimate-pdf.ts';
-import { convertImage, inspectImage } from './image.ts';
+import { inspectImage } from './inspect-image.ts';
 import { useThreads } from './libvips.ts';
-import { type PlannedRange, planRanges } from './plan.ts';
+import { type PlannedRange, splitPages } from './split-pages.ts';
 
 type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;
 type MadePage = { png: Buffer[] } & Omit<PageReport & { status: 'completed' }, 'page' | 'status'>;
@@ -74,7 +75,7 @@ async function convertPicture(context: Context): Promise<Record<string, unknown>
   return { pages: 1 };
 }
 
-async function withPdf<T>(context: Context, work: (document: TwoEngines) => Promise<T>): Promise<T> {
+async function withPdf<T>(context: Context, work: (document: FallbackDocument) => Promise<T>): Promise<T> {
   const document = await openPdf(context);
   try {
     return await work(document);
@@ -85,7 +86,7 @@ async function withPdf<T>(context: Context, work: (document: TwoEngines) => Prom
 
 async function inspectPdf(
   context: ConversionContext<ConvertPayload>,
-  document: TwoEngines,
+  document: FallbackDocument,
   selection: ReturnType<typeof parsePages> | null,
 ): Promise<Record<string, unknown>> {
   const { limits, payload, reservation } = context;
@@ -102,14 +103,18 @@ async function inspectPdf(
     const box = await orFailed(context, page, () => document.pageBox(page));
     if (box !== undefined) sized.push({ page, ...box });
   }
-  const ranges = planRanges(await estimatePages(context, sized, payload.dpi), reservation);
+  const ranges = splitPages(await estimatePages(context, sized, payload.dpi), reservation);
   const [first] = ranges;
   if (first === undefined) return { pages: 0 };
   if (ranges.length > 1 || first.memoryMb > reservation.memoryMb) return splitInto(context, ranges);
   return drawPages(context, document, first.pages);
 }
 
-async function drawPages(context: Context, document: TwoEngines, pages: number[]): Promise<Record<string, unknown>> {
+async function drawPages(
+  context: Context,
+  document: FallbackDocument,
+  pages: number[],
+): Promise<Record<string, unknown>> {
   useThreads(context.reservation.cpuUnits);
   for (const page of pages) {
     await settlePage(context, page, async () => {

@@ -1,6 +1,6 @@
 import { BASELINE_MB, MAX_CLASS_MB } from '../../jobs/shape.ts';
 import { fitImage, MAX_SIDE } from './fit.ts';
-import type { ImageHeader } from './image.ts';
+import type { ImageHeader } from './inspect-image.ts';
 
 /**
  * How much memory converting an image takes in all, in MB, by its header alone. The terms are what libvips, libjpeg and
