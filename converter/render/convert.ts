@@ -16,19 +16,20 @@ import { useThreads } from './libvips.ts';
 import { type PlannedRange, splitPages } from './split-pages.ts';
 
 type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;
-type MadePage = { png: Buffer[] } & Omit<PageReport & { status: 'completed' }, 'page' | 'status'>;
+type Selection = ReturnType<typeof parsePages> | null;
+type ConvertedPage = { png: Buffer[] } & Omit<PageReport & { status: 'completed' }, 'page' | 'status'>;
 
 /**
- * The job `convert`: inspects the original, then converts it here if its reservation holds that, or splits the job
- * into ranges that reserve what they need.
+ * The job `convert`: inspects the original, and converts it within its reservation or splits the job into ranges that
+ * reserve more.
  */
 export async function convertOriginal(given: ConversionContext<ConvertPayload>): Promise<Record<string, unknown>> {
   const context = withChosenEngine(given);
   const { media_type, page_selection } = context.payload;
   const selection = page_selection === null ? null : parsePages(page_selection);
   return media_type === 'application/pdf'
-    ? withPdf(context, (document) => inspectPdf(context, document, selection))
-    : inspectPicture(context, selection);
+    ? withPdf(context, (document) => inspectAndConvertPdf(context, document, selection))
+    : inspectAndConvertImage(context, selection);
 }
 
 /** The job `convert_range`: converts the pages of its range. */
@@ -37,18 +38,18 @@ export async function convertPages(given: ConversionContext<ConvertRangePayload>
   const { media_type, pages } = context.payload;
   return media_type === 'application/pdf'
     ? withPdf(context, (document) => drawPages(context, document, pagesIn(pages)))
-    : convertPicture(context);
+    : convertSinglePage(context);
 }
 
-/** The engine that the client chose comes first, before the one that the converter prefers. */
+/** The engine that the client chose draws first, instead of the default of the converter. */
 function withChosenEngine<C extends Context>(context: C): C {
   const { payload, limits } = context;
   return payload.engine === null ? context : { ...context, limits: { ...limits, firstEngine: payload.engine } };
 }
 
-async function inspectPicture(
+async function inspectAndConvertImage(
   context: ConversionContext<ConvertPayload>,
-  selection: ReturnType<typeof parsePages> | null,
+  selection: Selection,
 ): Promise<Record<string, unknown>> {
   const header = await inspectImage(context.input);
   const { width, height } = header;
@@ -61,14 +62,14 @@ async function inspectPicture(
   if (memoryMb > context.reservation.memoryMb) {
     return splitInto(context, [{ pages: [1], memoryMb }]);
   }
-  return convertPicture(context);
+  return convertSinglePage(context);
 }
 
-async function convertPicture(context: Context): Promise<Record<string, unknown>> {
+async function convertSinglePage(context: Context): Promise<Record<string, unknown>> {
   useThreads(context.reservation.cpuUnits);
-  await settlePage(context, 1, async () => {
-    const fatal = context.avoid.find(({ engine }) => engine === 'sharp');
-    if (fatal) throw new AppError(fatal.error.code, fatal.error.message);
+  await convertPage(context, 1, async () => {
+    const failure = context.avoid.find(({ engine }) => engine === 'sharp');
+    if (failure) throw new AppError(failure.error.code, failure.error.message);
     context.step({ page: 1, engine: 'sharp', last: true });
     return { ...(await convertImage(context.input)), dpi: null, reduced: null, engine: 'sharp', note: null };
   });
@@ -84,10 +85,10 @@ async function withPdf<T>(context: Context, work: (document: FallbackDocument) =
   }
 }
 
-async function inspectPdf(
+async function inspectAndConvertPdf(
   context: ConversionContext<ConvertPayload>,
   document: FallbackDocument,
-  selection: ReturnType<typeof parsePages> | null,
+  selection: Selection,
 ): Promise<Record<string, unknown>> {
   const { limits, payload, reservation } = context;
   const selected = selectPages(selection, document.pageCount);
@@ -99,8 +100,7 @@ async function inspectPdf(
   const sized: { page: number; width: number; height: number }[] = [];
   for (const page of pagesIn(selected)) {
     if (context.settledPages.includes(page)) continue;
-    // One whose size cannot be read fails by itself.
-    const box = await orFailed(context, page, () => document.pageBox(page));
+    const box = await orReportFailure(context, page, () => document.pageBox(page));
     if (box !== undefined) sized.push({ page, ...box });
   }
   const ranges = splitPages(await estimatePages(context, sized, payload.dpi), reservation);
@@ -117,33 +117,33 @@ async function drawPages(
 ): Promise<Record<string, unknown>> {
   useThreads(context.reservation.cpuUnits);
   for (const page of pages) {
-    await settlePage(context, page, async () => {
+    await convertPage(context, page, async () => {
       const { image, fit, engine, note } = await document.draw(page, context.payload.dpi);
       const png = await encodePng(image);
       return { png, width: image.width, height: image.height, dpi: fit.dpi, reduced: fit.reduced, engine, note };
     });
-    // V8 does not see how large the pixels are that wait to be collected: left to it, up to three pages of them.
+    // V8 does not see the size of uncollected pixels, and would keep up to three pages of them.
     globalThis.gc?.({ type: 'minor' });
   }
   return { pages: pages.length };
 }
 
-/** Makes one page, unless an earlier attempt did. */
-async function settlePage(context: Context, page: number, make: () => Promise<MadePage>): Promise<void> {
+/** Converts one page, unless an earlier attempt did. */
+async function convertPage(context: Context, page: number, convert: () => Promise<ConvertedPage>): Promise<void> {
   if (context.settledPages.includes(page)) return;
-  await orFailed(context, page, async () => {
-    const { png, ...facts } = await make();
+  await orReportFailure(context, page, async () => {
+    const { png, ...facts } = await convert();
     await writeFile(context.pageOutput(page), png);
     context.page({ page, status: 'completed', ...facts });
   });
 }
 
-/** A page that cannot be read or made fails by itself and leaves the others alone. */
-async function orFailed<T>(context: Context, page: number, work: () => Promise<T>): Promise<T | undefined> {
+/** Reports a page that cannot be read or converted as failed; other pages are not affected. */
+async function orReportFailure<T>(context: Context, page: number, work: () => Promise<T>): Promise<T | undefined> {
   try {
     return await work();
   } catch (error) {
-    // An unreadable page is the file's fault; anything else (a full disk, say) is ours, and worth another attempt.
+    // Other errors (a full disk, for example) are not about the file, so the attempt fails and is retried.
     if (!(error instanceof AppError) || error.retryable) throw error;
     context.page({ page, status: 'failed', error: publicError(error) });
     return undefined;

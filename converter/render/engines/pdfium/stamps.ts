@@ -9,10 +9,10 @@ const MAIN_COLOR = 0;
 const NO_FILL = 0;
 const DARK_RED = [190, 20, 20];
 const OPAQUE = 255;
-/** The shares of a stamp's width and height that its text may take. */
+/** The maximum shares of a stamp's width and height for its text. */
 const TEXT_WIDTH = 0.86;
 const TEXT_HEIGHT = 0.55;
-/** The share of a box's shorter side that a line is thick. */
+/** The thickness of a line as a share of the shorter side of a box. */
 const LINE_WIDTH = 1 / 16;
 /** Points of lines, as shares of a box. */
 const BORDER = '0 0, 1 0, 1 1, 0 1, 0 0';
@@ -53,7 +53,7 @@ function newLine({ call }: Pdfium, points: string, { left, bottom, width, height
   return line;
 }
 
-/** A text as large as fits, in the middle of a box. */
+/** A text in the largest size that fits, in the middle of a box. */
 function newText(pdfium: Pdfium, document: number, text: string, box: Box): number {
   const { call } = pdfium;
   const object = withText(pdfium, 'Helvetica-Bold', (font) => call.FPDFPageObj_NewTextObj(document, font, 12));
@@ -67,7 +67,7 @@ function newText(pdfium: Pdfium, document: number, text: string, box: Box): numb
   return object;
 }
 
-/** Puts objects on the page, in the colour and opacity of the annotation. */
+/** Inserts objects into the page, in the colour and opacity of the annotation. */
 function insert(pdfium: Pdfium, loaded: number, annotation: number, objects: number[]): void {
   const { call } = pdfium;
   const color = readIntegers(pdfium, 3, (at) => call.EPDFAnnot_GetColor(annotation, MAIN_COLOR, at, at + 4, at + 8));
@@ -88,7 +88,7 @@ function boxOf(pdfium: Pdfium, annotation: number): Box {
   return { left, bottom, width: right - left, height: top - bottom };
 }
 
-/** A border lies half outside of its box. */
+/** Half of a border lies outside of its box, so the box is reduced. */
 function withoutMargin({ left, bottom, width, height }: Box): Box {
   const margin = Math.min(width, height) * LINE_WIDTH;
   return { left: left + margin / 2, bottom: bottom + margin / 2, width: width - margin, height: height - margin };
