@@ -5,7 +5,7 @@ import type { PrivateFolder } from '../converter/files/private-folder.ts';
 import { openPdf } from '../converter/render/engines/fallback.ts';
 import { estimateImage } from '../converter/render/estimate-image.ts';
 import { estimatePages } from '../converter/render/estimate-pdf.ts';
-import { inspectImage } from '../converter/render/image.ts';
+import { inspectImage } from '../converter/render/inspect-image.ts';
 import { detectIsolation } from '../converter/sandbox/isolation/detect.ts';
 import { SandboxPool } from '../converter/sandbox/pool.ts';
 import { MAX_CLASS_MB, memoryClass } from '../jobs/shape.ts';
@@ -83,7 +83,14 @@ async function measureAll(files: string[]): Promise<Measured[]> {
 
 async function plan(file: string): Promise<{ page: number; estimateMb: number }[]> {
   if (!file.endsWith('.pdf')) return [{ page: 1, estimateMb: estimateImage(await inspectImage(file)) }];
-  const inspection = { input: file, password: null, avoid: [], limits: LIMITS, step: () => undefined };
+  const inspection = {
+    input: file,
+    password: null,
+    avoid: [],
+    limits: LIMITS,
+    step: () => undefined,
+    log: () => undefined,
+  };
   const document = await openPdf(inspection);
   try {
     const boxes: { page: number; width: number; height: number }[] = [];

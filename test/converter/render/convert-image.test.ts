@@ -3,7 +3,8 @@ import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
-import { convertImage, inspectImage } from '../../../converter/render/image.ts';
+import { convertImage } from '../../../converter/render/convert-image.ts';
+import { inspectImage } from '../../../converter/render/inspect-image.ts';
 import { pngChunk } from '../../support/bombs.ts';
 import { BLUE, type Color, GREEN, makeImage, pixelAt, RED, YELLOW } from '../../support/files.ts';
 
