@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import type { StoredFile } from '../conversion/record-pages.ts';
+import type { UploadTask } from '../conversion/upload-task.ts';
 import type { Database } from '../db/client.ts';
 import type { PageRange } from '../db/schema.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import type { Outcome } from '../jobs/settle.ts';
-import type { Task } from '../jobs/task.ts';
 import type { Config } from '../runtime/config.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Store } from '../store/store.ts';
@@ -48,7 +48,7 @@ interface Ended {
  * Runs the task of one attempt, from its inputs to its results in the store. Waits for a store and a database that are
  * away. Rejects with RejectedOutput for results that break the rules.
  */
-export async function runAttempt(parts: Parts, job: ClaimedJob, task: Task, run: Run): Promise<Ended> {
+export async function runAttempt(parts: Parts, job: ClaimedJob, task: UploadTask, run: Run): Promise<Ended> {
   const attempt = new Attempt(parts, job, task, run);
   try {
     return await attempt.run();
@@ -60,7 +60,7 @@ export async function runAttempt(parts: Parts, job: ClaimedJob, task: Task, run:
 class Attempt {
   readonly #parts: Parts;
   readonly #job: ClaimedJob;
-  readonly #task: Task;
+  readonly #task: UploadTask;
   readonly #run: Run;
   readonly #files: AttemptFiles;
   readonly #recorder: PageRecorder;
@@ -71,7 +71,7 @@ class Attempt {
   /** That of a trusted task, which has no sandbox. */
   #ownFolder: PrivateFolder | undefined;
 
-  constructor(parts: Parts, job: ClaimedJob, task: Task, run: Run) {
+  constructor(parts: Parts, job: ClaimedJob, task: UploadTask, run: Run) {
     this.#parts = parts;
     this.#job = job;
     this.#task = task;

@@ -1,10 +1,9 @@
 import type { Tasks } from '../conversion/registry.ts';
+import type { UploadTask } from '../conversion/upload-task.ts';
 import { type Database, isOutage } from '../db/client.ts';
 import { findUpload } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
-import { isSettledAs } from '../jobs/running.ts';
-import type { Outcome, Settlement } from '../jobs/settle.ts';
-import type { Task } from '../jobs/task.ts';
+import { isSettledAs, type Outcome, type Settlement } from '../jobs/settle.ts';
 import type { Config } from '../runtime/config.ts';
 import type { PublicError } from '../runtime/errors.ts';
 import type { Logger } from '../runtime/log.ts';
@@ -88,7 +87,7 @@ async function execute(parts: ExecutorParts, job: ClaimedJob, execution: Executi
 async function executeTask(
   parts: ExecutorParts,
   job: ClaimedJob,
-  task: Task,
+  task: UploadTask,
   { sandbox, stop, lost, onWait }: Execution,
   span: Span,
 ): Promise<void> {
@@ -140,7 +139,7 @@ async function executeTask(
 }
 
 /** How a job ends whose sandbox gave what it must not give: it would do so again. */
-function rejected(task: Task, { message }: RejectedOutput): Outcome {
+function rejected(task: UploadTask, { message }: RejectedOutput): Outcome {
   const error: PublicError = task.internal
     ? { code: 'corrupt_file', message: 'the file did not convert to valid pages' }
     : { code: 'task_failed', message: `its result was not accepted: ${message}` };

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { deleteEndedUploads, deleteUpload } from '../conversion/change-upload.ts';
+import { deleteEndedUploads, deleteUpload } from '../conversion/delete-upload.ts';
 import { type Database, isOutage } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import {

@@ -3,11 +3,11 @@ import type { Database, Transaction } from '../db/client.ts';
 import { findJob } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { ENDED, jobAttempts, jobs } from '../db/schema.ts';
+import { conflict, lockChange } from './change-lock.ts';
 import type { Job } from './claim.ts';
 import { placeDependants } from './dependants.ts';
 import { endJobs, markEnded } from './end.ts';
-import { conflict, lockChange } from './exclusive.ts';
-import { Moved, transition } from './transition.ts';
+import { RetryTransaction, transition } from './transition.ts';
 
 /**
  * Ends a job that has not ended, with its children; its dependants fail. A converter that runs it is told by NOTIFY, and
@@ -43,7 +43,7 @@ export async function lockFamilies(tx: Transaction, queues: Queues, which: SQL |
     .orderBy(sql`${jobs.parentId} is null`, asc(jobs.id))
     .for('update');
   // A child may have been added while this waited for the lock of its parent: from here on none can be.
-  if ((await tx.$count(jobs, wanted)) > locked.length) throw new Moved();
+  if ((await tx.$count(jobs, wanted)) > locked.length) throw new RetryTransaction();
   await queues.remove(
     tx,
     locked.flatMap(({ queueId }) => queueId ?? []),

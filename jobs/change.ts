@@ -2,9 +2,9 @@ import { eq, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs, type Priority } from '../db/schema.ts';
+import { conflict } from './change-lock.ts';
 import type { Job } from './claim.ts';
-import { conflict } from './exclusive.ts';
-import { release } from './ready.ts';
+import { release } from './release.ts';
 import { payloadBytes } from './submit.ts';
 import { transition } from './transition.ts';
 

@@ -5,6 +5,7 @@ import type { Queues } from '../db/queues.ts';
 import { inGroup, readyGroups } from '../db/ready-jobs.ts';
 import { rowFromJson } from '../db/rows.ts';
 import { jobs, type Priority } from '../db/schema.ts';
+import { domain } from './domain.ts';
 import { takeDrainLease } from './drain-lease.ts';
 import type { Shares } from './fairness.ts';
 import { freeSlots, spendTokens, withinLimits } from './limits.ts';
@@ -170,9 +171,7 @@ async function take(
       attempts as (
         insert into job_attempts (job_id, attempt, converter_id, converter, cpu_units, memory_mb)
         select id, attempt, ${id}, ${name}, cpu_units, memory_mb from claimed),
-      begun as (
-        update uploads set status = 'processing'
-        where id in (select upload_id from claimed) and status = 'queued'),
+      begun as (${domain().whenStarted}),
       shares as (
         insert into fair_shares (owner, turns) select coalesce(owner, ''), ${clock}::bigint + count(*) from claimed
         where ${clock}::bigint is not null group by 1 order by 1

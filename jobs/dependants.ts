@@ -4,9 +4,9 @@ import type { Queues } from '../db/queues.ts';
 import type { JobStatus, RunOn } from '../db/schema.ts';
 import type { Logger } from '../runtime/log.ts';
 import { type Edges, type Place, placeOf } from './dependencies.ts';
-import { release } from './ready.ts';
+import { release } from './release.ts';
 import { isRepeatable, transition } from './transition.ts';
-import { notifyEnded } from './webhooks.ts';
+import { createJobWebhooks } from './webhooks.ts';
 
 /**
  * Passes on to dependants that a prerequisite has ended, runs again or was deleted. Triggers queue each such change in
@@ -153,7 +153,7 @@ async function place(tx: Transaction, queues: Queues, changed: string[], dependa
   const isBlocked = ({ status }: Dependant) => status === 'blocked';
   const restored = released.filter((job) => !isBlocked(job));
   await release(tx, queues, idsOf(released.filter(isBlocked)));
-  await release(tx, queues, idsOf(restored), { forget: true });
+  await release(tx, queues, idsOf(restored), { reset: true });
   return [...idsOf(restored), ...(await block(tx, placed)), ...(await end(tx, placed))];
 }
 
@@ -190,17 +190,14 @@ async function block(tx: Transaction, placed: Placed[]): Promise<string[]> {
 async function end(tx: Transaction, placed: Placed[]): Promise<string[]> {
   const ended = placed.flatMap(({ job, place }) =>
     job.status === 'blocked' && (place.status === 'failed' || place.status === 'cancelled')
-      ? [{ jobId: job.id, notifyUrl: job.notifyUrl, status: place.status, error: place.error }]
+      ? [{ id: job.id, notifyUrl: job.notifyUrl, status: place.status, error: place.error }]
       : [],
   );
   if (ended.length === 0) return [];
   await tx.execute(sql`
     update jobs set status = x.status, error = x.error, finished_at = now()
-    from jsonb_to_recordset(${JSON.stringify(ended)}::jsonb) as x("jobId" text, status text, error jsonb)
-    where jobs.id = x."jobId"`);
-  await notifyEnded(
-    tx,
-    ended.map(({ error: _, ...told }) => told),
-  );
-  return ended.map(({ jobId }) => jobId);
+    from jsonb_to_recordset(${JSON.stringify(ended)}::jsonb) as x(id text, status text, error jsonb)
+    where jobs.id = x.id`);
+  await createJobWebhooks(tx, ended);
+  return ended.map(({ id }) => id);
 }

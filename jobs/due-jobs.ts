@@ -2,7 +2,7 @@ import { and, eq, inArray, lte, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs, PRIORITIES } from '../db/schema.ts';
-import { release } from './ready.ts';
+import { release } from './release.ts';
 import { transition } from './transition.ts';
 
 /** Any constant will do, as long as all converters agree on it. */

@@ -13,7 +13,7 @@ import { isOverdue } from './overdue.ts';
 import { repairQueues } from './repair.ts';
 import { settleAttempts } from './settle.ts';
 import { transition } from './transition.ts';
-import { forgetUniqueKeys } from './unique.ts';
+import { deleteExpiredKeys } from './unique.ts';
 
 /** Any constant will do, as long as all converters agree on it. */
 const MAINTENANCE_LOCK = 7_311_002;
@@ -70,7 +70,7 @@ export async function isChanging(db: Database): Promise<boolean> {
 /** Once in a while: history that nobody asks for is forgotten, and a sample of the queues is checked. */
 export async function tidyUp(db: Database, queues: Queues, log: Logger): Promise<void> {
   await forgetAnswers(db);
-  await forgetUniqueKeys(db);
+  await deleteExpiredKeys(db);
   await db.delete(fairShares).where(lt(fairShares.usedAt, sql`now() - interval '1 day'`));
   await db.delete(bulkOperations).where(lt(bulkOperations.finishedAt, sql`now() - interval '1 day'`));
   await db.delete(throughput).where(lt(throughput.minute, sql`now() - interval '1 day'`));

@@ -15,7 +15,7 @@ import {
 import { AppError } from '../runtime/errors.ts';
 import { type Edges, type Place, placeOf } from './dependencies.ts';
 import { checkShape, type Shape } from './shape.ts';
-import { notifyEnded } from './webhooks.ts';
+import { createJobWebhooks } from './webhooks.ts';
 
 /** A job to be queued. `shape.memoryMb` is a memory class already. */
 export interface NewJob {
@@ -30,8 +30,6 @@ export interface NewJob {
   runOn?: RunOn | undefined;
   /** Requests with the same owner, type and key get this job for so long; see jobs/unique.ts. */
   unique?: { key: string; periodSeconds: number } | undefined;
-  /** The upload of whose pages it makes an archive; see conversion/archives.ts. */
-  archiveOf?: string | undefined;
   runAt?: Date | null | undefined;
   owner?: string | null | undefined;
   /** Joins the jobs of a type of which only so many run at a time as the task allows. */
@@ -126,10 +124,10 @@ export async function submitJobs(tx: Transaction, queues: Queues, newJobs: NewJo
     [...new Set(dependsOn)].map((on) => ({ jobId: id, dependsOn: on })),
   );
   await insertRows(tx, jobDependencies, edges);
-  await notifyEnded(
+  await createJobWebhooks(
     tx,
     rows.flatMap(({ id, status, notifyUrl }) =>
-      status === 'failed' || status === 'cancelled' ? [{ jobId: id, status, notifyUrl }] : [],
+      status === 'failed' || status === 'cancelled' ? [{ id, status, notifyUrl }] : [],
     ),
   );
   return named.map(({ id }) => id);

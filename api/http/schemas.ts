@@ -1,7 +1,7 @@
 import { z } from 'zod';
+import { PDF_ENGINES } from '../../conversion/conversion-task.ts';
 import { MAX_SELECTION_LENGTH, parsePages } from '../../conversion/page-ranges.ts';
 import { ENDED, JOB_STATUSES, MISSED, OPEN_STATUSES, OVERLAPS, PRIORITIES, UPLOAD_STATUSES } from '../../db/schema.ts';
-import { PDF_ENGINES } from '../../jobs/task.ts';
 import { unknownFields } from './problem.ts';
 
 /** The requests of the contract, as zod reads them. */

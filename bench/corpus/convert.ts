@@ -1,5 +1,6 @@
 import { copyFileSync } from 'node:fs';
 import path from 'node:path';
+import type { PdfEngine } from '../../conversion/conversion-task.ts';
 import { pagesIn } from '../../conversion/page-ranges.ts';
 import { convert, convertPayload, inspectionShape } from '../../conversion/tasks/convert.ts';
 import { convertRange, rangeOf } from '../../conversion/tasks/convert-range.ts';
@@ -9,7 +10,6 @@ import { runOn } from '../../converter/recovery.ts';
 import type { TaskEvent, TaskRequest } from '../../converter/run-task.ts';
 import type { SandboxPool } from '../../converter/sandbox/pool.ts';
 import type { Ran } from '../../converter/sandbox/run.ts';
-import type { PdfEngine } from '../../jobs/task.ts';
 
 /** The limits of one page: a corpus holds files that were made to break converters. */
 export const PAGE_TIMEOUT_SECONDS = 60;

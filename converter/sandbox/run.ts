@@ -1,7 +1,7 @@
 import { constants } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { Step } from '../../conversion/conversion-task.ts';
 import { LARGE_MB } from '../../jobs/shape.ts';
-import type { Step } from '../../jobs/task.ts';
 import type { PublicError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { PrivateFolder } from '../files/private-folder.ts';

@@ -1,4 +1,4 @@
-import type { Step } from '../../jobs/task.ts';
+import type { Step } from '../../conversion/conversion-task.ts';
 import { cpuSeconds } from './limits.ts';
 
 const SAMPLE_MS = 100;

@@ -25,7 +25,6 @@ const archiveOf = (upload: string, more: Partial<NewJob> = {}): NewJob => ({
   priority: 'normal',
   payload: { upload_id: upload },
   shape: SMALL,
-  archiveOf: upload,
   ...more,
 });
 async function accept(...newJobs: NewJob[]): Promise<string[]> {

@@ -1,5 +1,5 @@
 import { eq, sql } from 'drizzle-orm';
-import { partsFor, recordInspection, recordPages, settledPages } from '../../conversion/record-pages.ts';
+import { recordInspection, recordPages, settledPages } from '../../conversion/record-pages.ts';
 import { originals, pages, uploads } from '../../db/schema.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import {
@@ -67,11 +67,6 @@ test('a page is recorded with its note', async () => {
   await recordPages(fixture.db, job, [{ ...completedPage(1), note } as never]);
   await end(job, COMPLETED);
   expect(await fixture.db.select({ note: pages.note }).from(pages).where(eq(pages.uploadId, id))).toEqual([{ note }]);
-});
-
-test('pages that are made again are made by the same engine', () => {
-  const job = { payload: { engine: 'pdfium', page_selection: '1-3' }, cpuUnits: 1, memoryMb: 256 };
-  expect(partsFor([1, 2], [job as never])).toMatchObject([{ payload: { engine: 'pdfium', pages: [[1, 2]] } }]);
 });
 
 test('the page total is unknown until every original was inspected', async () => {

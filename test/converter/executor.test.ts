@@ -5,6 +5,7 @@ import path from 'node:path';
 import { Readable } from 'node:stream';
 import sharp from 'sharp';
 import { z } from 'zod';
+import type { UploadTask } from '../../conversion/upload-task.ts';
 import { type ExecutorParts, executeJob } from '../../converter/executor.ts';
 import { PrivateFolder } from '../../converter/files/private-folder.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
@@ -13,7 +14,6 @@ import type { RunOptions, RunOutcome } from '../../converter/sandbox/run.ts';
 import { createSettler } from '../../converter/settler.ts';
 import { listOriginals } from '../../db/uploads.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import type { Task } from '../../jobs/task.ts';
 import type { Config } from '../../runtime/config.ts';
 import { openDiskStore } from '../../store/disk.ts';
 import type { Store } from '../../store/store.ts';
@@ -79,7 +79,7 @@ async function execute(
     reads,
     stop = new AbortController(),
     onClaim,
-  }: { reads?: Task['reads']; stop?: AbortController; onClaim?: (job: ClaimedJob) => Promise<unknown> } = {},
+  }: { reads?: UploadTask['reads']; stop?: AbortController; onClaim?: (job: ClaimedJob) => Promise<unknown> } = {},
 ) {
   const task = {
     type: 'convert',
@@ -88,7 +88,7 @@ async function execute(
     internal: true,
     run: async () => ({}),
     ...(reads && { reads }),
-  } as Task;
+  } satisfies UploadTask;
   const folder = new PrivateFolder(root);
   const run: Lease['run'] = async (prepare, options) => {
     await folder.begin();

@@ -1,10 +1,11 @@
+import type { Engine, Part, Step } from '../../conversion/conversion-task.ts';
 import { convert } from '../../conversion/tasks/convert.ts';
 import { outcomeOf, runOn } from '../../converter/recovery.ts';
 import type { TaskRequest } from '../../converter/run-task.ts';
 import type { Death, Ran } from '../../converter/sandbox/run.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Outcome } from '../../jobs/settle.ts';
-import type { Engine, Part, Step, Task } from '../../jobs/task.ts';
+import type { Task } from '../../jobs/task.ts';
 
 const conversion = convert as unknown as Task;
 const death = (how: Death['how']): Death => ({

@@ -1,6 +1,5 @@
 import { type SQL, sql } from 'drizzle-orm';
 import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
-import { audit } from '../../jobs/audit.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
 
@@ -43,7 +42,7 @@ const queued = (id: string) => sql`(select queue_id from jobs where id = ${id})`
 const endOf = (id: string) =>
   sql`update jobs set status = 'failed', queue_id = null, converter_id = null, pending_children = 0, finished_at = now() where id = ${id}`;
 
-const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
+const BREAKS: [invariant: string, how: string, statements: SQL[]][] = [
   [
     'a ready job has its pg-boss job',
     'that of a ready job is gone',
@@ -63,7 +62,11 @@ const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
       sql`delete from job_dependencies where depends_on = 'ready'`,
     ],
   ],
-  ['a pending webhook has its time', 'nobody would deliver it', [sql`update webhooks set due_at = 'infinity'`]],
+  [
+    'a pending webhook is due within 11 hours',
+    'nobody would deliver it',
+    [sql`update webhooks set due_at = 'infinity'`],
+  ],
   [
     'a blocked job counts its dependencies without an outcome',
     'it counts too many',
@@ -75,7 +78,7 @@ const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
     [sql`insert into job_dependencies values ('blocked', 'failed')`],
   ],
   [
-    'a job that waits knows what became of its prerequisites, or will be placed again',
+    'a job that waits knows the outcomes of its prerequisites, or will be placed again',
     'a prerequisite ended without a word',
     [
       sql`update job_dependencies set outcome = 'completed' where job_id = 'blocked' and depends_on = 'running'`,
@@ -172,19 +175,19 @@ const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
   ],
 ];
 
-test.each(BREAKS)('broken: %s: %s', async (promise, _how, statements) => {
+test.each(BREAKS)('broken: %s: %s', async (invariant, _how, statements) => {
   await busy();
-  expect(await audit(fixture.db)).toEqual([]);
+  expect(await fixture.findings()).toEqual([]);
   for (const statement of statements) await fixture.db.execute(statement);
-  const findings = await audit(fixture.db);
-  expect(findings.map((finding) => finding.promise)).toEqual([promise]);
+  const findings = await fixture.findings();
+  expect(findings.map((finding) => finding.invariant)).toEqual([invariant]);
   expect(findings[0]).toMatchObject({ count: 1, examples: [expect.any(String)] });
 });
 
 test('a finding counts all that is broken, and names a few', async () => {
   await fixture.submit(...Array(20).fill({}));
   await fixture.db.execute(sql`delete from pgboss.job`);
-  const [finding, ...others] = await audit(fixture.db);
+  const [finding, ...others] = await fixture.findings();
   expect([finding?.count, finding?.examples.length, others]).toEqual([20, 5, []]);
 });
 
@@ -205,7 +208,7 @@ test('nothing is found while jobs are submitted, claimed, settled, cancelled and
   const all = Promise.all([1, 2, 3].map(work)).finally(() => {
     working = false;
   });
-  while (working) expect(await audit(fixture.db)).toEqual([]);
+  while (working) expect(await fixture.findings()).toEqual([]);
   await all;
-  expect(await audit(fixture.db)).toEqual([]);
+  expect(await fixture.findings()).toEqual([]);
 });

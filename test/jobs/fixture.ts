@@ -1,13 +1,17 @@
 import { randomUUID, randomUUIDv7 } from 'node:crypto';
 import { and, asc, eq, inArray, sql } from 'drizzle-orm';
-import { cancelUpload, deleteUpload, retryUpload } from '../../conversion/change-upload.ts';
+import { auditAll } from '../../conversion/audit.ts';
+import { cancelUpload } from '../../conversion/cancel-upload.ts';
+import { deleteUpload } from '../../conversion/delete-upload.ts';
+import { conversionDomain } from '../../conversion/domain.ts';
 import type { PageOutcome } from '../../conversion/record-pages.ts';
+import { retryUpload } from '../../conversion/retry-upload.ts';
 import { openDatabase } from '../../db/client.ts';
 import { openQueues } from '../../db/queues.ts';
 import { converters, events, jobAttempts, jobs, originals, type PageRange, pages, uploads } from '../../db/schema.ts';
-import { audit } from '../../jobs/audit.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
 import { type AttemptKey, type Claimant, type ClaimedJob, claimJobs } from '../../jobs/claim.ts';
+import { registerDomain } from '../../jobs/domain.ts';
 import { sendDueJobs } from '../../jobs/due-jobs.ts';
 import { continueChanges, maintain } from '../../jobs/maintenance.ts';
 import { retryJob } from '../../jobs/retry.ts';
@@ -27,6 +31,7 @@ export type JobsFixture = Awaited<ReturnType<typeof openJobsFixture>>;
 
 /** The job domain on a database of its own, without any process that works on it. */
 export async function openJobsFixture() {
+  registerDomain(conversionDomain);
   const { url, drop } = await cloneDatabase();
   const log = createLogger('silent', {});
   const database = await openDatabase(url, { name: 'test', log });
@@ -184,7 +189,7 @@ export async function openJobsFixture() {
     /** Does what transactions have left to the leader. */
     continueChanges: () => continueChanges(db, queues, log),
     /** What the auditor finds broken: nothing. */
-    findings: () => audit(db),
+    findings: () => auditAll(db),
     /** Everything gone. Few rows are deleted faster than so many tables and indexes are truncated. */
     async empty(): Promise<void> {
       await db.transaction(async (tx) => {
@@ -195,7 +200,7 @@ export async function openJobsFixture() {
     },
     /** For after each test: the rows kept what they promise, and are gone. */
     async expectSound(): Promise<void> {
-      expect(await audit(db)).toEqual([]);
+      expect(await auditAll(db)).toEqual([]);
       await this.empty();
     },
     async close(): Promise<void> {

@@ -6,10 +6,11 @@ import { jobAttempts, jobs, PRIORITIES } from '../../db/schema.ts';
 import { queueDepths } from '../../db/system.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { sendDueJobs } from '../../jobs/due-jobs.ts';
-import { type LimitedType, pauseJobType, registerJobTypes, resumeJobType } from '../../jobs/job-types.ts';
 import { admitMissed } from '../../jobs/limits.ts';
-import { READY_CHANNEL } from '../../jobs/running.ts';
+import { pauseJobType, resumeJobType } from '../../jobs/pause.ts';
+import { type LimitedType, registerJobTypes } from '../../jobs/register-types.ts';
 import type { Outcome } from '../../jobs/settle.ts';
+import { READY_CHANNEL } from '../../jobs/wake.ts';
 import { COMPLETED, FAILED, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
 
 let fixture: JobsFixture;

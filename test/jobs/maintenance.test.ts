@@ -184,7 +184,7 @@ describe('a running attempt', () => {
       await keep();
       expect((await fixture.job(id)).status).toBe('running');
       await age(71);
-      expect(await fixture.findings()).toMatchObject([{ promise: 'no job runs past its timeout', examples: [id] }]);
+      expect(await fixture.findings()).toMatchObject([{ invariant: 'no job runs past its timeout', examples: [id] }]);
       await keep();
       expect(await fixture.job(id)).toMatchObject({
         status,

@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 import { openDatabase } from '../../db/client.ts';
 import { jobs } from '../../db/schema.ts';
-import { Moved, transition } from '../../jobs/transition.ts';
+import { RetryTransaction, transition } from '../../jobs/transition.ts';
 import { asAdmin } from '../support/admin.ts';
 import { until } from '../support/service.ts';
 import { FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
@@ -44,7 +44,7 @@ test('a change that finds its job moved starts anew, without what it wrote', asy
   let tries = 0;
   const result = await transition(fixture.db, async (tx) => {
     await tx.update(jobs).set({ maxAttempts: sql`${jobs.maxAttempts} + 1` });
-    if (++tries < 4) throw new Moved();
+    if (++tries < 4) throw new RetryTransaction();
     return 'done';
   });
   expect([result, tries, (await fixture.job('a')).maxAttempts]).toEqual(['done', 4, 4]);
@@ -54,9 +54,9 @@ test('a change that never gets through gives up', async () => {
   let tries = 0;
   const never = transition(fixture.db, async () => {
     tries++;
-    throw new Moved();
+    throw new RetryTransaction();
   });
-  await expect(never).rejects.toThrow(Moved);
+  await expect(never).rejects.toThrow(RetryTransaction);
   expect(tries).toBe(10);
 });
 

@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm';
 import { jobs, uniqueKeys } from '../../db/schema.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
 import type { NewJob } from '../../jobs/submit.ts';
-import { forgetUniqueKeys } from '../../jobs/unique.ts';
+import { deleteExpiredKeys } from '../../jobs/unique.ts';
 import { FAILED_FOR_GOOD, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
 
 let fixture: JobsFixture;
@@ -88,6 +88,6 @@ test('a deleted job frees its key, and keys that have expired are deleted', asyn
   expect(await fixture.db.$count(uniqueKeys)).toBe(1);
   expect(await accept(keyed('a'))).not.toEqual([first]);
   await fixture.db.execute(sql`update unique_keys set expires_at = now() where key = 'a'`);
-  await forgetUniqueKeys(fixture.db);
+  await deleteExpiredKeys(fixture.db);
   expect((await fixture.db.select().from(uniqueKeys)).map(({ key }) => key)).toEqual(['b']);
 });

@@ -7,8 +7,8 @@ import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
+import { auditAll } from '../../conversion/audit.ts';
 import * as schema from '../../db/schema.ts';
-import { audit } from '../../jobs/audit.ts';
 import { cloneDatabase } from './database.ts';
 import { QUICK_IMPORTS } from './programs.ts';
 
@@ -181,7 +181,7 @@ export async function startService({
       ]);
     },
     /** What the rows break of what they promise each other: nothing. */
-    audit: () => audit(drizzle({ client: pool, schema })),
+    audit: () => auditAll(drizzle({ client: pool, schema })),
     /** Starts the API anew, at another URL, once the one before was ended. */
     async startApi(): Promise<void> {
       api = await start('api');

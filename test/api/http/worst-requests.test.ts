@@ -18,7 +18,7 @@ import { loadTasks } from '../../../conversion/registry.ts';
 import { openDatabase } from '../../../db/client.ts';
 import { openQueues } from '../../../db/queues.ts';
 import { nextRun } from '../../../jobs/cron.ts';
-import { registerJobTypes } from '../../../jobs/job-types.ts';
+import { registerJobTypes } from '../../../jobs/register-types.ts';
 import { parseConfig } from '../../../runtime/config.ts';
 import { createLogger } from '../../../runtime/log.ts';
 import { openStore } from '../../../store/open.ts';

@@ -6,7 +6,7 @@ import { buffer } from 'node:stream/consumers';
 import { setTimeout } from 'node:timers/promises';
 import yauzl from 'yauzl';
 import { archive } from '../../../conversion/tasks/archive.ts';
-import type { UploadFiles } from '../../../jobs/task.ts';
+import type { UploadFiles } from '../../../conversion/upload-task.ts';
 import { taskContext } from '../../support/task-context.ts';
 
 const upload = randomUUID();

@@ -1,13 +1,13 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import type { PdfEngine, Step } from '../../../conversion/conversion-task.ts';
 import { estimateImage } from '../../../converter/render/estimate-image.ts';
 import { estimatePages } from '../../../converter/render/estimate-pdf.ts';
 import { findImages } from '../../../converter/render/find-embedded-images.ts';
 import type { ImageHeader } from '../../../converter/render/image.ts';
 import { planRanges } from '../../../converter/render/plan.ts';
 import { memoryClass } from '../../../jobs/shape.ts';
-import type { PdfEngine, Step } from '../../../jobs/task.ts';
 import { writePdf } from '../../support/files.ts';
 
 let folder: string;

@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import type { Step } from '../../../conversion/conversion-task.ts';
 import { StepTimeout } from '../../../converter/sandbox/step-timeout.ts';
-import type { Step } from '../../../jobs/task.ts';
 
 const step = (page: number, engine: Step['engine'], last: boolean): Step => ({ page, engine, last });
 const children: ChildProcess[] = [];

@@ -2,8 +2,8 @@ import { asc, eq, sql } from 'drizzle-orm';
 import { toRanges } from '../../conversion/page-ranges.ts';
 import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
 import { events, jobs } from '../../db/schema.ts';
+import { lockChange } from '../../jobs/change-lock.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import { lockChange } from '../../jobs/exclusive.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import {
   COMPLETED,
