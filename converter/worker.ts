@@ -10,7 +10,7 @@ import { converters } from '../db/schema.ts';
 import { ConverterLost, claimJobs } from '../jobs/claim.ts';
 import { sendDueJobs } from '../jobs/due-jobs.ts';
 import { admitMissed } from '../jobs/limits.ts';
-import { continueChanges, maintain, tidyUp } from '../jobs/maintenance.ts';
+import { continueChanges, maintain, pruneHistory } from '../jobs/maintenance.ts';
 import { registerJobTypes } from '../jobs/register-types.ts';
 import { CANCELLED_CHANNEL, READY_CHANNEL, sendWakeUps } from '../jobs/wake.ts';
 import type { Config } from '../runtime/config.ts';
@@ -170,7 +170,7 @@ export async function startConverter({
     every(ROUND_MS, 'continuing changes', () => continueChanges(db, queues, log, closing.signal)),
     every(ADMIT_MS, 'admitting jobs to their keys', () => admitMissed(db)),
     every(TIDY_MS, 'touching the work folder', work.touch),
-    every(TIDY_MS, 'tidying up', () => tidyUp(db, queues, log)),
+    every(TIDY_MS, 'tidying up', () => pruneHistory(db, queues, log)),
     every(TIDY_MS, 'retention', () => retention.round(closing.signal)),
     every(SWEEP_STORE_MS, 'sweeping the store', () => sweepStore({ db, store, log }, closing.signal)),
     every(ROUND_MS, 'looking for cancelled jobs', () => running.abortLost()),

@@ -5,16 +5,16 @@ import { jobs, PRIORITIES } from '../db/schema.ts';
 import { release } from './release.ts';
 import { transition } from './transition.ts';
 
-/** Any constant will do, as long as all converters agree on it. */
+/** All converters must use the same number. */
 const DUE_LOCK = 7_311_006;
-/** Small enough that a job which becomes due meanwhile waits for a fraction of a second. */
+/** A job that becomes due during a batch waits for a fraction of a second. */
 const BATCH = 500;
 
 const due = and(inArray(jobs.status, ['scheduled', 'retrying']), lte(jobs.dueAt, sql`now()`));
 
 /**
- * Makes jobs ready whose time has come: the highest priority first, then those due first, in batches until none is left
- * or `signal` is aborted. One process at a time does so.
+ * Makes due jobs ready, by priority and then by due time, in batches until none is left or `signal` is aborted. One process
+ * at a time does so.
  */
 export async function sendDueJobs(db: Database, queues: Queues, signal?: AbortSignal): Promise<void> {
   while (!signal?.aborted && (await hasDueJobs(db))) {
@@ -22,7 +22,7 @@ export async function sendDueJobs(db: Database, queues: Queues, signal?: AbortSi
   }
 }
 
-/** Every converter asks each second, and there is hardly ever one: that should be one statement. */
+/** Saves a transaction: every converter asks each second, and jobs are seldom due. */
 async function hasDueJobs(db: Database): Promise<boolean> {
   const [first] = await db
     .select({ id: jobs.id })
@@ -32,7 +32,7 @@ async function hasDueJobs(db: Database): Promise<boolean> {
   return first !== undefined;
 }
 
-/** Gives how many it has sent: none while another process sends. */
+/** Returns the number of jobs; 0 while another process holds the lock. */
 async function sendBatch(db: Database, queues: Queues): Promise<number> {
   return transition(db, async (tx) => {
     const { rows } = await tx.execute<{ got: boolean }>(sql`select pg_try_advisory_xact_lock(${DUE_LOCK}) as got`);

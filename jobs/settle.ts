@@ -199,7 +199,7 @@ async function recordAttempts(tx: Transaction, owned: Owned[]): Promise<void> {
       peak_memory_mb = greatest(throughput.peak_memory_mb, excluded.peak_memory_mb)`);
 }
 
-export function attemptStatus(outcome: Outcome): 'completed' | 'failed' | 'returned' | 'snoozed' {
+function attemptStatus(outcome: Outcome): 'completed' | 'failed' | 'returned' | 'snoozed' {
   if (outcome.kind === 'split') return outcome.error ? 'failed' : 'completed';
   return outcome.kind === 'outgrown' ? 'failed' : outcome.kind;
 }

@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { conversionShape, ORDINARY_MB } from '../../jobs/shape.ts';
+import { ORDINARY_MB } from '../../jobs/shape.ts';
+import { conversionShape } from '../conversion-shape.ts';
 import { defineConversion } from '../conversion-task.ts';
 import { toRanges } from '../page-ranges.ts';
 import { convertPayload } from './convert.ts';

@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { BASELINE_MB, conversionShape, MAX_CLASS_MB, memoryClass, ORDINARY_MB, type Shape } from '../../jobs/shape.ts';
+import { BASELINE_MB, MAX_CLASS_MB, memoryClass, ORDINARY_MB, type Shape } from '../../jobs/shape.ts';
+import { conversionShape } from '../conversion-shape.ts';
 import { defineConversion, PDF_ENGINES } from '../conversion-task.ts';
 
 export const convertPayload = z.object({
