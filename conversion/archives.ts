@@ -63,8 +63,7 @@ export async function findCurrentArchives(tx: Transaction, archiving: Archiving[
       latest.set(name, { id: job.id, status, isCurrent: true, isFinal: false });
       continue;
     }
-    if (job.isNamed)
-      throw conflict(`job_id: ${before.id} makes this archive already, or has made it; send no other id`);
+    if (job.isNamed) throw conflict(`job_id: must be omitted, because job ${before.id} makes this archive`);
     duplicates.set(job.id, before.id);
   }
   return duplicates;

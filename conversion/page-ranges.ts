@@ -31,7 +31,7 @@ export function selectPages(ranges: PageRange[] | null, pageCount: number): Page
   const page = Math.max(beyond[0], pageCount + 1);
   throw new AppError(
     'page_out_of_range',
-    `page ${page} was asked for, but there ${pageCount === 1 ? 'is 1 page' : `are ${pageCount} pages`}`,
+    `page ${page} does not exist: the document has ${pageCount === 1 ? '1 page' : `${pageCount} pages`}`,
   );
 }
 
@@ -40,8 +40,8 @@ function parseRange(part: string): PageRange {
   if (first === undefined || last === undefined) throw invalid(`${JSON.stringify(part)} is neither a page nor a range`);
   const [from, to] = [Number(first), Number(last)];
   if (from < 1) throw invalid('pages count from 1');
-  if (to > MAX_PAGE || from > MAX_PAGE) throw invalid(`${Math.max(from, to)} is beyond ${MAX_PAGE}`);
-  if (from > to) throw invalid(`${from}-${to} goes backwards`);
+  if (to > MAX_PAGE || from > MAX_PAGE) throw invalid(`${Math.max(from, to)} is more than ${MAX_PAGE}`);
+  if (from > to) throw invalid(`${from}-${to} is descending`);
   return [from, to];
 }
 

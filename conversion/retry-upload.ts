@@ -24,7 +24,7 @@ export async function retryUpload(db: Database, queues: Queues, id: string): Pro
     const upload = await findUpload(tx, id);
     if (upload === undefined) return false;
     if (upload.status !== 'failed' && upload.status !== 'cancelled')
-      throw conflict(`the upload is ${upload.status}: only what failed or was cancelled can be retried`);
+      throw conflict(`the upload is ${upload.status}: only failed or cancelled uploads can be retried`);
     const reopened: string[] = [];
     // A job that has nothing left to do is refused.
     for (const job of originals) if ((await reopenJob(tx, queues, job.id)) === undefined) reopened.push(job.id);

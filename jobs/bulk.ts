@@ -76,7 +76,7 @@ async function insertOrJoin(
       .where(and(running, eq(bulkOperations.action, action), eq(bulkOperations.filter, stored)));
     if (same !== undefined) return same;
     if (others.length >= MAX_RUNNING_PER_OWNER) {
-      const message = `${others.length} bulk operations run already, the most allowed: wait until one has ended`;
+      const message = `bulk operations: at most ${MAX_RUNNING_PER_OWNER} run at the same time; wait until one has ended`;
       throw new AppError('too_many_requests', message, { status: 429, retryable: true });
     }
     const count = await tx.$count(jobs, and(whereJobs(filter), matching(action, sql`now()`)));

@@ -42,11 +42,11 @@ export async function changeJob(db: Database, queues: Queues, id: string, change
 
 function refuseChange({ id, status, uploadId, parentId }: Job, { runAt, payload }: JobChange): void {
   if (status !== 'scheduled' && status !== 'blocked' && status !== 'ready' && status !== 'retrying') {
-    throw conflict(`${id} is ${status}: only a job that waits can change`);
+    throw conflict(`${id} is ${status}: only waiting jobs can change`);
   }
   const isInternal = uploadId !== null || parentId !== null;
   if (isInternal && (runAt !== undefined || payload !== undefined)) {
-    throw conflict(`${id} was made by ${parentId ?? `upload ${uploadId}`}: only its priority can change`);
+    throw conflict(`${id} was created by ${parentId ?? `upload ${uploadId}`}: only its priority can change`);
   }
 }
 

@@ -28,7 +28,7 @@ const MIN_ROUND_SECONDS = 0.9;
 
 const seconds = (count: number) => sql`make_interval(secs => ${count})`;
 
-const LOST: PublicError = { code: 'converter_lost', message: 'the converter that ran it went away' };
+const LOST: PublicError = { code: 'converter_lost', message: 'the converter that ran the job was lost' };
 
 /**
  * One round of the leader: declares converters lost, and settles their attempts and those that have exceeded their timeout.

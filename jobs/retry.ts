@@ -47,7 +47,7 @@ export async function reopenJob(tx: Transaction, queues: Queues, id: string): Pr
   const [job] = await tx.select().from(jobs).where(eq(jobs.id, id)).for('update');
   if (job === undefined) return undefined;
   if (job.finishedAt === null || (job.status === 'completed' && !(await domain().isRetryable(tx, job))))
-    return { reason: `${id} is ${job.status}: only jobs that failed or were cancelled can be retried` };
+    return { reason: `${id} is ${job.status}: only failed or cancelled jobs can be retried` };
   if (job.parentId !== null) return { reason: `${id} is part of ${job.parentId}: retry that` };
   const place: Place = edges === undefined ? { status: 'free' } : placeOf(job.runOn, edges);
   if ('error' in place) return { reason: await adviceFor(tx, place, edges), place };

@@ -110,5 +110,5 @@ async function giveUpOn(tx: Transaction, host: string): Promise<void> {
     )
     insert into webhook_attempts (webhook_id, attempt, started_at, duration_ms, error)
     select id, 1 + (select count(*) from webhook_attempts where webhook_id = id), now(), 0,
-      ${`not sent: its receiver has not answered for ${GIVE_UP_SECONDS / 3600} hours`} from given_up`);
+      ${`not sent: the receiver has not answered for ${GIVE_UP_SECONDS / 3600} hours`} from given_up`);
 }

@@ -45,17 +45,17 @@ const endOf = (id: string) =>
 const BREAKS: [invariant: string, how: string, statements: SQL[]][] = [
   [
     'a ready job has its pg-boss job',
-    'that of a ready job is gone',
+    'the pg-boss job of a ready job was deleted',
     [sql`delete from pgboss.job where id = ${queued('ready')}`],
   ],
   [
     'a pg-boss job stands for one ready job',
-    'one stands for none',
+    'a pg-boss job has no job',
     [sql`insert into pgboss.job (name) values ('jobs')`],
   ],
   [
     'a pg-boss job stands for one ready job',
-    'its job has ended',
+    'the job has ended',
     [
       endOf('ready'),
       sql`update jobs set pending_dependencies = 1 where id = 'blocked'`,
@@ -64,22 +64,22 @@ const BREAKS: [invariant: string, how: string, statements: SQL[]][] = [
   ],
   [
     'a pending webhook is due within 11 hours',
-    'nobody would deliver it',
+    'the webhook is due never',
     [sql`update webhooks set due_at = 'infinity'`],
   ],
   [
     'a blocked job counts its dependencies without an outcome',
-    'it counts too many',
+    'the count is too high',
     [sql`update jobs set pending_dependencies = 3 where id = 'blocked'`],
   ],
   [
     'no blocked job waits for a dependency that has failed',
-    'the prerequisite was forgotten',
+    'the edge has a failed outcome',
     [sql`insert into job_dependencies values ('blocked', 'failed')`],
   ],
   [
     'a job that waits knows the outcomes of its prerequisites, or will be placed again',
-    'a prerequisite ended without a word',
+    'a prerequisite ended without an outcome',
     [
       sql`update job_dependencies set outcome = 'completed' where job_id = 'blocked' and depends_on = 'running'`,
       sql`update jobs set pending_dependencies = 1 where id = 'blocked'`,
@@ -87,17 +87,17 @@ const BREAKS: [invariant: string, how: string, statements: SQL[]][] = [
   ],
   [
     'no job runs before its dependencies let it',
-    'one that is ready waits for another',
+    'a ready job has an open prerequisite',
     [sql`insert into job_dependencies values ('ready', 'running')`],
   ],
   [
     'no job runs before its dependencies let it',
-    'one that is to run later waits for one that was cancelled',
+    'a scheduled job has a cancelled prerequisite',
     [sql`insert into job_dependencies values ('scheduled', 'cancelled')`],
   ],
   [
     'a parent counts the children that have not ended',
-    'it counts too few',
+    'the count is too low',
     [sql`update jobs set pending_children = 1 where id = 'parent'`],
   ],
   [
@@ -110,17 +110,17 @@ const BREAKS: [invariant: string, how: string, statements: SQL[]][] = [
   ],
   [
     'a running job has one running attempt, its last',
-    'the attempt is gone',
+    'the attempt was deleted',
     [sql`delete from job_attempts where job_id = 'running'`],
   ],
   [
     'a running attempt belongs to a running job',
-    'the job is over',
+    'the job has ended',
     [sql`update job_attempts set status = 'running' where job_id = 'completed'`],
   ],
   [
     'no job completes twice',
-    'it did',
+    'two attempts have completed',
     [
       sql`insert into job_attempts (job_id, attempt, status, converter_id, converter, cpu_units, memory_mb)
         select job_id, 2, status, converter_id, converter, cpu_units, memory_mb from job_attempts where job_id = 'completed'`,
@@ -128,17 +128,17 @@ const BREAKS: [invariant: string, how: string, statements: SQL[]][] = [
   ],
   [
     'no converter runs more than its capacity',
-    'it has too few CPU units',
+    'the converter has too few CPU units',
     [sql`update converters set cpu_units = 2 where id = (select converter_id from jobs where id = 'running')`],
   ],
   [
     'no converter runs more than its capacity',
-    'it has too little memory',
+    'the converter has too little memory',
     [sql`update converters set memory_mb = 511 where id = (select converter_id from jobs where id = 'running')`],
   ],
   [
     'no key runs more jobs than its type allows',
-    'several run',
+    'two jobs run',
     [
       sql`insert into job_types (type, per_key, limited_at) values ('test', 1, '-infinity')`,
       sql`update jobs set type = 'test', concurrency_key = 'key' where status = 'running'`,
@@ -146,7 +146,7 @@ const BREAKS: [invariant: string, how: string, statements: SQL[]][] = [
   ],
   [
     'no type runs more jobs than it allows',
-    'several run',
+    'two jobs run',
     [
       sql`insert into job_types (type, per_type, limited_at) values ('test', 1, '-infinity')`,
       sql`update jobs set type = 'test' where status = 'running'`,
@@ -154,23 +154,23 @@ const BREAKS: [invariant: string, how: string, statements: SQL[]][] = [
   ],
   [
     'a throttled job waits for a key that has no room',
-    'its type has no limit',
+    'the type has no limit',
     [sql`update jobs set concurrency_key = 'key', throttled = true where id = 'ready'`],
   ],
   [
     'an upload counts its completed pages',
-    'it counts one more',
+    'the count is too high',
     [sql`update uploads set pages_done = 2 where finished_at is null`],
   ],
-  ['an upload counts its completed pages', 'a page is gone', [sql`delete from pages`]],
+  ['an upload counts its completed pages', 'a page was deleted', [sql`delete from pages`]],
   [
     'an upload ends with its jobs',
-    'it has ended before',
+    'the upload has ended first',
     [sql`update uploads set status = 'failed', finished_at = now(), password = null where finished_at is null`],
   ],
   [
     'an upload ends with its jobs',
-    'it goes on without any',
+    'the upload has not ended',
     [sql`update uploads set status = 'processing', finished_at = null where finished_at is not null`],
   ],
 ];
@@ -184,14 +184,14 @@ test.each(BREAKS)('broken: %s: %s', async (invariant, _how, statements) => {
   expect(findings[0]).toMatchObject({ count: 1, examples: [expect.any(String)] });
 });
 
-test('a finding counts all that is broken, and names a few', async () => {
+test('a finding counts all broken rows, and names five', async () => {
   await fixture.submit(...Array(20).fill({}));
   await fixture.db.execute(sql`delete from pgboss.job`);
   const [finding, ...others] = await fixture.findings();
   expect([finding?.count, finding?.examples.length, others]).toEqual([20, 5, []]);
 });
 
-test('nothing is found while jobs are submitted, claimed, settled, cancelled and retried', async () => {
+test('the audit finds nothing while jobs are submitted, claimed, settled, cancelled and retried', async () => {
   await busy();
   let working = true;
   const work = async (lane: number) => {

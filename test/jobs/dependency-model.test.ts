@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm';
 import fc from 'fast-check';
 import { type JobStatus, RUN_ON, type RunOn } from '../../db/schema.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { COMPLETED, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
+import { COMPLETED, FAILED_PERMANENTLY, type JobsFixture, openJobsFixture } from './fixture.ts';
 
 /** Random graphs under random changes, beside a model that knows nothing of rows, counts or steps. */
 let fixture: JobsFixture;
@@ -104,7 +104,7 @@ async function change(action: Action, id: string): Promise<void> {
   } else {
     const attempts = await fixture.claim();
     for (const attempt of attempts) {
-      const outcome = action === 'complete' ? COMPLETED : FAILED_FOR_GOOD;
+      const outcome = action === 'complete' ? COMPLETED : FAILED_PERMANENTLY;
       await fixture.settle(attempt, attempt.id === id ? outcome : { kind: 'returned' });
     }
   }
@@ -119,7 +119,7 @@ const submit = (plan: Planned[]) =>
     })),
   );
 
-test('each change leaves every job where the model has it', async () => {
+test('each change puts every job into the status of the model', async () => {
   const run = async (plan: Planned[], list: [Action, number][]) => {
     await submit(plan);
     const model = new Model(plan);
@@ -137,7 +137,7 @@ test('each change leaves every job where the model has it', async () => {
   await fc.assert(fc.asyncProperty(graphs, changes, run), { numRuns: RUNS, endOnFailure: true });
 });
 
-test('changes at the same time break no promise, and nothing is left to do', async () => {
+test('concurrent changes break no invariant, and no work remains', async () => {
   const run = async (plan: Planned[], list: [Action, number][]) => {
     await submit(plan);
     for (let first = 0; first < list.length; first += 5) {

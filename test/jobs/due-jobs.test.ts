@@ -26,7 +26,7 @@ async function submitDue(count: number, priority: 'critical' | 'low', secondsAgo
 const readyOf = (priority: 'critical' | 'low') =>
   fixture.db.$count(jobs, sql`status = 'ready' and priority = ${priority}`);
 
-test('a job is sent when it is due, and not before', async () => {
+test('a job becomes ready when it is due, and not before', async () => {
   const [early = '', due = ''] = await fixture.submit({}, {});
   for (const job of await fixture.claim()) await fixture.settle(job, FAILED, null);
   await fixture.db.update(jobs).set({ dueAt: sql`now() + interval '1 hour'` }).where(eq(jobs.id, early));
@@ -36,7 +36,7 @@ test('a job is sent when it is due, and not before', async () => {
   expect(await fixture.job(due)).toMatchObject({ status: 'ready', dueAt: null });
 });
 
-test('a flood of due jobs is sent without a pause, and a critical one that becomes due meanwhile comes next', async () => {
+test('many due jobs become ready without a pause, and a critical one that becomes due meanwhile is next', async () => {
   await submitDue(3_000, 'low', 60);
   const sending = send();
   await until(async () => (await readyOf('low')) > 0);
@@ -52,7 +52,7 @@ test('a flood of due jobs is sent without a pause, and a critical one that becom
   expect(await readyOf('low')).toBe(3_000);
 });
 
-test('several processes that send at once send each job once', async () => {
+test('several processes make each due job ready once', async () => {
   await submitDue(1_200, 'low', 60);
   await Promise.all([send(), send(), send()]);
   await send();

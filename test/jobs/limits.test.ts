@@ -29,7 +29,7 @@ const ids = (claimed: ClaimedJob[]) => claimed.map(({ id }) => id);
 const keyed = (concurrencyKey: string, count: number) => Array.from({ length: count }, () => ({ concurrencyKey }));
 
 describe('a paused type', () => {
-  test('accepts jobs and starts none, while others start and what runs goes on', async () => {
+  test('accepts jobs and starts none, while others start and running jobs continue', async () => {
     const [running] = await fixture.submit({ type: 'mail' });
     const started = await fixture.claimOne();
     await pauseJobType(fixture.db, 'mail');
@@ -59,7 +59,7 @@ describe('a paused type', () => {
     }
   });
 
-  test('starts no job once the pause is stored, also by claims that had looked before', async () => {
+  test('starts no job once the pause is stored, even by claims that began before', async () => {
     await limit({ type: 'test' });
     const converters = await Promise.all([1, 2, 3].map(() => fixture.converter()));
     for (let round = 0; round < 10; round++) {
@@ -75,7 +75,7 @@ describe('a paused type', () => {
 });
 
 describe('a limit for each key', () => {
-  test('lets only so many jobs of a key run, and starts the next when one ends', async () => {
+  test('limits the running jobs of a key, and starts the next when one ends', async () => {
     await limit({ type: 'test', concurrency: { perKey: 2 } });
     const submitted = await fixture.submit(...keyed('acme', 5));
     const [other] = await fixture.submit({ concurrencyKey: 'other' });
@@ -106,7 +106,7 @@ describe('a limit for each key', () => {
     expect(ids(await fixture.claim())).toEqual([last]);
   });
 
-  test('gives the place of a job that has not started to one that is more urgent', async () => {
+  test('gives the slot of a job that has not started to a more urgent one', async () => {
     await limit({ type: 'test', concurrency: { perKey: 2 } });
     const [low, normal] = await fixture.submit(
       { concurrencyKey: 'acme', priority: 'low' },
@@ -143,7 +143,7 @@ describe('a limit for each key', () => {
     expect(await queueDepths(fixture.db, 1_000)).toMatchObject([{ depth: 3 }]);
   });
 
-  test('holds for jobs that wait already when it is changed', async () => {
+  test('applies to waiting jobs when it is changed', async () => {
     await fixture.submit(...keyed('acme', 6));
     const startable = async () => (await fixture.db.select().from(jobs)).filter(({ throttled }) => !throttled).length;
     expect(await startable()).toBe(6);
@@ -157,7 +157,7 @@ describe('a limit for each key', () => {
     expect(await startable()).toBe(6);
   });
 
-  test('admits later a job that somebody had locked when its key had room', async () => {
+  test('admits a job later that was locked when its key had a slot', async () => {
     await limit({ type: 'test', concurrency: { perKey: 1 } });
     const [, next] = await fixture.submit(...keyed('acme', 2));
     const running = await fixture.claimOne();
@@ -184,7 +184,7 @@ test('a limit for a type holds for all converters that claim at once', async () 
   expect((await Promise.all(converters.map((by) => fixture.claimOnce(by)))).flat()).toHaveLength(2);
 });
 
-test('a rate lets so many jobs start at once, and then one as each token is due', async () => {
+test('a rate lets its limit of jobs start at once, and then one for each token', async () => {
   await limit({ type: 'test', rate: { limit: 4, per_seconds: 4_000 } });
   await fixture.submit(...Array(12).fill({}));
   const converters = await Promise.all([1, 2, 3].map(() => fixture.converter()));
@@ -210,7 +210,7 @@ function seeded(seed: number): (most: number) => number {
   };
 }
 
-test('whatever several converters do at once, no limit is exceeded, every job ends, and the rows stay sound', async () => {
+test('concurrent converters exceed no limit, end every job, and break no invariant', async () => {
   const limits = fc.record({ perKey: fc.integer({ min: 1, max: 3 }), perType: fc.integer({ min: 1, max: 5 }) });
   const job = fc.record({
     type: fc.constantFrom('a', 'b', 'c'),

@@ -49,7 +49,7 @@ function seeded(seed: number): () => number {
   };
 }
 
-test('many uploads, converters and mishaps at once end with every page once and nothing left over', async () => {
+test('many concurrent uploads, converters and failures record every page once and leave no work', async () => {
   const ids = await Promise.all(Array.from({ length: UPLOADS }, () => fixture.upload(ORIGINALS)));
   const uploads = () => Promise.all(ids.map((id) => fixture.findUpload(id)));
   const isOver = async () => (await uploads()).every(({ status }) => ENDED.includes(status));

@@ -3,7 +3,7 @@ import { jobs, uploads, webhookAttempts, webhookHosts, webhooks } from '../../db
 import { type LockedWebhook, takeWebhooks } from '../../db/webhooks.ts';
 import { type Delivery, releaseWebhook, settleWebhook } from '../../jobs/webhooks.ts';
 import { rowsReadBy } from '../support/rows-read.ts';
-import { COMPLETED, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture, range } from './fixture.ts';
+import { COMPLETED, FAILED_PERMANENTLY, type JobsFixture, openJobsFixture, range } from './fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {
@@ -24,9 +24,9 @@ async function made(): Promise<string[]> {
 
 const pending = () => fixture.db.$count(webhooks, eq(webhooks.status, 'pending'));
 
-test('a job is told of once for each of its ends, and only to those who asked', async () => {
+test('each end of a job creates one webhook if it has a notify_url', async () => {
   await fixture.submit(told('a'), { id: 'silent' });
-  await fixture.finishAll(FAILED_FOR_GOOD);
+  await fixture.finishAll(FAILED_PERMANENTLY);
   expect(await made()).toEqual(['a job.failed']);
   await fixture.retry('a');
   await fixture.cancel('a');
@@ -39,7 +39,7 @@ test('a job is told of once for each of its ends, and only to those who asked', 
   expect(await pending()).toBe(3);
 });
 
-test('a retry that is left, or a converter that stops, is no end', async () => {
+test('a pending retry or a returned job creates no webhook', async () => {
   await fixture.submit({ ...told('a'), maxAttempts: 2 });
   const error = { code: 'task_failed' as const, message: 'once' };
   await fixture.settle(await fixture.claimOne(), { kind: 'failed', error, retryable: true });
@@ -50,7 +50,7 @@ test('a retry that is left, or a converter that stops, is no end', async () => {
   expect(await made()).toEqual(['a job.failed']);
 });
 
-test('what fails with its prerequisite is told of, however far behind it and whenever it came', async () => {
+test('a job that fails with its prerequisite creates a webhook, at any depth', async () => {
   await fixture.submit(told('a'), told('b', 'a'), told('c', 'b'), { id: 'd', dependsOn: ['c'] });
   await fixture.cancel('a');
   expect((await made()).toSorted()).toEqual(['a job.cancelled', 'b job.failed', 'c job.failed']);
@@ -58,12 +58,12 @@ test('what fails with its prerequisite is told of, however far behind it and whe
   expect((await made()).at(-1)).toBe('late job.failed');
 });
 
-test('an upload is told of once its last job ends, and its jobs are not; again when it was retried', async () => {
+test('an upload creates one webhook with its last job, and another after a retry', async () => {
   const id = await fixture.upload(2);
   await fixture.db.update(uploads).set({ notifyUrl: URL }).where(eq(uploads.id, id));
   const [first, second] = await fixture.claim();
   await fixture.settle(first as never, { kind: 'split', children: [range([1, 1]), range([2, 2])] });
-  await fixture.settle(second as never, FAILED_FOR_GOOD);
+  await fixture.settle(second as never, FAILED_PERMANENTLY);
   expect(await made()).toEqual([]);
   await fixture.finishAll();
   expect(await made()).toEqual([`${id} upload.failed`]);
@@ -72,7 +72,7 @@ test('an upload is told of once its last job ends, and its jobs are not; again w
   expect(await made()).toEqual([`${id} upload.failed`, `${id} upload.completed`]);
 });
 
-test('when an end is not committed, nobody is told', async () => {
+test('an end that is rolled back creates no webhook', async () => {
   await fixture.submit(told('a'));
   const [job] = await fixture.claim();
   await fixture.db.execute(
@@ -88,7 +88,7 @@ test('when an end is not committed, nobody is told', async () => {
   expect([await made(), await pending()]).toEqual([['a job.completed'], 1]);
 });
 
-describe('a webhook that was taken', () => {
+describe('a locked webhook', () => {
   const sent = { startedAt: new Date(), durationMs: 1, statusCode: null, error: null, final: false };
   const answered = { ...sent, statusCode: 503, error: 'answered 503', answer: 'prompt' } as const;
   const unanswered = { ...sent, error: 'no answer', answer: 'none' } as const;
@@ -118,7 +118,7 @@ describe('a webhook that was taken', () => {
   test.each([
     ['answered with an error', answered],
     ['not answered', unanswered],
-  ])('and is %s is tried thirteen times in a day, and then given up', async (_name, outcome) => {
+  ])('that is %s is sent thirteen times in a day, and then fails', async (_name, outcome) => {
     await fixture.submit(told('a'));
     await fixture.finishAll();
     let waited = 0;
@@ -139,7 +139,7 @@ describe('a webhook that was taken', () => {
     expect([await take(), await pending()]).toEqual([[], 0]);
   });
 
-  test('is taken again when it was not settled in time; what its first sender has to say counts only if it was delivered', async () => {
+  test('is locked again when it was not settled in time; a late result counts only if it was delivered', async () => {
     await fixture.submit(told('a'));
     await fixture.finishAll();
     const first = await takeOne();
@@ -154,7 +154,7 @@ describe('a webhook that was taken', () => {
     expect(await rowOf(first.id)).toMatchObject({ status: 'delivered', lockedUntil: null });
   });
 
-  test('is due at once when its delivery was cut off, and no try is spent', async () => {
+  test('is due at once when its delivery was interrupted, without a failure', async () => {
     await fixture.submit(told('a'));
     await fixture.finishAll();
     await releaseWebhook(fixture.db, await takeOne());
@@ -163,7 +163,7 @@ describe('a webhook that was taken', () => {
     expect(await settle(again, { ...sent, statusCode: 200, answer: 'prompt' })).toBe('delivered');
   });
 
-  test('leaves room for other hosts: one of a host that is new or gave no answer, four of others, those first that have fewest', async () => {
+  test('leaves room for other hosts: a host that is new or does not answer gets one, others four', async () => {
     await toHost('busy', 8);
     await toHost('dead', 8);
     await fixture.finishAll();
@@ -188,7 +188,7 @@ describe('a webhook that was taken', () => {
   const passWaitsOfHost = (host: string) =>
     fixture.db.update(webhookHosts).set({ retryAt: sql`now()` }).where(eq(webhookHosts.host, host));
 
-  test('is given up with all that have waited a day for a host that has not answered in that time', async () => {
+  test('fails with all that have waited a day for a host that did not answer', async () => {
     await toHost('dead', 5);
     await fixture.finishAll();
     await settle(await takeOne(), unanswered);
@@ -202,10 +202,10 @@ describe('a webhook that was taken', () => {
     expect(rows.filter(({ status }) => status === 'failed').map(({ jobId }) => jobId)).not.toContain('dead-4');
     expect(rows.filter(({ status }) => status === 'failed').length).toBeGreaterThanOrEqual(3);
     const [last] = await fixture.db.select().from(webhookAttempts).where(eq(webhookAttempts.durationMs, 0)).limit(1);
-    expect(last?.error).toBe('not sent: its receiver has not answered for 24 hours');
+    expect(last?.error).toBe('not sent: the receiver has not answered for 24 hours');
   });
 
-  test('is found without a look at the backlog of other hosts', async () => {
+  test('is found without reading the backlog of other hosts', async () => {
     await toHost('good', 1);
     await fixture.finishAll();
     const backlog = 20_000;
@@ -229,7 +229,7 @@ describe('a webhook that was taken', () => {
     expect(read).toBeLessThan(400);
   });
 
-  test('of many hosts is found by looks that go on where the last one ended', async () => {
+  test('of many hosts is found by queries that continue after the last one', async () => {
     await fixture.submit(
       ...Array.from({ length: 1_100 }, (_, n) => ({ id: `many-${n}`, notifyUrl: `http://h${n}.example/` })),
     );
@@ -244,7 +244,7 @@ describe('a webhook that was taken', () => {
     expect([looks, new Set(found.map(({ host }) => host)).size]).toEqual([3, 1_100]);
   });
 
-  test('by two processes at once is taken by one, and their host keeps its limit', async () => {
+  test('is locked by one of two processes, and its host keeps its limit', async () => {
     await toHost('busy', 20);
     await fixture.finishAll();
     await settle(await takeOne(), { ...sent, statusCode: 200, answer: 'prompt' });
@@ -252,7 +252,7 @@ describe('a webhook that was taken', () => {
     expect(new Set(taken.map(({ id }) => id)).size).toBe(4);
   });
 
-  test('goes with its job when that is deleted', async () => {
+  test('is deleted with its job', async () => {
     await fixture.submit(told('a'));
     await fixture.finishAll();
     const locked = await takeOne();
