@@ -32,7 +32,7 @@ async function accept(...newJobs: NewJob[]): Promise<string[]> {
 }
 const refused = { status: 429, code: 'too_many_requests', details: { retry_after_seconds: expect.any(Number) } };
 
-/** An upload of two pages, the first of which is made; with the attempt that makes the second. */
+/** An upload of two pages, one of which is complete, with the running attempt. */
 async function convertHalf(): Promise<{ upload: string; attempt: ClaimedJob }> {
   const upload = await fixture.upload();
   const attempt = await fixture.claimOne();
@@ -59,7 +59,7 @@ test('an archive that waits or has all pages is reused, and one that fails is no
   const running = await fixture.claimOne();
   expect(await accept(archiveOf(upload))).toEqual([good]);
   await fixture.settle(running, completed(2));
-  // An upload that has ended gets no more pages: there is nothing to wait for.
+  // An ended upload gets no more pages.
   expect(await accept(archiveOf(upload, { dependsOn: [good] }), archiveOf(upload))).toEqual([good, good]);
   expect(await fixture.db.$count(jobs, eq(jobs.type, 'archive'))).toBe(2);
 });

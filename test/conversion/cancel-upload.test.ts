@@ -56,7 +56,7 @@ test('a cancelled upload ends with all of its jobs in any status, and keeps its 
   expect(await fixture.attempts(running.id)).toMatchObject([{ status: 'cancelled' }]);
   expect((await fixture.pages(upload)).map(({ page }) => page)).toEqual([1, 2, 3]);
   expect(await fixture.claim()).toEqual([]);
-  // Late: nothing changes.
+  // A late attempt changes nothing.
   expect(await recordPages(fixture.db, running, [completedPage(4)])).toBe(false);
   expect(await fixture.settle(running, COMPLETED)).toBe(false);
   expect(await fixture.pages(upload)).toHaveLength(3);

@@ -52,8 +52,8 @@ test('a deleted upload leaves one event and no row, and late attempts change not
   expect(await recordPages(fixture.db, running, [completedPage(3)])).toBe(false);
   expect(await recordInspection(fixture.db, running, { pageCount: 1, selected: [] })).toBe(false);
   expect(await rowsOf(upload)).toEqual(NO_ROWS);
-  const told = await fixture.db.select().from(events).where(eq(events.uploadId, upload));
-  expect(told).toMatchObject([{ kind: 'upload', status: 'deleted' }]);
+  const found = await fixture.db.select().from(events).where(eq(events.uploadId, upload));
+  expect(found).toMatchObject([{ kind: 'upload', status: 'deleted' }]);
   expect(await fixture.deleteUpload(upload)).toBe(false);
 });
 

@@ -15,7 +15,7 @@ import {
 let fixture: JobsFixture;
 beforeAll(async () => {
   fixture = await openJobsFixture();
-  // Every end of an upload leaves a mark, so that a second one would be seen.
+  // A trigger counts the ends of each upload.
   await fixture.db.execute(sql`create table upload_ends (id uuid)`);
   await fixture.db.execute(sql`create function mark_end() returns trigger language plpgsql as
     $$ begin insert into upload_ends values (new.id); return null; end $$`);
@@ -242,7 +242,7 @@ test('the last ranges of several originals that settle at the same time end the 
 });
 
 test('originals that fail at the same time do not block each other', async () => {
-  // Postgres looks for a deadlock after a second: rounds as fast as these have none.
+  // Postgres detects deadlocks after a second, so that a faster round has none.
   for (let round = 0; round < 20; round++) {
     const id = await fixture.upload(4);
     const attempts = await fixture.claimApart();

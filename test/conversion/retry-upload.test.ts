@@ -16,7 +16,7 @@ const UNKNOWN = '01a20a0b-5ccf-7021-8000-000000000000';
 const failedPage = (page: number) =>
   ({ page, status: 'failed', error: { code: 'corrupt_file', message: 'cannot be read' } }) as const;
 
-/** Does what is claimed: every page that it is to make, but those that its original has already. */
+/** Records every page of the claimed jobs, and completes them. */
 async function work(claimed: ClaimedJob[]): Promise<void> {
   for (const attempt of claimed) {
     const { pages } = attempt.payload as { pages: [number, number][] };

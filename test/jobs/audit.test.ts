@@ -10,7 +10,7 @@ beforeAll(async () => {
 afterEach(() => fixture.empty());
 afterAll(() => fixture.close());
 
-/** Jobs in every status, named by it; `parent` waits for two children; an upload with a page at work, one that has ended. */
+/** Creates jobs whose ids are their statuses, a `parent` of two children, a running upload, and one that has ended. */
 async function busy(): Promise<void> {
   await fixture.submit({ id: 'failed', notifyUrl: 'http://receiver.example' });
   await fixture.finishAll({ kind: 'failed', error: { code: 'task_failed', message: 'broken' }, retryable: false });

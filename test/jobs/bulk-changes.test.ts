@@ -12,7 +12,7 @@ afterAll(() => fixture.close());
 
 const job = (id: string, ...dependsOn: string[]) => ({ id, dependsOn });
 
-/** Retries what matches, and places all dependants; gives how many jobs it changed itself. */
+/** Retries matching jobs, and places all dependants. Returns the number of jobs that the operation changed. */
 async function retryAll(filter: JobFilter = {}): Promise<number> {
   const wanted = { owner: null, action: 'retry' as const, filter: { status: 'failed' as const, ...filter } };
   const { id } = await startBulk(fixture.db, fixture.queues, fixture.log, wanted);
@@ -20,7 +20,7 @@ async function retryAll(filter: JobFilter = {}): Promise<number> {
   return (await findBulk(fixture.db, id))?.done ?? 0;
 }
 
-/** Submits these jobs and lets those fail that are ready. */
+/** Submits jobs, and fails the ready ones. */
 async function failed(...wanted: Parameters<JobsFixture['submit']>): Promise<string[]> {
   const ids = await fixture.submit(...wanted);
   await fixture.finishAll(FAILED_PERMANENTLY);
@@ -72,7 +72,7 @@ describe('a bulk retry', () => {
 
   test('does not retry a job again that fails meanwhile', async () => {
     await failed(...Array.from({ length: 250 }, () => ({})));
-    // A job fails again in the transaction that retries it: as soon as a converter could, and sooner.
+    // A trigger fails the job again in the transaction that retries it, which is earlier than any converter.
     await fixture.db.execute(sql`create function fail_again() returns trigger language plpgsql as $$ begin
       update jobs set status = 'failed', queue_id = null, finished_at = clock_timestamp() where id = new.id;
       delete from pgboss.job where id = new.queue_id; return null; end $$`);

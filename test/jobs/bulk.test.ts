@@ -44,7 +44,7 @@ test('many jobs are changed in batches by several processes, and the same call j
   expect((await start('cancel', { type: 'two' })).id).not.toBe(began.id);
   await Promise.all([fixture.continueChanges(), fixture.continueChanges(), fixture.continueChanges()]);
   expect(await findBulk(fixture.db, began.id)).toMatchObject({ status: 'completed', done: 450, skipped: 0 });
-  // Submitted after it began.
+  // This job was submitted after the start of the operation.
   expect(await counts()).toEqual({ cancelled: 450, ready: 3 });
 });
 

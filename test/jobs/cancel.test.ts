@@ -21,7 +21,7 @@ afterAll(() => fixture.close());
 const CONFLICT = { code: 'conflict', status: 409 };
 const ENDED = { status: 'cancelled', queueId: null, converterId: null, dueAt: null, finishedAt: expect.any(Date) };
 
-/** Job `a` in this status, before it ended. */
+/** Creates job `a` in a status before its end. */
 async function jobThatIs(status: string): Promise<void> {
   if (status === 'scheduled') await fixture.submit({ id: 'a', runAt: new Date(Date.now() + 3_600_000) });
   else if (status === 'blocked') await fixture.submit({ id: 'before' }, { id: 'a', dependsOn: ['before'] });
@@ -148,7 +148,7 @@ describe('concurrently', () => {
       if (statuses.length === 0) before++;
       expect(await fixture.findings()).toEqual([]);
     }
-    // Both orders came to pass, or this would show little.
+    // Both orders must occur.
     expect(before).toBeGreaterThan(0);
   });
 

@@ -11,7 +11,7 @@ afterAll(() => fixture.close());
 
 const HEAVY = { cpuUnits: 4, memoryMb: 2048 };
 
-/** Claims one job after another, and gives their ids in the order in which they came. */
+/** Claims one job after another. Returns their ids in order. */
 async function claimOneByOne(): Promise<string[]> {
   const converter = await fixture.converter();
   const ids: string[] = [];
@@ -113,7 +113,7 @@ test('concurrent claims never start the same job', async () => {
   const converters = await Promise.all(Array.from({ length: 6 }, () => fixture.converter()));
   const claimed = await Promise.all(converters.map((converter) => fixture.claim(converter)));
   const ids = claimed.flat().map(({ id }) => id);
-  // One that found nothing only because the others were faster has stopped early; the rest is for a last round.
+  // A converter stops early when the others were faster, so that jobs may be left for a last round.
   ids.push(...(await fixture.claim()).map(({ id }) => id));
   expect(ids.toSorted()).toEqual(submitted.toSorted());
   const { rows } = await fixture.db.execute(sql`select count(*)::int as count, max(attempt) as most from job_attempts`);

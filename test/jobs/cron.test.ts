@@ -4,7 +4,7 @@ import { nextRun } from '../../jobs/cron.ts';
 const BERLIN = 'Europe/Berlin';
 const next = (cron: string, after: string, timezone = 'UTC') => nextRun(cron, timezone, new Date(after)).toISOString();
 
-/** The next runs, one after the other. */
+/** The next runs in order. */
 function runs(count: number, cron: string, after: string, timezone = 'UTC'): string[] {
   const times: string[] = [];
   for (let from = after; times.length < count; from = times.at(-1) ?? after) times.push(next(cron, from, timezone));
@@ -144,7 +144,7 @@ describe('in Berlin', () => {
 
 const MINUTE_MS = 60_000;
 
-/** Local times as milliseconds of the same time in UTC. */
+/** A local time, as the milliseconds of the same time in UTC. */
 function localTime(formatter: Intl.DateTimeFormat, moment: number): number {
   const parts = new Map(formatter.formatToParts(moment).map(({ type, value }) => [type, Number(value)]));
   const numbers = [

@@ -14,7 +14,7 @@ afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 const MANY = 5_000;
-/** Of dependants that one transaction changes. */
+/** The maximum number of dependants that one transaction changes. */
 const MAX_CHANGED = 1_000;
 const job = (id: string, ...dependsOn: string[]) => ({ id, dependsOn });
 const numbered = (count: number, name: string) => Array.from({ length: count }, (_, index) => `${name}${index}`);
@@ -22,7 +22,7 @@ const count = async (status: string) =>
   Number((await fixture.db.execute(sql`select count(*) from jobs where status = ${status}`)).rows[0]?.count);
 const remove = (id: string) => fixture.db.execute(sql`delete from jobs where id = ${id}`);
 
-/** Does `work`, and then the steps that it has left. None of their transactions changes too many rows. */
+/** Does `work` and its remaining steps, and checks that no transaction changes too many rows. */
 async function inSteps(work: () => Promise<unknown>): Promise<void> {
   await work();
   while (await advanceDependants(fixture.db, fixture.queues, fixture.log));
@@ -63,7 +63,7 @@ test('a long chain fails, is retried and is cancelled in bounded steps, whicheve
   const head = await fixture.claimOne();
   await inSteps(() => fixture.settle(head, FAILED_PERMANENTLY));
   expect(await count('failed')).toBe(300);
-  // Cancelled before its retry has reached the end of the chain.
+  // The cancel precedes the end of the retry.
   await fixture.retry('j0');
   expect(await count('failed')).toBeGreaterThan(0);
   await inSteps(() => fixture.cancel('j0'));
@@ -82,7 +82,7 @@ test('remaining steps survive a lost process, and several processes share them',
 });
 
 describe('a prerequisite that completes twice', () => {
-  /** A conversion whose first page failed alone. */
+  /** A completed conversion with one failed page. */
   async function conversion(): Promise<{ upload: string; attempt: ClaimedJob }> {
     const upload = await fixture.upload();
     const attempt = await fixture.claimOne();
@@ -168,7 +168,7 @@ describe('a prerequisite that is deleted', () => {
 });
 
 describe('a dependant runs', () => {
-  /** Ends `a` completed and `b` otherwise, in this order. */
+  /** Ends `a` and then `b`. */
   const cases: [RunOn, string[], string][] = [
     ['success', ['completed', 'completed'], 'ready'],
     ['success', ['completed', 'failed'], 'failed'],
@@ -190,7 +190,7 @@ describe('a dependant runs', () => {
       else await fixture.settle(attempt, end === 'completed' ? COMPLETED : FAILED_PERMANENTLY);
     }
     expect(await fixture.statuses('after')).toEqual([status]);
-    // A job that is submitted afterwards has the same place.
+    // A job that is submitted later gets the same status.
     await fixture.submit({ ...job('late', 'p0', 'p1'), runOn });
     expect(await fixture.statuses('late')).toEqual([status]);
   });

@@ -14,7 +14,7 @@ const job = (id: string, ...dependsOn: string[]) => ({ id, dependsOn });
 const graph = (edges: Record<string, string[]>) => new Map(Object.entries(edges));
 const numbered = (count: number, name: string) => Array.from({ length: count }, (_, index) => `${name}${index}`);
 
-/** Claims what is ready; gives the attempts by the id of their job. */
+/** Claims all ready jobs. Returns the attempts by the id of their job. */
 async function claimed(): Promise<Record<string, ClaimedJob>> {
   return Object.fromEntries((await fixture.claim()).map((attempt) => [attempt.id, attempt]));
 }
@@ -70,7 +70,7 @@ describe('a submitted job', () => {
   ])('whose prerequisite is %s fails, and so do its dependants', async (_status, ended, end) => {
     await fixture.submit({ id: 'stored' });
     await end();
-    // The last of a batch may come first.
+    // The order within a batch is free.
     await fixture.submit(job('c', 'b'), job('b', 'a'), job('a', 'stored'), { id: 'apart' });
     expect(await fixture.statuses('a', 'b', 'c', 'apart')).toEqual(['failed', 'failed', 'failed', 'ready']);
     expect((await fixture.job('a')).error).toEqual({

@@ -4,7 +4,7 @@ import { type JobStatus, RUN_ON, type RunOn } from '../../db/schema.ts';
 import { AppError } from '../../runtime/errors.ts';
 import { COMPLETED, FAILED_PERMANENTLY, type JobsFixture, openJobsFixture } from './fixture.ts';
 
-/** Random graphs under random changes, beside a model that knows nothing of rows, counts or steps. */
+/* Compares random graphs under random changes with a model that has no rows, counts or steps. */
 let fixture: JobsFixture;
 beforeAll(async () => {
   fixture = await openJobsFixture();
@@ -31,7 +31,7 @@ const graphs = fc
   .map((jobs) =>
     jobs.map(
       ({ edges, runOn }, index): Planned => ({
-        // Jobs depend on earlier ones alone, so that there is no cycle.
+        // Jobs depend only on earlier ones, so that there is no cycle.
         dependsOn: index === 0 ? [] : [...new Set(edges.map((edge) => edge % index))],
         runOn,
       }),
@@ -70,12 +70,12 @@ class Model {
     this.#settle();
   }
 
-  /** Jobs are in the order of their dependencies: one pass places all. */
+  /** Places all jobs in one pass, because they are in the order of their dependencies. */
   #settle(): void {
     for (const job of this.#jobs) {
       if (!job.waits) continue;
       job.state = this.#placeOf(job);
-      // Released, it no longer depends on what becomes of its prerequisites.
+      // A released job no longer depends on its prerequisites.
       if (job.state === 'ready') job.waits = false;
     }
   }
@@ -91,7 +91,7 @@ class Model {
   }
 }
 
-/** Does a change as a client or a converter would; a change that is refused does nothing. */
+/** Makes a change like a client or a converter; a refused change has no effect. */
 async function change(action: Action, id: string): Promise<void> {
   const orRefused = (work: Promise<unknown>) =>
     work.catch((error) => {

@@ -16,14 +16,14 @@ const GAP = { cpuUnits: 2, memoryMb: 1024 };
 
 type Converter = { id: string; name: string };
 
-/** What a converter of `capacity` with `free` left claims, while what it runs ends in `seconds`. */
+/** Claims by a converter of `capacity` with `free` left, whose running jobs end in `seconds`. */
 async function claim(converter: Converter, free: Shape, capacity: Shape = ROOM, seconds = 60): Promise<string[]> {
   const shape = { cpuUnits: capacity.cpuUnits - free.cpuUnits, memoryMb: capacity.memoryMb - free.memoryMb };
   const running = shape.cpuUnits + shape.memoryMb > 0 ? [{ shape, endsAt: Date.now() + seconds * 1_000 }] : [];
   return (await fixture.claimOnce(converter, { capacity, running })).map(({ id }) => id);
 }
 
-/** A heavy job of high priority that has been ready for so long, and light ones of a low one. */
+/** Submits a heavy job of high priority that has waited for some seconds, and light ones of low priority. */
 async function waitingFor(seconds: number, light = 10): Promise<void> {
   await fixture.submit({ id: 'heavy', shape: HEAVY, priority: 'high' });
   await fixture.submit(
@@ -140,7 +140,7 @@ test('a heavy job that would wait for hours does not idle a converter', async ()
   await waitingFor(31);
   const hours = 12 * 3_600;
   expect(await claim(converter, GAP, ROOM, hours)).toHaveLength(2);
-  // Once it has waited an hour, what ends before the long job still starts, and what ends after it does not.
+  // After an hour of waiting, only jobs that end before the long one still start.
   await fixture.db.execute(sql`update jobs set arrived_at = now() - interval '1 hour' where id = 'heavy'`);
   await fixture.submit({ id: 'longer', timeoutSeconds: hours + 60 });
   expect((await claim(converter, GAP, ROOM, hours)).toSorted()).toEqual(['light2', 'light3']);

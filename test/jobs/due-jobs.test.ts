@@ -13,7 +13,7 @@ afterAll(() => fixture.close());
 
 const send = () => sendDueJobs(fixture.db, fixture.queues);
 
-/** Jobs that failed once and whose backoff ended so many seconds ago. */
+/** Submits jobs that failed once and have been due for some seconds. */
 async function submitDue(count: number, priority: 'critical' | 'low', secondsAgo: number): Promise<void> {
   await fixture.db.execute(sql`
     insert into jobs (id, type, priority, arrived_at, payload, cpu_units, memory_mb, status, max_attempts, initial_delay_seconds,
@@ -46,7 +46,7 @@ test('many due jobs become ready without a pause, and a critical one that become
   const { rows } = await fixture.db.execute<{ count: number }>(sql`
     select count(*)::int as count from jobs low, jobs critical
     where critical.id = 'critical_1' and low.status = 'ready' and low.priority = 'low' and low.ready_at <= critical.ready_at`);
-  // The batch under way, and the one that the critical job leads.
+  // The running batch, and the one that begins with the critical job.
   expect(rows[0]?.count).toBeLessThanOrEqual(before + 1_000);
   await sending;
   expect(await readyOf('low')).toBe(3_000);

@@ -43,7 +43,7 @@ afterAll(() => fixture.close());
 const readNow = (filter: EventFilter = {}, after = BEGINNING, limit = 1000) =>
   readEvents(fixture.db, { after, filter, limit });
 const placeOf = (event: Event | undefined): EventCursor => (event ? { xact: event.xact, id: event.id } : BEGINNING);
-/** Everything that was committed before the call: the tests of other files have transactions under way as well. */
+/** Reads all events that were committed before the call, because other test files run transactions concurrently. */
 async function read(...given: Parameters<typeof readNow>): Promise<Event[]> {
   const { rows } = await fixture.db.execute<{ next: string }>(
     sql`select pg_snapshot_xmax(pg_current_snapshot()) as next`,
@@ -66,8 +66,8 @@ test('every change of status is one event, in order', async () => {
   await fixture.settle(await fixture.claimOne(), FAILED_PERMANENTLY);
   await fixture.retry('a');
   await fixture.cancel('a');
-  const told = await read({ jobId: 'a' });
-  expect(told.map(({ status, attempt, level }) => [status, attempt, level])).toEqual([
+  const found = await read({ jobId: 'a' });
+  expect(found.map(({ status, attempt, level }) => [status, attempt, level])).toEqual([
     ['ready', 0, 'info'],
     ['running', 1, 'info'],
     ['retrying', 1, 'warn'],
@@ -79,9 +79,9 @@ test('every change of status is one event, in order', async () => {
     ['ready', 3, 'info'],
     ['cancelled', 3, 'info'],
   ]);
-  expect(told[2]?.data).toEqual({ code: 'task_failed', message: FAILED.error.message });
-  expect(told[7]?.data).toEqual({ code: 'corrupt_file', message: FAILED_PERMANENTLY.error.message });
-  expect(told.every(({ kind, type }) => kind === 'job' && type === 'test')).toBe(true);
+  expect(found[2]?.data).toEqual({ code: 'task_failed', message: FAILED.error.message });
+  expect(found[7]?.data).toEqual({ code: 'corrupt_file', message: FAILED_PERMANENTLY.error.message });
+  expect(found.every(({ kind, type }) => kind === 'job' && type === 'test')).toBe(true);
 });
 
 test('changes of dependants, children, pages and the upload have events, too', async () => {
@@ -131,7 +131,7 @@ test('changes of many jobs cost the same in a used session as in a fresh one', a
   await fixture.submit({ id: 'one' });
   const { pool, close } = await openDatabase(fixture.url, { name: 'test', log: fixture.log, max: 2 });
   const [fresh, used] = [await pool.connect(), await pool.connect()];
-  // The quickest of some: others may have the processor meanwhile.
+  // The fastest run counts, because other processes use the CPU.
   const quickest = async (client: typeof fresh) => {
     const taken: number[] = [];
     for (let round = 0; round < 3; round++) {
@@ -162,7 +162,7 @@ describe('NOTIFY names what has changed', () => {
     for (const channel of [CHANGES_CHANNEL, PROGRESS_CHANNEL]) await client.query(`listen ${channel}`);
   });
   afterEach(() => client.end());
-  /** All that was sent before the call: a query is answered after what was notified. */
+  /** Returns all notifications that were sent before the call: Postgres delivers them before the answer of a query. */
   const notified = async () => {
     await client.query('select 1');
     return heard.splice(0);
@@ -256,7 +256,7 @@ test('a follower continues after its last event', async () => {
 
 test('a follower whose last event was deleted continues at the nearest one', async () => {
   for (const id of ['a', 'b', 'c']) await fixture.submit({ id });
-  // As if no transaction of another test ran when they were written: it would repeat the nearest event.
+  // A concurrent transaction of another test would repeat the nearest event.
   await fixture.db.execute(sql`update events set oldest_xact = xact`);
   const [, second, third] = (await read()) as [Event, Event, Event];
   await fixture.db.delete(events).where(eq(events.id, second.id));
@@ -275,7 +275,7 @@ test('a follower whose last event was deleted misses nothing, for any order of w
     return rows[0].id as number;
   };
   try {
-    // Transaction ids in this order; ids of events in the opposite one.
+    // The transactions begin in this order, and write in the opposite one.
     for (const client of [one, two, three]) await client.query('begin; select pg_current_xact_id()');
     await insert(three, 'last');
     await insert(two, 'middle');
@@ -332,7 +332,7 @@ test('events of another cluster are read in the order of their ids, and hide no 
   await fixture.submit({ id: 'c' });
   const since = await read({}, await cursorAt(fixture.db, first.id));
   expect(since.map(({ jobId }) => jobId)).toEqual(['b', 'c']);
-  // Those of this cluster keep their places.
+  // Events of this cluster keep their order.
   await migrateDatabase(fixture.url);
   expect(await read({}, await cursorAt(fixture.db, second.id))).toEqual(since.slice(1));
 });

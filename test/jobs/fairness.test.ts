@@ -1,6 +1,6 @@
 import { COMPLETED, FAILED_PERMANENTLY, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
 
-/** More than a claim looks at. */
+/** More jobs than a claim reads. */
 const FLOOD = 2_000;
 
 let fixture: JobsFixture;
@@ -14,7 +14,7 @@ beforeEach(async () => {
 afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
-/** Lets so many jobs run, one after another; gives their owners in order. */
+/** Runs jobs one after another. Returns their owners in order. */
 async function serve(count: number, onServed: (owner: string | null) => Promise<unknown> = async () => undefined) {
   const owners: (string | null)[] = [];
   for (let served = 0; served < count; served++) {
@@ -27,7 +27,7 @@ async function serve(count: number, onServed: (owner: string | null) => Promise<
   return owners;
 }
 
-/** So many jobs of an owner, a thousand at a time. */
+/** Submits jobs of an owner, a thousand at a time. */
 async function flood(owner: string | null, count: number): Promise<void> {
   for (let left = count; left > 0; left -= 1000) await fixture.submit(...Array(Math.min(left, 1000)).fill({ owner }));
 }
@@ -38,7 +38,7 @@ test('a single job is second behind more jobs of another owner than a claim read
   await flood('A', FLOOD);
   await fixture.submit({ owner: 'B' });
   expect(await serve(2)).toContain('B');
-  // And so does another, after fifty of the flood were served.
+  // Another single job is second, too, after fifty starts.
   expect(await serve(50)).toEqual(Array(50).fill('A'));
   await fixture.submit({ owner: 'B' });
   expect(await serve(2)).toContain('B');

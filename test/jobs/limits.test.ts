@@ -46,7 +46,7 @@ describe('a paused type', () => {
     await pauseJobType(fixture.db, 'mail');
     const connected = Promise.withResolvers<void>();
     const awake = Promise.withResolvers<void>();
-    // The first call says that the listener is connected.
+    // The listener calls once when it is connected.
     const calls = [connected.resolve, awake.resolve];
     const channels = { [READY_CHANNEL]: () => calls.shift()?.() };
     const listener = listen(fixture.url, { name: 'test', log: fixture.log, channels });
@@ -232,11 +232,11 @@ test('concurrent converters exceed no limit, end every job, and break no invaria
       );
       const isOver = async () => (await fixture.db.$count(jobs, sql`finished_at is null`)) === 0;
       const play = async (running: ClaimedJob, random: (most: number) => number) => {
-        const mishap = running.attempt < 3 ? random(5) : 4;
-        if (mishap === 0) await fixture.settle(running, { kind: 'returned' });
-        else if (mishap === 1) await fixture.settle(running, FAILED);
-        else if (mishap === 2) await fixture.settle(running, { kind: 'snoozed', seconds: 60 });
-        else if (mishap === 3) await fixture.cancel(running.id);
+        const failure = running.attempt < 3 ? random(5) : 4;
+        if (failure === 0) await fixture.settle(running, { kind: 'returned' });
+        else if (failure === 1) await fixture.settle(running, FAILED);
+        else if (failure === 2) await fixture.settle(running, { kind: 'snoozed', seconds: 60 });
+        else if (failure === 3) await fixture.cancel(running.id);
         else await fixture.settle(running, COMPLETED);
       };
       const converterAtWork = async (random: (most: number) => number) => {
@@ -254,7 +254,7 @@ test('concurrent converters exceed no limit, end every job, and break no invaria
           const ending = running.filter(() => random(2) === 0);
           running = running.filter((one) => !ending.includes(one));
           await Promise.all(ending.map((one) => play(one, random)));
-          // Nobody waits for a backoff or a token here.
+          // Skips backoffs and the refill of tokens.
           await fixture.db.execute(
             sql`update jobs set due_at = now() where status in ('retrying', 'scheduled') and due_at > now()`,
           );

@@ -113,7 +113,7 @@ test('a round with nothing to do changes nothing', async () => {
   expect(await fixture.db.select().from(jobs)).toEqual(before);
 });
 
-/** A round of the leader as it comes next, whatever there was before. */
+/** The next round of the leader, even within the same second. */
 const nextRound = () => maintain(fixture.db, fixture.queues, fixture.log);
 
 describe('after an outage', () => {
@@ -123,7 +123,7 @@ describe('after an outage', () => {
     const kept = await fixture.claimOne(back);
     await fixture.submit({ maxAttempts: 1 });
     const lost = await fixture.claimOne(gone);
-    // Nobody reached Postgres for an hour, and Postgres did not end.
+    // No converter reached Postgres for an hour.
     await fixture.watched(3_600, 3_600);
     for (const { id } of [back, gone]) await beat(id, 3_600);
     await nextRound();

@@ -64,7 +64,7 @@ test('parts of a split job reserve no more than the largest converter has', asyn
 describe('a page that kills the sandbox of its range', () => {
   const alone = { ...range([2, 2]), shape: { cpuUnits: 1, memoryMb: 384 } };
 
-  /** A range of four pages, of which the second was deadly: it has become two more parts of the same parent. */
+  /** Splits a range of four pages, whose second page killed the sandbox, into two more children of the same parent. */
   async function splitAgain() {
     const uploadId = await fixture.upload();
     const parent = await fixture.claimOne(converter);

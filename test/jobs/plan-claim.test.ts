@@ -90,7 +90,7 @@ test('no more jobs of a type start than it has slots, and other jobs do', () => 
   );
 });
 
-/** Starts one job at a time; `onStart` may add or remove jobs. Gives the owners in the order of their starts. */
+/** Starts one job at a time; `onStart` may add or remove jobs. Returns the owners in the order of their starts. */
 function serve(starts: number, jobs: Waiting[], onStart: (started: Waiting, at: number) => void): string[] {
   const turns = new Map<string, number>();
   const owners: string[] = [];
@@ -110,9 +110,9 @@ function serve(starts: number, jobs: Waiting[], onStart: (started: Waiting, at: 
 test('four busy owners get between 22 and 28 of every 100 starts each, for any submits and cancels', () => {
   const owners = ['A', 'B', 'C', 'D'];
   const behaviour = fc.record({
-    /** Jobs that each owner submits after a start: at least as many as it starts. */
+    /** The jobs that each owner submits after a start: at least as many as it starts. */
     submits: fc.array(fc.integer({ min: 1, max: 5 }), { minLength: 4, maxLength: 4 }),
-    /** After how many starts each owner cancels all but its oldest job. */
+    /** The number of starts after which each owner cancels all but its oldest job. */
     cancels: fc.array(fc.integer({ min: 3, max: 50 }), { minLength: 4, maxLength: 4 }),
     waited: fc.array(fc.integer({ min: -100, max: 3_000 }), { minLength: 4, maxLength: 4 }),
   });

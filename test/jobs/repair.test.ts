@@ -11,7 +11,7 @@ afterAll(() => fixture.close());
 
 const repair = () => repairQueues(fixture.db, fixture.queues);
 
-/** Repairs until nothing is left: each look takes a sample from a random place on. */
+/** Repairs until nothing is left, because each repair reads a random sample. */
 async function repairAll(): Promise<{ sent: Set<string>; removed: Set<string> }> {
   const all = { sent: new Set<string>(), removed: new Set<string>() };
   while ((await fixture.findings()).length > 0) {

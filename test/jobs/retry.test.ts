@@ -21,7 +21,7 @@ afterAll(() => fixture.close());
 const CONFLICT = { code: 'conflict', status: 409 };
 const job = (id: string, ...dependsOn: string[]) => ({ id, dependsOn });
 
-/** Submits these jobs and lets those fail that are ready. */
+/** Submits jobs, and fails the ready ones. */
 async function failed(...wanted: Parameters<JobsFixture['submit']>): Promise<string[]> {
   const ids = await fixture.submit(...wanted);
   await fixture.finishAll(FAILED_PERMANENTLY);

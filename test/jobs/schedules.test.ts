@@ -36,7 +36,7 @@ async function stored(name: string): Promise<Schedule> {
   return schedule;
 }
 
-/** Lets the time of these schedules come: so many minutes ago, as schedules of a week ago. Gives that time. */
+/** Makes schedules due since some minutes, and a week old. Returns the due time. */
 async function makeDue(pattern = '%', minutesAgo = 0): Promise<Date> {
   const [due] = await fixture.db
     .update(schedules)
@@ -123,7 +123,7 @@ test.each(['insert into "jobs"', 'update schedules', 'commit'])(
       const time = await makeDue();
       way.closeAt(statement);
       await expect(runDueSchedules(cut.db, queues)).rejects.toThrow();
-      // Postgres ends the transaction of a connection that is lost when it notices the loss.
+      // Postgres ends the transaction when it notices the lost connection.
       let runs: Run[] = [];
       while (runs.length === 0) runs = await runAll();
       expect(outcomes(runs)).toEqual(['cut submitted']);
@@ -311,9 +311,9 @@ describe('with 10,000 schedules', () => {
         await millisecondsToNextRun(tx);
         return (await lockDueSchedules(tx, 100)).length;
       });
-    // Or Postgres would step over versions of rows that the tests before have left.
+    // Otherwise Postgres reads dead rows of earlier tests.
     await fixture.db.execute(sql`vacuum schedules`);
-    // Of 10,000: Postgres reads the ends of the index to plan.
+    // The planner reads both ends of the index.
     const few = 1_000;
     const idle = await rowsRead();
     expect(idle.found).toBe(0);

@@ -60,7 +60,7 @@ test('the migration repairs jobs outside the bounds', async () => {
   ]);
 });
 
-/** The statements of the migration that bounds the shapes of jobs, in order. */
+/** The statements of the migration that limits the shapes of jobs. */
 async function boundsOfJobs(): Promise<string[]> {
   for (const name of await readdir(MIGRATIONS)) {
     const text = name.endsWith('.sql') ? await readFile(path.join(MIGRATIONS, name), 'utf8') : '';

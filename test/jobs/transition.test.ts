@@ -19,7 +19,7 @@ test('a transition is retried after a deadlock, and takes effect once', async ()
   const { pool, close } = await openDatabase(asAdmin(fixture.url), { name: 'test', log: fixture.log, max: 1 });
   const other = await pool.connect();
   try {
-    // The settlement locks b and then c; the other has c and wants b, and leaves it to the settlement to notice.
+    // The settlement locks b and then c. The other session locks c and then b, and detects deadlocks later.
     await other.query("begin; set local deadlock_timeout = '1min'; select 1 from jobs where id = 'c' for update");
     const settled = fixture.settle(attempt, FAILED_PERMANENTLY);
     await until(async () => {

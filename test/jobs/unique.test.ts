@@ -70,7 +70,7 @@ test('concurrent requests and batches with one key make one job', async () => {
     const answers = await Promise.all(requests);
     expect(new Set(answers.map((ids) => ids.at(-1))).size).toBe(1);
     expect(await stored()).toBe(2 * (round + 1));
-    // Those that have expired are taken over once.
+    // An expired key is taken over once.
     await expire();
     const again = await Promise.all(Array.from({ length: 6 }, () => accept(keyed(`x${round}`))));
     expect(new Set(again.flat()).size).toBe(1);

@@ -9,10 +9,10 @@ const fresh = fc.record({
   shape: fc.record({ cpuUnits: fc.nat(8), memoryMb: fc.nat(16_384) }),
 });
 
-/** The converters for which a wake-up is. */
+/** The converters that a wake-up selects. */
 const reached = (wakeUp: WakeUp, list: string[]) => list.filter((id) => isFor(wakeUp, list, id));
 
-/** All converters that it reaches when each passes it on, in turn. */
+/** The converters that a wake-up reaches when each passes it on. */
 function reachedByPassing(wakeUp: WakeUp, list: string[]): string[] {
   const all: string[] = [];
   for (const left = [wakeUp]; ; ) {

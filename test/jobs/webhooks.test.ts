@@ -13,9 +13,9 @@ afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 const URL = 'http://receiver.example/hook';
-const told = (id: string, ...dependsOn: string[]) => ({ id, dependsOn, notifyUrl: URL });
+const notified = (id: string, ...dependsOn: string[]) => ({ id, dependsOn, notifyUrl: URL });
 
-/** Of whom, and what, the webhooks tell, oldest first. */
+/** The subjects and types of the webhooks, oldest first. */
 async function made(): Promise<string[]> {
   const rows = await fixture.db.select().from(webhooks).orderBy(asc(webhooks.createdAt), asc(webhooks.jobId));
   for (const row of rows) expect(row).toMatchObject({ url: URL, status: 'pending', finishedAt: null });
@@ -25,7 +25,7 @@ async function made(): Promise<string[]> {
 const pending = () => fixture.db.$count(webhooks, eq(webhooks.status, 'pending'));
 
 test('each end of a job creates one webhook if it has a notify_url', async () => {
-  await fixture.submit(told('a'), { id: 'silent' });
+  await fixture.submit(notified('a'), { id: 'silent' });
   await fixture.finishAll(FAILED_PERMANENTLY);
   expect(await made()).toEqual(['a job.failed']);
   await fixture.retry('a');
@@ -33,14 +33,14 @@ test('each end of a job creates one webhook if it has a notify_url', async () =>
   await fixture.retry('a');
   const attempt = await fixture.claimOne();
   await fixture.settle(attempt, COMPLETED);
-  // Too late: another has settled it.
+  // Another process has settled it.
   await fixture.settle(attempt, COMPLETED);
   expect(await made()).toEqual(['a job.failed', 'a job.cancelled', 'a job.completed']);
   expect(await pending()).toBe(3);
 });
 
 test('a pending retry or a returned job creates no webhook', async () => {
-  await fixture.submit({ ...told('a'), maxAttempts: 2 });
+  await fixture.submit({ ...notified('a'), maxAttempts: 2 });
   const error = { code: 'task_failed' as const, message: 'once' };
   await fixture.settle(await fixture.claimOne(), { kind: 'failed', error, retryable: true });
   await fixture.passBackoff();
@@ -51,10 +51,10 @@ test('a pending retry or a returned job creates no webhook', async () => {
 });
 
 test('a job that fails with its prerequisite creates a webhook, at any depth', async () => {
-  await fixture.submit(told('a'), told('b', 'a'), told('c', 'b'), { id: 'd', dependsOn: ['c'] });
+  await fixture.submit(notified('a'), notified('b', 'a'), notified('c', 'b'), { id: 'd', dependsOn: ['c'] });
   await fixture.cancel('a');
   expect((await made()).toSorted()).toEqual(['a job.cancelled', 'b job.failed', 'c job.failed']);
-  await fixture.submit(told('late', 'c'));
+  await fixture.submit(notified('late', 'c'));
   expect((await made()).at(-1)).toBe('late job.failed');
 });
 
@@ -73,7 +73,7 @@ test('an upload creates one webhook with its last job, and another after a retry
 });
 
 test('an end that is rolled back creates no webhook', async () => {
-  await fixture.submit(told('a'));
+  await fixture.submit(notified('a'));
   const [job] = await fixture.claim();
   await fixture.db.execute(
     sql`create function refuse() returns trigger language plpgsql as $$ begin raise 'no'; end $$`,
@@ -99,7 +99,7 @@ describe('a locked webhook', () => {
     const [row] = await fixture.db.select().from(webhooks).where(eq(webhooks.id, id));
     return row;
   }
-  /** As if the waits for the next try, and those for hosts, were over. */
+  /** Ends all delays of webhooks and hosts. */
   async function passWaits(): Promise<void> {
     await fixture.db.update(webhooks).set({ dueAt: sql`now()` });
     await fixture.db.update(webhookHosts).set({ retryAt: sql`now()` });
@@ -119,7 +119,7 @@ describe('a locked webhook', () => {
     ['answered with an error', answered],
     ['not answered', unanswered],
   ])('that is %s is sent thirteen times in a day, and then fails', async (_name, outcome) => {
-    await fixture.submit(told('a'));
+    await fixture.submit(notified('a'));
     await fixture.finishAll();
     let waited = 0;
     for (let attempt = 1; attempt <= 13; attempt++) {
@@ -130,7 +130,7 @@ describe('a locked webhook', () => {
         from webhooks join webhook_hosts using (host)`);
       const [{ wait = 0, rest = 0 } = {}] = rows;
       if (attempt < 13) waited += wait;
-      // The wait for its host never makes that of a lone webhook longer.
+      // The delay of the host never exceeds that of a single webhook.
       if (attempt < 13) expect(rest).toBeLessThanOrEqual(wait);
       expect(await take()).toEqual([]);
       await passWaits();
@@ -140,7 +140,7 @@ describe('a locked webhook', () => {
   });
 
   test('is locked again when it was not settled in time; a late result counts only if it was delivered', async () => {
-    await fixture.submit(told('a'));
+    await fixture.submit(notified('a'));
     await fixture.finishAll();
     const first = await takeOne();
     expect(await take()).toEqual([]);
@@ -155,7 +155,7 @@ describe('a locked webhook', () => {
   });
 
   test('is due at once when its delivery was interrupted, without a failure', async () => {
-    await fixture.submit(told('a'));
+    await fixture.submit(notified('a'));
     await fixture.finishAll();
     await releaseWebhook(fixture.db, await takeOne());
     const again = await takeOne();
@@ -221,11 +221,11 @@ describe('a locked webhook', () => {
         retryAt: index < 6 ? sql`now() + interval '1 minute'` : null,
       })),
     );
-    // As autovacuum does at any time.
+    // Autovacuum does so at any time.
     await fixture.db.execute(sql`analyze webhooks`);
     const { found, read } = await rowsReadBy(fixture.db, 'webhooks', (tx) => takeWebhooks(tx, ROOM));
     expect(hosts(found.taken)).toEqual(['dead-10', 'dead-11', 'dead-6', 'dead-7', 'dead-8', 'dead-9', 'good']);
-    // A head for each of 13 hosts, what is due of seven, their update, and the ends of indexes that are read to plan.
+    // The first row of 13 hosts, the due rows of seven, their updates, and the index ends that the planner reads.
     expect(read).toBeLessThan(400);
   });
 
@@ -253,7 +253,7 @@ describe('a locked webhook', () => {
   });
 
   test('is deleted with its job', async () => {
-    await fixture.submit(told('a'));
+    await fixture.submit(notified('a'));
     await fixture.finishAll();
     const locked = await takeOne();
     await fixture.db.delete(jobs);
