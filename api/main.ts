@@ -1,11 +1,13 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
+import { conversionDomain } from '../conversion/domain.ts';
 import { loadTasks } from '../conversion/registry.ts';
 import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
 import { openReplica } from '../db/replica.ts';
-import { registerJobTypes } from '../jobs/job-types.ts';
+import { registerDomain } from '../jobs/domain.ts';
+import { registerJobTypes } from '../jobs/register-types.ts';
 import { configOrExit, exitWithReason, requireAuth, requireDatabaseUrl } from '../runtime/config.ts';
 import { hideProcessMemory } from '../runtime/libc.ts';
 import { createLogger } from '../runtime/log.ts';
@@ -57,6 +59,7 @@ const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'api' });
 await hideProcessMemory(log);
 
+registerDomain(conversionDomain);
 const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
 const flushSpans = await startTracing('sheetmill-api', config, log);
 

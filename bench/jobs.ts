@@ -2,10 +2,12 @@ import { randomUUID } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { conversionDomain } from '../conversion/domain.ts';
 import { openDatabase } from '../db/client.ts';
 import { openQueues } from '../db/queues.ts';
 import { converters } from '../db/schema.ts';
 import { type ClaimedJob, claimJobs } from '../jobs/claim.ts';
+import { registerDomain } from '../jobs/domain.ts';
 import { settleAttempts } from '../jobs/settle.ts';
 import { createLogger } from '../runtime/log.ts';
 import { bench, folder, say, signal } from './bench.ts';
@@ -29,6 +31,7 @@ const NOOP = { type: 'noop' };
 /** One figure of a round: `perSecond` is better when higher, all others when lower. */
 type Figures = Record<string, { value: number; unit: 'jobs/s' | 'ms' | 'MB'; target?: number }>;
 
+registerDomain(conversionDomain);
 await bench(async () => {
   const TASKS = path.resolve(import.meta.dirname, '../examples/tasks/index.ts');
   // More may wait than the bench fills in.

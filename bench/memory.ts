@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { mkdir, readdir } from 'node:fs/promises';
 import path from 'node:path';
+import type { ConversionContext } from '../conversion/conversion-task.ts';
 import type { PrivateFolder } from '../converter/files/private-folder.ts';
 import { openPdf } from '../converter/render/engines/fallback.ts';
 import { estimateImage } from '../converter/render/estimate-image.ts';
@@ -9,7 +10,6 @@ import { inspectImage } from '../converter/render/inspect-image.ts';
 import { detectIsolation } from '../converter/sandbox/isolation/detect.ts';
 import { SandboxPool } from '../converter/sandbox/pool.ts';
 import { MAX_CLASS_MB, memoryClass } from '../jobs/shape.ts';
-import type { ConversionContext } from '../jobs/task.ts';
 import { createLogger } from '../runtime/log.ts';
 import { bench, folder, say, signal } from './bench.ts';
 import { writeHungryFiles } from './inputs.ts';

@@ -1,7 +1,7 @@
 import path from 'node:path';
+import { auditAll } from '../conversion/audit.ts';
 import { openDatabase } from '../db/client.ts';
 import { findEmbedded } from '../db/embedded/start.ts';
-import { audit } from '../jobs/audit.ts';
 import { configOrExit, exitWithReason, withoutApiVariables } from '../runtime/config.ts';
 import { createLogger } from '../runtime/log.ts';
 import { takeEnvironment } from '../runtime/secrets.ts';
@@ -22,9 +22,9 @@ export async function run(args: string[]): Promise<number> {
   const log = createLogger('warn', { process: 'audit' });
   const database = await openDatabase(url, { name: 'sheetmill-audit', log, max: 1 }).catch(exitWithReason);
   try {
-    const findings = await audit(database.db);
-    for (const { promise, count, examples } of findings) {
-      process.stdout.write(`violated: ${promise}: ${count} times, for example ${examples.join(', ')}\n`);
+    const findings = await auditAll(database.db);
+    for (const { invariant, count, examples } of findings) {
+      process.stdout.write(`violated: ${invariant}: ${count} times, for example ${examples.join(', ')}\n`);
     }
     if (findings.length === 0) process.stdout.write('no inconsistencies found\n');
     return findings.length === 0 ? 0 : 1;

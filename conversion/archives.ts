@@ -1,39 +1,49 @@
 import { sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
 import type { JobStatus } from '../db/schema.ts';
-import type { NewJob } from '../jobs/submit.ts';
-import { Moved, postgresCode } from '../jobs/transition.ts';
+import { conflict } from '../jobs/change-lock.ts';
+import type { NamedJob } from '../jobs/domain.ts';
+import { postgresCode, RetryTransaction } from '../jobs/transition.ts';
 import { AppError } from '../runtime/errors.ts';
+import { archive } from './tasks/archive.ts';
 
 /**
  * One archive of an upload at a time for each owner: an archive may be as large as the upload, so a flood of them would
  * fill the store.
  */
 
-type Named = NewJob & { id: string };
-type Archiving = Named & { archiveOf: string };
+/** A new job that makes an archive of this upload. */
+interface Archiving extends NamedJob {
+  archiveOf: string;
+}
 
 /** The latest archive job of an upload. */
-type Latest = {
+interface Latest {
   id: string;
   status: JobStatus;
   /** True if it has, or will have, the pages that the upload has now. */
   isCurrent: boolean;
   /** True if the upload has ended: only a retry adds pages. */
   isFinal: boolean;
-};
+}
 
 const RETRY_AFTER_SECONDS = 5;
 const FOREIGN_KEY_VIOLATION = '23503';
 
+export function archivesAmong(jobs: NamedJob[]): Archiving[] {
+  return jobs.flatMap((job) => {
+    if (job.type !== archive.type) return [];
+    return [{ ...job, archiveOf: archive.payload.parse(job.payload).upload_id }];
+  });
+}
+
 /**
- * By the id of each job that would make an archive once more: the id of the job that makes or has made it, stored or
- * before it among `jobs`. Throws 429 for a job that has to wait until another archive of its upload is made.
+ * Maps each new job that would make an archive again to the job that makes or has made it, stored or before it in the
+ * list. Throws 429 while another archive of the upload is being made, and `conflict` for a duplicate with its own id.
  */
-export async function findCurrentArchives(tx: Transaction, jobs: Named[]): Promise<Map<string, string>> {
-  const archiving = jobs.filter(isArchiving);
+export async function findCurrentArchives(tx: Transaction, archiving: Archiving[]): Promise<Map<string, string>> {
   if (archiving.length === 0) return new Map();
-  const { rows } = await tx.execute<Latest & { name: string }>(sql`
+  const { rows } = await tx.execute<Latest & { name: string } & Record<string, unknown>>(sql`
     select latest.owner || '/' || latest.upload_id as name, jobs.id, jobs.status,
       case jobs.status
         when 'running' then uploads.finished_at < jobs.started_at
@@ -44,28 +54,26 @@ export async function findCurrentArchives(tx: Transaction, jobs: Named[]): Promi
     join upload_archives latest using (owner, upload_id) join jobs on jobs.id = latest.job_id
     join uploads on uploads.id = latest.upload_id`);
   const latest = new Map<string, Latest>(rows.map(({ name, ...job }) => [name, job]));
-  const standIns = new Map<string, string>();
+  const duplicates = new Map<string, string>();
   for (const job of archiving) {
     const name = `${job.owner ?? ''}/${job.archiveOf}`;
     const before = latest.get(name);
-    if (before !== undefined && isGiven(before, job)) standIns.set(job.id, before.id);
-    else
-      latest.set(name, {
-        id: job.id,
-        status: waitsForNothing(job) ? 'ready' : 'scheduled',
-        isCurrent: true,
-        isFinal: false,
-      });
+    if (before === undefined || !isReused(before, job)) {
+      const status = isReadyAtOnce(job) ? 'ready' : 'scheduled';
+      latest.set(name, { id: job.id, status, isCurrent: true, isFinal: false });
+      continue;
+    }
+    if (job.isNamed) throw conflict(`job_id: must be omitted, because job ${before.id} makes this archive`);
+    duplicates.set(job.id, before.id);
   }
-  return standIns;
+  return duplicates;
 }
 
 /**
- * Stores which jobs make the archives. Throws `Moved` when another transaction has just done so,
- * and `unknown_upload` (422) when the upload was deleted meanwhile.
+ * Stores which jobs make the archives. Throws `RetryTransaction` when another transaction has just done so, and
+ * `unknown_upload` (422) when the upload was deleted meanwhile.
  */
-export async function keepArchives(tx: Transaction, jobs: Named[]): Promise<void> {
-  const archiving = jobs.filter(isArchiving);
+export async function storeArchives(tx: Transaction, archiving: Archiving[]): Promise<void> {
   if (archiving.length === 0) return;
   await tx.execute(sql`
     delete from upload_archives latest using ${recordset(archiving)}, jobs
@@ -78,17 +86,17 @@ export async function keepArchives(tx: Transaction, jobs: Named[]): Promise<void
       if (postgresCode(error) !== FOREIGN_KEY_VIOLATION) throw error;
       throw new AppError('unknown_upload', 'payload: the upload was deleted', { status: 422, cause: error });
     });
-  if (rowCount !== archiving.length) throw new Moved();
+  if (rowCount !== archiving.length) throw new RetryTransaction();
 }
 
-/** True if the request for `job` gets the job `before`; false when it gets a new job. */
-function isGiven(before: Latest, job: Archiving): boolean {
+/** True if the request for `job` is answered with the job `before`; false when it gets a new job. */
+function isReused(before: Latest, job: Archiving): boolean {
   switch (before.status) {
     case 'failed':
     case 'cancelled':
       return false;
     case 'completed':
-      return before.isCurrent && (before.isFinal || waitsForNothing(job));
+      return before.isCurrent && (before.isFinal || isReadyAtOnce(job));
     case 'ready':
     case 'retrying':
       return true;
@@ -103,7 +111,7 @@ function isGiven(before: Latest, job: Archiving): boolean {
   }
 }
 
-function waitsForNothing({ dependsOn = [], runAt }: NewJob): boolean {
+function isReadyAtOnce({ dependsOn = [], runAt }: Archiving): boolean {
   return dependsOn.length === 0 && !runAt;
 }
 
@@ -113,10 +121,6 @@ function busy({ archiveOf }: Archiving, before: Latest): AppError {
     `one archive of an upload is made at a time: job ${before.id} of upload ${archiveOf} is ${before.status}`,
     { status: 429, details: { retry_after_seconds: RETRY_AFTER_SECONDS } },
   );
-}
-
-function isArchiving(job: Named): job is Archiving {
-  return job.archiveOf !== undefined;
 }
 
 function recordset(jobs: Archiving[]) {

@@ -1,13 +1,12 @@
 import type { PageRange } from '../db/schema.ts';
 import { AppError } from '../runtime/errors.ts';
 
-/** Characters. */
 export const MAX_SELECTION_LENGTH = 1000;
 const MAX_PAGE = 1_000_000;
 
 /**
- * Reads a selection of pages such as `1-3,7` into ranges that ascend and neither overlap nor touch.
- * Throws AppError `invalid_request` that says which part is wrong.
+ * Parses a selection of pages such as `1-3,7` into ascending ranges that neither overlap nor touch. Throws
+ * `invalid_request` (400) that names the invalid part.
  */
 export function parsePages(text: string): PageRange[] {
   if (text.length > MAX_SELECTION_LENGTH) throw invalid(`longer than ${MAX_SELECTION_LENGTH} characters`);
@@ -22,8 +21,8 @@ export function parsePages(text: string): PageRange[] {
 }
 
 /**
- * The ranges to convert of a document of `pageCount` pages: the selection, or all of it for null.
- * Throws AppError `page_out_of_range` that names the first page that is not there.
+ * The ranges to convert of a document of `pageCount` pages; null selects all pages. Throws `page_out_of_range` that names
+ * the first missing page.
  */
 export function selectPages(ranges: PageRange[] | null, pageCount: number): PageRange[] {
   if (ranges === null) return [[1, pageCount]];
@@ -32,7 +31,7 @@ export function selectPages(ranges: PageRange[] | null, pageCount: number): Page
   const page = Math.max(beyond[0], pageCount + 1);
   throw new AppError(
     'page_out_of_range',
-    `page ${page} was asked for, but there ${pageCount === 1 ? 'is 1 page' : `are ${pageCount} pages`}`,
+    `page ${page} does not exist: the document has ${pageCount === 1 ? '1 page' : `${pageCount} pages`}`,
   );
 }
 
@@ -41,8 +40,8 @@ function parseRange(part: string): PageRange {
   if (first === undefined || last === undefined) throw invalid(`${JSON.stringify(part)} is neither a page nor a range`);
   const [from, to] = [Number(first), Number(last)];
   if (from < 1) throw invalid('pages count from 1');
-  if (to > MAX_PAGE || from > MAX_PAGE) throw invalid(`${Math.max(from, to)} is beyond ${MAX_PAGE}`);
-  if (from > to) throw invalid(`${from}-${to} goes backwards`);
+  if (to > MAX_PAGE || from > MAX_PAGE) throw invalid(`${Math.max(from, to)} is more than ${MAX_PAGE}`);
+  if (from > to) throw invalid(`${from}-${to} is descending`);
   return [from, to];
 }
 
@@ -50,12 +49,12 @@ function invalid(reason: string): AppError {
   return new AppError('invalid_request', `${reason}; write for example 1-3,7`, { status: 400 });
 }
 
-/** How many pages a list of ranges covers. */
+/** The number of pages in a list of ranges. */
 export function countPages(ranges: PageRange[]): number {
   return ranges.reduce((sum, [from, to]) => sum + to - from + 1, 0);
 }
 
-/** The pages that a list of ranges covers. */
+/** The pages in a list of ranges. */
 export function pagesIn(ranges: PageRange[]): number[] {
   return ranges.flatMap(([from, to]) => Array.from({ length: to - from + 1 }, (_, index) => from + index));
 }

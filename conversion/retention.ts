@@ -17,7 +17,7 @@ import { postgresCode } from '../jobs/transition.ts';
 import type { Logger } from '../runtime/log.ts';
 import { uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
-import { deleteEndedUploads, deleteUpload } from './change-upload.ts';
+import { deleteEndedUploads, deleteUpload } from './delete-upload.ts';
 
 export interface RetentionParts {
   db: Database;

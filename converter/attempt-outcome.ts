@@ -1,10 +1,12 @@
+import { conversionShape } from '../conversion/conversion-shape.ts';
+import type { Part } from '../conversion/conversion-task.ts';
 import { pagesIn, toRanges } from '../conversion/page-ranges.ts';
 import { convertRange, rangeOf } from '../conversion/tasks/convert-range.ts';
 import type { Child } from '../jobs/children.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import type { Outcome } from '../jobs/settle.ts';
-import { conversionShape, nextMemoryClass } from '../jobs/shape.ts';
-import type { Part, Task } from '../jobs/task.ts';
+import { nextMemoryClass } from '../jobs/shape.ts';
+import type { Task } from '../jobs/task.ts';
 import type { AbnormalEnd, RunResult } from './task-runner.ts';
 
 /** The outcome of a job whose task ended like this. `unsettledPages` are its pages without an outcome. */

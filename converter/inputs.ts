@@ -1,11 +1,11 @@
 import { eq } from 'drizzle-orm';
 import { settledPages } from '../conversion/record-pages.ts';
+import type { UploadFiles } from '../conversion/upload-task.ts';
 import type { Database } from '../db/client.ts';
 import { listPrerequisites } from '../db/jobs.ts';
 import { uploads } from '../db/schema.ts';
 import { listOriginals, listPages } from '../db/uploads.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
-import type { UploadFiles } from '../jobs/task.ts';
 import type { AttemptFiles } from './files/attempt-files.ts';
 import type { PrivateFolder } from './files/private-folder.ts';
 import type { TaskRequest } from './run-task.ts';

@@ -1,8 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { conversionDomain } from '../conversion/domain.ts';
 import { loadTasks } from '../conversion/registry.ts';
 import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
 import { openQueues } from '../db/queues.ts';
+import { registerDomain } from '../jobs/domain.ts';
 import { configOrExit, exitWithReason, requireDatabaseUrl, withoutApiVariables } from '../runtime/config.ts';
 import { hideProcessMemory } from '../runtime/libc.ts';
 import { createLogger } from '../runtime/log.ts';
@@ -24,6 +26,7 @@ const config = configOrExit(withoutApiVariables(await takeEnvironment()));
 const databaseUrl = requireDatabaseUrl(config);
 const log = createLogger(config.LOG_LEVEL, { process: 'converter' });
 await hideProcessMemory(log);
+registerDomain(conversionDomain);
 const tasks = await loadTasks(config.TASKS).catch(exitWithReason);
 const flushSpans = await startTracing('sheetmill-converter', config, log);
 

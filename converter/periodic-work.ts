@@ -4,7 +4,7 @@ import type { Database } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { sendDueJobs } from '../jobs/due-jobs.ts';
 import { admitMissed } from '../jobs/limits.ts';
-import { continueChanges, maintain, tidyUp } from '../jobs/maintenance.ts';
+import { continueChanges, maintain, pruneHistory } from '../jobs/maintenance.ts';
 import type { Logger } from '../runtime/log.ts';
 import { WakeFlag } from '../runtime/wake-flag.ts';
 import type { Store } from '../store/store.ts';
@@ -46,7 +46,7 @@ export function startPeriodicWork(parts: PeriodicParts): () => Promise<void> {
     every(SECOND_MS, 'continuing changes', () => continueChanges(db, queues, log, signal)),
     every(10 * SECOND_MS, 'admitting jobs to their keys', () => admitMissed(db)),
     every(MINUTE_MS, 'touching the work folder', () => work.touch()),
-    every(MINUTE_MS, 'deleting history', () => tidyUp(db, queues, log)),
+    every(MINUTE_MS, 'deleting history', () => pruneHistory(db, queues, log)),
     every(MINUTE_MS, 'retention', () => retention.round(signal)),
     every(6 * HOUR_MS, 'sweeping the store', () => sweepStore({ db, store, log }, signal)),
     every(SECOND_MS, 'looking for cancelled jobs', parts.abortLostAttempts),

@@ -1,5 +1,5 @@
+import type { Step } from '../conversion/conversion-task.ts';
 import { nextMemoryClass } from '../jobs/shape.ts';
-import type { Step } from '../jobs/task.ts';
 import type { PrivateFolder } from './files/private-folder.ts';
 import type { TaskRequest } from './run-task.ts';
 import type { AbnormalEnd, RunOptions, RunResult, TaskRunner } from './task-runner.ts';

@@ -1,8 +1,9 @@
 import path from 'node:path';
+import type { ConversionContext, Part, Step } from '../conversion/conversion-task.ts';
 import type { Inspection, PageReport } from '../conversion/record-pages.ts';
 import type { LogLevel, Progress } from '../db/schema.ts';
 import { isStorable } from '../db/storable.ts';
-import type { ConversionContext, Part, Step, Task } from '../jobs/task.ts';
+import type { Task } from '../jobs/task.ts';
 import {
   AppError,
   ERROR_CODES,

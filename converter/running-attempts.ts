@@ -1,7 +1,6 @@
 import type { Database } from '../db/client.ts';
-import { attemptName } from '../jobs/attempt.ts';
+import { attemptName, ownedAttempts, recordWaits } from '../jobs/attempt.ts';
 import type { AttemptKey } from '../jobs/claim.ts';
-import { noteWaits, ownedAttempts } from '../jobs/running.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../runtime/log.ts';
 
@@ -76,7 +75,7 @@ export class RunningAttempts {
     for (const [name, { lost }] of before) if (!owned.has(name)) lost.abort();
     const since = performance.now() - WAITS_MS;
     const waiting = before.filter(([, { waitedAt }]) => waitedAt > since);
-    await noteWaits(
+    await recordWaits(
       db,
       waiting.map(([, { attempt }]) => attempt),
     );

@@ -1,4 +1,4 @@
-import type { Step } from '../jobs/task.ts';
+import type { Step } from '../conversion/conversion-task.ts';
 import type { PublicError } from '../runtime/errors.ts';
 import type { PrivateFolder } from './files/private-folder.ts';
 import type { TaskEvent, TaskOutcome, TaskRequest } from './run-task.ts';

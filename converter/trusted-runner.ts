@@ -1,4 +1,4 @@
-import type { Task } from '../jobs/task.ts';
+import type { UploadTask } from '../conversion/upload-task.ts';
 import type { Logger } from '../runtime/log.ts';
 import { PrivateFolder } from './files/private-folder.ts';
 import { runTask, type TaskOutcome, type TaskRequest } from './run-task.ts';
@@ -22,13 +22,13 @@ const NOT_STOPPED: TaskOutcome = {
  * abandoned, and its later events are dropped.
  */
 export class TrustedRunner implements TaskRunner {
-  readonly #task: Task;
+  readonly #task: UploadTask;
   readonly #workFolder: string;
   /** The log of the job. */
   readonly #log: Logger;
   #folder: PrivateFolder | undefined;
 
-  constructor(task: Task, workFolder: string, log: Logger) {
+  constructor(task: UploadTask, workFolder: string, log: Logger) {
     this.#task = task;
     this.#workFolder = workFolder;
     this.#log = log;

@@ -283,7 +283,7 @@ export const jobs = pgTable(
   ],
 );
 
-/** The limits of each job type, as its task defines them, and how far they are used. See jobs/job-types.ts. */
+/** The limits of each job type, as its task defines them, and how far they are used. See jobs/register-types.ts. */
 export const jobTypes = pgTable(
   'job_types',
   {

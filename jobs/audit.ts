@@ -3,11 +3,13 @@ import type { Database } from '../db/client.ts';
 import { waits } from './dependants.ts';
 import { isOverdue } from './overdue.ts';
 
-/** Examples shown of each kind of finding. */
+/** Ids in each finding. */
 const MAX_EXAMPLES = 5;
 
-/** What must never be: each query gives the ids of what breaks a promise. Read in one snapshot, so work may go on. */
-const PROMISES: Record<string, SQL> = {
+/** Each query returns the ids of the rows that break the invariant. */
+export type Invariants = Record<string, SQL>;
+
+export const JOB_INVARIANTS: Invariants = {
   'a ready job has its pg-boss job': sql`
     select id from jobs where status = 'ready' and not exists (
       select 1 from pgboss.job queued where queued.id = jobs.queue_id and queued.name = 'jobs' and queued.state = 'created')`,
@@ -17,7 +19,7 @@ const PROMISES: Record<string, SQL> = {
   'a blocked job counts its dependencies without an outcome': sql`
     select id from jobs where status = 'blocked' and pending_dependencies <> (
       select count(*) from job_dependencies where job_id = jobs.id and outcome is null)`,
-  'a job that waits knows what became of its prerequisites, or will be placed again': sql`
+  'a job that waits knows the outcomes of its prerequisites, or will be placed again': sql`
     select jobs.id from jobs join job_dependencies edge on edge.job_id = jobs.id
     left join jobs prerequisite on prerequisite.id = edge.depends_on
     where ${waits} and not exists (select 1 from pending_outcomes where job_id = edge.depends_on)
@@ -66,31 +68,26 @@ const PROMISES: Record<string, SQL> = {
     select id from jobs left join job_types using (type) where throttled and (per_key is null or per_key > (
       select count(*) from jobs active where active.type = jobs.type and active.concurrency_key = jobs.concurrency_key
         and not active.throttled and active.status in ('ready', 'running')))`,
-  'an upload counts its completed pages': sql`
-    select id::text from uploads where pages_done <> (
-      select count(*) from pages where upload_id = uploads.id and pages.status = 'completed')`,
-  'a pending webhook has its time': sql`
+  'a pending webhook is due within 11 hours': sql`
     select id::text from webhooks where status = 'pending' and greatest(due_at, locked_until) > now() + interval '11 hours'`,
-  'an upload ends with its jobs': sql`
-    select id::text from uploads where (finished_at is null) <> exists (
-      select 1 from jobs where upload_id = uploads.id and jobs.finished_at is null)`,
 };
 
 export interface Finding {
-  promise: string;
+  invariant: string;
   count: number;
   examples: string[];
 }
 
-/** Checks every promise that the rows make to each other on a live database. Gives what is broken: nothing, when all is well. */
-export async function audit(db: Database): Promise<Finding[]> {
+/** Checks invariants on a live database, in one snapshot. Returns those that are broken. */
+export async function audit(db: Database, invariants: Invariants): Promise<Finding[]> {
   return db.transaction(
     async (tx) => {
       const findings: Finding[] = [];
-      for (const [promise, query] of Object.entries(PROMISES)) {
+      for (const [invariant, query] of Object.entries(invariants)) {
         const { rows } = await tx.execute<{ id: string; count: number }>(sql`
           select id, (count(*) over ())::int as count from (${query}) broken limit ${MAX_EXAMPLES}`);
-        if (rows.length > 0) findings.push({ promise, count: rows[0]?.count ?? 0, examples: rows.map(({ id }) => id) });
+        if (rows.length > 0)
+          findings.push({ invariant, count: rows[0]?.count ?? 0, examples: rows.map(({ id }) => id) });
       }
       return findings;
     },

@@ -1,12 +1,12 @@
 import { fits, type Reservation, roomOf } from './room.ts';
 import type { Shape } from './shape.ts';
 
-/**
- * EASY backfill: a large job that has waited too long gets a time at which it can start at the latest, and only what does
- * not delay that starts before it. All times are in ms since 1970, and taken from timeouts, which are kept.
+/*
+ * EASY backfill: a large job that has waited too long gets a latest start, and only jobs that do not delay it start before.
+ * All times are in ms since 1970, and follow from the timeouts of the running jobs.
  */
 
-/** When `shape` fits at the latest, if nothing else starts. Undefined when it never fits `capacity`. */
+/** The latest time at which `shape` fits, if no other job starts; undefined when it never fits `capacity`. */
 export function startsBy(capacity: Shape, running: Reservation[], shape: Shape, now: number): number | undefined {
   const left = running.toSorted((a, b) => a.endsAt - b.endsAt);
   let at = now;
@@ -18,7 +18,7 @@ export function startsBy(capacity: Shape, running: Reservation[], shape: Shape, 
   return at;
 }
 
-/** Whether `candidate` may start now, so that `held` still fits at `startsAt`: it ends before, or leaves the room. */
+/** True if `candidate` may start now without delaying `held`: it ends before, or both fit. */
 export function mayBackfill(
   capacity: Shape,
   running: Reservation[],

@@ -1,5 +1,5 @@
 import { randomUUIDv7 } from 'node:crypto';
-import { and, asc, eq, gt, isNull, or, type SQL, sql } from 'drizzle-orm';
+import { and, asc, eq, gt, type SQL, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import { type JobFilter, whereJobs } from '../db/jobs.ts';
 import { lockInTransaction } from '../db/locks.ts';
@@ -8,28 +8,24 @@ import type { Queues } from '../db/queues.ts';
 import { type BulkAction, bulkOperations, jobs } from '../db/schema.ts';
 import { AppError } from '../runtime/errors.ts';
 import type { Logger } from '../runtime/log.ts';
-import { cancelFamilies, lockFamilies } from './cancel.ts';
-import { placeDependants, waits } from './dependants.ts';
-import { release } from './ready.ts';
-import { type Refusal, reopen } from './retry.ts';
+import { BATCH_CHANGES } from './bulk-changes.ts';
 import { transition } from './transition.ts';
 
 /**
- * Retries, cancels or deletes all jobs that match a filter, in batches of a transaction each. The row of the operation is
- * written with each batch, so that any process continues where another stopped.
+ * An operation that retries, cancels or deletes all jobs that match a filter. Each batch is a transaction that also updates
+ * the row of the operation, so that any process can continue it.
  */
-
 export type BulkOperation = typeof bulkOperations.$inferSelect;
 
 const MAX_BATCH = 100;
-/** Up to so many jobs are changed before the request is answered, if that takes no longer. */
-const MAX_AT_ONCE = 100;
-const MAX_AT_ONCE_MS = 2_000;
+/** The request waits for an operation of at most so many jobs. */
+const MAX_AWAITED = 100;
+const MAX_AWAITED_MS = 2_000;
 const MAX_RUNNING_PER_OWNER = 5;
 
 /**
- * Begins an operation, or joins one of the same owner, action and filter that still runs. Few jobs are changed when it
- * returns, more in the background. Throws `too_many_requests` while the owner has too many of them.
+ * Starts an operation, or joins a running one of the same owner, action and filter. A small operation has usually completed
+ * on return; a large one continues in the background. Throws `too_many_requests` while the owner runs too many.
  */
 export async function startBulk(
   db: Database,
@@ -37,12 +33,12 @@ export async function startBulk(
   log: Logger,
   wanted: { owner: string | null; action: BulkAction; filter: JobFilter },
 ): Promise<BulkOperation> {
-  const began = await begin(db, wanted);
-  const deadline = Date.now() + MAX_AT_ONCE_MS;
-  if (began.count <= MAX_AT_ONCE) {
-    while (Date.now() < deadline && (await step(db, queues, log, began.id, { wait: true })));
+  const started = await insertOrJoin(db, wanted);
+  const deadline = Date.now() + MAX_AWAITED_MS;
+  if (started.count <= MAX_AWAITED) {
+    while (Date.now() < deadline && (await step(db, queues, log, started.id, { wait: true })));
   }
-  return (await findBulk(db, began.id)) ?? began;
+  return (await findBulk(db, started.id)) ?? started;
 }
 
 export async function findBulk(db: Database, id: string): Promise<BulkOperation | undefined> {
@@ -50,7 +46,7 @@ export async function findBulk(db: Database, id: string): Promise<BulkOperation 
   return found;
 }
 
-/** One batch of each operation that runs. Gives whether there may be more to do. */
+/** Changes one batch of each running operation. Returns true if work may remain. */
 export async function advanceBulk(db: Database, queues: Queues, log: Logger): Promise<boolean> {
   const running = await db
     .select({ id: bulkOperations.id })
@@ -62,7 +58,7 @@ export async function advanceBulk(db: Database, queues: Queues, log: Logger): Pr
   return more;
 }
 
-async function begin(
+async function insertOrJoin(
   db: Database,
   { owner, action, filter }: { owner: string | null; action: BulkAction; filter: JobFilter },
 ): Promise<BulkOperation> {
@@ -80,7 +76,7 @@ async function begin(
       .where(and(running, eq(bulkOperations.action, action), eq(bulkOperations.filter, stored)));
     if (same !== undefined) return same;
     if (others.length >= MAX_RUNNING_PER_OWNER) {
-      const message = `${others.length} bulk operations run already, the most allowed: wait until one has ended`;
+      const message = `bulk operations: at most ${MAX_RUNNING_PER_OWNER} run at the same time; wait until one has ended`;
       throw new AppError('too_many_requests', message, { status: 429, retryable: true });
     }
     const count = await tx.$count(jobs, and(whereJobs(filter), matching(action, sql`now()`)));
@@ -93,7 +89,7 @@ async function begin(
   });
 }
 
-/** Jobs that an action can change, as they were at one moment. Children follow their parents. */
+/** The jobs that an action can change, as of the start of the operation. Children follow their parents. */
 function matching(action: BulkAction, at: SQL): SQL | undefined {
   switch (action) {
     case 'retry':
@@ -101,7 +97,7 @@ function matching(action: BulkAction, at: SQL): SQL | undefined {
     case 'cancel':
       return sql`${jobs.parentId} is null and ${jobs.finishedAt} is null and ${jobs.createdAt} <= ${at}`;
     case 'delete':
-      // Jobs of an upload are deleted with it.
+      // Other jobs are deleted with their upload.
       return sql`${jobs.parentId} is null and ${jobs.uploadId} is null and ${jobs.finishedAt} <= ${at}`;
     default:
       return action satisfies never;
@@ -109,8 +105,8 @@ function matching(action: BulkAction, at: SQL): SQL | undefined {
 }
 
 /**
- * Changes the next batch. When that fails, its jobs are changed one by one, and one that cannot be changed is skipped.
- * Gives false when the operation has ended, or another process is at it.
+ * Changes the next batch. If that fails, changes its jobs one by one and skips those that fail again. Returns false when
+ * the operation has ended, or another process holds it.
  */
 async function step(
   db: Database,
@@ -122,12 +118,13 @@ async function step(
   const change = (limit: number) =>
     onOperation(db, id, wait, async (tx, operation) => {
       const ids = await nextBatch(tx, operation, limit);
-      const changed = ids.length > 0 ? await CHANGES[operation.action](tx, queues, ids) : 0;
+      const changed = ids.length > 0 ? await BATCH_CHANGES[operation.action](tx, queues, ids) : 0;
       return { ids, changed };
     });
   try {
     return await change(MAX_BATCH);
   } catch (error) {
+    // Any other error occurs again for a single job, which is logged.
     if (isOutage(error)) throw error;
   }
   for (let job = 0; job < MAX_BATCH; job++) {
@@ -145,7 +142,7 @@ async function step(
   return true;
 }
 
-/** Runs `work` while this process holds the operation, and records how far it came. No job left ends the operation. */
+/** Runs `work` under the lock of the operation, and records its progress. The operation ends when no job is left. */
 async function onOperation(
   db: Database,
   id: string,
@@ -177,7 +174,7 @@ async function onOperation(
   });
 }
 
-/** A conversion may have thousands of children, and is a separate batch. */
+/** A job of an upload may have thousands of children, so that it is a separate batch. */
 async function nextBatch(tx: Transaction, { id, action, filter, cursor }: BulkOperation, limit: number) {
   const began = sql`(select created_at from bulk_operations where id = ${id})`;
   const found = await tx
@@ -186,12 +183,12 @@ async function nextBatch(tx: Transaction, { id, action, filter, cursor }: BulkOp
     .where(and(whereJobs(filterFrom(filter)), matching(action, began), gt(jobs.id, cursor)))
     .orderBy(asc(jobs.id))
     .limit(limit);
-  const conversion = found.findIndex(({ uploadId }) => uploadId !== null);
-  const batch = conversion < 0 ? found : found.slice(0, Math.max(conversion, 1));
+  const first = found.findIndex(({ uploadId }) => uploadId !== null);
+  const batch = first < 0 ? found : found.slice(0, Math.max(first, 1));
   return batch.map((job) => job.id);
 }
 
-/** Without the fields that are not given, which JSON has no place for. */
+/** JSON cannot hold dates and undefined. */
 function storedFilter({ createdAfter, createdBefore, ...same }: JobFilter): Record<string, string> {
   const fields = { ...same, createdAfter: createdAfter?.toISOString(), createdBefore: createdBefore?.toISOString() };
   return Object.fromEntries(
@@ -205,56 +202,4 @@ function filterFrom({ createdAfter, createdBefore, ...same }: Record<string, str
     ...(createdAfter !== undefined && { createdAfter: new Date(createdAfter) }),
     ...(createdBefore !== undefined && { createdBefore: new Date(createdBefore) }),
   };
-}
-
-/** Each changes a batch in the caller's transaction, and gives how many jobs it has changed. */
-const CHANGES: Record<BulkAction, (tx: Transaction, queues: Queues, ids: string[]) => Promise<number>> = {
-  retry: retryBatch,
-  cancel: cancelBatch,
-  delete: deleteBatch,
-};
-
-async function retryBatch(tx: Transaction, queues: Queues, ids: string[]): Promise<number> {
-  const { rows } = await tx.execute<{ id: string }>(sql`
-    select id from jobs where id = any(${sql.param(ids)}) and status in ('failed', 'cancelled') and upload_id is null
-      and not exists (select 1 from job_dependencies where job_id = jobs.id)
-      and not exists (select 1 from jobs child where child.parent_id = jobs.id)
-    order by id for update`);
-  const plain = rows.map(({ id }) => id);
-  await release(tx, queues, plain, { forget: true });
-  const reopened = [...plain];
-  for (const id of ids) {
-    if (plain.includes(id)) continue;
-    const refusal = await reopen(tx, queues, id);
-    if (refusal === undefined) reopened.push(id);
-    else await waitForPrerequisite(tx, id, refusal);
-  }
-  await placeDependants(tx, queues, reopened);
-  return reopened.length;
-}
-
-/** A job that its prerequisites do not let run fails because of them: so it runs once they are retried, in any order. */
-async function waitForPrerequisite(tx: Transaction, id: string, { place }: Refusal): Promise<void> {
-  if (place === undefined) return;
-  await tx
-    .update(jobs)
-    .set({ status: place.status, error: place.error })
-    .where(and(eq(jobs.id, id), sql`not ${waits}`));
-}
-
-async function cancelBatch(tx: Transaction, queues: Queues, ids: string[]): Promise<number> {
-  const isOne = (column: typeof jobs.id | typeof jobs.parentId) => sql`${column} = any(${sql.param(ids)})`;
-  const locked = await lockFamilies(tx, queues, or(isOne(jobs.id), isOne(jobs.parentId)));
-  await cancelFamilies(tx, queues, locked);
-  return locked.filter(({ parentId, finishedAt }) => parentId === null && finishedAt === null).length;
-}
-
-async function deleteBatch(tx: Transaction, _queues: Queues, ids: string[]): Promise<number> {
-  const isEnded = sql`${jobs.finishedAt} is not null`;
-  const deleted = await tx
-    .delete(jobs)
-    .where(and(sql`${jobs.id} = any(${sql.param(ids)})`, isNull(jobs.uploadId), isEnded))
-    .returning({ id: jobs.id });
-  await tx.delete(jobs).where(sql`${jobs.parentId} = any(${sql.param(deleted.map(({ id }) => id))})`);
-  return deleted.length;
 }

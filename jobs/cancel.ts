@@ -3,15 +3,15 @@ import type { Database, Transaction } from '../db/client.ts';
 import { findJob } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { ENDED, jobAttempts, jobs } from '../db/schema.ts';
+import { conflict, lockChange } from './change-lock.ts';
 import type { Job } from './claim.ts';
 import { placeDependants } from './dependants.ts';
 import { endJobs, markEnded } from './end.ts';
-import { conflict, lockChange } from './exclusive.ts';
-import { Moved, transition } from './transition.ts';
+import { RetryTransaction, transition } from './transition.ts';
 
 /**
- * Ends a job that has not ended, with its children; its dependants fail. A converter that runs it is told by NOTIFY, and
- * aborts it; what it still writes is fenced. Gives undefined when there is no such job; throws `conflict` when it has
+ * Cancels a job that has not ended, with its children; its dependants fail. A NOTIFY makes the converter abort the attempt,
+ * which no longer owns the job and cannot write. Returns undefined when there is no such job; throws `conflict` when it has
  * ended, or is part of another.
  */
 export async function cancelJob(db: Database, queues: Queues, id: string): Promise<Job | undefined> {
@@ -30,20 +30,20 @@ export async function cancelJob(db: Database, queues: Queues, id: string): Promi
 }
 
 /**
- * Locks jobs, in the order in which settling does, and takes them out of the queue: no attempt of theirs starts, ends or
- * has children from here on, and none of them is retried. Gives those of the jobs `which` that have not ended or have no
- * parent: children first, each in the order of their ids.
+ * Locks the matching jobs that have not ended or have no parent, and removes them from the queue: until the transaction
+ * ends, no attempt of them starts or ends, no child is added, and none is retried. Returns children before parents, each in
+ * the order of their ids, which is the order of all locks.
  */
-export async function lockFamilies(tx: Transaction, queues: Queues, which: SQL | undefined): Promise<Job[]> {
-  const wanted = and(which, or(notInArray(jobs.status, [...ENDED]), isNull(jobs.parentId)));
+export async function lockFamilies(tx: Transaction, queues: Queues, matching: SQL | undefined): Promise<Job[]> {
+  const wanted = and(matching, or(notInArray(jobs.status, [...ENDED]), isNull(jobs.parentId)));
   const locked = await tx
     .select()
     .from(jobs)
     .where(wanted)
     .orderBy(sql`${jobs.parentId} is null`, asc(jobs.id))
     .for('update');
-  // A child may have been added while this waited for the lock of its parent: from here on none can be.
-  if ((await tx.$count(jobs, wanted)) > locked.length) throw new Moved();
+  // A child may have been added before its parent was locked.
+  if ((await tx.$count(jobs, wanted)) > locked.length) throw new RetryTransaction();
   await queues.remove(
     tx,
     locked.flatMap(({ queueId }) => queueId ?? []),
@@ -51,7 +51,7 @@ export async function lockFamilies(tx: Transaction, queues: Queues, which: SQL |
   return locked;
 }
 
-/** Cancels what of `locked` families has not ended. */
+/** Cancels the jobs of locked families that have not ended. */
 export async function cancelFamilies(tx: Transaction, queues: Queues, locked: Job[]): Promise<void> {
   const live = locked.filter(({ finishedAt }) => finishedAt === null);
   const ends = live.map((job) => ({ job, status: 'cancelled' as const }));
@@ -61,7 +61,7 @@ export async function cancelFamilies(tx: Transaction, queues: Queues, locked: Jo
     .update(jobAttempts)
     .set({ status: 'cancelled', finishedAt: sql`now()` })
     .where(and(sql`${jobAttempts.jobId} = any(${sql.param(idsOf(live))})`, eq(jobAttempts.status, 'running')));
-  // Not as children end by themselves: the last of them would end its parent.
+  // `endJobs` would complete a parent with its last child.
   if (children.length > 0) {
     await markEnded(tx, children);
     await placeDependants(tx, queues, idsOf(children.map(({ job }) => job)));

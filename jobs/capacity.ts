@@ -4,9 +4,7 @@ import { converters } from '../db/schema.ts';
 import { AppError } from '../runtime/errors.ts';
 import { classWithin, type Shape } from './shape.ts';
 
-/** What converters could hold. With none alive, jobs wait: one of the right size may come. */
-
-/** The largest memory class, in MB, that any live converter could reserve. */
+/** The largest memory class, in MB, that any live converter can reserve; the largest of all without a live converter. */
 export async function largestClass(db: Database): Promise<number> {
   const [largest] = await db
     .select({ memoryMb: max(converters.memoryMb) })
@@ -15,7 +13,10 @@ export async function largestClass(db: Database): Promise<number> {
   return classWithin(largest?.memoryMb ?? Number.POSITIVE_INFINITY);
 }
 
-/** Throws `exceeds_capacity` (422) for a shape that no live converter could ever hold. */
+/**
+ * Throws `exceeds_capacity` (422) for a shape that no live converter can hold. Accepts any shape without a live converter,
+ * because a large one may start.
+ */
 export async function refuseUnholdable(db: Database, shapes: Shape[]): Promise<void> {
   const live = await db
     .selectDistinct({ cpuUnits: converters.cpuUnits, memoryMb: converters.memoryMb })

@@ -3,12 +3,13 @@ import type { Queues } from '../db/queues.ts';
 import type { Job } from './claim.ts';
 import { type NewJob, submitJobs } from './submit.ts';
 
-/** A part of a job that was split; its time-out is the job's unless it has its own. */
+/** A part of a job that was split; its timeout defaults to that of the job. */
 export type Child = Pick<NewJob, 'type' | 'payload' | 'shape' | 'timeoutSeconds'>;
 
 /**
- * Queues parts of a job as its children; they count attempts from `attempt` on. Each yields one second of virtual arrival
- * to what came in since: big files do not block small ones. The caller holds the row of `job`, and counts its children.
+ * Queues parts of a job as its children, which count attempts from `attempt` on. Each child arrives a second later than the
+ * one before, so that a large job does not block small ones that arrive after it. The caller locks the row of `job`, and
+ * counts its children.
  */
 export async function submitChildren(
   tx: Transaction,

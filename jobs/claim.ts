@@ -5,6 +5,7 @@ import type { Queues } from '../db/queues.ts';
 import { inGroup, readyGroups } from '../db/ready-jobs.ts';
 import { rowFromJson } from '../db/rows.ts';
 import { jobs, type Priority } from '../db/schema.ts';
+import { domain } from './domain.ts';
 import { takeDrainLease } from './drain-lease.ts';
 import type { Shares } from './fairness.ts';
 import { freeSlots, spendTokens, withinLimits } from './limits.ts';
@@ -15,10 +16,10 @@ import { transition } from './transition.ts';
 
 export type Job = JobRow;
 
-/** A job that a converter runs now. `waitedSeconds` passed since it became ready, by Postgres's clock. */
+/** A job that a converter has started. `waitedSeconds` is the time since it became ready, by the clock of Postgres. */
 export type ClaimedJob = Job & { waitedSeconds: number; hasDependencies: boolean };
 
-/** Fences everything that an attempt writes: it owns its job while the job runs under this number. */
+/** Identifies an attempt, which owns its job while the job runs under this number; `ownedBy` guards its writes. */
 export type AttemptKey = Pick<Job, 'id' | 'attempt' | 'cpuUnits' | 'memoryMb'>;
 
 /** The converter that claims. */
@@ -26,34 +27,34 @@ export interface Claimant {
   id: string;
   name: string;
   capacity: Shape;
-  /** The job types that it knows; jobs of others are left to converters that know them. */
+  /** The job types that it knows. */
   types: readonly string[];
   running: Reservation[];
 }
 
-/** How a claim found the queue. */
+/** The result of a claim. */
 export interface Claim {
-  /** In the order in which they are to start. */
+  /** Ordered by start. */
   started: ClaimedJob[];
-  /** Jobs that it saw and left to others. */
+  /** Ready jobs that it did not start. */
   left: Waiting[];
-  /** Other ready jobs may not start here now: this converter does not know their types, or these are at their limits. */
+  /** There are other ready jobs, of types that this converter does not know or that are at their limits. */
   hasOthers: boolean;
-  /** It started all that it could: another look would find no more. */
+  /** Another claim would start no more jobs. */
   isComplete: boolean;
 }
 
-/** The ready jobs that are looked at, of all groups together; the oldest of each group is among them. */
-const MAX_LOOK = 1_024;
-const MAX_LOOK_PER_GROUP = 32;
+/** The maximum number of ready jobs that a claim reads; the oldest of each group is among them. */
+const MAX_READ = 1_024;
+const MAX_READ_PER_GROUP = 32;
 
 /**
- * Claims the ready jobs whose turn it is and that fit what the converter has free, at most `MAX_CLAIM`. Starts none when
- * nothing fits, other converters were faster, or this one makes room for a large job. Throws `ConverterLost` when this
- * converter was declared lost.
+ * Starts at most `MAX_CLAIM` ready jobs that are next and fit the free capacity of the converter. Starts none when none
+ * fits, other converters were faster, or this converter drains for a large job. Throws `ConverterLost` when this converter
+ * was declared lost.
  */
 export async function claimJobs(db: Database, queues: Queues, claimant: Claimant): Promise<Claim> {
-  const { waiting, shares, slots, hasOthers } = await look(db, claimant);
+  const { waiting, shares, slots, hasOthers } = await readQueue(db, claimant);
   if (waiting.length === 0) return { started: [], left: [], hasOthers, isComplete: true };
   const converter = { capacity: claimant.capacity, running: claimant.running, now: Date.now() };
   const wanted = findHeld(waiting, converter);
@@ -61,23 +62,23 @@ export async function claimJobs(db: Database, queues: Queues, claimant: Claimant
   const planned = planClaim(waiting, shares, converter, held, slots);
   const left = waiting.filter((job) => !planned.includes(job));
   if (planned.length === 0) return { started: [], left, hasOthers, isComplete: true };
-  const compete = new Set(waiting.map(({ owner }) => owner)).size > 1;
+  const hasCompetition = new Set(waiting.map(({ owner }) => owner)).size > 1;
   const isLimited = planned.some(({ type }) => slots.has(type));
-  const plan = { planned, isLimited, clock: compete ? shares.clock : null };
-  const started = await take(db, queues, claimant, plan);
+  const plan = { planned, isLimited, clock: hasCompetition ? shares.clock : null };
+  const started = await start(db, queues, claimant, plan);
   return { started, left, hasOthers, isComplete: started.length === planned.length && planned.length < MAX_CLAIM };
 }
 
 /**
- * The oldest ready jobs of each group that could ever fit this converter and whose type may start jobs now, the turns of
- * their owners, and how many jobs of each type may start.
+ * Reads the oldest ready jobs of each group that can fit this converter and whose type may start jobs, the turns of their
+ * owners, and the free slots of their types.
  */
-async function look(
+async function readQueue(
   db: Database,
   { capacity, types }: Claimant,
 ): Promise<{ waiting: Waiting[]; shares: Shares; slots: Slots; hasOthers: boolean }> {
   const { rows: found } = await db.execute<{
-    /** Null in the row that says that there are jobs which may not start here now. */
+    /** Null in a row that stands for jobs that may not start here. */
     id: string | null;
     priority: Priority;
     owner: string;
@@ -100,10 +101,10 @@ async function look(
     from groups left join limits on limits.type = groups.type, lateral (
       select id, timeout_seconds, extract(epoch from now() - arrived_at)::float as waited from jobs where ${inGroup}
       order by arrived_at, id
-      limit (select greatest(1, least(${MAX_LOOK_PER_GROUP}, ${MAX_LOOK} / count(*))) from groups)) first
+      limit (select greatest(1, least(${MAX_READ_PER_GROUP}, ${MAX_READ} / count(*))) from groups)) first
     where cpu_units <= ${capacity.cpuUnits} and memory_mb <= ${capacity.memoryMb} and groups.type = any(${sql.param(types)})
       and not throttled and coalesce(limits.slots, 1) > 0
-    limit ${MAX_LOOK})
+    limit ${MAX_READ})
     union all
     (select null, priority, owner, groups.type, null, 0, 0, 0, 0, null, null from groups left join limits on limits.type = groups.type
       where groups.type <> all(${sql.param(types)}) or limits.slots = 0 limit 1)`);
@@ -125,23 +126,23 @@ async function look(
   };
 }
 
-/** A started job; only nulls when the converter lives and no job is left. */
-type Taken = { job: Record<string, unknown> | null; queue_id: string; has_dependencies: boolean; waited: number };
+/** A started job; `job` is null in the only row when other converters started all jobs. */
+type Started = { job: Record<string, unknown> | null; queue_id: string; has_dependencies: boolean; waited: number };
 
 interface Plan {
   planned: Waiting[];
-  /** True if a type among them has a limit for all converters together. */
+  /** A type among them has limits. */
   isLimited: boolean;
-  /** The clock of the owners' turns; null when no others wait. */
+  /** The clock of the owners' turns; null when only one owner waits. */
   clock: number | null;
 }
 
 /**
- * Starts those of the jobs that are still ready and within the limits of their types, in one transaction: their rows,
- * attempts and uploads, the turns of their owners, and their pg-boss jobs. A type that was paused or limited since the
- * look starts none.
+ * Starts the planned jobs that are still ready and within the limits of their types, in one transaction: their rows,
+ * attempts, rows of the domain, the turns of their owners, and their pg-boss jobs. Starts no job of a type that was paused
+ * or limited after `readQueue`.
  */
-async function take(
+async function start(
   db: Database,
   queues: Queues,
   { id, name }: Claimant,
@@ -150,7 +151,7 @@ async function take(
   const types = [...new Set(planned.map(({ type }) => type))];
   return transition(db, async (tx) => {
     const ids = (isLimited ? await withinLimits(tx, planned) : planned).map((job) => job.id);
-    const { rows } = await tx.execute<Taken>(sql`
+    const { rows } = await tx.execute<Started>(sql`
       with live as (select id, name from converters where id = ${id} and status = 'live' for key share),
       locked_types as materialized (select * from job_types where type = any(${sql.param(types)}) for share),
       shut as (
@@ -170,9 +171,7 @@ async function take(
       attempts as (
         insert into job_attempts (job_id, attempt, converter_id, converter, cpu_units, memory_mb)
         select id, attempt, ${id}, ${name}, cpu_units, memory_mb from claimed),
-      begun as (
-        update uploads set status = 'processing'
-        where id in (select upload_id from claimed) and status = 'queued'),
+      begun as (${domain().whenStarted}),
       shares as (
         insert into fair_shares (owner, turns) select coalesce(owner, ''), ${clock}::bigint + count(*) from claimed
         where ${clock}::bigint is not null group by 1 order by 1
@@ -191,12 +190,12 @@ async function take(
       started.map(({ queue_id }) => queue_id),
     );
     if (isLimited) await spendTokens(tx, started);
-    const places = new Map(ids.map((one, place) => [one, place]));
+    const order = new Map(ids.map((one, index) => [one, index]));
     return started
       .map(({ queue_id: _, ...job }) => job)
-      .sort((a, b) => (places.get(a.id) ?? 0) - (places.get(b.id) ?? 0));
+      .sort((a, b) => (order.get(a.id) ?? 0) - (order.get(b.id) ?? 0));
   });
 }
 
-/** This converter's row no longer says `live`: others have taken over its jobs. */
+/** The converter is no longer `live`: its jobs were given to others. */
 export class ConverterLost extends Error {}

@@ -1,8 +1,6 @@
 import { CronExpressionParser } from 'cron-parser';
 import { AppError } from '../runtime/errors.ts';
 
-/** Reads cron expressions and computes when they run. A local time that a clock change skips runs once, right after it. */
-
 const ALIASES = new Map([
   ['@hourly', '0 * * * *'],
   ['@daily', '0 0 * * *'],
@@ -15,12 +13,12 @@ interface Field {
   name: string;
   min: number;
   max: number;
-  /** Stand for the numbers from `min` on. */
+  /** Names of the numbers from `min` on. */
   names?: string[];
 }
 
 const SUNDAY = 0;
-/** Many write Sunday as the end of a week. */
+/** Cron also accepts Sunday as the end of a week. */
 const LAST_SUNDAY = 7;
 
 const DAY_OF_MONTH = { name: 'day of month', min: 1, max: 31 };
@@ -40,21 +38,22 @@ const FIELDS: Field[] = [
 const MAX_DAYS_OF_MONTH = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
 
 const DAY_MS = 86_400_000;
-/** Clocks are put forward or back by three hours at most. */
+/** The maximum clock change. */
 const CLOCK_CHANGE_MS = 3 * 3_600_000;
 
 /**
- * The first run after a moment. When the day of month and the day of week are both restricted, a day that matches either
- * is a match. Throws `invalid_request` (400) for a wrong expression or time zone, and for an expression that never runs.
+ * The first run of a cron expression after a moment. If both the day of month and the day of week are restricted, either may
+ * match. A local time that a clock change skips runs once, right after the change. Throws `invalid_request` (400) for an
+ * invalid expression or time zone, and for an expression that never fires.
  */
 export function nextRun(cron: string, timezone: string, after: Date): Date {
   const fields = readFields(cron);
   const zone = zoneOf(timezone);
   const before = new Date(after.getTime() - CLOCK_CHANGE_MS);
-  // The library sees a clock change only when it steps over it, so that it starts before one that has just been.
+  // The library sees a clock change only when it steps over it, so that it must start before a recent one.
   const start = offsetAt(zone, before) === offsetAt(zone, after) ? after : before;
   const tz = zone.resolvedOptions().timeZone;
-  // The library goes from day to day in the time zone, which takes milliseconds for years without a 29 February.
+  // The library steps from day to day in the time zone, which takes milliseconds for years without a 29 February.
   for (let day = nextDay(fields, start.getTime() - DAY_MS); ; day = nextDay(fields, day + DAY_MS)) {
     const currentDate = new Date(Math.max(start.getTime(), day - DAY_MS));
     const endDate = new Date(Math.max(start.getTime(), day) + 2 * DAY_MS);
@@ -66,7 +65,7 @@ export function nextRun(cron: string, timezone: string, after: Date): Date {
   }
 }
 
-/** The numbers that each field of an expression allows. */
+/** Parses an expression into the numbers that each field allows. */
 function readFields(cron: string): Set<number>[] {
   const written = (ALIASES.get(cron.trim().toLowerCase()) ?? cron).trim().split(/\s+/);
   if (written.length !== FIELDS.length) {
@@ -78,12 +77,12 @@ function readFields(cron: string): Set<number>[] {
   return fields;
 }
 
-/** The same expression as five fields of `*` or numbers. */
+/** Formats an expression as five fields of `*` or numbers. */
 function expressionOf(fields: Set<number>[]): string {
   return fields.map((values, index) => (isUnrestricted(FIELDS[index], values) ? '*' : [...values].join(','))).join(' ');
 }
 
-/** The first day from a moment on, at midnight UTC, whose date matches. There is one: see `refuseNever`. */
+/** The first day from a moment on, at midnight UTC, whose date matches; `refuseNever` guarantees one. */
 function nextDay([, , days, months, daysOfWeek]: Set<number>[], moment: number): number {
   const isEither = !isUnrestricted(DAY_OF_MONTH, days) && !isUnrestricted(DAY_OF_WEEK, daysOfWeek);
   for (let at = Math.floor(moment / DAY_MS) * DAY_MS; ; at += DAY_MS) {
@@ -94,7 +93,7 @@ function nextDay([, , days, months, daysOfWeek]: Set<number>[], moment: number):
   }
 }
 
-/** The numbers that a field allows: `*`, a number, a range, either with a step, or a list of these. */
+/** Parses a field: `*`, a number, a range, either with a step, or a list of these. */
 function valuesOf(field: Field, text: string): Set<number> {
   const values = text.split(',').flatMap((part) => {
     const range = rangeOf(field, part);
@@ -119,7 +118,7 @@ function rangeOf(field: Field, part: string): { from: number; to: number; step: 
   return isValid ? { from, to, step } : undefined;
 }
 
-/** The number that a word means in a field; NaN for one that means none. */
+/** The number that a word means in a field; NaN for an invalid word. */
 function numberOf(field: Field, word: string): number {
   const named = field.names?.indexOf(word.toLowerCase()) ?? -1;
   if (named >= 0) return field.min + named;
@@ -141,7 +140,7 @@ function isUnrestricted(field: Field | undefined, values: Set<number> | undefine
   return field !== undefined && values?.size === field.max - field.min + 1;
 }
 
-/** Without a restricted day of week, some day of month must exist in some month. */
+/** Throws if no month has the restricted days. Only without a restricted day of week can that be. */
 function refuseNever(cron: string, [, , days, months, daysOfWeek]: Set<number>[]): void {
   if (days === undefined || months === undefined || daysOfWeek === undefined) return;
   if (!isUnrestricted(DAY_OF_WEEK, daysOfWeek)) return;
@@ -151,10 +150,10 @@ function refuseNever(cron: string, [, , days, months, daysOfWeek]: Set<number>[]
   throw invalid(`cron: never fires: none of its months has a day ${first} (got ${JSON.stringify(cron)})`);
 }
 
-/** A formatter for a time zone, under the one name that all spellings of it have. */
+/** A formatter for a time zone, under its canonical name. */
 function zoneOf(timezone: string): Intl.DateTimeFormat {
   try {
-    // Offsets such as +01:00 have no clock changes and are no names.
+    // Offsets such as +01:00 are not names, and have no clock changes.
     if (/^[A-Za-z]/.test(timezone)) {
       return new Intl.DateTimeFormat('en-US', { timeZone: timezone, timeZoneName: 'longOffset' });
     }

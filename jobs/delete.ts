@@ -4,9 +4,9 @@ import { endedBefore } from '../db/retention.ts';
 import { transition } from './transition.ts';
 
 /**
- * Deletes those of these jobs that belong to no upload and ended more than so many days ago, with their attempts, webhooks
- * and edges, by one statement: no job of the batch is seen without another. Leaves those that somebody else works on.
- * Gives how many it deleted.
+ * Deletes those of these jobs that belong to no upload and ended more than `days` ago, with their attempts, webhooks and
+ * edges. One statement deletes the batch, so that no reader sees a part of it. Skips locked jobs. Returns the number of
+ * deleted jobs.
  */
 export async function deleteOldJobs(db: Database, ids: string[], days: number): Promise<number> {
   return transition(db, async (tx) => {

@@ -5,42 +5,42 @@ import type { Queues } from '../db/queues.ts';
 import type { JobStatus, RunOn } from '../db/schema.ts';
 import type { Logger } from '../runtime/log.ts';
 import { type Edges, type Place, placeOf } from './dependencies.ts';
-import { release } from './ready.ts';
+import { release } from './release.ts';
 import { isRepeatable, transition } from './transition.ts';
-import { notifyEnded } from './webhooks.ts';
+import { createJobWebhooks } from './webhooks.ts';
 
-/**
- * Passes on to dependants that a prerequisite has ended, runs again or was deleted. Triggers queue each such change in
- * `pending_outcomes`; here it is written to the edges, and each dependant is placed by a count of all its edges. So a
- * change may be passed on late, twice or in any order. A dependant that has started keeps the edges it started with.
+/*
+ * Updates dependants when a prerequisite ends, runs again or is deleted. Triggers queue each change in `pending_outcomes`.
+ * This module writes it to the edges, and places each dependant by all of its edges, so that changes may be applied late,
+ * twice or in any order. A dependant that has started keeps its edges.
  *
- * Locks against the race that leaves a dependant blocked for ever: a transaction that makes a job `blocked` holds its
+ * Lock rule, without which a dependant could stay blocked for ever: a transaction that makes a job `blocked` locks its
  * prerequisites FOR SHARE; a transaction that ends a job updates it first and reads its dependants in a later statement.
  */
 
 interface Bound {
   rows: number;
   levels: number;
-  /** No further level begins after this time. */
+  /** No level begins after this time. */
   ms: number;
 }
 
-/** In the transaction that changed a prerequisite, which others wait for. */
+/** Applies in the transaction that changes a prerequisite, because a client waits for it. */
 const MAX_AT_ONCE: Bound = { rows: 1_000, levels: 16, ms: 1_000 };
-/** In a transaction of the leader. */
+/** Applies in a transaction of the leader. */
 const MAX_IN_STEP: Bound = { rows: 1_000, levels: 1_000, ms: 500 };
-/** Prerequisites whose dependants one step looks for. */
+/** The maximum number of prerequisites in one step. */
 const MAX_PREREQUISITES = 100;
-/** A prerequisite whose dependants cannot be written is left alone for so long. */
+/** A prerequisite whose dependants cannot be placed is postponed by this. */
 const POSTPONED_SECONDS = 60;
 
-/** Jobs that have not started, or have ended for their prerequisites alone. */
+/** The condition that a job is blocked, or ended because of its prerequisites. */
 export const waits = sql`(jobs.status = 'blocked'
   or (jobs.status in ('failed', 'cancelled') and coalesce(jobs.error->>'code', '') in ('dependency_failed', 'dependency_completed')))`;
 
 /**
- * Places the dependants of jobs that this transaction has changed, up to a bound; `advanceDependants` places the rest.
- * Dependants that cannot be written are left to it, too, so that they never keep their prerequisite from ending.
+ * Places the dependants of jobs that this transaction has changed, up to a bound. `advanceDependants` places the rest, and
+ * those that fail here, so that a dependant never prevents the end of its prerequisite.
  */
 export async function placeDependants(tx: Transaction, queues: Queues, changed: string[]): Promise<void> {
   if (changed.length === 0) return;
@@ -51,14 +51,14 @@ export async function placeDependants(tx: Transaction, queues: Queues, changed: 
   try {
     await tx.transaction((nested) => passOn(nested, queues, changed, MAX_AT_ONCE));
   } catch (error) {
-    // Any other error comes again in a step of the leader, which logs it.
+    // Any other error occurs again in a step of the leader, which logs it.
     if (isOutage(error) || isRepeatable(error)) throw error;
   }
 }
 
 /**
- * One step of the work that transactions have left: gives whether there may be more. A prerequisite whose dependants
- * cannot be written is postponed, so that it does not hold up others.
+ * Places the next dependants that transactions have left. Returns true if some may remain. Postpones a prerequisite whose
+ * dependants cannot be placed, so that it does not delay others.
  */
 export async function advanceDependants(db: Database, queues: Queues, log: Logger): Promise<boolean> {
   const due = sql`select job_id as id from pending_outcomes where due_at <= clock_timestamp() order by due_at`;
@@ -68,6 +68,7 @@ export async function advanceDependants(db: Database, queues: Queues, log: Logge
   try {
     return await advance(db, queues, ids);
   } catch (error) {
+    // Any other error occurs again for a single prerequisite, which is logged.
     if (isOutage(error)) throw error;
   }
   for (const id of ids) {
@@ -85,7 +86,7 @@ export async function advanceDependants(db: Database, queues: Queues, log: Logge
 
 function advance(db: Database, queues: Queues, ids: string[]): Promise<boolean> {
   return transition(db, async (tx) => {
-    // A change of a prerequisite waits for the step that passes on the one before it.
+    // A later change of a prerequisite waits for this step.
     const { rows } = await tx.execute<{ id: string }>(sql`
       select job_id as id from pending_outcomes where job_id = any(${sql.param(ids)}) for update skip locked`);
     if (rows.length === 0) return false;
@@ -95,7 +96,7 @@ function advance(db: Database, queues: Queues, ids: string[]): Promise<boolean> 
   });
 }
 
-/** Walks from these jobs to their dependants, level by level. */
+/** Updates the dependants of these jobs, level by level. */
 async function passOn(tx: Transaction, queues: Queues, changed: string[], bound: Bound): Promise<void> {
   const deadline = performance.now() + bound.ms;
   let rows = bound.rows;
@@ -106,24 +107,24 @@ async function passOn(tx: Transaction, queues: Queues, changed: string[], bound:
     const isAll = dependants.length < rows;
     rows -= dependants.length;
     const next = await place(tx, queues, level, [...new Set(dependants)]);
-    // The outcomes of the next level are queued by the trigger, with those of this level that are not passed on.
-    if (isAll) await forgetOutcomes(tx, level);
+    // A trigger queues the outcomes of the next level, beside those of this level that remain.
+    if (isAll) await deleteOutcomes(tx, level);
     level = next;
   }
 }
 
-/** Locks up to `limit` of the dependants that have yet to learn of a change of these jobs; one comes once for each. */
+/** Locks up to `limit` dependants whose edges lack a change of these jobs; returns an id for each such edge. */
 async function lockDependants(tx: Transaction, changed: string[], limit: number): Promise<string[]> {
   const { rows } = await tx.execute<{ id: string }>(sql`
-    select jobs.id from pending_outcomes told
-    join job_dependencies edge on edge.depends_on = told.job_id and edge.outcome is distinct from told.outcome
+    select jobs.id from pending_outcomes pending
+    join job_dependencies edge on edge.depends_on = pending.job_id and edge.outcome is distinct from pending.outcome
     join jobs on jobs.id = edge.job_id
-    where told.job_id = any(${sql.param(changed)}) and ${waits}
+    where pending.job_id = any(${sql.param(changed)}) and ${waits}
     order by jobs.id limit ${limit} for update of jobs`);
   return rows.map(({ id }) => id);
 }
 
-async function forgetOutcomes(tx: Transaction, ids: string[]): Promise<void> {
+async function deleteOutcomes(tx: Transaction, ids: string[]): Promise<void> {
   await tx.execute(sql`delete from pending_outcomes where job_id = any(${sql.param(ids)})`);
 }
 
@@ -134,17 +135,17 @@ interface Dependant extends Edges, Record<string, unknown> {
   notifyUrl: string | null;
 }
 
-/** Writes the outcomes of `changed` to the edges of these dependants, and places them. Gives those that ended or wait again. */
+/** Writes the outcomes of `changed` to the edges of these dependants, and places them. Returns those that ended or wait again. */
 async function place(tx: Transaction, queues: Queues, changed: string[], dependants: string[]): Promise<string[]> {
   if (dependants.length === 0) return [];
   const { rows } = await tx.execute<Dependant>(sql`
-    with told as (select job_id, outcome from pending_outcomes where job_id = any(${sql.param(changed)})),
+    with pending as (select job_id, outcome from pending_outcomes where job_id = any(${sql.param(changed)})),
     written as (
-      update job_dependencies edge set outcome = told.outcome from told
-      where edge.depends_on = told.job_id and edge.job_id = any(${sql.param(dependants)}) and edge.outcome is distinct from told.outcome),
+      update job_dependencies edge set outcome = pending.outcome from pending
+      where edge.depends_on = pending.job_id and edge.job_id = any(${sql.param(dependants)}) and edge.outcome is distinct from pending.outcome),
     edges as (
-      select edge.job_id, edge.depends_on, case when told.job_id is null then edge.outcome else told.outcome end as outcome
-      from job_dependencies edge left join told on told.job_id = edge.depends_on
+      select edge.job_id, edge.depends_on, case when pending.job_id is null then edge.outcome else pending.outcome end as outcome
+      from job_dependencies edge left join pending on pending.job_id = edge.depends_on
       where edge.job_id = any(${sql.param(dependants)})),
     counted as (${countEdges(sql`edges`)})
     select id, status, run_on as "runOn", notify_url as "notifyUrl", open, failed from jobs join counted on job_id = id`);
@@ -154,11 +155,11 @@ async function place(tx: Transaction, queues: Queues, changed: string[], dependa
   const isBlocked = ({ status }: Dependant) => status === 'blocked';
   const restored = released.filter((job) => !isBlocked(job));
   await release(tx, queues, idsOf(released.filter(isBlocked)));
-  await release(tx, queues, idsOf(restored), { forget: true });
+  await release(tx, queues, idsOf(restored), { reset: true });
   return [...idsOf(restored), ...(await block(tx, placed)), ...(await end(tx, placed))];
 }
 
-/** For each job among these edges: how many prerequisites have not ended, and the first that did not complete. */
+/** Selects the state of the prerequisites of each job among these edges. */
 export function countEdges(edges: SQL): SQL {
   return sql`
     select job_id, count(*) filter (where outcome is null)::int as open,
@@ -172,7 +173,7 @@ interface Placed {
   place: Place;
 }
 
-/** Gives the ids of those that had ended, and wait again. */
+/** Blocks jobs with open prerequisites. Returns the ids of those that had ended. */
 async function block(tx: Transaction, placed: Placed[]): Promise<string[]> {
   const blocked = placed.flatMap(({ job, place }) =>
     place.status === 'blocked' ? [{ id: job.id, pending: place.pending, ended: job.status !== 'blocked' }] : [],
@@ -187,21 +188,18 @@ async function block(tx: Transaction, placed: Placed[]): Promise<string[]> {
   return blocked.filter(({ ended }) => ended).map(({ id }) => id);
 }
 
-/** Those that had ended for their prerequisites already stay as they are. */
+/** Ends blocked jobs whose prerequisites require it. Returns their ids. */
 async function end(tx: Transaction, placed: Placed[]): Promise<string[]> {
   const ended = placed.flatMap(({ job, place }) =>
     job.status === 'blocked' && (place.status === 'failed' || place.status === 'cancelled')
-      ? [{ jobId: job.id, notifyUrl: job.notifyUrl, status: place.status, error: place.error }]
+      ? [{ id: job.id, notifyUrl: job.notifyUrl, status: place.status, error: place.error }]
       : [],
   );
   if (ended.length === 0) return [];
   await tx.execute(sql`
     update jobs set status = x.status, error = x.error, finished_at = now()
-    from jsonb_to_recordset(${JSON.stringify(ended)}::jsonb) as x("jobId" text, status text, error jsonb)
-    where jobs.id = x."jobId"`);
-  await notifyEnded(
-    tx,
-    ended.map(({ error: _, ...told }) => told),
-  );
-  return ended.map(({ jobId }) => jobId);
+    from jsonb_to_recordset(${JSON.stringify(ended)}::jsonb) as x(id text, status text, error jsonb)
+    where jobs.id = x.id`);
+  await createJobWebhooks(tx, ended);
+  return ended.map(({ id }) => id);
 }

@@ -1,14 +1,11 @@
-import type { DependencyOutcome, RunOn } from '../db/schema.ts';
+import { type DependencyOutcome, ENDED, type JobStatus, type RunOn } from '../db/schema.ts';
 import { AppError, type PublicError } from '../runtime/errors.ts';
 
-/**
- * A cycle in `depends_on`, as the ids along it with the first one repeated at the end, or undefined.
- * Edges to ids that are no keys are left out.
- */
+/** A cycle in `depends_on`, as a list of ids that ends with the first. Edges to ids that are not keys are ignored. */
 export function findCycle(dependsOn: Map<string, string[]>): string[] | undefined {
   const done = new Set<string>();
   for (const start of dependsOn.keys()) {
-    // The path so far; the prerequisites of its last id are still to be visited.
+    // `left` holds the prerequisites that were not visited yet.
     const path: { id: string; left: string[] }[] = [];
     const enter = (id: string) => path.push({ id, left: [...(dependsOn.get(id) ?? [])].reverse() });
     if (!done.has(start)) enter(start);
@@ -34,7 +31,7 @@ export function refuseCycle(dependsOn: Map<string, string[]>): void {
   throw new AppError('dependency_cycle', message, { status: 422, details: { cycle } });
 }
 
-/** The edges of one job, counted. */
+/** The state of the prerequisites of a job. */
 export interface Edges {
   /** Prerequisites that have not ended. */
   open: number;
@@ -42,7 +39,7 @@ export interface Edges {
   failed: { id: string; outcome: Exclude<DependencyOutcome, 'completed'> } | null;
 }
 
-/** Where its prerequisites put a job that has not started. */
+/** The state that the prerequisites of a job require, before it starts. */
 export type Place =
   | { status: 'free' }
   | { status: 'blocked'; pending: number }
@@ -51,8 +48,8 @@ export type Place =
 const WORDS = { failed: 'has failed', cancelled: 'was cancelled', deleted: 'was deleted' };
 
 /**
- * The one rule of dependencies. A job that runs on `success` fails with its first prerequisite that does not complete;
- * the others wait until all have ended. A job that runs on `failure` is cancelled when all have completed.
+ * Decides the state of a job by its prerequisites. A job that runs on `success` fails with the first prerequisite that does
+ * not complete. Any other job waits until all have ended. A job that runs on `failure` is cancelled when all completed.
  */
 export function placeOf(runOn: RunOn, { open, failed }: Edges): Place {
   if (runOn === 'success' && failed !== null) {
@@ -65,4 +62,42 @@ export function placeOf(runOn: RunOn, { open, failed }: Edges): Place {
     return { status: 'cancelled', error: { code: 'dependency_completed', message } };
   }
   return { status: 'free' };
+}
+
+interface NewNode {
+  id: string;
+  dependsOn?: string[] | undefined;
+  runOn?: RunOn | undefined;
+}
+
+/**
+ * Places the jobs of a new batch, without cycles, whose prerequisites are in the batch or among `stored`. A job without
+ * prerequisites is free, on any `run_on`.
+ */
+export function placeNewJobs(batch: NewNode[], stored: ReadonlyMap<string, JobStatus>): Map<string, Place> {
+  const byId = new Map(batch.map((job) => [job.id, job]));
+  const places = new Map<string, Place>();
+
+  function statusOf(id: string): JobStatus | 'free' | undefined {
+    const job = byId.get(id);
+    return job === undefined ? stored.get(id) : place(job).status;
+  }
+
+  function place({ id, dependsOn = [], runOn = 'success' }: NewNode): Place {
+    const known = places.get(id);
+    if (known !== undefined) return known;
+    const edges: Edges = { open: 0, failed: null };
+    for (const on of new Set(dependsOn)) {
+      const status = statusOf(on);
+      const outcome = ENDED.find((end) => end === status);
+      if (outcome === undefined) edges.open++;
+      else if (outcome !== 'completed') edges.failed ??= { id: on, outcome };
+    }
+    const placed: Place = dependsOn.length > 0 ? placeOf(runOn, edges) : { status: 'free' };
+    places.set(id, placed);
+    return placed;
+  }
+
+  for (const job of batch) place(job);
+  return places;
 }

@@ -6,8 +6,9 @@ import { lockInTransaction } from '../db/locks.ts';
 const LEASE_SECONDS = 5;
 
 /**
- * Takes or renews the lease to make room for a large job. One converter holds it at a time: the one that has room soonest.
- * @param startsAt when the job fits here at the latest, in ms since 1970
+ * Takes or renews the lease to drain this converter for a large job. One converter holds it at a time: the one on which the
+ * job fits first. Returns true if this converter holds it.
+ * @param startsAt the latest time at which the job fits here, in ms since 1970
  */
 export async function takeDrainLease(db: Database, converterId: string, startsAt: number): Promise<boolean> {
   return db.transaction(async (tx) => {

@@ -3,7 +3,7 @@ import type { Database, Transaction } from '../db/client.ts';
 import { tryLockInTransaction } from '../db/locks.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs, PRIORITIES } from '../db/schema.ts';
-import { release } from './ready.ts';
+import { release } from './release.ts';
 import { transition } from './transition.ts';
 
 /** Small enough that a job which becomes due meanwhile waits for a fraction of a second. */
@@ -12,8 +12,8 @@ const BATCH = 500;
 const due = and(inArray(jobs.status, ['scheduled', 'retrying']), lte(jobs.dueAt, sql`now()`));
 
 /**
- * Makes jobs ready whose time has come: the highest priority first, then those due first, in batches until none is left
- * or `signal` is aborted. One process at a time does so.
+ * Makes due jobs ready, by priority and then by due time, in batches until none is left or `signal` is aborted. One process
+ * at a time does so.
  */
 export async function sendDueJobs(db: Database, queues: Queues, signal?: AbortSignal): Promise<void> {
   while (!signal?.aborted && (await hasDueJobs(db))) {
@@ -21,7 +21,7 @@ export async function sendDueJobs(db: Database, queues: Queues, signal?: AbortSi
   }
 }
 
-/** Every converter asks each second, and there is hardly ever one: that should be one statement. */
+/** Saves a transaction: every converter asks each second, and jobs are seldom due. */
 async function hasDueJobs(db: Database): Promise<boolean> {
   const [first] = await db
     .select({ id: jobs.id })
@@ -31,7 +31,7 @@ async function hasDueJobs(db: Database): Promise<boolean> {
   return first !== undefined;
 }
 
-/** Gives how many it has sent: none while another process sends. */
+/** Returns the number of jobs; 0 while another process holds the lock. */
 async function sendBatch(db: Database, queues: Queues): Promise<number> {
   return transition(db, async (tx) => {
     if (!(await tryLockInTransaction(tx, 'dueJobs'))) return 0;

@@ -1,14 +1,14 @@
 import { and, eq, sql } from 'drizzle-orm';
-import { failRemainingPages, finishUpload } from '../conversion/record-pages.ts';
 import type { Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs } from '../db/schema.ts';
 import type { PublicError } from '../runtime/errors.ts';
 import type { Job } from './claim.ts';
 import { placeDependants } from './dependants.ts';
-import { notifyEnded } from './webhooks.ts';
+import { domain } from './domain.ts';
+import { createJobWebhooks } from './webhooks.ts';
 
-/** How a job ends for good. */
+/** The final outcome of a job. */
 export interface End {
   job: Job;
   status: 'completed' | 'failed' | 'cancelled';
@@ -16,28 +16,26 @@ export interface End {
   error?: PublicError;
 }
 
-/** The one way jobs end: their own rows, then what hangs on them: webhooks, dependants, pages, parent, upload. */
+/** Every job ends here: first its row, then its webhook, its dependants, the rows of the domain, and its parent. */
 export async function endJobs(tx: Transaction, queues: Queues, ends: End[]): Promise<void> {
   if (ends.length === 0) return;
   await markEnded(tx, ends);
-  await notifyEnded(
+  await createJobWebhooks(
     tx,
-    ends.map(({ job, status }) => ({ jobId: job.id, status, notifyUrl: job.notifyUrl })),
+    ends.map(({ job: { id, notifyUrl }, status }) => ({ id, status, notifyUrl })),
   );
   await placeDependants(
     tx,
     queues,
     ends.map(({ job }) => job.id),
   );
-  for (const { job, error } of ends) {
-    if (job.uploadId !== null && error !== undefined && job.pendingChildren === 0)
-      await failRemainingPages(tx, job, error);
-    if (job.parentId !== null) await childEnded(tx, queues, job.parentId);
-    else if (job.uploadId !== null) await finishUpload(tx, job.uploadId);
+  for (const end of ends) {
+    await domain().onEnded(tx, end);
+    if (end.job.parentId !== null) await endChild(tx, queues, end.job.parentId);
   }
 }
 
-/** Only the rows of the jobs themselves: nobody is told. */
+/** Changes only the rows of the jobs themselves. */
 export async function markEnded(tx: Transaction, ends: End[]): Promise<void> {
   const rows = ends.map(({ job, status, result, error }) => ({ id: job.id, status, result, error }));
   await tx.execute(sql`
@@ -48,8 +46,8 @@ export async function markEnded(tx: Transaction, ends: End[]): Promise<void> {
     where jobs.id = ended.id`);
 }
 
-/** A parent ends with its last child: failed if any of them did, with that child's error. */
-async function childEnded(tx: Transaction, queues: Queues, parentId: string): Promise<void> {
+/** A parent ends with its last child: it fails with the error of a failed child, or completes. */
+async function endChild(tx: Transaction, queues: Queues, parentId: string): Promise<void> {
   const [parent] = await tx.select().from(jobs).where(eq(jobs.id, parentId)).for('update');
   if (parent === undefined || parent.status !== 'running') return;
   if (parent.pendingChildren > 1) {

@@ -1,16 +1,16 @@
 /**
- * Fairness between owners: each start costs its owner one turn, and the owner with the fewest turns is next (start-time
- * fair queueing). An owner that had nothing to start saves no turns up for later: it counts from the clock on.
+ * Fairness between owners (start-time fair queueing): each start costs its owner one turn, and the owner with the fewest
+ * turns is next. An idle owner does not save turns: it counts from the clock on.
  */
 export interface Shares {
   /** The turns at which the last start began. */
   clock: number;
-  /** The turns that each owner has taken; an owner without an entry has taken none. */
+  /** The turns of each owner; 0 without an entry. */
   turns: ReadonlyMap<string, number>;
 }
 
 export interface Turns {
-  /** At which turn the owner's next start begins: lower is earlier. */
+  /** The turn of the owner's next start; the lowest is next. */
   next(owner: string): number;
   /** Counts a start. */
   take(owner: string): void;

@@ -2,14 +2,14 @@ import { type SQL, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import { transition } from './transition.ts';
 
-/** How many jobs of a type may run at a time, in all converters together. */
+/** The maximum number of jobs of a type that run at the same time in all converters. */
 export interface Concurrency {
   perType?: number;
-  /** Of those jobs that have the same `concurrency_key`. */
+  /** Applies to jobs with the same `concurrency_key`. */
   perKey?: number;
 }
 
-/** How many jobs of a type may start: `limit` at once, then one each `per_seconds / limit` seconds. */
+/** The starts of jobs of a type: `limit` at once, then one each `per_seconds / limit` seconds. */
 export interface Rate {
   limit: number;
   per_seconds: number;
@@ -18,15 +18,15 @@ export interface Rate {
 const tokensNow = sql`least(rate_limit, tokens
   + greatest(0, extract(epoch from clock_timestamp() - refilled_at)) * rate_limit / rate_seconds)`;
 
-/** Of a row of `job_types`: how many more jobs of the type may start now; null for any number. */
+/** The number of jobs that a row of `job_types` lets start now; null means no limit. */
 export const freeSlots: SQL = sql`case when paused_at is not null or is_relimited then 0 when per_type is null and rate_limit is null then null else greatest(0, least(
   case when per_type is not null then
     per_type - (select count(*) from jobs where jobs.type = job_types.type and jobs.status = 'running') end,
   floor(${tokensNow})))::int end`;
 
 /**
- * Keeps those of the planned jobs that the limits of their types let start, in order. Until the transaction ends, no
- * other claim starts jobs of the types that have limits, and none of these types is paused.
+ * Returns the planned jobs that the limits of their types let start, in order. Locks the types: until the transaction ends,
+ * no other claim starts jobs of the limited ones, and none is paused.
  */
 export async function withinLimits<Planned extends { type: string }>(
   tx: Transaction,
@@ -44,7 +44,7 @@ export async function withinLimits<Planned extends { type: string }>(
     select * from free union all select * from limited`);
   const limited = locked.filter((row) => row.limited).map(({ type }) => type);
   if (limited.length === 0) return planned;
-  // A statement after the lock sees what the claims before this one have started.
+  // A statement after the lock sees the jobs that earlier claims started.
   const { rows } = await tx.execute<{ type: string; slots: number }>(
     sql`select type, ${freeSlots} as slots from job_types where type = any(${sql.param(limited)})`,
   );
@@ -65,12 +65,11 @@ export async function spendTokens(tx: Transaction, started: { type: string }[]):
     where job_types.type = spent.type and rate_limit is not null`);
 }
 
-/** Keys that one transaction looks after. */
+/** The maximum number of keys in one transaction. */
 const BATCH = 100;
 
 /**
- * Admits jobs to keys that have room. The triggers do that at once, but pass over a job whose row another transaction
- * has locked at that moment, and leave changed limits to this.
+ * Admits jobs to keys with free slots. Triggers normally do so, but they skip locked rows and ignore changes of limits.
  */
 export async function admitMissed(db: Database): Promise<void> {
   const admit = (keys: SQL) =>
@@ -89,7 +88,7 @@ export async function admitMissed(db: Database): Promise<void> {
 
 const isActive = sql`concurrency_key is not null and not throttled and status in ('ready', 'running')`;
 
-/** Of types whose limits have changed: keys with more jobs than may run, some of which have not started. */
+/** Keys of types with changed limits that have too many jobs, some of which have not started. */
 const overfullKeys = sql`
   with keys as (
     select type, concurrency_key from jobs join job_types using (type)
@@ -97,7 +96,7 @@ const overfullKeys = sql`
     group by type, concurrency_key, per_key having count(*) > per_key and bool_or(status = 'ready')
     order by type, concurrency_key limit ${BATCH})`;
 
-/** Keys that could run more jobs, and have some that are throttled. */
+/** Keys with free slots and throttled jobs. */
 const roomyKeys = sql`
   with recursive throttled as (
     (select type, concurrency_key from jobs where throttled order by type, concurrency_key limit 1)

@@ -15,28 +15,28 @@ import { isOverdue } from './overdue.ts';
 import { repairQueues } from './repair.ts';
 import { settleAttempts } from './settle.ts';
 import { transition } from './transition.ts';
-import { forgetUniqueKeys } from './unique.ts';
+import { deleteExpiredKeys } from './unique.ts';
 
 const MAX_ATTEMPTS_A_ROUND = 500;
 
-/** A converter whose heartbeat is older than this is lost. Its heartbeats come every 3 s. */
+/** A converter whose heartbeat is older than this is lost. It sends one every 3 s. */
 const LOST_AFTER_SECONDS = 15;
-/** A round comes each second: a longer gap means that no converter reached Postgres, so that every heartbeat may be old. */
+/** Rounds take place each second: after a longer gap no converter reached Postgres, so that every heartbeat may be old. */
 const MAX_GAP_SECONDS = 5;
-/** Converters that look in the same second leave the round to the first of them. */
+/** Only the first converter in each second does the round. */
 const MIN_ROUND_SECONDS = 0.9;
 
 const seconds = (count: number) => sql`make_interval(secs => ${count})`;
 
-const LOST: PublicError = { code: 'converter_lost', message: 'the converter that ran it went away' };
+const LOST: PublicError = { code: 'converter_lost', message: 'the converter that ran the job was lost' };
 
 /**
- * One round of the leader: declares converters lost, and settles the attempts that they held and those that have outrun
- * their timeout. Nothing happens while another converter has the lock. After an outage, converters first get as much time
- * to come back as a heartbeat may take in ordinary times.
+ * One round of the leader: declares converters lost, and settles their attempts and those that have exceeded their timeout.
+ * Does nothing while another converter holds the lock. After an outage, converters get `LOST_AFTER_SECONDS` to send a
+ * heartbeat again.
  */
 export async function maintain(db: Database, queues: Queues, log: Logger): Promise<void> {
-  const found = await watch(db);
+  const found = await findLost(db);
   if (found === undefined) return;
   for (const name of found.lost) log.warn({ converter: name }, 'converter lost');
   await settleAsFailed(db, queues, log, await orphanedAttempts(db), () => LOST);
@@ -48,8 +48,8 @@ export async function maintain(db: Database, queues: Queues, log: Logger): Promi
 }
 
 /**
- * Continues what transactions have left to be done in steps of less than a second: dependants and bulk operations. Ends
- * when nothing is left, or `signal` aborts. Several processes share the steps.
+ * Continues background work in steps of less than a second: changes of dependants, and bulk operations. Returns when none is
+ * left, or `signal` is aborted. Several processes share the steps.
  */
 export async function continueChanges(db: Database, queues: Queues, log: Logger, signal?: AbortSignal): Promise<void> {
   for (let more = true; more && !signal?.aborted; ) {
@@ -59,7 +59,7 @@ export async function continueChanges(db: Database, queues: Queues, log: Logger,
   }
 }
 
-/** True if there are such changes, so that jobs that have ended may be retried or deleted in the background. */
+/** True while such work exists, so that jobs may change that have ended. */
 export async function isChanging(db: Database): Promise<boolean> {
   const { rows } = await db.execute<{ found: boolean }>(sql`
     select exists (select from bulk_operations where status = 'running')
@@ -67,10 +67,10 @@ export async function isChanging(db: Database): Promise<boolean> {
   return rows[0]?.found === true;
 }
 
-/** Once in a while: history that nobody asks for is forgotten, and a sample of the queues is checked. */
-export async function tidyUp(db: Database, queues: Queues, log: Logger): Promise<void> {
+/** Deletes expired rows, and checks a sample of the queues. */
+export async function pruneHistory(db: Database, queues: Queues, log: Logger): Promise<void> {
   await forgetAnswers(db);
-  await forgetUniqueKeys(db);
+  await deleteExpiredKeys(db);
   await db.delete(fairShares).where(lt(fairShares.usedAt, sql`now() - interval '1 day'`));
   await db.delete(bulkOperations).where(lt(bulkOperations.finishedAt, sql`now() - interval '1 day'`));
   await db.delete(throughput).where(lt(throughput.minute, sql`now() - interval '1 day'`));
@@ -90,24 +90,24 @@ export async function tidyUp(db: Database, queues: Queues, log: Logger): Promise
   if (repaired.sent.length + repaired.removed.length > 0) log.error(repaired, 'jobs and pg-boss disagreed; repaired');
 }
 
-/** Notes that a round takes place, and declares converters lost. Gives nothing when this is not the time for a round. */
-async function watch(db: Database): Promise<{ lost: string[]; isSteady: boolean } | undefined> {
+/** Records the round, and declares converters lost. Returns undefined when another converter does the round. */
+async function findLost(db: Database): Promise<{ lost: string[]; isSteady: boolean } | undefined> {
   const { rows: recent } = await db.execute(sql`
     select from maintenance where last_seen_at between now() - ${seconds(MIN_ROUND_SECONDS)} and now()`);
   if (recent.length > 0) return undefined;
   return transition(db, async (tx) => {
     if (!(await tryLockInTransaction(tx, 'maintenance'))) return undefined;
-    const isSteady = await noteRound(tx);
+    const isSteady = await recordRound(tx);
     return { lost: isSteady ? await declareLost(tx) : [], isSteady };
   });
 }
 
 /**
- * Gives whether the heartbeats have been watched for as long as one may be late. The watch is a row in Postgres, so that it
- * survives a change of the leader, and every outage interrupts it: of Postgres, of the network, a failover. A time in the
- * future comes from a primary with another clock.
+ * Returns true if rounds took place without a gap for as long as a heartbeat may be late. The row survives a change of the
+ * leader, and every outage of Postgres or the network leaves a gap. A time in the future comes from a primary with another
+ * clock, after a failover.
  */
-async function noteRound(tx: Transaction): Promise<boolean> {
+async function recordRound(tx: Transaction): Promise<boolean> {
   const { rows } = await tx.execute<{ steady: boolean }>(sql`
     insert into maintenance as watch (id, last_seen_at, watched_since) values (1, now(), now())
     on conflict (id) do update set last_seen_at = now(), watched_since =
@@ -116,7 +116,7 @@ async function noteRound(tx: Transaction): Promise<boolean> {
   return rows[0]?.steady === true;
 }
 
-/** A row that is locked is left alone: its converter's own heartbeat, or a claim of it, may be waiting just now. */
+/** Skips locked rows: the converter may be sending a heartbeat or claiming. */
 async function declareLost(tx: Transaction): Promise<string[]> {
   const silent = await tx
     .select({ id: converters.id })
@@ -133,7 +133,7 @@ async function declareLost(tx: Transaction): Promise<string[]> {
   return lost.map(({ name }) => name);
 }
 
-/** Settles each attempt as failed: all of them together, or one by one when they cannot be settled together. */
+/** Settles attempts as failed: all together, or one by one if that fails. */
 async function settleAsFailed<Attempt extends AttemptKey>(
   db: Database,
   queues: Queues,
@@ -150,17 +150,18 @@ async function settleAsFailed<Attempt extends AttemptKey>(
     await settleAttempts(db, queues, settlements);
     return;
   } catch (error) {
+    // Any other error occurs again for a single attempt, which is logged.
     if (isOutage(error)) throw error;
   }
   for (const settlement of settlements) {
     await settleAttempts(db, queues, [settlement]).catch((error) => {
       if (isOutage(error)) throw error;
-      log.error({ err: error, job: settlement.attempt.id }, 'attempt not settled');
+      log.error({ err: error, job: settlement.attempt.id }, 'attempt could not be settled');
     });
   }
 }
 
-/** Running jobs whose converter is lost, or stopped without giving them back. */
+/** Running attempts whose converter is lost, or stopped without returning them. */
 async function orphanedAttempts(db: Database): Promise<AttemptKey[]> {
   return db
     .select(attemptKey)
@@ -170,7 +171,7 @@ async function orphanedAttempts(db: Database): Promise<AttemptKey[]> {
     .limit(MAX_ATTEMPTS_A_ROUND);
 }
 
-/** Running attempts that have outrun their timeout, although their converter lives: it hangs. */
+/** Running attempts that have exceeded their timeout, because their converter hangs. */
 async function overdueAttempts(db: Database): Promise<(AttemptKey & { timeoutSeconds: number })[]> {
   return db
     .select({ ...attemptKey, timeoutSeconds: jobs.timeoutSeconds })

@@ -5,38 +5,38 @@ import { levelOf } from './priority.ts';
 import { fits, type Reservation, roomOf } from './room.ts';
 import type { Shape } from './shape.ts';
 
-/** A ready job, as far as its turn depends on it. */
+/** The fields of a ready job that decide its turn. */
 export interface Waiting {
   id: string;
   priority: Priority;
-  /** Empty where no keys are configured. */
+  /** Empty without API keys. */
   owner: string;
   type: string;
   shape: Shape;
   timeoutSeconds: number;
-  /** Since its arrival in the queue. */
+  /** The time since its arrival in the queue. */
   waitedSeconds: number;
 }
 
-/** How many jobs of a type may start; a type without an entry has no limit. */
+/** The number of jobs of each type that may start; a type without an entry has no limit. */
 export type Slots = ReadonlyMap<string, number>;
 
-/** The job that a converter keeps room for. */
+/** The job for which a converter drains. */
 export interface Held {
   id: string;
   shape: Shape;
   level: number;
-  /** When it fits at the latest, in ms since 1970. */
+  /** The latest time at which it fits, in ms since 1970. */
   startsAt: number;
 }
 
-/** Most jobs that one claim takes. */
+/** The maximum number of jobs in one claim. */
 export const MAX_CLAIM = 32;
-/** A job that has waited this long without room gets a converter that makes room for it. */
+/** A converter drains for a job that has waited this long without room. */
 const PATIENCE_SECONDS = 30;
-/** A converter holds back others no longer than this, in advance of the time at which the large job fits ... */
+/** A converter drains no longer than this before the large job fits. */
 const MAX_IDLE_SECONDS = 600;
-/** ... until the large job has waited this long. From then on nothing may delay it. */
+/** A large job that has waited this long is not subject to `MAX_IDLE_SECONDS`, so that it starts at last. */
 const STRICT_AFTER_SECONDS = 3_600;
 
 interface Converter {
@@ -47,8 +47,8 @@ interface Converter {
 }
 
 /**
- * The job for which this converter should make room: the one that has waited longest among the most urgent, if it lacks
- * room and patience is over. Undefined when there is none, or when waiting for it would idle the converter for too long.
+ * The job for which this converter should drain: the one that has waited longest among the most urgent, if it lacks room and
+ * has waited for `PATIENCE_SECONDS`. Undefined without such a job, or when the converter would idle for too long.
  */
 export function findHeld(waiting: Waiting[], { capacity, running, now }: Converter): Held | undefined {
   const levels = waiting.map((job) => levelOf(job.priority, job.waitedSeconds));
@@ -66,8 +66,8 @@ export function findHeld(waiting: Waiting[], { capacity, running, now }: Convert
 }
 
 /**
- * The jobs to start now, in order: the most urgent level first, within it the owner whose turn it is, of one owner the job
- * that came first, and of each type no more than its slots. A job that lacks room lets the next one pass, unless that would delay `held`.
+ * The jobs to start now, in order: first by level, then by the turns of their owners, then by arrival; of each type at most
+ * its slots. A job that lacks room is skipped, and no job may delay `held`.
  */
 export function planClaim(
   waiting: Waiting[],
@@ -90,7 +90,7 @@ export function planClaim(
         (free.get(job.type) ?? Infinity) > 0 &&
         fits(job.shape, room) &&
         (held === undefined || level > held.level || mayBackfill(capacity, started, held, reservationOf(job)));
-      // The first of each owner; the sort is stable, so that of equal turns the longest waiting is first.
+      // The sort is stable, so that among equal turns the job that waited longest is first.
       const firsts = [...Map.groupBy(left.filter(mayStart), ({ owner }) => owner).values()].flatMap(
         ([job]) => job ?? [],
       );

@@ -3,7 +3,7 @@ import { jobs, type Progress } from '../db/schema.ts';
 import { ownedBy } from './attempt.ts';
 import type { AttemptKey } from './claim.ts';
 
-/** Records how far a running attempt has come; nothing, when it no longer owns its job. */
+/** Records the progress of an attempt, unless it no longer owns its job. */
 export async function recordProgress(db: Database, attempt: AttemptKey, progress: Progress): Promise<void> {
   await db.update(jobs).set({ progress }).where(ownedBy(attempt));
 }

@@ -5,16 +5,16 @@ import { transition } from './transition.ts';
 
 const MAX_SAMPLE = 1_000;
 
-/** The ids that were repaired: of jobs, and of pg-boss jobs. */
+/** Ids of jobs that were sent to pg-boss, and of pg-boss jobs that were removed. */
 export interface Repaired {
   sent: string[];
   removed: string[];
 }
 
 /**
- * Compares a sample of jobs with pg-boss: a ready job without its pg-boss job would never run and gets one; a pg-boss job
- * that stands for no job is removed. Both are written in one transaction, so they differ only when somebody else has
- * changed them, such as a restore of one schema alone.
+ * Compares a random sample of jobs with pg-boss. A ready job without a pg-boss job gets one, because it would never run; a
+ * pg-boss job without a job is removed. The engine writes both in one transaction, so they differ only after changes from
+ * outside, such as a restore of one schema.
  */
 export async function repairQueues(db: Database, queues: Queues): Promise<Repaired> {
   return transition(db, async (tx) => ({
@@ -31,7 +31,7 @@ async function sendMissing(tx: Transaction, queues: Queues): Promise<string[]> {
     where status = 'ready' and ${isMissing}`);
   if (suspects.length === 0) return [];
   const ids = sql`any(${sql.param(suspects.map(({ id }) => id))})`;
-  // A statement sees what was committed before it began, so the locks come first and the second look after them.
+  // A statement sees only earlier commits, so that the jobs are read again under their locks.
   const { rows: locked } = await tx.execute<{ id: string }>(
     sql`select id from jobs where id = ${ids} order by id for update skip locked`,
   );

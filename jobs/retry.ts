@@ -1,101 +1,96 @@
 import { asc, eq, sql } from 'drizzle-orm';
-import { forgetFailures, hasFailedPages, partsFor, reopenUpload } from '../conversion/record-pages.ts';
 import type { Database, Transaction } from '../db/client.ts';
 import { findJob } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs } from '../db/schema.ts';
+import { conflict, lockChange } from './change-lock.ts';
 import { submitChildren } from './children.ts';
 import type { Job } from './claim.ts';
 import { countEdges, placeDependants } from './dependants.ts';
 import { type Edges, type Place, placeOf } from './dependencies.ts';
-import { conflict, lockChange } from './exclusive.ts';
-import { release } from './ready.ts';
+import { domain } from './domain.ts';
+import { release } from './release.ts';
 import { transition } from './transition.ts';
 
 /**
- * Runs a failed or cancelled job again, with all its attempts before it; of a job that was split, only the children that
- * did not complete; of a conversion, not the pages that are good. Dependants that failed because of it wait again. Gives
- * undefined when there is no such job; throws `conflict` when it has not failed, is part of another, or its prerequisites
- * do not let it run.
+ * Runs a failed or cancelled job again, with all its attempts. Work that completed is kept: of a job that was split, only
+ * the other children run. Dependants that failed because of the job wait again. Returns undefined when there is no such
+ * job; throws `conflict` when it has not failed, is part of another, or its prerequisites do not let it run.
  */
 export async function retryJob(db: Database, queues: Queues, id: string): Promise<Job | undefined> {
   return transition(db, async (tx) => {
     const found = await findJob(tx, id);
     if (found === undefined) return undefined;
     await lockChange(tx, found.uploadId ?? id);
-    const refusal = await reopen(tx, queues, id);
+    const refusal = await reopenJob(tx, queues, id);
     if (refusal !== undefined) throw conflict(refusal.reason);
     await placeDependants(tx, queues, [id]);
     return findJob(tx, id);
   });
 }
 
-/** Why a job cannot run again; `place` is where its prerequisites put it, when they are the reason. */
+/** A job cannot run again. */
 export interface Refusal {
   reason: string;
+  /** The state that its prerequisites require, when they are the reason. */
   place?: Extract<Place, { error: unknown }>;
 }
 
+const RESET = { error: null, result: null, progress: null, failures: 0, finishedAt: null };
+
 /**
- * Puts one job back to where it may run again: also a conversion that completed, if pages of it failed alone. Those that
- * belong to no child that runs again are made by new ones. Gives the reason, and changes nothing, when it may not. The
- * caller places its dependants.
+ * Lets a job run again that failed or was cancelled, or that completed and has work that failed. Returns the reason, and
+ * changes nothing, when it may not run. The caller places its dependants.
  */
-export async function reopen(tx: Transaction, queues: Queues, id: string): Promise<Refusal | undefined> {
-  const edges = await lockedEdges(tx, id);
+export async function reopenJob(tx: Transaction, queues: Queues, id: string): Promise<Refusal | undefined> {
+  const edges = await lockEdges(tx, id);
   const [job] = await tx.select().from(jobs).where(eq(jobs.id, id)).for('update');
   if (job === undefined) return undefined;
-  if (job.finishedAt === null || (job.status === 'completed' && !(await hasFailedPages(tx, job))))
-    return { reason: `${id} is ${job.status}: only jobs that failed or were cancelled can be retried` };
+  if (job.finishedAt === null || (job.status === 'completed' && !(await domain().isRetryable(tx, job))))
+    return { reason: `${id} is ${job.status}: only failed or cancelled jobs can be retried` };
   if (job.parentId !== null) return { reason: `${id} is part of ${job.parentId}: retry that` };
   const place: Place = edges === undefined ? { status: 'free' } : placeOf(job.runOn, edges);
   if ('error' in place) return { reason: await adviceFor(tx, place, edges), place };
 
-  const fresh = { error: null, result: null, progress: null, failures: 0, finishedAt: null };
-  if (!(await reopenParts(tx, queues, job))) {
-    if (place.status === 'free') await release(tx, queues, [id], { forget: true });
+  if (!(await reopenChildren(tx, queues, job))) {
+    if (place.status === 'free') await release(tx, queues, [id], { reset: true });
     else
       await tx
         .update(jobs)
-        .set({ ...fresh, status: 'blocked', pendingDependencies: place.pending })
+        .set({ ...RESET, status: 'blocked', pendingDependencies: place.pending })
         .where(eq(jobs.id, id));
   }
-  if (job.uploadId !== null) await reopenUpload(tx, job.uploadId);
+  await domain().onRetried(tx, job);
   return undefined;
+}
 
-  /** A job that was split, or that has pages to be made again, waits for children. Gives whether it does. */
-  async function reopenParts(tx: Transaction, queues: Queues, job: Job): Promise<boolean> {
-    const children = await tx.select().from(jobs).where(eq(jobs.parentId, id)).orderBy(asc(jobs.id)).for('update');
-    const undone = children.filter(({ status }) => status !== 'completed');
-    const failedPages = await forgetFailures(tx, job);
-    // A job that runs again makes its pages itself.
-    const runsItself = children.length === 0 && job.status !== 'completed';
-    const parts = runsItself
-      ? []
-      : partsFor(failedPages, [job, ...children]).filter(({ maker }) => !undone.includes(maker));
-    const pendingChildren = undone.length + parts.length;
-    if (pendingChildren === 0) return false;
-    await tx
-      .update(jobs)
-      .set({ ...fresh, status: 'running', pendingChildren })
-      .where(eq(jobs.id, id));
-    await release(
-      tx,
-      queues,
-      undone.toSorted((a, b) => a.arrivedAt.getTime() - b.arrivedAt.getTime()).map((child) => child.id),
-      { forget: true },
-    );
-    const attempt = Math.max(...[job, ...children].map((maker) => maker.attempt));
-    await submitChildren(tx, queues, job, parts, attempt);
-    return true;
-  }
+/** Lets the children run again that did not complete, beside new ones for the remaining work. Returns false without any. */
+async function reopenChildren(tx: Transaction, queues: Queues, job: Job): Promise<boolean> {
+  const children = await tx.select().from(jobs).where(eq(jobs.parentId, job.id)).orderBy(asc(jobs.id)).for('update');
+  const undone = children.filter(({ status }) => status !== 'completed');
+  const added = await domain().beforeRetry(tx, job, children);
+  const pendingChildren = undone.length + added.length;
+  if (pendingChildren === 0) return false;
+  await tx
+    .update(jobs)
+    .set({ ...RESET, status: 'running', pendingChildren })
+    .where(eq(jobs.id, job.id));
+  await release(
+    tx,
+    queues,
+    undone.toSorted((a, b) => a.arrivedAt.getTime() - b.arrivedAt.getTime()).map(({ id }) => id),
+    { reset: true },
+  );
+  const attempt = Math.max(...[job, ...children].map((maker) => maker.attempt));
+  await submitChildren(tx, queues, job, added, attempt);
+  return true;
 }
 
 /**
- * The edges of a job as its prerequisites are now: undefined when it has none. The prerequisites are held FOR SHARE, so
- * that none of them ends unseen while this job becomes `blocked` on it.
+ * Updates the edges of a job to the current state of its prerequisites; returns undefined when it has none. The
+ * prerequisites are locked FOR SHARE, so that none of them ends unseen while this job becomes `blocked`.
  */
-async function lockedEdges(tx: Transaction, id: string): Promise<Edges | undefined> {
+async function lockEdges(tx: Transaction, id: string): Promise<Edges | undefined> {
   const { rowCount } = await tx.execute(sql`select 1 from job_dependencies where job_id = ${id} limit 1`);
   if (rowCount === 0) return undefined;
   await tx.execute(sql`
@@ -104,10 +99,10 @@ async function lockedEdges(tx: Transaction, id: string): Promise<Edges | undefin
     update job_dependencies edge set outcome = known.outcome
     from (
       select depends_on, case
-        when prerequisite.id is null then coalesce(told.outcome, was.outcome, 'deleted')
+        when prerequisite.id is null then coalesce(pending.outcome, was.outcome, 'deleted')
         when prerequisite.finished_at is not null then prerequisite.status end as outcome
       from job_dependencies was left join jobs prerequisite on prerequisite.id = depends_on
-      left join pending_outcomes told on told.job_id = depends_on
+      left join pending_outcomes pending on pending.job_id = depends_on
       where was.job_id = ${id}) known
     where edge.job_id = ${id} and edge.depends_on = known.depends_on and edge.outcome is distinct from known.outcome`);
   const { rows } = await tx.execute<Edges & Record<string, unknown>>(

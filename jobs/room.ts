@@ -1,21 +1,21 @@
-import { inBackground, ORDINARY_MB, type Shape } from './shape.ts';
+import { isBackground, ORDINARY_MB, type Shape } from './shape.ts';
 
 /** A running job as its converter counts it. */
 export interface Reservation {
   shape: Shape;
-  /** When its timeout ends it at the latest, in ms since 1970. */
+  /** The time at which its timeout ends it, in ms since 1970. */
   endsAt: number;
 }
 
-/** The room that a converter may still reserve. */
+/** The free capacity of a converter. */
 export interface Room extends Shape {
-  /** The largest job that may start in the background, in MB. */
+  /** The memory, in MB, of the largest job that may start in the background lane. */
   backgroundMb: number;
 }
 
 /**
- * The room that running jobs leave. The first job in the background may take all memory. Others join it while there are
- * no more of them than CPU units, and together they leave an ordinary conversion to each unit.
+ * The free capacity beside the running jobs. The first job of the background lane may reserve all memory. Others join it
+ * while the lane has fewer jobs than the converter has CPU units, and leaves memory for an ordinary job to each unit.
  */
 export function roomOf(capacity: Shape, running: Iterable<Reservation>): Room {
   const room = { ...capacity };
@@ -24,16 +24,16 @@ export function roomOf(capacity: Shape, running: Iterable<Reservation>): Room {
   for (const { shape } of running) {
     room.cpuUnits -= shape.cpuUnits;
     room.memoryMb -= shape.memoryMb;
-    if (!inBackground(shape)) continue;
+    if (!isBackground(shape)) continue;
     background++;
     backgroundMb += shape.memoryMb;
   }
   const shared = capacity.memoryMb - capacity.cpuUnits * ORDINARY_MB - backgroundMb;
-  const joins = background < capacity.cpuUnits ? Math.max(0, shared) : 0;
-  return { ...room, backgroundMb: background === 0 ? capacity.memoryMb : joins };
+  const joinableMb = background < capacity.cpuUnits ? Math.max(0, shared) : 0;
+  return { ...room, backgroundMb: background === 0 ? capacity.memoryMb : joinableMb };
 }
 
 export function fits(shape: Shape, { cpuUnits, memoryMb, backgroundMb }: Room): boolean {
   if (shape.cpuUnits > cpuUnits || shape.memoryMb > memoryMb) return false;
-  return !inBackground(shape) || shape.memoryMb <= backgroundMb;
+  return !isBackground(shape) || shape.memoryMb <= backgroundMb;
 }

@@ -19,22 +19,19 @@ import { AppError, publicError } from '../runtime/errors.ts';
 import { refuseUnholdable } from './capacity.ts';
 import { nextRun } from './cron.ts';
 import { type NewJob, submitJobs } from './submit.ts';
-import { postgresCode, transition } from './transition.ts';
+import { isRepeatable, isUniqueViolation, transition } from './transition.ts';
 
-/** Schedules that one transaction runs. */
+/** The maximum number of schedules in one transaction. */
 const BATCH = 100;
-/** A run that starts later than this was missed. */
+/** A run that is later than this was missed. */
 const MAX_LATE_MS = 60_000;
-const UNIQUE_VIOLATION = '23505';
-/** The class of errors after which a whole transaction may be repeated, such as deadlocks. */
-const ROLLED_BACK = /^40/;
 
 type NewSchedule = Pick<Schedule, 'owner' | 'name' | 'cron' | 'timezone' | 'paused' | 'overlap' | 'missed' | 'job'>;
 
 /**
- * Creates or replaces a schedule of its owner. Throws `invalid_request` (400) for a wrong cron expression or time zone,
- * `exceeds_capacity` (422) for a job that no live converter could ever hold, and `too_many_requests` (429) when the owner
- * has `max` others already.
+ * Creates or replaces a schedule of its owner. Throws `invalid_request` (400) for an invalid cron expression or time zone,
+ * `exceeds_capacity` (422) for a job that no live converter can hold, and `too_many_requests` (429) when the owner has `max`
+ * others.
  */
 export async function putSchedule(db: Database, schedule: NewSchedule, max: number): Promise<Schedule> {
   const { owner, name, cron, timezone, paused, job } = schedule;
@@ -51,24 +48,24 @@ export async function putSchedule(db: Database, schedule: NewSchedule, max: numb
   });
 }
 
-/** A schedule whose time had come, and what became of this run. */
+/** A run of a schedule, and its result. */
 export interface Run {
   schedule: Schedule;
   /** The time that the run was due. */
   dueAt: Date;
-  /** Later runs of the schedule begin here; null when that cannot be computed. */
+  /** The next run; null when it cannot be computed. */
   nextRunAt: Date | null;
   result:
     | { outcome: 'submitted'; job: NewJob & { id: string } }
-    /** Not to run: due before the schedule was created, missed, or the previous job has not ended. */
+    /** Skipped: due before the schedule was created, missed, or the previous job has not ended. */
     | { outcome: 'premature' | 'missed' | 'overlapped' }
     | { outcome: 'failed'; error: unknown };
 }
 
 /**
- * Submits the jobs of schedules that are due, and moves each to its next run in the same transaction, so that every run
- * is submitted exactly once. Several processes share the work. Gives an empty list when no more are due. The expressions
- * are read one at a time, with other work of this process between them.
+ * Submits the jobs of due schedules, and moves each schedule to its next run in the same transaction, so that every run is
+ * submitted exactly once. Several processes share the work. Returns an empty list when no schedule is due. Yields to other
+ * work of this process between cron expressions, which take milliseconds.
  */
 export async function runDueSchedules(db: Database, queues: Queues): Promise<Run[]> {
   return transition(db, async (tx) => {
@@ -92,8 +89,8 @@ export async function runDueSchedules(db: Database, queues: Queues): Promise<Run
 }
 
 /**
- * Runs a schedule now, also a paused one, beside its other runs. Gives its job; undefined when the schedule is gone.
- * Throws `conflict` (409) where runs must not overlap and the previous job has not ended.
+ * Runs a schedule now, even a paused one, in addition to its other runs. Returns the job; undefined when the schedule was
+ * deleted. Throws `conflict` (409) if runs must not overlap and the previous job has not ended.
  */
 export async function runScheduleNow(db: Database, queues: Queues, id: string): Promise<JobRow | undefined> {
   return transition(db, async (tx) => {
@@ -113,7 +110,7 @@ export async function runScheduleNow(db: Database, queues: Queues, id: string): 
   });
 }
 
-/** Decides what to do with a schedule that is due. */
+/** Decides the result of a due run. */
 function runOf(schedule: Schedule, now: Date, unended: Set<string>): Run {
   const { id, owner, cron, timezone, missed, createdAt, nextRunAt, job } = schedule;
   const dueAt = nextRunAt ?? now;
@@ -142,7 +139,7 @@ function jobOf({ result }: Run): (NewJob & { id: string })[] {
   return result.outcome === 'submitted' ? [result.job] : [];
 }
 
-/** Submits all jobs but those that are refused; gives the reasons by job. Halves find the few among many with few steps. */
+/** Submits all jobs but the refused ones; returns the reasons by job. Halving finds few among many in few steps. */
 async function submitApart(
   tx: Transaction,
   queues: Queues,
@@ -154,7 +151,7 @@ async function submitApart(
     await tx.transaction((savepoint) => submitJobs(savepoint, queues, jobs));
     return new Map();
   } catch (error) {
-    if (isOutage(error) || ROLLED_BACK.test(postgresCode(error))) throw error;
+    if (isOutage(error) || isRepeatable(error)) throw error;
     if (others.length === 0) return new Map([[first.id, reasonOf(error, first.id)]]);
     const half = Math.ceil(jobs.length / 2);
     const refusals = await submitApart(tx, queues, jobs.slice(0, half));
@@ -163,7 +160,7 @@ async function submitApart(
 }
 
 function reasonOf(error: unknown, id: string): unknown {
-  return postgresCode(error) === UNIQUE_VIOLATION
+  return isUniqueViolation(error)
     ? new AppError('conflict', `there is another job ${id} already`, { status: 409, cause: error })
     : error;
 }

@@ -1,31 +1,32 @@
 import { and, asc, eq, isNotNull, sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
-import { jobs } from '../db/schema.ts';
+import { jobAttempts, jobs } from '../db/schema.ts';
 import type { PublicError } from '../runtime/errors.ts';
+import { backoffSeconds, hasAttemptsLeft } from './backoff.ts';
 import { largestClass } from './capacity.ts';
 import { type Child, submitChildren } from './children.ts';
 import type { AttemptKey, Job } from './claim.ts';
 import { type End, endJobs } from './end.ts';
-import { release } from './ready.ts';
+import { release } from './release.ts';
 import { nextMemoryClass } from './shape.ts';
 import { transition } from './transition.ts';
 
-/** How an attempt ended. */
+/** The outcome of an attempt. */
 export type Outcome =
   | { kind: 'completed'; result: Record<string, unknown> }
   /**
-   * The job was split: it waits for these children and ends with the last of them. A part of another job is replaced by
-   * its own children, as further parts of that job. `error` says why an attempt that failed was split.
+   * The job was split: it waits for these children and ends with the last of them. A child that is split is replaced by its
+   * children, which become its siblings. `error` is the reason when an attempt that failed was split.
    */
   | { kind: 'split'; children: Child[]; error?: PublicError }
-  /** Its reservation was too small: it runs again with `payload` and the next class of memory, `spent` with a try less. */
+  /** The reservation was too small: the job runs again with the next class of memory. `spent` counts as a failure. */
   | { kind: 'outgrown'; error: PublicError; spent: boolean; payload?: Record<string, unknown> }
-  /** Unless `retryAfterSeconds` is given, a retry waits out its backoff. */
+  /** `retryAfterSeconds` replaces the backoff. */
   | { kind: 'failed'; error: PublicError; retryable: boolean; retryAfterSeconds?: number | undefined }
-  /** The task has nothing to do yet: the job is scheduled again, and the attempt is not spent. */
+  /** The task has nothing to do yet: the job is scheduled again, and the attempt does not count as a failure. */
   | { kind: 'snoozed'; seconds: number }
-  /** Handed back by its converter: the attempt is not spent. `afterSeconds` delays the next one. */
+  /** The converter gave the job back, which does not count as a failure. `afterSeconds` delays the next attempt. */
   | { kind: 'returned'; afterSeconds?: number };
 
 export interface Settlement {
@@ -34,12 +35,9 @@ export interface Settlement {
   peakMemoryMb: number | null;
 }
 
-const MAX_DELAY_SECONDS = 3_600;
-
 /**
- * Ends attempts in one transaction, which many may share: their jobs, attempts, and what hangs on the jobs. Gives those
- * that it settled; an attempt that no longer owns its job (somebody else has settled or cancelled it) is not among them,
- * and nothing of it is written.
+ * Ends attempts in one transaction: their rows, their jobs, and the rows that depend on the jobs. Returns the settlements
+ * that took place. An attempt that no longer owns its job, because another process settled or cancelled it, is skipped.
  */
 export async function settleAttempts(
   db: Database,
@@ -48,103 +46,138 @@ export async function settleAttempts(
 ): Promise<Set<Settlement>> {
   const fitting = await withinCapacity(db, settlements);
   return transition(db, async (tx) => {
-    const locked = await lockRunning(
-      tx,
-      settlements.map(({ attempt }) => attempt.id),
-    );
-    const owned = fitting.flatMap((settlement, index) => {
-      const job = locked.get(settlement.attempt.id);
-      const original = settlements[index];
-      if (job?.attempt !== settlement.attempt.attempt || original === undefined) return [];
-      // A second settlement of the same attempt finds it settled.
-      locked.delete(job.id);
-      return [{ job, original, ...settlement }];
-    });
+    const owned = await lockOwned(tx, fitting);
     if (owned.length === 0) return new Set<Settlement>();
     await recordAttempts(tx, owned);
-    const returned: string[] = [];
-    const ends: End[] = [];
-    for (const { job, outcome, grownMb } of owned) {
-      switch (outcome.kind) {
-        case 'completed':
-          ends.push({ job, status: 'completed', result: outcome.result });
-          break;
-        case 'split':
-          await split(tx, queues, job, outcome);
-          if (job.parentId !== null)
-            ends.push({ job, status: 'completed', result: { parts: outcome.children.length } });
-          break;
-        case 'failed':
-          if (outcome.retryable && mayRetry(job)) await retryLater(tx, job, outcome.error, outcome.retryAfterSeconds);
-          else ends.push({ job, status: 'failed', error: outcome.error });
-          break;
-        case 'outgrown':
-          if (grownMb !== undefined) {
-            await tx.update(jobs).set({ memoryMb: grownMb, payload: outcome.payload }).where(eq(jobs.id, job.id));
-          }
-          if (outcome.spent && mayRetry(job)) await retryLater(tx, job, outcome.error);
-          else if (!outcome.spent && grownMb !== undefined) returned.push(job.id);
-          else ends.push({ job, status: 'failed', error: outcome.error });
-          break;
-        case 'snoozed':
-          await snooze(tx, job, outcome.seconds);
-          break;
-        case 'returned':
-          if (outcome.afterSeconds === undefined) returned.push(job.id);
-          else await runLater(tx, job, outcome.afterSeconds);
-          break;
-        default:
-          outcome satisfies never;
-      }
-    }
-    await endJobs(tx, queues, ends);
+    const results: Result[] = [];
+    for (const settlement of owned) results.push(await settle(tx, queues, settlement));
+    await endJobs(
+      tx,
+      queues,
+      results.flatMap((result) => (result.kind === 'ended' ? [result] : [])),
+    );
+    const returned = results.flatMap((result) => (result.kind === 'returned' ? [result.id] : []));
     await release(tx, queues, returned, { keepPlace: true });
     return new Set(owned.map(({ original }) => original));
   });
 }
 
-/** The running jobs among these, locked in the order of their ids; not those that wait for their children. */
-async function lockRunning(tx: Transaction, ids: string[]): Promise<Map<string, Job>> {
+/** A settlement whose outcome was limited to the capacity of the converters. */
+interface Fitting extends Settlement {
+  /** The settlement as the caller gave it. */
+  original: Settlement;
+  /** The next class of memory for a job that has outgrown its own; undefined without one. */
+  grownMb?: number;
+}
+
+type Owned = Fitting & { job: Job };
+
+/** The remaining work of a settlement: the job ends, returns to the queue, or waits. */
+type Result = ({ kind: 'ended' } & End) | { kind: 'returned'; id: string } | { kind: 'waits' };
+
+const WAITS: Result = { kind: 'waits' };
+
+async function settle(tx: Transaction, queues: Queues, { job, outcome, grownMb }: Owned): Promise<Result> {
+  switch (outcome.kind) {
+    case 'completed':
+      return { kind: 'ended', job, status: 'completed', result: outcome.result };
+    case 'split':
+      await split(tx, queues, job, outcome);
+      if (job.parentId === null) return WAITS;
+      return { kind: 'ended', job, status: 'completed', result: { parts: outcome.children.length } };
+    case 'failed':
+      return settleFailed(tx, job, outcome);
+    case 'outgrown':
+      if (grownMb !== undefined) {
+        await tx.update(jobs).set({ memoryMb: grownMb, payload: outcome.payload }).where(eq(jobs.id, job.id));
+      }
+      if (outcome.spent) return settleFailed(tx, job, { error: outcome.error, retryable: true });
+      if (grownMb !== undefined) return { kind: 'returned', id: job.id };
+      return { kind: 'ended', job, status: 'failed', error: outcome.error };
+    case 'snoozed':
+      await runLater(tx, job, outcome.seconds, { status: 'scheduled' });
+      return WAITS;
+    case 'returned':
+      if (outcome.afterSeconds === undefined) return { kind: 'returned', id: job.id };
+      await runLater(tx, job, outcome.afterSeconds, { status: 'retrying' });
+      return WAITS;
+    default:
+      return outcome satisfies never;
+  }
+}
+
+async function settleFailed(
+  tx: Transaction,
+  job: Job,
+  { error, retryable, retryAfterSeconds }: Omit<Outcome & { kind: 'failed' }, 'kind'>,
+): Promise<Result> {
+  if (!retryable || !hasAttemptsLeft(job)) return { kind: 'ended', job, status: 'failed', error };
+  const failures = job.failures + 1;
+  await runLater(tx, job, retryAfterSeconds ?? backoffSeconds(job), { status: 'retrying', failures, error });
+  return WAITS;
+}
+
+async function runLater(
+  tx: Transaction,
+  job: Job,
+  seconds: number,
+  change: { status: 'scheduled' | 'retrying'; failures?: number; error?: PublicError },
+): Promise<void> {
+  await tx
+    .update(jobs)
+    .set({ ...change, converterId: null, dueAt: sql`now() + make_interval(secs => ${seconds})` })
+    .where(eq(jobs.id, job.id));
+}
+
+/**
+ * Locks the running jobs of these attempts in the order of their ids. A job that waits for its children is not running, and
+ * the second settlement of an attempt is skipped.
+ */
+async function lockOwned(tx: Transaction, settlements: Fitting[]): Promise<Owned[]> {
+  const ids = settlements.map(({ attempt }) => attempt.id);
   const locked = await tx
     .select()
     .from(jobs)
     .where(and(sql`${jobs.id} = any(${sql.param(ids)})`, eq(jobs.status, 'running'), isNotNull(jobs.converterId)))
     .orderBy(asc(jobs.id))
     .for('update');
-  return new Map(locked.map((job) => [job.id, job]));
-}
-
-function mayRetry(job: Job): boolean {
-  return job.failures + 1 < job.maxAttempts;
-}
-
-/**
- * Nothing is queued that no live converter could hold: children reserve at most the largest converter's memory, and
- * `grownMb` is the next class for what outgrew its own, unless that was the largest.
- */
-async function withinCapacity(db: Database, settlements: Settlement[]): Promise<(Settlement & { grownMb?: number })[]> {
-  if (settlements.every(({ outcome }) => outcome.kind !== 'split' && outcome.kind !== 'outgrown')) return settlements;
-  const most = await largestClass(db);
-  return settlements.map((settlement) => {
-    const { attempt, outcome } = settlement;
-    if (outcome.kind === 'split') {
-      const fit = (child: Child) => {
-        const memoryMb = Math.min(child.shape.memoryMb, most);
-        return { ...child, shape: { ...child.shape, memoryMb } };
-      };
-      return { ...settlement, outcome: { ...outcome, children: outcome.children.map(fit) } };
-    }
-    if (outcome.kind !== 'outgrown') return settlement;
-    const grownMb = nextMemoryClass(attempt.memoryMb);
-    if (grownMb !== undefined && grownMb <= most) return { ...settlement, grownMb };
-    const { code, message } = outcome.error;
-    const allowed = `${message}; it had ${attempt.memoryMb} MB, and no converter allows more than ${most} MB`;
-    return { ...settlement, outcome: { ...outcome, error: { code, message: allowed } } };
+  const running = new Map(locked.map((job) => [job.id, job]));
+  return settlements.flatMap((settlement) => {
+    const job = running.get(settlement.attempt.id);
+    if (job?.attempt !== settlement.attempt.attempt) return [];
+    running.delete(job.id);
+    return [{ ...settlement, job }];
   });
 }
 
-/** The attempts' own rows, and the count of what each converter has done in this minute. */
-async function recordAttempts(tx: Transaction, owned: (Settlement & { job: Job })[]): Promise<void> {
+/**
+ * Limits new reservations to those that a live converter can hold: children reserve at most the memory of the largest
+ * converter, and a job that has outgrown its class gets the next one, unless its own is the largest.
+ */
+async function withinCapacity(db: Database, settlements: Settlement[]): Promise<Fitting[]> {
+  const grows = settlements.some(({ outcome }) => outcome.kind === 'split' || outcome.kind === 'outgrown');
+  const maxMb = grows ? await largestClass(db) : Number.POSITIVE_INFINITY;
+  return settlements.map((settlement) => ({ ...settlement, original: settlement, ...limitTo(maxMb, settlement) }));
+}
+
+function limitTo(maxMb: number, { attempt, outcome }: Settlement): Partial<Fitting> {
+  if (outcome.kind === 'split') {
+    const children = outcome.children.map((child) => {
+      const memoryMb = Math.min(child.shape.memoryMb, maxMb);
+      return { ...child, shape: { ...child.shape, memoryMb } };
+    });
+    return { outcome: { ...outcome, children } };
+  }
+  if (outcome.kind !== 'outgrown') return {};
+  const grownMb = nextMemoryClass(attempt.memoryMb);
+  if (grownMb !== undefined && grownMb <= maxMb) return { grownMb };
+  const { code, message } = outcome.error;
+  const allowed = `${message}; it had ${attempt.memoryMb} MB, and no converter allows more than ${maxMb} MB`;
+  return { outcome: { ...outcome, error: { code, message: allowed } } };
+}
+
+/** Ends the rows of the attempts, and counts them for each converter and minute. */
+async function recordAttempts(tx: Transaction, owned: Owned[]): Promise<void> {
   const rows = owned.map(({ job, outcome, peakMemoryMb }) => ({
     job_id: job.id,
     attempt: job.attempt,
@@ -166,12 +199,12 @@ async function recordAttempts(tx: Transaction, owned: (Settlement & { job: Job }
       peak_memory_mb = greatest(throughput.peak_memory_mb, excluded.peak_memory_mb)`);
 }
 
-export function attemptStatus(outcome: Outcome): 'completed' | 'failed' | 'returned' | 'snoozed' {
+function attemptStatus(outcome: Outcome): 'completed' | 'failed' | 'returned' | 'snoozed' {
   if (outcome.kind === 'split') return outcome.error ? 'failed' : 'completed';
   return outcome.kind === 'outgrown' ? 'failed' : outcome.kind;
 }
 
-/** A split job waits for its children; of one that is itself a child, they are further siblings. */
+/** A split job waits for its children. A child that is split gets siblings instead. */
 async function split(
   tx: Transaction,
   queues: Queues,
@@ -189,31 +222,15 @@ async function split(
   await submitChildren(tx, queues, job, children, error && job.attempt);
 }
 
-async function snooze(tx: Transaction, job: Job, seconds: number): Promise<void> {
-  await tx
-    .update(jobs)
-    .set({ status: 'scheduled', converterId: null, dueAt: sql`now() + make_interval(secs => ${seconds})` })
-    .where(eq(jobs.id, job.id));
-}
-
 /**
- * Backoff grows with each attempt spent; jitter spreads what failed together over the second half of the delay.
- * @param afterSeconds overrides the backoff
+ * True if an attempt ended with this outcome: a settlement whose answer was lost has taken place. Other processes end
+ * attempts only as cancelled, lost or overdue.
  */
-async function retryLater(tx: Transaction, job: Job, error: PublicError, afterSeconds?: number): Promise<void> {
-  const delay = Math.min(job.initialDelaySeconds * job.backoffMultiplier ** job.failures, MAX_DELAY_SECONDS);
-  await runLater(tx, job, afterSeconds ?? delay * (0.5 + Math.random() / 2), { failures: job.failures + 1, error });
-}
-
-async function runLater(
-  tx: Transaction,
-  job: Job,
-  seconds: number,
-  failed?: { failures: number; error: PublicError },
-): Promise<void> {
-  const dueAt = sql`now() + make_interval(secs => ${seconds})`;
-  await tx
-    .update(jobs)
-    .set({ status: 'retrying', converterId: null, dueAt, ...failed })
-    .where(eq(jobs.id, job.id));
+export async function isSettledAs(db: Database, { attempt, outcome }: Settlement): Promise<boolean> {
+  const [row] = await db
+    .select({ status: jobAttempts.status, error: jobAttempts.error })
+    .from(jobAttempts)
+    .where(and(eq(jobAttempts.jobId, attempt.id), eq(jobAttempts.attempt, attempt.attempt)));
+  const code = 'error' in outcome ? outcome.error?.code : undefined;
+  return row?.status === attemptStatus(outcome) && row.error?.code === code;
 }

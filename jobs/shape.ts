@@ -1,31 +1,26 @@
 import { AppError } from '../runtime/errors.ts';
 
-/** What a job reserves while it runs: whole CPU units, and memory in MB, rounded up to a class. */
+/** The reservation of a job: whole CPU units, and a class of memory in MB. */
 export interface Shape {
   cpuUnits: number;
   memoryMb: number;
 }
 
-/** Resident memory of a sandbox that has loaded its libraries, in MB: part of every reservation. */
+/** Resident memory of a sandbox with its libraries, in MB: part of every reservation. */
 export const BASELINE_MB = 120;
 
-/** The memory that an ordinary conversion reserves. */
+/** The memory of an ordinary job, in MB. */
 export const ORDINARY_MB = 256;
 
-/** A conversion that takes more than this works in the background: at a low priority, on the CPU that others leave. */
+/** A job without CPU units that reserves more runs in the background lane: at a low priority, on idle CPU. */
 export const LARGE_MB = 512;
 
-/** What a conversion reserves. In the background it takes no CPU unit from those that are not. */
-export function conversionShape(memoryMb: number): Shape {
-  return { cpuUnits: memoryMb > LARGE_MB ? 0 : 1, memoryMb };
-}
-
-/** Whether a shape is one of those. */
-export function inBackground({ cpuUnits, memoryMb }: Shape): boolean {
+/** True if a job of this shape runs in the background lane. */
+export function isBackground({ cpuUnits, memoryMb }: Shape): boolean {
   return cpuUnits === 0 && memoryMb > LARGE_MB;
 }
 
-/** Memory classes in MB: few, so that ready jobs form few groups; a class is at most 1.5 times the one below it. */
+/** Memory classes in MB: few, so that ready jobs form few groups, each at most 1.5 times the one below it. */
 export const MEMORY_CLASSES = [256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384] as const;
 export const MAX_CLASS_MB = 16_384;
 const MAX_CPU_UNITS = 1_024;
@@ -39,7 +34,7 @@ export function memoryClass(megabytes: number): number {
   return found;
 }
 
-/** Throws for a shape that no job may reserve. The table of jobs has the same bounds. */
+/** Throws for a shape that no job may reserve. CHECK constraints of the table have the same bounds. */
 export function checkShape({ cpuUnits, memoryMb }: Shape): void {
   const hasUnits = Number.isInteger(cpuUnits) && cpuUnits >= 0 && cpuUnits <= MAX_CPU_UNITS;
   if (!hasUnits) {

@@ -1,43 +1,50 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Database, Transaction } from '../db/client.ts';
 
-/** Postgres's codes for a deadlock and for a serialisation failure: the transaction may be tried again as it was. */
-const REPEATABLE = new Set(['40P01', '40001']);
+const DEADLOCK = '40P01';
+const SERIALIZATION_FAILURE = '40001';
+const UNIQUE_VIOLATION = '23505';
 const MAX_TRIES = 10;
+/** Spreads transactions that met in a deadlock, so that they do not meet again. */
+const MAX_DELAY_MS_PER_TRY = 20;
 
-/** Thrown in a transition that has found the job changed since it looked, so that it starts again. */
-export class Moved extends Error {
-  readonly code = '40001';
+/** Thrown in a transition that finds a row changed since it was read: the transition runs again. */
+export class RetryTransaction extends Error {
+  readonly code = SERIALIZATION_FAILURE;
 }
 
 /**
- * Runs one change of status as a transaction. All of them lock in one order: job, pg-boss job, dependants, pages,
- * original, parent, upload last. A deadlock that still comes to pass is repeated, so `change` must have no effect
- * outside `tx`.
+ * Runs one change of status as a transaction. All transitions lock in one order: job, pg-boss job, dependants, rows of the
+ * domain, parent, and last the row of the domain that several parents share. Deadlocks are retried, so `change` must have
+ * no effect outside `tx`.
  */
 export function transition<T>(db: Database, change: (tx: Transaction) => Promise<T>): Promise<T> {
-  return repeating(() => db.transaction(change));
+  return retryDeadlocks(() => db.transaction(change));
 }
 
-/** Runs a transaction, or a statement that is one, again after a deadlock. */
-export async function repeating<T>(run: () => Promise<T>): Promise<T> {
+/** Retries a transaction, or a single statement, after a deadlock. */
+export async function retryDeadlocks<T>(run: () => Promise<T>): Promise<T> {
   for (let tries = 1; ; tries++) {
     try {
       return await run();
     } catch (error) {
       if (!isRepeatable(error) || tries === MAX_TRIES) throw error;
-      await delay(tries * 20 * Math.random());
+      await delay(tries * MAX_DELAY_MS_PER_TRY * Math.random());
     }
   }
 }
 
-/** True if a transaction that failed with this error may succeed when it is repeated. */
+/** True if a transaction that failed with this error may succeed when it is retried. */
 export function isRepeatable(error: unknown): boolean {
-  return REPEATABLE.has(postgresCode(error));
+  return [DEADLOCK, SERIALIZATION_FAILURE].includes(postgresCode(error));
 }
 
-/** The SQLSTATE of an error from Postgres, which drizzle wraps; empty for others. */
+export function isUniqueViolation(error: unknown): boolean {
+  return postgresCode(error) === UNIQUE_VIOLATION;
+}
+
+/** The SQLSTATE of an error from Postgres, which drizzle wraps; empty for other errors. */
 export function postgresCode(error: unknown): string {
   const inner = error instanceof Error && error.cause !== undefined ? error.cause : error;
-  return String((inner as { code?: unknown } | null)?.code ?? '');
+  return typeof inner === 'object' && inner !== null && 'code' in inner ? String(inner.code ?? '') : '';
 }

@@ -1,15 +1,15 @@
 import { sql } from 'drizzle-orm';
 import type { Database, Transaction } from '../db/client.ts';
 import type { NewJob } from './submit.ts';
-import { Moved } from './transition.ts';
+import { RetryTransaction } from './transition.ts';
 
-/** A job with a `unique` key: requests with its owner, type and key get this job for so long, whatever becomes of it. */
+/** A job with a `unique` key: until the key expires, requests with the same owner, type and key get this job. */
 type Keyed = NewJob & { id: string; unique: NonNullable<NewJob['unique']> };
 type Named = NewJob & { id: string };
 
-const FORGET_BATCH = 10_000;
+const MAX_DELETED = 10_000;
 
-/** By the id of each job with a key that is in use: the id of the job that has it, stored or before it among `jobs`. */
+/** Maps each new job whose key is in use to the job that has it, stored or before it in the list. */
 export async function findByUniqueKey(tx: Transaction, jobs: Named[]): Promise<Map<string, string>> {
   const keyed = jobs.filter(isKeyed);
   if (keyed.length === 0) return new Map();
@@ -18,18 +18,18 @@ export async function findByUniqueKey(tx: Transaction, jobs: Named[]): Promise<M
     join (select distinct owner, type, key from ${recordset(keyed)}) wanted using (owner, type, key)
     where expires_at > now()`);
   const holders = new Map(rows.map(({ owner, type, key, job_id }) => [nameOf(owner, type, key), job_id]));
-  const standIns = new Map<string, string>();
+  const duplicates = new Map<string, string>();
   for (const { id, owner, type, unique } of keyed) {
     const name = nameOf(owner ?? '', type, unique.key);
     const holder = holders.get(name);
     if (holder === undefined) holders.set(name, id);
-    else standIns.set(id, holder);
+    else duplicates.set(id, holder);
   }
-  return standIns;
+  return duplicates;
 }
 
-/** Stores the keys of jobs that were just submitted. Throws `Moved` when another transaction has taken one of them. */
-export async function keepUniqueKeys(tx: Transaction, jobs: Named[]): Promise<void> {
+/** Stores the keys of jobs that were just submitted. Throws `RetryTransaction` when another transaction has taken one of them. */
+export async function storeUniqueKeys(tx: Transaction, jobs: Named[]): Promise<void> {
   const keyed = jobs.filter(isKeyed);
   if (keyed.length === 0) return;
   const { rowCount } = await tx.execute(sql`
@@ -37,16 +37,16 @@ export async function keepUniqueKeys(tx: Transaction, jobs: Named[]): Promise<vo
     select owner, type, key, job_id, now() + make_interval(secs => period) from ${recordset(keyed)} order by owner, type, key
     on conflict (owner, type, key) do update set job_id = excluded.job_id, expires_at = excluded.expires_at
       where unique_keys.expires_at <= now()`);
-  if (rowCount !== keyed.length) throw new Moved();
+  if (rowCount !== keyed.length) throw new RetryTransaction();
 }
 
 /** Deletes keys that have expired. */
-export async function forgetUniqueKeys(db: Database): Promise<void> {
+export async function deleteExpiredKeys(db: Database): Promise<void> {
   for (;;) {
     const { rowCount } = await db.execute(sql`
       delete from unique_keys where (owner, type, key) in (
-        select owner, type, key from unique_keys where expires_at <= now() limit ${FORGET_BATCH} for update skip locked)`);
-    if ((rowCount ?? 0) < FORGET_BATCH) return;
+        select owner, type, key from unique_keys where expires_at <= now() limit ${MAX_DELETED} for update skip locked)`);
+    if ((rowCount ?? 0) < MAX_DELETED) return;
   }
 }
 

@@ -1,29 +1,40 @@
+import { sql } from 'drizzle-orm';
+import type { Database } from '../db/client.ts';
 import type { Shape } from './shape.ts';
 
-/**
- * Wake-ups: NOTIFYs that say that jobs became ready. A random token makes converters look in turn instead of all at once.
- * A poll each second of every converter finds the jobs of wake-ups that were lost, or that reached nobody since lists of converters disagreed.
- */
+/** NOTIFY channels of the triggers. Notifications may be lost, so every converter also polls. */
+export const READY_CHANNEL = 'sheetmill_ready';
+export const CANCELLED_CHANNEL = 'sheetmill_cancelled';
+
+/** A NOTIFY that jobs became ready. A random token selects the converters that look, so that not all look at once. */
 export interface WakeUp {
   token: number;
   /** The jobs that became ready. */
   count: number;
-  /** Each of the jobs needs at least this. */
+  /** The minimum that each of the jobs needs. */
   shape: Shape;
-  /** Of one that a converter passed on: how many more converters may pass it on. It is for a single converter. */
+  /** Set when a converter passed it on, to a single other one: the number of further converters that may pass it on. */
   hops?: number;
 }
 
-/** Most converters that pass a wake-up on, one after the other. */
+/** The maximum number of converters that pass a wake-up on, one after the other. */
 export const MAX_HOPS = 8;
-/** Fewer converters all look. */
+/** With fewer converters, all of them look. */
 export const MIN_DIRECTED = 4;
-/** Most converters that listen to wake-ups; others poll. */
+/** The maximum number of converters that listen to wake-ups; others poll. */
 export const MAX_LISTENERS = 8;
 
 const PAYLOAD = /^(\d{1,15}) (\d{1,15}) (\d{1,9}) (\d{1,9})(?: (\d{1,9}))?$/;
 
-/** Undefined for a payload without a known meaning: then any converter may be meant. */
+/** Passes wake-ups on to other converters. */
+export async function sendWakeUps(db: Database, wakeUps: WakeUp[]): Promise<void> {
+  const payloads = wakeUps.map(formatWakeUp);
+  await db.execute(
+    sql`select pg_notify(${READY_CHANNEL}, payload) from unnest(${sql.param(payloads)}::text[]) payload`,
+  );
+}
+
+/** Returns undefined for an unknown payload, which may concern any converter. */
 export function parseWakeUp(payload: string): WakeUp | undefined {
   const [, ...fields] = PAYLOAD.exec(payload) ?? [];
   const [token, count, cpuUnits, memoryMb, hops] = fields.map((field) => (field === undefined ? field : Number(field)));
@@ -37,7 +48,7 @@ export function formatWakeUp({ token, count, shape, hops }: WakeUp): string {
 
 /**
  * True if a wake-up is for this converter: its position is one of `count` from the token on, or the one to which it was
- * passed. One that is not in its own list, which is old, is meant always.
+ * passed. A converter that is missing in its list, which is old, takes every wake-up.
  * @param converters the ids of the converters that listen, sorted
  */
 export function isFor(wakeUp: WakeUp, converters: readonly string[], id: string): boolean {
@@ -47,8 +58,8 @@ export function isFor(wakeUp: WakeUp, converters: readonly string[], id: string)
 }
 
 /**
- * The wake-up that this converter passes on in place of one that was for it. All that began as one wake-up reach each
- * converter once at most. Undefined when there is nobody left to pass it to.
+ * The wake-up that this converter passes on after one that was for it. Each converter gets at most one of all that began
+ * as the same wake-up. Undefined when no converter is left.
  */
 export function passOn(wakeUp: WakeUp, converters: readonly string[], id: string): WakeUp | undefined {
   const distance = distanceTo(wakeUp, converters, id);
@@ -63,7 +74,7 @@ function reachOf({ count }: WakeUp, { length }: readonly string[]): number {
   return length < MIN_DIRECTED ? length : Math.min(count, length);
 }
 
-/** How many positions after that of the token the converter stands. */
+/** The position of the converter, counted from that of the token. */
 function distanceTo({ token }: WakeUp, converters: readonly string[], id: string): number | undefined {
   const position = converters.indexOf(id);
   if (position === -1) return undefined;

@@ -6,49 +6,56 @@ import { webhookAttempts, webhooks } from '../db/schema.ts';
 import { type LockedWebhook, recordHost } from '../db/webhooks.ts';
 import { transition } from './transition.ts';
 
-/** How long each try waits for the next one; after a day and the last of them a webhook is given up. */
-const WAITS_SECONDS = [1, 5, 15, 60, 300, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 36_000];
+/** The delay after each failed delivery. A webhook fails after the last of them, which is after a day. */
+const RETRY_DELAYS_SECONDS = [1, 5, 15, 60, 300, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 36_000];
 const GIVE_UP_SECONDS = 86_400;
-/** Given up by one failed try; the rest follows with the next. */
+/** A failed delivery gives up at most so many; the next one gives up more. */
 const MAX_GIVEN_UP = 1_000;
 
-/** An upload or a job that has ended, and where its client wants to hear of that. */
-export type Ended = { status: 'completed' | 'failed' | 'cancelled'; notifyUrl: string | null } & (
-  | { uploadId: string }
-  | { jobId: string }
-);
+/** A webhook about a row that has ended; without a `url` its client wants none. */
+type NewWebhook = Pick<typeof webhooks.$inferInsert, 'type' | 'jobId' | 'uploadId'> & { url: string | null };
 
-/** The result of one try to deliver a webhook; `final` says that another one would be of no use. */
+/** The result of one delivery of a webhook. */
 export interface Delivery {
   startedAt: Date;
   durationMs: number;
-  /** Of the receiver's answer; null when there was none. */
+  /** The HTTP status of the receiver; null without an answer. */
   statusCode: number | null;
-  /** Why it was not delivered; null when it was. */
+  /** The reason why the delivery failed; null when it did not. */
   error: string | null;
+  /** Another delivery would fail, too. */
   final: boolean;
-  /** How the receiver answered; null when nothing was sent to it. */
+  /** The speed of the receiver; null when nothing was sent to it. */
   answer: 'prompt' | 'slow' | 'none' | null;
 }
 
-/** Makes one webhook for each that has a `notifyUrl`, in the transaction that ends it: so for each end there is exactly one. */
-export async function notifyEnded(tx: Transaction, ended: Ended[]): Promise<void> {
-  const made = ended.flatMap(({ status, notifyUrl: url, ...of }) => {
-    if (url === null) return [];
-    const type = `${'uploadId' in of ? 'upload' : 'job'}.${status}`;
-    return [{ id: randomUUIDv7(), uploadId: null, jobId: null, ...of, url, host: new URL(url).host, type }];
-  });
-  if (made.length > 0) await insertRows(tx, webhooks, made);
+/** Stores webhooks in the transaction that ends their rows, so that each end has exactly one. */
+export async function createWebhooks(tx: Transaction, wanted: NewWebhook[]): Promise<void> {
+  const created = wanted.flatMap(({ type, url, jobId = null, uploadId = null }) =>
+    url === null ? [] : [{ id: randomUUIDv7(), uploadId, jobId, url, host: new URL(url).host, type }],
+  );
+  await insertRows(tx, webhooks, created);
+}
+
+/** Stores the webhooks of jobs that have ended. */
+export async function createJobWebhooks(
+  tx: Transaction,
+  ended: { id: string; status: 'completed' | 'failed' | 'cancelled'; notifyUrl: string | null }[],
+): Promise<void> {
+  await createWebhooks(
+    tx,
+    ended.map(({ id, status, notifyUrl }) => ({ jobId: id, type: `job.${status}`, url: notifyUrl })),
+  );
 }
 
 /**
- * Records one try of a webhook that this process locked: it is delivered, or has failed finally, or is pending until the
- * next try. Gives which of these; undefined when it was deleted or settled meanwhile, or others try it again already.
+ * Records one delivery of a webhook that this process locked. Returns its new status: `pending` until the next delivery;
+ * undefined when it was deleted or settled meanwhile, or another process delivers it again.
  */
 export async function settleWebhook(
   db: Database,
   { id, host, lane, lockedUntil }: LockedWebhook,
-  { final, error, answer, ...tried }: Delivery,
+  { final, error, answer, ...delivery }: Delivery,
 ): Promise<'delivered' | 'failed' | 'pending' | undefined> {
   return transition(db, async (tx) => {
     const [webhook] = await tx
@@ -56,30 +63,30 @@ export async function settleWebhook(
       .from(webhooks)
       .where(eq(webhooks.id, id))
       .for('update');
-    // The row of a prompt host that stays so need not be written by each of its deliveries.
+    // Saves a write for each delivery to a host that stays prompt.
     if (answer !== null && !(answer === 'prompt' && lane === 'prompt')) await recordHost(tx, host, answer);
     if (webhook?.status !== 'pending') return undefined;
-    // Others try it again already, unless this try has delivered it.
+    // Another process has taken it over. A success counts in any case.
     if (error !== null && webhook.lockedUntil?.getTime() !== lockedUntil.getTime()) return undefined;
     const attempt = 1 + (await tx.$count(webhookAttempts, eq(webhookAttempts.webhookId, id)));
-    const wait = WAITS_SECONDS[attempt - 1];
-    const status = error === null ? 'delivered' : final || wait === undefined ? 'failed' : 'pending';
+    const delay = RETRY_DELAYS_SECONDS[attempt - 1];
+    const status = error === null ? 'delivered' : final || delay === undefined ? 'failed' : 'pending';
     await tx
       .update(webhooks)
       .set({
         status,
         lockedUntil: null,
         finishedAt: status === 'pending' ? null : sql`now()`,
-        ...(status === 'pending' && { dueAt: sql`now() + make_interval(secs => ${wait})` }),
+        ...(status === 'pending' && { dueAt: sql`now() + make_interval(secs => ${delay})` }),
       })
       .where(eq(webhooks.id, id));
-    await tx.insert(webhookAttempts).values({ webhookId: id, attempt, error, ...tried });
-    if (answer === 'none') await giveUpDead(tx, host);
+    await tx.insert(webhookAttempts).values({ webhookId: id, attempt, error, ...delivery });
+    if (answer === 'none') await giveUpOn(tx, host);
     return status;
   });
 }
 
-/** Gives a webhook back whose delivery was cut off: it is due at once, for other processes or after a start. */
+/** Unlocks a webhook whose delivery was interrupted: it is due at once. */
 export async function releaseWebhook(db: Database, { id, lockedUntil }: LockedWebhook): Promise<void> {
   await db
     .update(webhooks)
@@ -88,10 +95,10 @@ export async function releaseWebhook(db: Database, { id, lockedUntil }: LockedWe
 }
 
 /**
- * Gives up what has waited for a host for as long as tries last, when the host has not answered in all of that time: one
- * webhook is tried at a time then, so that most would never get to their last try.
+ * Fails webhooks that have waited for a day for a host that did not answer all day. Such a host gets one webhook at a time,
+ * so that most webhooks would never reach their last delivery.
  */
-async function giveUpDead(tx: Transaction, host: string): Promise<void> {
+async function giveUpOn(tx: Transaction, host: string): Promise<void> {
   await tx.execute(sql`
     with given_up as (
       update webhooks set status = 'failed', finished_at = now() where id = any(array(
@@ -103,5 +110,5 @@ async function giveUpDead(tx: Transaction, host: string): Promise<void> {
     )
     insert into webhook_attempts (webhook_id, attempt, started_at, duration_ms, error)
     select id, 1 + (select count(*) from webhook_attempts where webhook_id = id), now(), 0,
-      ${`not sent: its receiver has not answered for ${GIVE_UP_SECONDS / 3600} hours`} from given_up`);
+      ${`not sent: the receiver has not answered for ${GIVE_UP_SECONDS / 3600} hours`} from given_up`);
 }

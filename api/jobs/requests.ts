@@ -170,7 +170,7 @@ export async function readJobs(db: Database, tasks: Tasks, caller: Caller, body:
   await checkGraph(db, caller, graph);
   const jobs = written.map((job, index) => readJob(tasks, parse(newJob, job, at(index)), at(index)));
   await checkUploads(db, tasks, caller, jobs);
-  return jobs.map((job) => ({ ...job, owner: caller.owner, archiveOf: archivedUpload(job) }));
+  return jobs.map((job) => ({ ...job, owner: caller.owner }));
 }
 
 /** Parses the job of a schedule. */
@@ -219,11 +219,6 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
     ...(job.concurrency_key != null && { concurrencyKey: job.concurrency_key }),
   };
   return id === undefined ? read : { ...read, id, fingerprint: fingerprintOf(read) };
-}
-
-/** Gives the upload whose pages a job archives; undefined for a job of another type. */
-function archivedUpload({ type, payload }: NewJob): string | undefined {
-  return type === archive.type ? archive.payload.parse(payload).upload_id : undefined;
 }
 
 function readPayload(task: Task, payload: unknown, at: string): Record<string, unknown> {

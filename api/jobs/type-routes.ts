@@ -1,7 +1,7 @@
 import { type Request, type Response, Router } from 'express';
 import type { Tasks } from '../../conversion/registry.ts';
 import type { Database } from '../../db/client.ts';
-import { pausedJobTypes, pauseJobType, resumeJobType } from '../../jobs/job-types.ts';
+import { pausedJobTypes, pauseJobType, resumeJobType } from '../../jobs/pause.ts';
 import type { Task } from '../../jobs/task.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { callerOf } from '../http/caller.ts';

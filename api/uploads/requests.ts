@@ -1,8 +1,8 @@
 import { z } from 'zod';
+import { PDF_ENGINES } from '../../conversion/conversion-task.ts';
 import { MAX_SELECTION_LENGTH, parsePages } from '../../conversion/page-ranges.ts';
 import { PRIORITIES, UPLOAD_STATUSES } from '../../db/schema.ts';
 import type { PageCursor } from '../../db/uploads.ts';
-import { PDF_ENGINES } from '../../jobs/task.ts';
 import { notifyUrl, wholeNumber } from '../http/fields.ts';
 import { limit } from '../http/pagination.ts';
 import { unknownFields } from '../http/validate.ts';

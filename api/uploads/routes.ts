@@ -1,5 +1,7 @@
 import { type Request, type Response, Router } from 'express';
-import { cancelUpload, deleteUpload, retryUpload } from '../../conversion/change-upload.ts';
+import { cancelUpload } from '../../conversion/cancel-upload.ts';
+import { deleteUpload } from '../../conversion/delete-upload.ts';
+import { retryUpload } from '../../conversion/retry-upload.ts';
 import type { Database } from '../../db/client.ts';
 import type { Answer } from '../../db/idempotency.ts';
 import type { Queues } from '../../db/queues.ts';

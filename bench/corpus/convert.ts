@@ -1,7 +1,8 @@
 import { copyFileSync } from 'node:fs';
 import path from 'node:path';
+import type { PdfEngine } from '../../conversion/conversion-task.ts';
 import { pagesIn } from '../../conversion/page-ranges.ts';
-import { convert, convertPayload, inspectionShape } from '../../conversion/tasks/convert.ts';
+import { convert, inspectionShape } from '../../conversion/tasks/convert.ts';
 import { convertRange, rangeOf } from '../../conversion/tasks/convert-range.ts';
 import { pageName } from '../../converter/files/output-names.ts';
 import type { PrivateFolder } from '../../converter/files/private-folder.ts';
@@ -9,7 +10,6 @@ import { type PrepareRetry, runWithRecovery } from '../../converter/recovery.ts'
 import type { TaskEvent, TaskRequest } from '../../converter/run-task.ts';
 import type { SandboxPool } from '../../converter/sandbox/pool.ts';
 import type { RunResult } from '../../converter/task-runner.ts';
-import type { PdfEngine } from '../../jobs/task.ts';
 
 /** The limits of one page: a corpus holds files that were made to break converters. */
 export const PAGE_TIMEOUT_SECONDS = 60;
@@ -126,7 +126,7 @@ class FileConversion {
     if (outcome.kind === 'completed' || outcome.kind === 'aborted') return;
     if (outcome.kind === 'split') {
       for (const part of outcome.parts) {
-        const range = rangeOf(convertPayload.parse(payload), pagesIn(part.pages));
+        const range = rangeOf(payload, pagesIn(part.pages));
         await this.#runJob(convertRange.type, range, Math.min(MAX_MEMORY_MB, part.memoryMb));
       }
       return;

@@ -1,4 +1,4 @@
-import type { PdfEngine } from '../../jobs/task.ts';
+import type { PdfEngine } from '../../conversion/conversion-task.ts';
 import { judgeErrors, type Verdict } from './judge.ts';
 import type { Mutant } from './mutate.ts';
 import { PASSWORD } from './seeds.ts';

@@ -1,12 +1,12 @@
 import { createReadStream } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { z } from 'zod';
-import { defineTask } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
 import { archivePath } from '../../store/paths.ts';
+import { defineUploadTask } from '../upload-task.ts';
 
-/** Zips the pages that an upload has by now into a file of the store. */
-export const archive = defineTask({
+/** Zips the pages that an upload has so far. */
+export const archive = defineUploadTask({
   type: 'archive',
   payload: z.strictObject({ upload_id: z.uuid() }),
   resources: { cpuUnits: 1, memoryMb: 256 },

@@ -1,14 +1,14 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { z } from 'zod';
-import { defineTask } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
+import { defineUploadTask } from '../upload-task.ts';
 
 /**
- * Hashes an original, again and again if asked to: our task that computes more than it waits. Each round hashes the
- * digest (as bytes) of the round before and then the file, so that no round can be skipped; the first is the file's hash.
+ * Hashes an original in one or more rounds: the built-in task that computes more than it waits. Each later round hashes the
+ * digest (as bytes) of the round before and then the file, so that no round can be skipped.
  */
-export const checksum = defineTask({
+export const checksum = defineUploadTask({
   type: 'checksum',
   payload: z.strictObject({
     upload_id: z.uuid(),

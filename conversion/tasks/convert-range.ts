@@ -1,6 +1,7 @@
 import { z } from 'zod';
-import { conversionShape, ORDINARY_MB } from '../../jobs/shape.ts';
-import { type ConversionContext, defineTask } from '../../jobs/task.ts';
+import { ORDINARY_MB } from '../../jobs/shape.ts';
+import { conversionShape } from '../conversion-shape.ts';
+import { defineConversion } from '../conversion-task.ts';
 import { toRanges } from '../page-ranges.ts';
 import { convertPayload } from './convert.ts';
 
@@ -11,17 +12,16 @@ export const convertRangePayload = convertPayload.omit({ page_selection: true })
 
 export type ConvertRangePayload = z.output<typeof convertRangePayload>;
 
-/** Converts some pages of an original that was inspected before. */
-export const convertRange = defineTask({
+/** Converts some pages of an original whose inspection has taken place. */
+export const convertRange = defineConversion({
   type: 'convert_range',
   payload: convertRangePayload,
   resources: conversionShape(ORDINARY_MB),
   internal: true,
-  run: async (context) =>
-    (await import('../../converter/render/convert.ts')).convertPages(context as ConversionContext<ConvertRangePayload>),
+  run: async (context) => (await import('../../converter/render/convert.ts')).convertPages(context),
 });
 
-/** The payload for some pages, in ascending order, of what this conversion converts. */
+/** The payload of a conversion, limited to these pages, which ascend. */
 export function rangeOf(payload: Record<string, unknown>, pages: number[]): ConvertRangePayload {
   return { ...convertRangePayload.omit({ pages: true }).parse(payload), spent_seconds: 0, pages: toRanges(pages) };
 }

@@ -1,10 +1,10 @@
 import { writeFile } from 'node:fs/promises';
+import type { ConversionContext } from '../../conversion/conversion-task.ts';
 import { countPages, pagesIn, parsePages, selectPages, toRanges } from '../../conversion/page-ranges.ts';
 import type { PageReport } from '../../conversion/record-pages.ts';
 import type { ConvertPayload } from '../../conversion/tasks/convert.ts';
 import type { ConvertRangePayload } from '../../conversion/tasks/convert-range.ts';
 import { memoryClass } from '../../jobs/shape.ts';
-import type { ConversionContext } from '../../jobs/task.ts';
 import { AppError, publicError } from '../../runtime/errors.ts';
 import { convertImage } from './convert-image.ts';
 import { encodePng } from './encode-png.ts';

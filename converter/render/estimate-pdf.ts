@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises';
+import type { ConversionContext, PdfEngine } from '../../conversion/conversion-task.ts';
 import { BASELINE_MB, MAX_CLASS_MB } from '../../jobs/shape.ts';
-import type { ConversionContext, PdfEngine } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { ImageSize } from './engines/pdfium/images.ts';
 import { type EmbeddedImage, findImages } from './find-embedded-images.ts';

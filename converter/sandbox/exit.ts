@@ -1,5 +1,5 @@
 import { constants } from 'node:os';
-import type { Step } from '../../jobs/task.ts';
+import type { Step } from '../../conversion/conversion-task.ts';
 import type { AbnormalEnd } from '../task-runner.ts';
 import { MAX_FILES_MB } from './disk-limit.ts';
 

@@ -1,8 +1,8 @@
 import { z } from 'zod';
+import { ENGINES } from '../../conversion/conversion-task.ts';
 import { LOG_LEVELS } from '../../db/schema.ts';
 import { isStorable } from '../../db/storable.ts';
 import { MEMORY_CLASSES } from '../../jobs/shape.ts';
-import { ENGINES } from '../../jobs/task.ts';
 import { ERROR_CODES } from '../../runtime/errors.ts';
 import { MAX_SIDE } from '../render/fit.ts';
 import {

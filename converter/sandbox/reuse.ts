@@ -1,8 +1,8 @@
+import type { Step } from '../../conversion/conversion-task.ts';
 import { archive } from '../../conversion/tasks/archive.ts';
 import { checksum } from '../../conversion/tasks/checksum.ts';
 import { convert } from '../../conversion/tasks/convert.ts';
 import { convertRange } from '../../conversion/tasks/convert-range.ts';
-import type { Step } from '../../jobs/task.ts';
 import type { TaskRequest } from '../run-task.ts';
 
 /**

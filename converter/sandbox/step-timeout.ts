@@ -1,4 +1,4 @@
-import type { Step } from '../../jobs/task.ts';
+import type { Step } from '../../conversion/conversion-task.ts';
 import type { RunOptions } from '../task-runner.ts';
 
 const SAMPLE_MS = 100;

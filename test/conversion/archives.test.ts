@@ -7,7 +7,7 @@ import type { NewJob } from '../../jobs/submit.ts';
 import {
   COMPLETED,
   completedPage,
-  FAILED_FOR_GOOD,
+  FAILED_PERMANENTLY,
   type JobsFixture,
   openJobsFixture,
   SMALL,
@@ -25,7 +25,6 @@ const archiveOf = (upload: string, more: Partial<NewJob> = {}): NewJob => ({
   priority: 'normal',
   payload: { upload_id: upload },
   shape: SMALL,
-  archiveOf: upload,
   ...more,
 });
 async function accept(...newJobs: NewJob[]): Promise<string[]> {
@@ -33,7 +32,7 @@ async function accept(...newJobs: NewJob[]): Promise<string[]> {
 }
 const refused = { status: 429, code: 'too_many_requests', details: { retry_after_seconds: expect.any(Number) } };
 
-/** An upload of two pages, the first of which is made; with the attempt that makes the second. */
+/** An upload of two pages, one of which is complete, with the running attempt. */
 async function convertHalf(): Promise<{ upload: string; attempt: ClaimedJob }> {
   const upload = await fixture.upload();
   const attempt = await fixture.claimOne();
@@ -49,23 +48,23 @@ async function finish(attempt: ClaimedJob): Promise<void> {
 
 const completed = (pages: number) => ({ kind: 'completed' as const, result: { pages, path: 'a.zip' } });
 
-test('an archive that waits or has all pages is given to everybody who asks, one that fails is not', async () => {
+test('an archive that waits or has all pages is reused, and one that fails is not', async () => {
   const { upload, attempt } = await convertHalf();
   await finish(attempt);
   const [failed] = await accept(archiveOf(upload));
   expect(await accept(archiveOf(upload), archiveOf(upload))).toEqual([failed, failed]);
-  await fixture.settle(await fixture.claimOne(), FAILED_FOR_GOOD);
+  await fixture.settle(await fixture.claimOne(), FAILED_PERMANENTLY);
   const [good = ''] = await accept(archiveOf(upload));
   expect(good).not.toBe(failed);
   const running = await fixture.claimOne();
   expect(await accept(archiveOf(upload))).toEqual([good]);
   await fixture.settle(running, completed(2));
-  // An upload that has ended gets no more pages: there is nothing to wait for.
+  // An ended upload gets no more pages.
   expect(await accept(archiveOf(upload, { dependsOn: [good] }), archiveOf(upload))).toEqual([good, good]);
   expect(await fixture.db.$count(jobs, eq(jobs.type, 'archive'))).toBe(2);
 });
 
-test('an archive that lacks pages is made once more, after the one that is being made', async () => {
+test('an archive that lacks pages is made again, after the running one has ended', async () => {
   const { upload, attempt } = await convertHalf();
   const [partial] = await accept(archiveOf(upload));
   const running = await fixture.claimOne();
@@ -77,7 +76,7 @@ test('an archive that lacks pages is made once more, after the one that is being
   expect(complete).not.toBe(partial);
 });
 
-test('an archive that waits for something else is not given to those who ask for one now', async () => {
+test('an archive that waits for another job is not reused by a request without dependencies', async () => {
   const { upload, attempt } = await convertHalf();
   const [waits] = await accept(archiveOf(upload, { dependsOn: [attempt.id] }));
   await expect(accept(archiveOf(upload))).rejects.toMatchObject(refused);
@@ -85,7 +84,7 @@ test('an archive that waits for something else is not given to those who ask for
   expect(await accept(archiveOf(upload))).toEqual([waits]);
 });
 
-test('archives of one upload that are asked for at once are one', async () => {
+test('concurrent requests for an archive of one upload share one job', async () => {
   for (let round = 0; round < 5; round++) {
     const upload = await fixture.upload();
     const answers = await Promise.all(Array.from({ length: 8 }, () => accept(archiveOf(upload))));
@@ -93,12 +92,12 @@ test('archives of one upload that are asked for at once are one', async () => {
   }
 });
 
-test('each owner has an archive of its own', async () => {
+test('each owner has a separate archive', async () => {
   const upload = await fixture.upload();
   expect(new Set(await accept(archiveOf(upload), archiveOf(upload, { owner: 'ann' }))).size).toBe(2);
 });
 
-test('an upload that is deleted while its archive is asked for is unknown', async () => {
+test('an archive of a deleted upload is refused as unknown_upload', async () => {
   const upload = await fixture.upload();
   await fixture.deleteUpload(upload);
   await expect(accept(archiveOf(upload))).rejects.toMatchObject({ status: 422, code: 'unknown_upload' });

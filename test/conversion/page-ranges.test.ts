@@ -32,11 +32,11 @@ describe('parsePages', () => {
     ['a', /"a" is neither/],
     ['1.5', /neither/],
     ['0', /count from 1/],
-    ['3-1', /3-1 goes backwards/],
-    ['1000001', /1000001 is beyond 1000000/],
+    ['3-1', /3-1 is descending/],
+    ['1000001', /1000001 is more than 1000000/],
     ['99999999999999999999', /neither/],
     ['1,'.repeat(501), /longer than 1000/],
-  ])('refuses %j and says why', (text, message) => {
+  ])('refuses %j with the reason', (text, message) => {
     expect(() => parsePages(text)).toThrow(
       expect.objectContaining({ code: 'invalid_request', status: 400, message: expect.stringMatching(message) }),
     );
@@ -44,9 +44,9 @@ describe('parsePages', () => {
 });
 
 describe('selectPages', () => {
-  test('no selection is every page', () => expect(selectPages(null, 12)).toEqual([[1, 12]]));
+  test('no selection means every page', () => expect(selectPages(null, 12)).toEqual([[1, 12]]));
 
-  test('a selection is taken as it is', () =>
+  test('a selection within the document is unchanged', () =>
     expect(
       selectPages(
         [
@@ -60,7 +60,7 @@ describe('selectPages', () => {
       [12, 12],
     ]));
 
-  test('names the first page that is not there, and how many are', () => {
+  test('names the first missing page and the page count', () => {
     expect(() =>
       selectPages(
         [

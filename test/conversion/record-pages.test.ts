@@ -1,12 +1,12 @@
 import { eq, sql } from 'drizzle-orm';
-import { partsFor, recordInspection, recordPages, settledPages } from '../../conversion/record-pages.ts';
+import { recordInspection, recordPages, settledPages } from '../../conversion/record-pages.ts';
 import { originals, pages, uploads } from '../../db/schema.ts';
 import type { Outcome } from '../../jobs/settle.ts';
 import {
   COMPLETED,
   completedPage,
   FAILED,
-  FAILED_FOR_GOOD,
+  FAILED_PERMANENTLY,
   type JobsFixture,
   openJobsFixture,
   range,
@@ -15,7 +15,7 @@ import {
 let fixture: JobsFixture;
 beforeAll(async () => {
   fixture = await openJobsFixture();
-  // Every end of an upload leaves a mark, so that a second one would be seen.
+  // A trigger counts the ends of each upload.
   await fixture.db.execute(sql`create table upload_ends (id uuid)`);
   await fixture.db.execute(sql`create function mark_end() returns trigger language plpgsql as
     $$ begin insert into upload_ends values (new.id); return null; end $$`);
@@ -40,7 +40,7 @@ async function endsOf(uploadId: string): Promise<number> {
   return rows[0]?.count as number;
 }
 
-test('an upload completes with its last page, and its password is gone', async () => {
+test('an upload completes with its last page, and its password is deleted', async () => {
   const id = await fixture.upload();
   const job = await fixture.claimOne();
   await inspected(job, 2);
@@ -69,11 +69,6 @@ test('a page is recorded with its note', async () => {
   expect(await fixture.db.select({ note: pages.note }).from(pages).where(eq(pages.uploadId, id))).toEqual([{ note }]);
 });
 
-test('pages that are made again are made by the same engine', () => {
-  const job = { payload: { engine: 'pdfium', page_selection: '1-3' }, cpuUnits: 1, memoryMb: 256 };
-  expect(partsFor([1, 2], [job as never])).toMatchObject([{ payload: { engine: 'pdfium', pages: [[1, 2]] } }]);
-});
-
 test('the page total is unknown until every original was inspected', async () => {
   const id = await fixture.upload(2);
   const [first, second] = (await fixture.claim()) as [Attempt, Attempt];
@@ -100,9 +95,9 @@ test.each(['before', 'after'])(
   async (when) => {
     const id = await fixture.upload(2);
     const [good, bad] = (await fixture.claim()) as [Attempt, Attempt];
-    if (when === 'before') await end(bad, FAILED_FOR_GOOD);
+    if (when === 'before') await end(bad, FAILED_PERMANENTLY);
     await inspected(good, 3);
-    if (when === 'after') await end(bad, FAILED_FOR_GOOD);
+    if (when === 'after') await end(bad, FAILED_PERMANENTLY);
     expect(await fixture.findUpload(id)).toMatchObject({ pagesTotal: 3 });
   },
 );
@@ -139,7 +134,7 @@ test('pages of one upload that are ready at the same time are all counted', asyn
   expect(await fixture.pages(id)).toHaveLength(40);
 });
 
-test('what a late attempt records changes nothing', async () => {
+test('a late attempt records nothing', async () => {
   const id = await fixture.upload();
   const late = await fixture.claimOne();
   await end(late, { kind: 'failed', error: { code: 'converter_lost', message: 'gone' }, retryable: true });
@@ -168,7 +163,7 @@ test('a failed range fails exactly its remaining pages', async () => {
   });
   const [good, bad] = (await fixture.claim()) as [Attempt, Attempt];
   await recordPages(fixture.db, bad, [completedPage(5)]);
-  await end(bad, FAILED_FOR_GOOD);
+  await end(bad, FAILED_PERMANENTLY);
   expect((await fixture.pages(id)).map(({ page, status }) => [page, status])).toEqual([
     [4, 'failed'],
     [5, 'completed'],
@@ -185,7 +180,7 @@ test('a failed range fails exactly its remaining pages', async () => {
   expect(await fixture.db.select({ error: originals.error }).from(originals)).toEqual([{ error: null }]);
 });
 
-test('an original that fails after its inspection fails its pages that are not there yet', async () => {
+test('an original that fails after its inspection fails its missing pages', async () => {
   const id = await fixture.upload();
   const job = await fixture.claimOne();
   await inspected(job, 9, [
@@ -193,7 +188,7 @@ test('an original that fails after its inspection fails its pages that are not t
     [7, 7],
   ]);
   await recordPages(fixture.db, job, [completedPage(2)]);
-  await end(job, FAILED_FOR_GOOD);
+  await end(job, FAILED_PERMANENTLY);
   expect((await fixture.pages(id)).map(({ page, status, error }) => [page, status, error?.code])).toEqual([
     [2, 'completed', undefined],
     [3, 'failed', 'corrupt_file'],
@@ -206,10 +201,10 @@ test('an original that fails after its inspection fails its pages that are not t
   });
 });
 
-test('an original that fails leaves the others at work, and the upload fails with the last of them', async () => {
+test('an original that fails does not stop the others, and the upload fails when all have ended', async () => {
   const id = await fixture.upload(3);
   const [first, second, third] = (await fixture.claim()) as [Attempt, Attempt, Attempt];
-  await end(second, FAILED_FOR_GOOD);
+  await end(second, FAILED_PERMANENTLY);
   expect(await fixture.findUpload(id)).toMatchObject({ status: 'processing', password: 'a secret' });
   for (const job of [first, third]) {
     await inspected(job, 1);
@@ -220,7 +215,7 @@ test('an original that fails leaves the others at work, and the upload fails wit
     status: 'failed',
     pagesDone: 2,
     password: null,
-    error: FAILED_FOR_GOOD.kind === 'failed' && FAILED_FOR_GOOD.error,
+    error: FAILED_PERMANENTLY.error,
   });
 });
 
@@ -247,20 +242,20 @@ test('the last ranges of several originals that settle at the same time end the 
 });
 
 test('originals that fail at the same time do not block each other', async () => {
-  // Postgres looks for a deadlock after a second: rounds as fast as these have none.
+  // Postgres detects deadlocks after a second, so that a faster round has none.
   for (let round = 0; round < 20; round++) {
     const id = await fixture.upload(4);
     const attempts = await fixture.claimApart();
     for (const attempt of attempts) await inspected(attempt, 3);
     const began = Date.now();
-    await Promise.all(attempts.map((attempt) => end(attempt, FAILED_FOR_GOOD)));
+    await Promise.all(attempts.map((attempt) => end(attempt, FAILED_PERMANENTLY)));
     expect(Date.now() - began).toBeLessThan(1_000);
     expect([(await fixture.findUpload(id)).status, await endsOf(id)]).toEqual(['failed', 1]);
     expect(await fixture.pages(id)).toHaveLength(12);
   }
 });
 
-test('an upload that was deleted in the meantime stops nobody', async () => {
+test('a late attempt of a deleted upload records nothing', async () => {
   const id = await fixture.upload();
   const job = await fixture.claimOne();
   await end(job, COMPLETED);

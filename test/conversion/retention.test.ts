@@ -11,7 +11,7 @@ import { events, jobDependencies, jobs, uploads } from '../../db/schema.ts';
 import { openDiskStore } from '../../store/disk.ts';
 import { pagePath } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
-import { completedPage, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
+import { completedPage, FAILED_PERMANENTLY, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
 import { until } from '../support/service.ts';
 
 let fixture: JobsFixture;
@@ -59,7 +59,7 @@ async function stored(): Promise<string[]> {
 }
 
 /** An upload that completed this many days ago, with an original and a page in the store. */
-async function ended(daysAgo = 0, outcome?: typeof FAILED_FOR_GOOD): Promise<{ id: string; files: string[] }> {
+async function ended(daysAgo = 0, outcome?: typeof FAILED_PERMANENTLY): Promise<{ id: string; files: string[] }> {
   const id = await fixture.upload();
   const attempt = await fixture.claimOne();
   const page = pagePath(id, 1, 1, '1');
@@ -155,7 +155,7 @@ test('jobs without an upload, and events, are deleted by the same retention', as
 
 test('an upload that is retried during a round is kept', async () => {
   for (let round = 0; round < 12; round++) {
-    const { id } = await ended(DAYS + 1, FAILED_FOR_GOOD);
+    const { id } = await ended(DAYS + 1, FAILED_PERMANENTLY);
     const retries = () => fixture.retryUpload(id);
     const [, retried] = await (round % 2
       ? Promise.all([history(DAYS), retries()])

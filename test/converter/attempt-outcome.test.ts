@@ -1,9 +1,10 @@
+import type { Part, Step } from '../../conversion/conversion-task.ts';
 import { convert } from '../../conversion/tasks/convert.ts';
 import { attemptOutcome } from '../../converter/attempt-outcome.ts';
 import type { AbnormalEnd, RunResult } from '../../converter/task-runner.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Outcome } from '../../jobs/settle.ts';
-import type { Part, Step, Task } from '../../jobs/task.ts';
+import type { Task } from '../../jobs/task.ts';
 
 /** Processor time of the page at which the run ended. */
 const SPENT = 4;

@@ -4,7 +4,7 @@ import { Reservations } from '../../converter/reservations.ts';
 import { listen } from '../../db/listen.ts';
 import { jobs } from '../../db/schema.ts';
 import { claimJobs } from '../../jobs/claim.ts';
-import { READY_CHANNEL, sendWakeUps } from '../../jobs/running.ts';
+import { READY_CHANNEL, sendWakeUps } from '../../jobs/wake.ts';
 import { COMPLETED, type JobsFixture, openJobsFixture, SMALL } from '../jobs/fixture.ts';
 
 /** Disables polling. */

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { Readable } from 'node:stream';
 import sharp from 'sharp';
 import { z } from 'zod';
+import type { UploadTask } from '../../conversion/upload-task.ts';
 import { type ExecutorParts, executeJob } from '../../converter/executor.ts';
 import { PrivateFolder } from '../../converter/files/private-folder.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
@@ -12,7 +13,6 @@ import { settleInBatches } from '../../converter/settle-in-batches.ts';
 import type { RunOptions, RunOutcome, TaskRunner } from '../../converter/task-runner.ts';
 import { listOriginals } from '../../db/uploads.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
-import type { Task } from '../../jobs/task.ts';
 import type { Config } from '../../runtime/config.ts';
 import { openDiskStore } from '../../store/disk.ts';
 import type { Store } from '../../store/store.ts';
@@ -78,7 +78,7 @@ async function execute(
     reads,
     stop = new AbortController(),
     onClaim,
-  }: { reads?: Task['reads']; stop?: AbortController; onClaim?: (job: ClaimedJob) => Promise<unknown> } = {},
+  }: { reads?: UploadTask['reads']; stop?: AbortController; onClaim?: (job: ClaimedJob) => Promise<unknown> } = {},
 ) {
   const task = {
     type: 'convert',
@@ -87,7 +87,7 @@ async function execute(
     internal: true,
     run: async () => ({}),
     ...(reads && { reads }),
-  } as Task;
+  } satisfies UploadTask;
   const folder = new PrivateFolder(root);
   const run: TaskRunner['run'] = async (prepare, options) => {
     await folder.begin();

@@ -1,11 +1,11 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import type { Engine, Step } from '../../conversion/conversion-task.ts';
 import { PrivateFolder } from '../../converter/files/private-folder.ts';
 import { runWithRecovery } from '../../converter/recovery.ts';
 import type { TaskRequest } from '../../converter/run-task.ts';
 import type { AbnormalEnd, RunResult } from '../../converter/task-runner.ts';
-import type { Engine, Step } from '../../jobs/task.ts';
 import { taskRequest } from '../support/prepare.ts';
 
 let work: string;

@@ -1,6 +1,7 @@
 import { z } from 'zod';
+import type { ConversionContext, Part } from '../../conversion/conversion-task.ts';
 import { runTask, type TaskEvent, type TaskRequest } from '../../converter/run-task.ts';
-import type { ConversionContext, Part, Task } from '../../jobs/task.ts';
+import type { Task } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
 import { taskRequest } from '../support/prepare.ts';
 

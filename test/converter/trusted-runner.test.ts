@@ -3,10 +3,10 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { z } from 'zod';
+import { defineUploadTask, type UploadTaskContext } from '../../conversion/upload-task.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
 import { ABORT_GRACE_MS } from '../../converter/task-runner.ts';
 import { TrustedRunner } from '../../converter/trusted-runner.ts';
-import { defineTask, type TaskContext } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
 import { createLogger } from '../../runtime/log.ts';
 import { prepareFor, taskRequest } from '../support/prepare.ts';
@@ -25,13 +25,13 @@ afterEach(async () => {
   await rm(workFolder, { recursive: true });
 });
 
-type Work = (context: TaskContext<Record<string, unknown>>) => Promise<Record<string, unknown>>;
+type Work = (context: UploadTaskContext<Record<string, unknown>>) => Promise<Record<string, unknown>>;
 
 /** Starts a trusted task with a deadline of one second. */
 async function start(work: Work, aborter = new AbortController()) {
   const events: TaskEvent[] = [];
   const started = Promise.withResolvers<void>();
-  const task = defineTask({
+  const task = defineUploadTask({
     type: 'test',
     payload: z.record(z.string(), z.unknown()),
     resources: { cpuUnits: 0, memoryMb: 256 },
@@ -123,7 +123,7 @@ test('a task that completes after an abort has completed', async () => {
 });
 
 test('events of an abandoned task are dropped', async () => {
-  let context: TaskContext<Record<string, unknown>> | undefined;
+  let context: UploadTaskContext<Record<string, unknown>> | undefined;
   const { ended, events, aborter } = await start((given) => {
     context = given;
     given.progress(1);

@@ -31,7 +31,7 @@ async function roomFor(cpuUnits: number, memoryMb: number): Promise<void> {
     .where(inArray(converters.id, [id]));
 }
 
-test('the rows come in the order of the request, new ones and known ones mixed', async () => {
+test('new and existing rows are returned in the order of the request', async () => {
   const [known] = await accept(job('known'));
   const rows = await accept(job('z'), job(), job('known'), job('a', { dependsOn: ['z'] }), job());
   expect(rows.map(({ id, status }) => [id, status])).toEqual([
@@ -45,7 +45,7 @@ test('the rows come in the order of the request, new ones and known ones mixed',
   expect(await stored()).toBe(5);
 });
 
-test('the same job sent again is the one that is there, whatever has become of it', async () => {
+test('a repeated job is the existing job in any status', async () => {
   await accept(job('a'));
   await fixture.settle(await fixture.claimOne(), COMPLETED);
   expect(await accept(job('a'))).toMatchObject([{ id: 'a', status: 'completed', attempt: 1 }]);
@@ -77,7 +77,7 @@ test('batches that share jobs in different orders are stored at once without a f
   }
 });
 
-test('another job under an id that is taken is a conflict, and nothing of its batch is stored', async () => {
+test('another job with an existing id is a conflict, and its batch is not stored', async () => {
   await accept(job('a'));
   await expect(accept(job('b'), job('a', { fingerprint: 'two' }))).rejects.toMatchObject({
     code: 'conflict',
@@ -86,7 +86,7 @@ test('another job under an id that is taken is a conflict, and nothing of its ba
   expect(await stored()).toBe(1);
 });
 
-test('two different jobs sent at once under one id: one is stored, the other a conflict', async () => {
+test('of two concurrent jobs with one id one is stored, and the other is a conflict', async () => {
   for (let round = 0; round < 10; round++) {
     const id = `a${round}`;
     const results = await Promise.allSettled([accept(job(id)), accept(job(id, { fingerprint: 'two' }))]);
@@ -95,12 +95,12 @@ test('two different jobs sent at once under one id: one is stored, the other a c
   }
 });
 
-test('an id that one of ours has already cannot be taken', async () => {
+test('the id of an internal job is a conflict', async () => {
   await fixture.submit({ id: 'a' });
   await expect(accept(job('a'))).rejects.toMatchObject({ code: 'conflict' });
 });
 
-test('an unknown prerequisite refuses the batch, and nothing of it is stored', async () => {
+test('a batch with an unknown prerequisite is not stored', async () => {
   await expect(accept(job('a'), job('b', { dependsOn: ['a', 'nobody'] }))).rejects.toMatchObject({
     code: 'unknown_dependency',
     status: 422,
@@ -109,7 +109,7 @@ test('an unknown prerequisite refuses the batch, and nothing of it is stored', a
   expect(await stored()).toBe(0);
 });
 
-test('what is to be recorded with the jobs is recorded with them or not at all', async () => {
+test('the record callback and the jobs are atomic', async () => {
   const record = async () => {
     throw new Error('could not be recorded');
   };
@@ -117,14 +117,14 @@ test('what is to be recorded with the jobs is recorded with them or not at all',
   expect(await stored()).toBe(0);
 });
 
-test('jobs wait when no converter is alive, whatever they need', async () => {
+test('jobs of any shape wait while no converter is live', async () => {
   await roomFor(1, 512);
   await fixture.db.update(converters).set({ status: 'stopped' });
   const shape = { cpuUnits: 64, memoryMb: 16_384 };
   expect(await accept(job('a', { shape }))).toMatchObject([{ status: 'ready', ...shape }]);
 });
 
-test('what no live converter could ever hold is refused, with all of its batch', async () => {
+test('a batch with a job that no live converter can hold is refused', async () => {
   await roomFor(2, 4096);
   await roomFor(8, 1024);
   const fits = [
@@ -146,7 +146,7 @@ test('what no live converter could ever hold is refused, with all of its batch',
   expect(await accept(...fits.map((shape) => job(undefined, { shape })))).toHaveLength(2);
 });
 
-test('a thousand jobs are one batch', async () => {
+test('a batch may have a thousand jobs', async () => {
   const ids = Array.from({ length: 1000 }, (_, index) => `j${index}`);
   const rows = await accept(...ids.map((id, index) => job(id, { dependsOn: index % 2 ? [`j${index - 1}`] : [] })));
   expect(rows.map(({ id }) => id)).toEqual(ids);

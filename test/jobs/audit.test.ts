@@ -1,6 +1,5 @@
 import { type SQL, sql } from 'drizzle-orm';
 import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
-import { audit } from '../../jobs/audit.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
 
@@ -11,7 +10,7 @@ beforeAll(async () => {
 afterEach(() => fixture.empty());
 afterAll(() => fixture.close());
 
-/** Jobs in every status, named by it; `parent` waits for two children; an upload with a page at work, one that has ended. */
+/** Creates jobs whose ids are their statuses, a `parent` of two children, a running upload, and one that has ended. */
 async function busy(): Promise<void> {
   await fixture.submit({ id: 'failed', notifyUrl: 'http://receiver.example' });
   await fixture.finishAll({ kind: 'failed', error: { code: 'task_failed', message: 'broken' }, retryable: false });
@@ -43,40 +42,44 @@ const queued = (id: string) => sql`(select queue_id from jobs where id = ${id})`
 const endOf = (id: string) =>
   sql`update jobs set status = 'failed', queue_id = null, converter_id = null, pending_children = 0, finished_at = now() where id = ${id}`;
 
-const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
+const BREAKS: [invariant: string, how: string, statements: SQL[]][] = [
   [
     'a ready job has its pg-boss job',
-    'that of a ready job is gone',
+    'the pg-boss job of a ready job was deleted',
     [sql`delete from pgboss.job where id = ${queued('ready')}`],
   ],
   [
     'a pg-boss job stands for one ready job',
-    'one stands for none',
+    'a pg-boss job has no job',
     [sql`insert into pgboss.job (name) values ('jobs')`],
   ],
   [
     'a pg-boss job stands for one ready job',
-    'its job has ended',
+    'the job has ended',
     [
       endOf('ready'),
       sql`update jobs set pending_dependencies = 1 where id = 'blocked'`,
       sql`delete from job_dependencies where depends_on = 'ready'`,
     ],
   ],
-  ['a pending webhook has its time', 'nobody would deliver it', [sql`update webhooks set due_at = 'infinity'`]],
+  [
+    'a pending webhook is due within 11 hours',
+    'the webhook is due never',
+    [sql`update webhooks set due_at = 'infinity'`],
+  ],
   [
     'a blocked job counts its dependencies without an outcome',
-    'it counts too many',
+    'the count is too high',
     [sql`update jobs set pending_dependencies = 3 where id = 'blocked'`],
   ],
   [
     'no blocked job waits for a dependency that has failed',
-    'the prerequisite was forgotten',
+    'the edge has a failed outcome',
     [sql`insert into job_dependencies values ('blocked', 'failed')`],
   ],
   [
-    'a job that waits knows what became of its prerequisites, or will be placed again',
-    'a prerequisite ended without a word',
+    'a job that waits knows the outcomes of its prerequisites, or will be placed again',
+    'a prerequisite ended without an outcome',
     [
       sql`update job_dependencies set outcome = 'completed' where job_id = 'blocked' and depends_on = 'running'`,
       sql`update jobs set pending_dependencies = 1 where id = 'blocked'`,
@@ -84,17 +87,17 @@ const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
   ],
   [
     'no job runs before its dependencies let it',
-    'one that is ready waits for another',
+    'a ready job has an open prerequisite',
     [sql`insert into job_dependencies values ('ready', 'running')`],
   ],
   [
     'no job runs before its dependencies let it',
-    'one that is to run later waits for one that was cancelled',
+    'a scheduled job has a cancelled prerequisite',
     [sql`insert into job_dependencies values ('scheduled', 'cancelled')`],
   ],
   [
     'a parent counts the children that have not ended',
-    'it counts too few',
+    'the count is too low',
     [sql`update jobs set pending_children = 1 where id = 'parent'`],
   ],
   [
@@ -107,17 +110,17 @@ const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
   ],
   [
     'a running job has one running attempt, its last',
-    'the attempt is gone',
+    'the attempt was deleted',
     [sql`delete from job_attempts where job_id = 'running'`],
   ],
   [
     'a running attempt belongs to a running job',
-    'the job is over',
+    'the job has ended',
     [sql`update job_attempts set status = 'running' where job_id = 'completed'`],
   ],
   [
     'no job completes twice',
-    'it did',
+    'two attempts have completed',
     [
       sql`insert into job_attempts (job_id, attempt, status, converter_id, converter, cpu_units, memory_mb)
         select job_id, 2, status, converter_id, converter, cpu_units, memory_mb from job_attempts where job_id = 'completed'`,
@@ -125,17 +128,17 @@ const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
   ],
   [
     'no converter runs more than its capacity',
-    'it has too few CPU units',
+    'the converter has too few CPU units',
     [sql`update converters set cpu_units = 2 where id = (select converter_id from jobs where id = 'running')`],
   ],
   [
     'no converter runs more than its capacity',
-    'it has too little memory',
+    'the converter has too little memory',
     [sql`update converters set memory_mb = 511 where id = (select converter_id from jobs where id = 'running')`],
   ],
   [
     'no key runs more jobs than its type allows',
-    'several run',
+    'two jobs run',
     [
       sql`insert into job_types (type, per_key, limited_at) values ('test', 1, '-infinity')`,
       sql`update jobs set type = 'test', concurrency_key = 'key' where status = 'running'`,
@@ -143,7 +146,7 @@ const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
   ],
   [
     'no type runs more jobs than it allows',
-    'several run',
+    'two jobs run',
     [
       sql`insert into job_types (type, per_type, limited_at) values ('test', 1, '-infinity')`,
       sql`update jobs set type = 'test' where status = 'running'`,
@@ -151,44 +154,44 @@ const BREAKS: [promise: string, how: string, statements: SQL[]][] = [
   ],
   [
     'a throttled job waits for a key that has no room',
-    'its type has no limit',
+    'the type has no limit',
     [sql`update jobs set concurrency_key = 'key', throttled = true where id = 'ready'`],
   ],
   [
     'an upload counts its completed pages',
-    'it counts one more',
+    'the count is too high',
     [sql`update uploads set pages_done = 2 where finished_at is null`],
   ],
-  ['an upload counts its completed pages', 'a page is gone', [sql`delete from pages`]],
+  ['an upload counts its completed pages', 'a page was deleted', [sql`delete from pages`]],
   [
     'an upload ends with its jobs',
-    'it has ended before',
+    'the upload has ended first',
     [sql`update uploads set status = 'failed', finished_at = now(), password = null where finished_at is null`],
   ],
   [
     'an upload ends with its jobs',
-    'it goes on without any',
+    'the upload has not ended',
     [sql`update uploads set status = 'processing', finished_at = null where finished_at is not null`],
   ],
 ];
 
-test.each(BREAKS)('broken: %s: %s', async (promise, _how, statements) => {
+test.each(BREAKS)('broken: %s: %s', async (invariant, _how, statements) => {
   await busy();
-  expect(await audit(fixture.db)).toEqual([]);
+  expect(await fixture.findings()).toEqual([]);
   for (const statement of statements) await fixture.db.execute(statement);
-  const findings = await audit(fixture.db);
-  expect(findings.map((finding) => finding.promise)).toEqual([promise]);
+  const findings = await fixture.findings();
+  expect(findings.map((finding) => finding.invariant)).toEqual([invariant]);
   expect(findings[0]).toMatchObject({ count: 1, examples: [expect.any(String)] });
 });
 
-test('a finding counts all that is broken, and names a few', async () => {
+test('a finding counts all broken rows, and names five', async () => {
   await fixture.submit(...Array(20).fill({}));
   await fixture.db.execute(sql`delete from pgboss.job`);
-  const [finding, ...others] = await audit(fixture.db);
+  const [finding, ...others] = await fixture.findings();
   expect([finding?.count, finding?.examples.length, others]).toEqual([20, 5, []]);
 });
 
-test('nothing is found while jobs are submitted, claimed, settled, cancelled and retried', async () => {
+test('the audit finds nothing while jobs are submitted, claimed, settled, cancelled and retried', async () => {
   await busy();
   let working = true;
   const work = async (lane: number) => {
@@ -205,7 +208,7 @@ test('nothing is found while jobs are submitted, claimed, settled, cancelled and
   const all = Promise.all([1, 2, 3].map(work)).finally(() => {
     working = false;
   });
-  while (working) expect(await audit(fixture.db)).toEqual([]);
+  while (working) expect(await fixture.findings()).toEqual([]);
   await all;
-  expect(await audit(fixture.db)).toEqual([]);
+  expect(await fixture.findings()).toEqual([]);
 });

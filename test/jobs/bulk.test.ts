@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm';
 import type { JobFilter } from '../../db/jobs.ts';
 import type { BulkAction } from '../../db/schema.ts';
 import { advanceBulk, findBulk, startBulk } from '../../jobs/bulk.ts';
-import { COMPLETED, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
+import { COMPLETED, FAILED_PERMANENTLY, type JobsFixture, openJobsFixture } from './fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {
@@ -22,7 +22,7 @@ const counts = async () => {
   return Object.fromEntries(rows.map(({ status, count }) => [status, count]));
 };
 
-test('few jobs are changed when the call returns', async () => {
+test('a small operation has completed when the call returns', async () => {
   await many(90);
   expect(await start('cancel')).toMatchObject({ status: 'completed', count: 90, done: 90, skipped: 0 });
   expect(await counts()).toEqual({ cancelled: 90 });
@@ -34,7 +34,7 @@ test('few jobs are changed when the call returns', async () => {
   expect(await start('delete')).toMatchObject({ status: 'completed', count: 0, done: 0 });
 });
 
-test('many jobs are changed in batches by the processes that share them, and the same call joins', async () => {
+test('many jobs are changed in batches by several processes, and the same call joins the operation', async () => {
   await many(450, { type: 'one' });
   const began = await start('cancel', { type: 'one' });
   expect(began).toMatchObject({ status: 'running', count: 450, done: 0 });
@@ -44,11 +44,11 @@ test('many jobs are changed in batches by the processes that share them, and the
   expect((await start('cancel', { type: 'two' })).id).not.toBe(began.id);
   await Promise.all([fixture.continueChanges(), fixture.continueChanges(), fixture.continueChanges()]);
   expect(await findBulk(fixture.db, began.id)).toMatchObject({ status: 'completed', done: 450, skipped: 0 });
-  // Submitted after it began.
+  // This job was submitted after the start of the operation.
   expect(await counts()).toEqual({ cancelled: 450, ready: 3 });
 });
 
-test('only jobs that match are changed: by owner, status, type, priority and time', async () => {
+test('only jobs that match owner, status, type, priority and time are changed', async () => {
   await fixture.submit(
     { id: 'old', owner: 'a' },
     { id: 'mine', owner: 'a', priority: 'low' },
@@ -72,7 +72,7 @@ test('only jobs that match are changed: by owner, status, type, priority and tim
   ]);
 });
 
-test('a deletion leaves uploads alone, and dependants know what became of deleted jobs', async () => {
+test('a deletion skips uploads, and dependants keep the outcomes of deleted jobs', async () => {
   const upload = await fixture.upload();
   await fixture.submit({ id: 'good' }, { id: 'wait', runAt: new Date(Date.now() + 3_600_000) });
   await fixture.submit({ id: 'after', dependsOn: ['good', 'wait'] });
@@ -92,7 +92,7 @@ test('conversions are cancelled and retried with their uploads', async () => {
   for (const id of uploads) expect((await fixture.findUpload(id)).status).toBe('processing');
 });
 
-test('a job that cannot be changed is skipped, and does not hold up the others', async () => {
+test('a job that cannot be changed is skipped, and does not delay the others', async () => {
   const ids = await many(120);
   const poison = ids[40] ?? '';
   await fixture.db.execute(sql`create function refuse() returns trigger language plpgsql as $$ begin
@@ -109,7 +109,7 @@ test('a job that cannot be changed is skipped, and does not hold up the others',
   expect(await fixture.statuses(poison)).toEqual(['ready']);
 });
 
-test('an owner has a bounded number of operations, and those of others do not count', async () => {
+test('each owner has a separate limit of operations', async () => {
   for (const type of ['a', 'b', 'c', 'd', 'e', 'f', 'g']) await many(101, { type });
   const begin = (type: string, owner: string) => start('cancel', { type }, owner);
   for (const type of ['a', 'b', 'c', 'd', 'e']) await begin(type, 'x');
@@ -124,10 +124,10 @@ test('an owner has a bounded number of operations, and those of others do not co
 
 test('a job that fails again while an operation runs is not retried twice', async () => {
   await many(250);
-  await fixture.finishAll(FAILED_FOR_GOOD);
+  await fixture.finishAll(FAILED_PERMANENTLY);
   const { id } = await start('retry', { status: 'failed' });
   await advance();
-  await fixture.finishAll(FAILED_FOR_GOOD);
+  await fixture.finishAll(FAILED_PERMANENTLY);
   await fixture.continueChanges();
   expect(await findBulk(fixture.db, id)).toMatchObject({ status: 'completed', done: 250 });
   expect(await counts()).toEqual({ failed: 100, ready: 150 });

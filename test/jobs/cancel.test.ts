@@ -5,7 +5,7 @@ import {
   COMPLETED,
   completedPage,
   FAILED,
-  FAILED_FOR_GOOD,
+  FAILED_PERMANENTLY,
   type JobsFixture,
   openJobsFixture,
   range,
@@ -21,7 +21,7 @@ afterAll(() => fixture.close());
 const CONFLICT = { code: 'conflict', status: 409 };
 const ENDED = { status: 'cancelled', queueId: null, converterId: null, dueAt: null, finishedAt: expect.any(Date) };
 
-/** Job `a` in this status, before it ended. */
+/** Creates job `a` in a status before its end. */
 async function jobThatIs(status: string): Promise<void> {
   if (status === 'scheduled') await fixture.submit({ id: 'a', runAt: new Date(Date.now() + 3_600_000) });
   else if (status === 'blocked') await fixture.submit({ id: 'before' }, { id: 'a', dependsOn: ['before'] });
@@ -40,7 +40,7 @@ test.each(['scheduled', 'blocked', 'ready', 'running', 'retrying'])('a %s job ca
   expect((await fixture.claim()).map(({ id }) => id)).toEqual(status === 'blocked' ? ['before'] : []);
 });
 
-test('the attempt of a running job is cancelled with it, and spends nothing', async () => {
+test('the attempt of a running job is cancelled with it, and does not count as a failure', async () => {
   await jobThatIs('running');
   await fixture.cancel('a');
   expect(await fixture.attempts('a')).toMatchObject([
@@ -76,7 +76,7 @@ test('a job that has ended cannot be cancelled', async () => {
   await fixture.submit({ id: 'completed' });
   await fixture.finishAll();
   await fixture.submit({ id: 'failed' });
-  await fixture.finishAll(FAILED_FOR_GOOD);
+  await fixture.finishAll(FAILED_PERMANENTLY);
   await fixture.submit({ id: 'cancelled' });
   await fixture.cancel('cancelled');
   for (const status of ['completed', 'failed', 'cancelled']) {
@@ -89,7 +89,7 @@ test('a job that has ended cannot be cancelled', async () => {
   }
 });
 
-test('a part of another job cannot be cancelled by itself', async () => {
+test('a child cannot be cancelled alone', async () => {
   await fixture.submit({ id: 'a' });
   await fixture.settle(await fixture.claimOne(), { kind: 'split', children: [range([1, 1])] });
   const child = await fixture.claimOne();
@@ -97,7 +97,7 @@ test('a part of another job cannot be cancelled by itself', async () => {
   expect(await fixture.statuses('a', child.id)).toEqual(['running', 'running']);
 });
 
-test('there is nothing to cancel of a job that nobody knows', async () => {
+test('an unknown job cannot be cancelled', async () => {
   expect(await fixture.cancel('unknown')).toBeUndefined();
 });
 
@@ -108,7 +108,7 @@ test('a late attempt of a cancelled job changes nothing', async () => {
   await recordPages(fixture.db, late, [completedPage(1)]);
   await fixture.cancel(late.id);
   const before = [await fixture.job(late.id), await fixture.attempts(late.id), await fixture.findUpload(upload)];
-  const outcomes: Outcome[] = [COMPLETED, FAILED, FAILED_FOR_GOOD, { kind: 'returned' }];
+  const outcomes: Outcome[] = [COMPLETED, FAILED, FAILED_PERMANENTLY, { kind: 'returned' }];
   for (const outcome of outcomes) expect(await fixture.settle(late, outcome)).toBe(false);
   expect(await fixture.settle(late, { kind: 'split', children: [range([1, 1])] })).toBe(false);
   expect(await recordPages(fixture.db, late, [completedPage(2)])).toBe(false);
@@ -133,8 +133,8 @@ test('an upload is cancelled once the last of its jobs has ended', async () => {
   });
 });
 
-describe('at the same time', () => {
-  test('a cancel and a claim leave the job cancelled and its attempt, if any, too', async () => {
+describe('concurrently', () => {
+  test('a cancel and a claim leave the job and its attempt cancelled', async () => {
     const converter = await fixture.converter();
     let before = 0;
     for (let round = 0; round < 80; round++) {
@@ -148,13 +148,13 @@ describe('at the same time', () => {
       if (statuses.length === 0) before++;
       expect(await fixture.findings()).toEqual([]);
     }
-    // Both orders came to pass, or this would show little.
+    // Both orders must occur.
     expect(before).toBeGreaterThan(0);
   });
 
   test.each([
     ['completes', COMPLETED, 'completed'],
-    ['fails', FAILED_FOR_GOOD, 'failed'],
+    ['fails', FAILED_PERMANENTLY, 'failed'],
     ['is handed back', { kind: 'returned' } as Outcome, 'cancelled'],
     ['will be retried', FAILED, 'cancelled'],
   ])('a cancel and an attempt that %s have one outcome', async (_name, outcome, settled) => {
@@ -186,7 +186,7 @@ describe('at the same time', () => {
           () => 'cancelled',
           () => 'failed',
         );
-      const settles = () => fixture.settle(attempt, FAILED_FOR_GOOD);
+      const settles = () => fixture.settle(attempt, FAILED_PERMANENTLY);
       const results = await Promise.all(round % 2 ? [cancels(), settles()] : [settles(), cancels()]);
       expect((await fixture.job(b)).status).toBe(round % 2 ? results[0] : results[1]);
       const events = await fixture.events(b);

@@ -28,7 +28,7 @@ test('a job of a higher priority starts first, and keeps its place among its equ
   expect(await claimedIds()).toEqual(['c', 'd', 'a', 'b']);
 });
 
-test('a ready job leaves the queue for a time in the future, and comes back for none or one in the past', async () => {
+test('a ready job leaves the queue for a future run_at, and returns for none or a past one', async () => {
   for (const runAt of [null, YESTERDAY]) {
     const [id = ''] = await fixture.submit({});
     expect(await change(id, { runAt: TOMORROW })).toMatchObject({
@@ -43,7 +43,7 @@ test('a ready job leaves the queue for a time in the future, and comes back for 
   }
 });
 
-test('a scheduled job gets another time, and a ready one that is to run now keeps its place', async () => {
+test('a scheduled job gets another run_at, and a ready job that runs now keeps its place', async () => {
   const later = new Date(TOMORROW.getTime() + 60_000);
   const [scheduled = '', ready = ''] = await fixture.submit({ runAt: TOMORROW }, {});
   expect(await change(scheduled, { runAt: later })).toMatchObject({ status: 'scheduled', dueAt: later });
@@ -51,7 +51,7 @@ test('a scheduled job gets another time, and a ready one that is to run now keep
   expect(await change(ready, { runAt: null })).toMatchObject({ status: 'ready', arrivedAt, queueId });
 });
 
-test('a blocked job keeps to its time once its prerequisites have completed', async () => {
+test('a blocked job waits for its run_at after its prerequisites have completed', async () => {
   const [first = ''] = await fixture.submit({});
   const [second = ''] = await fixture.submit({ dependsOn: [first] });
   expect(await change(second, { runAt: TOMORROW })).toMatchObject({ status: 'blocked', dueAt: null });
@@ -59,7 +59,7 @@ test('a blocked job keeps to its time once its prerequisites have completed', as
   expect(await fixture.job(second)).toMatchObject({ status: 'scheduled', dueAt: TOMORROW });
 });
 
-test('a retrying job keeps to its time once its backoff is over', async () => {
+test('a retrying job waits for its run_at after its backoff', async () => {
   const [id = ''] = await fixture.submit({});
   await fixture.settle(await fixture.claimOne(), FAILED);
   const { dueAt } = await fixture.job(id);
@@ -68,13 +68,13 @@ test('a retrying job keeps to its time once its backoff is over', async () => {
   expect(await fixture.job(id)).toMatchObject({ status: 'scheduled', dueAt: TOMORROW, priority: 'low' });
 });
 
-test('the attempt runs with the payload that the job was given last', async () => {
+test('an attempt runs with the last payload', async () => {
   const [id = ''] = await fixture.submit({ payload: { n: 1 } });
   await change(id, { payload: { n: 'é' } });
   expect(await fixture.claimOne()).toMatchObject({ id, payload: { n: 'é' }, payloadBytes: 10 });
 });
 
-test('a job that runs or has ended does not change, nor does one that is not there', async () => {
+test('a job that runs, has ended or does not exist cannot be changed', async () => {
   const [id = ''] = await fixture.submit({});
   const attempt = await fixture.claimOne();
   const before = await fixture.job(id);
@@ -85,7 +85,7 @@ test('a job that runs or has ended does not change, nor does one that is not the
   expect(await change('nobody', { priority: 'high' })).toBeUndefined();
 });
 
-test('of jobs that an upload or another job has made, the priority alone changes', async () => {
+test('only the priority of an internal job can be changed', async () => {
   const upload = await fixture.upload();
   const [convert] = await fixture.db.select().from(jobs).where(eq(jobs.uploadId, upload));
   await fixture.settle(await fixture.claimOne(), { kind: 'split', children: [range([1, 2]), range([3, 4])] });
@@ -101,7 +101,7 @@ test('of jobs that an upload or another job has made, the priority alone changes
   await fixture.cancelUpload(upload);
 });
 
-test('of a change and a claim at the same time, the change comes first or is refused', async () => {
+test('a change concurrent with a claim precedes it or is refused', async () => {
   for (let round = 0; round < 20; round++) {
     const ids = await fixture.submit({}, {}, {});
     const converter = await fixture.converter();

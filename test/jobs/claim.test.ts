@@ -11,7 +11,7 @@ afterAll(() => fixture.close());
 
 const HEAVY = { cpuUnits: 4, memoryMb: 2048 };
 
-/** Claims one job after another, and gives their ids in the order in which they came. */
+/** Claims one job after another. Returns their ids in order. */
 async function claimOneByOne(): Promise<string[]> {
   const converter = await fixture.converter();
   const ids: string[] = [];
@@ -41,13 +41,13 @@ test('the order holds across jobs of different shapes', async () => {
   expect(claimed.map(({ id }) => id)).toEqual([critical, high, normal, low]);
 });
 
-test('among equals the earlier submit goes first', async () => {
+test('among equal jobs the earlier starts first', async () => {
   const ids: string[] = [];
   for (let submitted = 0; submitted < 8; submitted++) ids.push(...(await fixture.submit({})));
   expect(await claimOneByOne()).toEqual(ids);
 });
 
-test('a job of a low priority that has waited for more than an hour goes before a new normal one', async () => {
+test('a low job that has waited for more than an hour starts before a new normal one', async () => {
   const waited = (seconds: number) => new Date(Date.now() - seconds * 1000);
   const [young, normal, old] = await fixture.submit(
     { priority: 'low', arrivedAt: waited(3_500) },
@@ -79,7 +79,7 @@ test('a light job fills the gap that a heavy job of a higher priority leaves', a
   expect(then?.id).toBe(heavy);
 });
 
-test('nothing is claimed while there is nothing to do', async () => {
+test('a claim starts nothing without ready jobs', async () => {
   expect(await fixture.claim()).toEqual([]);
 });
 
@@ -107,20 +107,20 @@ test('an upload is processing from the first claim of one of its jobs', async ()
   expect((await fixture.findUpload(id)).status).toBe('processing');
 });
 
-test('converters that claim at once never get the same job', async () => {
+test('concurrent claims never start the same job', async () => {
   const shapes = [SMALL, HEAVY, { cpuUnits: 1, memoryMb: 512 }].map((shape) => ({ shape }));
   const submitted = await fixture.submit(...Array.from({ length: 50 }, () => shapes).flat());
   const converters = await Promise.all(Array.from({ length: 6 }, () => fixture.converter()));
   const claimed = await Promise.all(converters.map((converter) => fixture.claim(converter)));
   const ids = claimed.flat().map(({ id }) => id);
-  // One that found nothing only because the others were faster has stopped early; the rest is for a last round.
+  // A converter stops early when the others were faster, so that jobs may be left for a last round.
   ids.push(...(await fixture.claim()).map(({ id }) => id));
   expect(ids.toSorted()).toEqual(submitted.toSorted());
   const { rows } = await fixture.db.execute(sql`select count(*)::int as count, max(attempt) as most from job_attempts`);
   expect(rows).toEqual([{ count: 150, most: 1 }]);
 });
 
-test('a converter that was declared lost gets nothing, and takes nothing away', async () => {
+test('a lost converter starts no job, and removes none from the queue', async () => {
   const converter = await fixture.converter();
   await fixture.submit({}, {});
   await fixture.db.execute(sql`update converters set status = 'lost'`);
@@ -128,7 +128,7 @@ test('a converter that was declared lost gets nothing, and takes nothing away', 
   expect(await fixture.claim()).toHaveLength(2);
 });
 
-test('jobs join the background while there is room for them, and smaller ones pass them', async () => {
+test('jobs join the background lane while it has room, and smaller jobs pass them', async () => {
   const large = { shape: { cpuUnits: 0, memoryMb: 1024 }, priority: 'high' as const };
   await fixture.submit(large, large, large, {}, {});
   const converter = await fixture.converter();

@@ -4,7 +4,7 @@ import { nextRun } from '../../jobs/cron.ts';
 const BERLIN = 'Europe/Berlin';
 const next = (cron: string, after: string, timezone = 'UTC') => nextRun(cron, timezone, new Date(after)).toISOString();
 
-/** The next runs, one after the other. */
+/** The next runs in order. */
 function runs(count: number, cron: string, after: string, timezone = 'UTC'): string[] {
   const times: string[] = [];
   for (let from = after; times.length < count; from = times.at(-1) ?? after) times.push(next(cron, from, timezone));
@@ -57,7 +57,7 @@ describe('an expression', () => {
     '@minutely',
     '@',
     'constructor',
-  ])('of other than five fields is refused: %j', (cron) => {
+  ])('without five fields is refused: %j', (cron) => {
     expect(messageOf(cron)).toMatch(
       /^cron: must be five fields \(minute, hour, .*\) or one of @hourly, .*@yearly \(got /,
     );
@@ -91,7 +91,7 @@ describe('an expression', () => {
     expect(messageOf(cron)).toMatch(/^cron: never fires: none of its months has a day 3\d/);
   });
 
-  test('that fires every four or eight years is fine', () => {
+  test('may fire every four or eight years', () => {
     expect(runs(3, '0 0 29 2 *', '2026-11-29T00:00:00Z')).toEqual([
       '2028-02-29T00:00Z',
       '2032-02-29T00:00Z',
@@ -100,7 +100,7 @@ describe('an expression', () => {
     expect(runs(1, '0 0 29 2 *', '2096-03-01T00:00:00Z')).toEqual(['2104-02-29T00:00Z']);
   });
 
-  test('of a day that some months lack runs in the others', () => {
+  test('with a day that some months lack runs in the others', () => {
     expect(runs(4, '0 0 31 * *', '2027-01-01T00:00:00Z')).toEqual([
       '2027-01-31T00:00Z',
       '2027-03-31T00:00Z',
@@ -115,7 +115,7 @@ test.each(['Mars/Olympus', '+01:00', 'local', 'UTC+1', ''])('the time zone %j is
 });
 
 describe('in Berlin', () => {
-  test('a run in the hour that is skipped comes once, right after it', () => {
+  test('a run in the skipped hour takes place once, right after it', () => {
     expect(runs(3, '30 2 * * *', '2026-03-28T00:00:00Z', BERLIN)).toEqual([
       '2026-03-28T01:30Z',
       '2026-03-29T01:30Z',
@@ -124,7 +124,7 @@ describe('in Berlin', () => {
     expect(runs(2, '30 2,3 * * *', '2026-03-29T00:00:00Z', BERLIN)).toEqual(['2026-03-29T01:30Z', '2026-03-30T00:30Z']);
   });
 
-  test('a run in the hour that comes twice comes once', () => {
+  test('a run in the repeated hour takes place once', () => {
     expect(runs(3, '30 2 * * *', '2026-10-24T00:00:00Z', BERLIN)).toEqual([
       '2026-10-24T00:30Z',
       '2026-10-25T00:30Z',
@@ -132,7 +132,7 @@ describe('in Berlin', () => {
     ]);
   });
 
-  test('every minute of the hour that comes twice is run, of an expression of all hours', () => {
+  test('an expression for all hours runs in every minute of the repeated hour', () => {
     expect(runs(4, '*/30 * * * *', '2026-10-25T00:00:00Z', BERLIN)).toEqual([
       '2026-10-25T00:30Z',
       '2026-10-25T01:00Z',
@@ -144,7 +144,7 @@ describe('in Berlin', () => {
 
 const MINUTE_MS = 60_000;
 
-/** Local times as milliseconds of the same time in UTC. */
+/** A local time, as the milliseconds of the same time in UTC. */
 function localTime(formatter: Intl.DateTimeFormat, moment: number): number {
   const parts = new Map(formatter.formatToParts(moment).map(({ type, value }) => [type, Number(value)]));
   const numbers = [
@@ -188,7 +188,7 @@ function everyRun(minutes: number[], hours: number[], timezone: string, from: nu
   return [...found].filter((moment) => moment > from && moment < until).sort((a, b) => a - b);
 }
 
-test('around clock changes, each run comes when it is found by looking at every minute, from any moment on', () => {
+test('around clock changes, each run equals the one that a search of every minute finds', () => {
   const changes = [
     [BERLIN, '2026-03-29T01:00:00Z'],
     [BERLIN, '2026-10-25T01:00:00Z'],
@@ -218,7 +218,7 @@ test('around clock changes, each run comes when it is found by looking at every 
   );
 });
 
-test('on any day, a run comes later than the moment, at a minute that matches', () => {
+test('on any day, the next run is later, at a minute that matches', () => {
   const moments = fc.date({ min: new Date('2000-01-01'), max: new Date('2099-12-31'), noInvalidDate: true });
   const field = (min: number, max: number) => fc.oneof(fc.constant('*'), fc.integer({ min, max }).map(String));
   fc.assert(

@@ -4,7 +4,7 @@ import { listPrerequisites } from '../../db/jobs.ts';
 import type { RunOn } from '../../db/schema.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { advanceDependants } from '../../jobs/dependants.ts';
-import { COMPLETED, completedPage, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
+import { COMPLETED, completedPage, FAILED_PERMANENTLY, type JobsFixture, openJobsFixture } from './fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {
@@ -14,7 +14,7 @@ afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 const MANY = 5_000;
-/** Of dependants that one transaction changes. */
+/** The maximum number of dependants that one transaction changes. */
 const MAX_CHANGED = 1_000;
 const job = (id: string, ...dependsOn: string[]) => ({ id, dependsOn });
 const numbered = (count: number, name: string) => Array.from({ length: count }, (_, index) => `${name}${index}`);
@@ -22,7 +22,7 @@ const count = async (status: string) =>
   Number((await fixture.db.execute(sql`select count(*) from jobs where status = ${status}`)).rows[0]?.count);
 const remove = (id: string) => fixture.db.execute(sql`delete from jobs where id = ${id}`);
 
-/** Does `work`, and then the steps that it has left. None of their transactions changes too many rows. */
+/** Does `work` and its remaining steps, and checks that no transaction changes too many rows. */
 async function inSteps(work: () => Promise<unknown>): Promise<void> {
   await work();
   while (await advanceDependants(fixture.db, fixture.queues, fixture.log));
@@ -48,7 +48,7 @@ describe('many dependants of one job', () => {
 
   test('fail, wait again and fail again in bounded steps', async () => {
     const root = await fixture.claimOne();
-    await inSteps(() => fixture.settle(root, FAILED_FOR_GOOD));
+    await inSteps(() => fixture.settle(root, FAILED_PERMANENTLY));
     expect(await count('failed')).toBe(MANY + 1);
     await inSteps(() => fixture.retry('root'));
     expect(await count('blocked')).toBe(MANY);
@@ -61,9 +61,9 @@ test('a long chain fails, is retried and is cancelled in bounded steps, whicheve
   const ids = numbered(300, 'j');
   await fixture.submit(...ids.map((id, index) => job(id, ...ids.slice(Math.max(0, index - 1), index))));
   const head = await fixture.claimOne();
-  await inSteps(() => fixture.settle(head, FAILED_FOR_GOOD));
+  await inSteps(() => fixture.settle(head, FAILED_PERMANENTLY));
   expect(await count('failed')).toBe(300);
-  // Cancelled before its retry has reached the end of the chain.
+  // The cancel precedes the end of the retry.
   await fixture.retry('j0');
   expect(await count('failed')).toBeGreaterThan(0);
   await inSteps(() => fixture.cancel('j0'));
@@ -72,7 +72,7 @@ test('a long chain fails, is retried and is cancelled in bounded steps, whicheve
   expect(await count('blocked')).toBe(299);
 });
 
-test('steps that are left survive the process that left them, and several processes share them', async () => {
+test('remaining steps survive a lost process, and several processes share them', async () => {
   await fixture.submit({ id: 'root' }, ...numbered(2_500, 'j').map((id) => job(id, 'root')));
   await fixture.settle(await fixture.claimOne(), COMPLETED);
   expect(await count('blocked')).toBe(1_500);
@@ -82,7 +82,7 @@ test('steps that are left survive the process that left them, and several proces
 });
 
 describe('a prerequisite that completes twice', () => {
-  /** A conversion whose first page failed alone. */
+  /** A completed conversion with one failed page. */
   async function conversion(): Promise<{ upload: string; attempt: ClaimedJob }> {
     const upload = await fixture.upload();
     const attempt = await fixture.claimOne();
@@ -103,7 +103,7 @@ describe('a prerequisite that completes twice', () => {
     expect(await fixture.job('both')).toMatchObject({ status: 'blocked', pendingDependencies: 1 });
   });
 
-  test('leaves a dependant that has started as it is', async () => {
+  test('does not change a dependant that has started', async () => {
     const { upload, attempt } = await conversion();
     await fixture.submit(job('after', attempt.id));
     await fixture.settle(attempt, COMPLETED);
@@ -144,7 +144,7 @@ describe('a prerequisite that is deleted', () => {
     });
   });
 
-  test('after it completed stays satisfied', async () => {
+  test('after it completed counts as completed', async () => {
     await fixture.submit({ id: 'done' }, { id: 'other' }, job('both', 'done', 'other'));
     const attempts = await fixture.claim();
     const of = (id: string) => attempts.find((attempt) => attempt.id === id) as ClaimedJob;
@@ -152,13 +152,13 @@ describe('a prerequisite that is deleted', () => {
     await remove('done');
     await fixture.continueChanges();
     expect(await fixture.job('both')).toMatchObject({ status: 'blocked', pendingDependencies: 1 });
-    await fixture.settle(of('other'), FAILED_FOR_GOOD);
+    await fixture.settle(of('other'), FAILED_PERMANENTLY);
     await fixture.retry('other');
     await fixture.finishAll();
     expect(await fixture.statuses('both')).toEqual(['completed']);
   });
 
-  test('while its dependants have yet to learn that it completed is satisfied', async () => {
+  test('after it completed counts as completed for dependants that were not updated yet', async () => {
     await fixture.submit({ id: 'root' }, ...numbered(1_500, 'j').map((id) => job(id, 'root')));
     await fixture.settle(await fixture.claimOne(), COMPLETED);
     await remove('root');
@@ -168,7 +168,7 @@ describe('a prerequisite that is deleted', () => {
 });
 
 describe('a dependant runs', () => {
-  /** Ends `a` completed and `b` otherwise, in this order. */
+  /** Ends `a` and then `b`. */
   const cases: [RunOn, string[], string][] = [
     ['success', ['completed', 'completed'], 'ready'],
     ['success', ['completed', 'failed'], 'failed'],
@@ -187,15 +187,15 @@ describe('a dependant runs', () => {
     for (const [index, end] of ends.entries()) {
       const attempt = attempts.find(({ id }) => id === `p${index}`) as ClaimedJob;
       if (end === 'cancelled') await fixture.cancel(attempt.id);
-      else await fixture.settle(attempt, end === 'completed' ? COMPLETED : FAILED_FOR_GOOD);
+      else await fixture.settle(attempt, end === 'completed' ? COMPLETED : FAILED_PERMANENTLY);
     }
     expect(await fixture.statuses('after')).toEqual([status]);
-    // A job that is submitted afterwards has the same place.
+    // A job that is submitted later gets the same status.
     await fixture.submit({ ...job('late', 'p0', 'p1'), runOn });
     expect(await fixture.statuses('late')).toEqual([status]);
   });
 
-  test('on failure never, once all have completed; a retry of a prerequisite makes it wait again', async () => {
+  test('on failure never after all have completed; a retry of a prerequisite blocks it again', async () => {
     await fixture.submit({ id: 'a' }, { ...job('cleanup', 'a'), runOn: 'failure' }, job('behind', 'cleanup'));
     await fixture.settle(await fixture.claimOne(), COMPLETED);
     const message = 'all its prerequisites completed, and it runs on failure';
@@ -206,24 +206,24 @@ describe('a dependant runs', () => {
 
   test('on failure again when its prerequisite is retried and fails again', async () => {
     await fixture.submit({ id: 'a' }, { ...job('cleanup', 'a'), runOn: 'failure' });
-    await fixture.settle(await fixture.claimOne(), FAILED_FOR_GOOD);
+    await fixture.settle(await fixture.claimOne(), FAILED_PERMANENTLY);
     expect(await fixture.statuses('cleanup')).toEqual(['ready']);
     await fixture.cancel('cleanup');
     await fixture.retry('a');
     await fixture.retry('cleanup');
     expect(await fixture.statuses('cleanup')).toEqual(['blocked']);
-    await fixture.settle(await fixture.claimOne(), FAILED_FOR_GOOD);
+    await fixture.settle(await fixture.claimOne(), FAILED_PERMANENTLY);
     expect(await fixture.statuses('cleanup')).toEqual(['ready']);
   });
 });
 
-test('the results of prerequisites are given up to a size, and what became of deleted ones', async () => {
+test('the results of prerequisites are limited in size, and include deleted ones', async () => {
   const ids = ['a', 'b', 'c', 'd'];
   await fixture.submit(...ids.map((id) => ({ id })), { ...job('after', ...ids), runOn: 'always' });
   const attempts = await fixture.claim();
   for (const attempt of attempts) {
     const result = { text: 'x'.repeat(attempt.id === 'b' ? 900 : 100) };
-    await fixture.settle(attempt, attempt.id === 'c' ? FAILED_FOR_GOOD : { kind: 'completed', result });
+    await fixture.settle(attempt, attempt.id === 'c' ? FAILED_PERMANENTLY : { kind: 'completed', result });
   }
   await remove('d');
   expect(await listPrerequisites(fixture.db, 'after', 1_000)).toMatchObject([
@@ -235,7 +235,7 @@ test('the results of prerequisites are given up to a size, and what became of de
   await fixture.continueChanges();
 });
 
-test('a dependant that cannot be written keeps neither its prerequisite nor other dependants from going on', async () => {
+test('a dependant that cannot be placed blocks neither its prerequisite nor other dependants', async () => {
   await fixture.submit({ id: 'a' }, job('poison', 'a'), { id: 'b' }, job('fine', 'b'));
   await fixture.db.execute(sql`create function refuse() returns trigger language plpgsql as $$ begin
     if new.id = 'poison' and new.status = 'ready' then raise exception 'refused'; end if; return new; end $$`);

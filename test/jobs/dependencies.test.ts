@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { findCycle } from '../../jobs/dependencies.ts';
-import { COMPLETED, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
+import { COMPLETED, FAILED_PERMANENTLY, type JobsFixture, openJobsFixture } from './fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {
@@ -14,13 +14,13 @@ const job = (id: string, ...dependsOn: string[]) => ({ id, dependsOn });
 const graph = (edges: Record<string, string[]>) => new Map(Object.entries(edges));
 const numbered = (count: number, name: string) => Array.from({ length: count }, (_, index) => `${name}${index}`);
 
-/** Claims what is ready; gives the attempts by the id of their job. */
+/** Claims all ready jobs. Returns the attempts by the id of their job. */
 async function claimed(): Promise<Record<string, ClaimedJob>> {
   return Object.fromEntries((await fixture.claim()).map((attempt) => [attempt.id, attempt]));
 }
 
 describe('a cycle', () => {
-  test('is given as the ids along it, the first repeated at the end', () => {
+  test('is a list of ids that ends with the first', () => {
     expect(findCycle(graph({ a: ['c'], c: ['b'], b: ['a'] }))).toEqual(['a', 'c', 'b', 'a']);
   });
 
@@ -28,7 +28,7 @@ describe('a cycle', () => {
     expect(findCycle(graph({ a: [], b: ['a', 'b'] }))).toEqual(['b', 'b']);
   });
 
-  test('is found in whatever order the jobs come, without what only leads to it', () => {
+  test('is found for any order of the jobs, without the path to it', () => {
     const edges = Object.entries({ x: ['a'], a: ['d', 'c'], c: ['b'], b: ['a'], d: [] });
     for (let turn = 0; turn < edges.length; turn++) {
       const cycle = findCycle(new Map([...edges.slice(turn), ...edges.slice(0, turn)])) ?? [];
@@ -38,15 +38,15 @@ describe('a cycle', () => {
     }
   });
 
-  test('is not seen in a diamond', () => {
+  test('is not found in a diamond', () => {
     expect(findCycle(graph({ d: ['b', 'c'], b: ['a'], c: ['a'], a: [] }))).toBeUndefined();
   });
 
-  test('is not seen in edges to ids that are not among the jobs', () => {
+  test('is not found in edges to ids outside the batch', () => {
     expect(findCycle(graph({ a: ['stored'], b: ['stored', 'a'] }))).toBeUndefined();
   });
 
-  test('of a thousand jobs is found, and none in a chain of as many', () => {
+  test('of a thousand jobs is found, and none in a chain of a thousand', () => {
     const ids = numbered(1000, 'j');
     const chain = new Map(ids.map((id, index) => [id, ids.slice(index + 1, index + 2)]));
     expect(findCycle(chain)).toBeUndefined();
@@ -55,8 +55,8 @@ describe('a cycle', () => {
   });
 });
 
-describe('at submit, a job', () => {
-  test('is blocked by those prerequisites that have not completed', async () => {
+describe('a submitted job', () => {
+  test('is blocked by prerequisites that have not completed', async () => {
     await fixture.submit({ id: 'done' });
     await fixture.finishAll();
     await fixture.submit({ id: 'waiting' }, job('mixed', 'done', 'waiting', 'waiting'), job('free', 'done'));
@@ -65,12 +65,12 @@ describe('at submit, a job', () => {
   });
 
   test.each([
-    ['failed', 'has failed', () => fixture.finishAll(FAILED_FOR_GOOD)],
+    ['failed', 'has failed', () => fixture.finishAll(FAILED_PERMANENTLY)],
     ['cancelled', 'was cancelled', () => fixture.cancel('stored')],
-  ])('whose prerequisite is %s has failed, and so have those behind it', async (_status, ended, end) => {
+  ])('whose prerequisite is %s fails, and so do its dependants', async (_status, ended, end) => {
     await fixture.submit({ id: 'stored' });
     await end();
-    // The last of a batch may come first.
+    // The order within a batch is free.
     await fixture.submit(job('c', 'b'), job('b', 'a'), job('a', 'stored'), { id: 'apart' });
     expect(await fixture.statuses('a', 'b', 'c', 'apart')).toEqual(['failed', 'failed', 'failed', 'ready']);
     expect((await fixture.job('a')).error).toEqual({
@@ -92,7 +92,7 @@ describe('the end of a prerequisite', () => {
     expect(await fixture.job('c')).toMatchObject({ status: 'blocked', pendingDependencies: 1 });
   });
 
-  test('schedules a dependant that is not to run yet', async () => {
+  test('schedules a dependant with a future run_at', async () => {
     const runAt = new Date(Date.now() + 3_600_000);
     await fixture.submit({ id: 'a' }, { ...job('later', 'a'), runAt }, { ...job('past', 'a'), runAt: new Date(0) });
     expect(await fixture.job('later')).toMatchObject({ status: 'blocked', dueAt: null });
@@ -111,16 +111,16 @@ describe('the end of a prerequisite', () => {
     expect((await fixture.claimOne()).id).toBe('d');
   });
 
-  test('lets a chain of fifty run in its order', async () => {
+  test('runs a chain of fifty in order', async () => {
     const ids = numbered(50, 'j');
     await fixture.submit(...ids.map((id, index) => job(id, ...ids.slice(Math.max(0, index - 1), index))).reverse());
     expect(await fixture.finishAll()).toEqual(ids);
   });
 
   test.each([
-    ['failure', 'has failed', () => fixture.finishAll(FAILED_FOR_GOOD)],
+    ['failure', 'has failed', () => fixture.finishAll(FAILED_PERMANENTLY)],
     ['cancellation', 'was cancelled', () => fixture.cancel('a')],
-  ])('by %s fails all that wait for it, directly or not', async (_name, ended, end) => {
+  ])('by %s fails all direct and indirect dependants', async (_name, ended, end) => {
     await fixture.submit({ id: 'a' }, job('b', 'a'), job('c', 'a'), job('d', 'b', 'c'), job('e', 'd'));
     await end();
     expect(await fixture.statuses('b', 'c', 'd', 'e')).toEqual(Array(4).fill('failed'));
@@ -136,14 +136,14 @@ describe('the end of a prerequisite', () => {
     });
   });
 
-  test('leaves alone what waits for others', async () => {
+  test('does not change dependants of other jobs', async () => {
     await fixture.submit({ id: 'a' }, { id: 'other' }, job('b', 'a'), job('kept', 'other'));
     await fixture.cancel('a');
     expect(await fixture.statuses('b', 'other', 'kept')).toEqual(['failed', 'ready', 'blocked']);
   });
 });
 
-describe('at the same time', () => {
+describe('concurrently', () => {
   test('two prerequisites that complete release their dependant exactly once', async () => {
     for (let round = 0; round < 60; round++) {
       const [a, b, c] = [`a${round}`, `b${round}`, `c${round}`];
@@ -160,7 +160,7 @@ describe('at the same time', () => {
       await fixture.submit({ id: a }, { id: b }, job(c, a, b));
       const attempts = await fixture.claimApart();
       await Promise.all(
-        attempts.map((attempt) => fixture.settle(attempt, attempt.id === a ? COMPLETED : FAILED_FOR_GOOD)),
+        attempts.map((attempt) => fixture.settle(attempt, attempt.id === a ? COMPLETED : FAILED_PERMANENTLY)),
       );
       expect(await fixture.job(c)).toMatchObject({
         status: 'failed',
@@ -171,7 +171,7 @@ describe('at the same time', () => {
 
   test.each([
     ['completes', COMPLETED, 'ready'],
-    ['fails', FAILED_FOR_GOOD, 'failed'],
+    ['fails', FAILED_PERMANENTLY, 'failed'],
   ])('a dependant submitted while its prerequisite %s is never left blocked', async (_name, outcome, status) => {
     for (let round = 0; round < 100; round++) {
       const [a, b, c] = [`a${round}`, `b${round}`, `c${round}`];
@@ -197,7 +197,7 @@ describe('at the same time', () => {
       );
       const attempts = await fixture.claimApart();
       const settled = await Promise.all(
-        attempts.map((attempt, index) => fixture.settle(attempt, index % 2 ? FAILED_FOR_GOOD : COMPLETED)),
+        attempts.map((attempt, index) => fixture.settle(attempt, index % 2 ? FAILED_PERMANENTLY : COMPLETED)),
       );
       expect(settled).toEqual(Array(6).fill(true));
       expect(new Set(await fixture.statuses(...middles, ...bottoms))).toEqual(new Set(['failed']));

@@ -2,9 +2,9 @@ import { sql } from 'drizzle-orm';
 import fc from 'fast-check';
 import { type JobStatus, RUN_ON, type RunOn } from '../../db/schema.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { COMPLETED, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
+import { COMPLETED, FAILED_PERMANENTLY, type JobsFixture, openJobsFixture } from './fixture.ts';
 
-/** Random graphs under random changes, beside a model that knows nothing of rows, counts or steps. */
+/* Compares random graphs under random changes with a model that has no rows, counts or steps. */
 let fixture: JobsFixture;
 beforeAll(async () => {
   fixture = await openJobsFixture();
@@ -31,7 +31,7 @@ const graphs = fc
   .map((jobs) =>
     jobs.map(
       ({ edges, runOn }, index): Planned => ({
-        // Jobs depend on earlier ones alone, so that there is no cycle.
+        // Jobs depend only on earlier ones, so that there is no cycle.
         dependsOn: index === 0 ? [] : [...new Set(edges.map((edge) => edge % index))],
         runOn,
       }),
@@ -70,12 +70,12 @@ class Model {
     this.#settle();
   }
 
-  /** Jobs are in the order of their dependencies: one pass places all. */
+  /** Places all jobs in one pass, because they are in the order of their dependencies. */
   #settle(): void {
     for (const job of this.#jobs) {
       if (!job.waits) continue;
       job.state = this.#placeOf(job);
-      // Released, it no longer depends on what becomes of its prerequisites.
+      // A released job no longer depends on its prerequisites.
       if (job.state === 'ready') job.waits = false;
     }
   }
@@ -91,7 +91,7 @@ class Model {
   }
 }
 
-/** Does a change as a client or a converter would; a change that is refused does nothing. */
+/** Makes a change like a client or a converter; a refused change has no effect. */
 async function change(action: Action, id: string): Promise<void> {
   const orRefused = (work: Promise<unknown>) =>
     work.catch((error) => {
@@ -104,7 +104,7 @@ async function change(action: Action, id: string): Promise<void> {
   } else {
     const attempts = await fixture.claim();
     for (const attempt of attempts) {
-      const outcome = action === 'complete' ? COMPLETED : FAILED_FOR_GOOD;
+      const outcome = action === 'complete' ? COMPLETED : FAILED_PERMANENTLY;
       await fixture.settle(attempt, attempt.id === id ? outcome : { kind: 'returned' });
     }
   }
@@ -119,7 +119,7 @@ const submit = (plan: Planned[]) =>
     })),
   );
 
-test('each change leaves every job where the model has it', async () => {
+test('each change puts every job into the status of the model', async () => {
   const run = async (plan: Planned[], list: [Action, number][]) => {
     await submit(plan);
     const model = new Model(plan);
@@ -137,7 +137,7 @@ test('each change leaves every job where the model has it', async () => {
   await fc.assert(fc.asyncProperty(graphs, changes, run), { numRuns: RUNS, endOnFailure: true });
 });
 
-test('changes at the same time break no promise, and nothing is left to do', async () => {
+test('concurrent changes break no invariant, and no work remains', async () => {
   const run = async (plan: Planned[], list: [Action, number][]) => {
     await submit(plan);
     for (let first = 0; first < list.length; first += 5) {

@@ -13,7 +13,7 @@ afterAll(() => fixture.close());
 
 const send = () => sendDueJobs(fixture.db, fixture.queues);
 
-/** Jobs that failed once and whose backoff ended so many seconds ago. */
+/** Submits jobs that failed once and have been due for some seconds. */
 async function submitDue(count: number, priority: 'critical' | 'low', secondsAgo: number): Promise<void> {
   await fixture.db.execute(sql`
     insert into jobs (id, type, priority, arrived_at, payload, cpu_units, memory_mb, status, max_attempts, initial_delay_seconds,
@@ -26,7 +26,7 @@ async function submitDue(count: number, priority: 'critical' | 'low', secondsAgo
 const readyOf = (priority: 'critical' | 'low') =>
   fixture.db.$count(jobs, sql`status = 'ready' and priority = ${priority}`);
 
-test('a job is sent when it is due, and not before', async () => {
+test('a job becomes ready when it is due, and not before', async () => {
   const [early = '', due = ''] = await fixture.submit({}, {});
   for (const job of await fixture.claim()) await fixture.settle(job, FAILED, null);
   await fixture.db.update(jobs).set({ dueAt: sql`now() + interval '1 hour'` }).where(eq(jobs.id, early));
@@ -36,7 +36,7 @@ test('a job is sent when it is due, and not before', async () => {
   expect(await fixture.job(due)).toMatchObject({ status: 'ready', dueAt: null });
 });
 
-test('a flood of due jobs is sent without a pause, and a critical one that becomes due meanwhile comes next', async () => {
+test('many due jobs become ready without a pause, and a critical one that becomes due meanwhile is next', async () => {
   await submitDue(3_000, 'low', 60);
   const sending = send();
   await until(async () => (await readyOf('low')) > 0);
@@ -46,13 +46,13 @@ test('a flood of due jobs is sent without a pause, and a critical one that becom
   const { rows } = await fixture.db.execute<{ count: number }>(sql`
     select count(*)::int as count from jobs low, jobs critical
     where critical.id = 'critical_1' and low.status = 'ready' and low.priority = 'low' and low.ready_at <= critical.ready_at`);
-  // The batch under way, and the one that the critical job leads.
+  // The running batch, and the one that begins with the critical job.
   expect(rows[0]?.count).toBeLessThanOrEqual(before + 1_000);
   await sending;
   expect(await readyOf('low')).toBe(3_000);
 });
 
-test('several processes that send at once send each job once', async () => {
+test('several processes make each due job ready once', async () => {
   await submitDue(1_200, 'low', 60);
   await Promise.all([send(), send(), send()]);
   await send();

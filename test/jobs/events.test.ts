@@ -27,7 +27,7 @@ import {
   COMPLETED,
   completedPage,
   FAILED,
-  FAILED_FOR_GOOD,
+  FAILED_PERMANENTLY,
   type JobsFixture,
   openJobsFixture,
   range,
@@ -43,7 +43,7 @@ afterAll(() => fixture.close());
 const readNow = (filter: EventFilter = {}, after = BEGINNING, limit = 1000) =>
   readEvents(fixture.db, { after, filter, limit });
 const placeOf = (event: Event | undefined): EventCursor => (event ? { xact: event.xact, id: event.id } : BEGINNING);
-/** Everything that was committed before the call: the tests of other files have transactions under way as well. */
+/** Reads all events that were committed before the call, because other test files run transactions concurrently. */
 async function read(...given: Parameters<typeof readNow>): Promise<Event[]> {
   const { rows } = await fixture.db.execute<{ next: string }>(
     sql`select pg_snapshot_xmax(pg_current_snapshot()) as next`,
@@ -63,11 +63,11 @@ test('every change of status is one event, in order', async () => {
   await fixture.settle(await fixture.claimOne(), FAILED);
   await fixture.passBackoff();
   await fixture.settle(await fixture.claimOne(), { kind: 'returned' });
-  await fixture.settle(await fixture.claimOne(), FAILED_FOR_GOOD);
+  await fixture.settle(await fixture.claimOne(), FAILED_PERMANENTLY);
   await fixture.retry('a');
   await fixture.cancel('a');
-  const told = await read({ jobId: 'a' });
-  expect(told.map(({ status, attempt, level }) => [status, attempt, level])).toEqual([
+  const found = await read({ jobId: 'a' });
+  expect(found.map(({ status, attempt, level }) => [status, attempt, level])).toEqual([
     ['ready', 0, 'info'],
     ['running', 1, 'info'],
     ['retrying', 1, 'warn'],
@@ -79,12 +79,12 @@ test('every change of status is one event, in order', async () => {
     ['ready', 3, 'info'],
     ['cancelled', 3, 'info'],
   ]);
-  expect(told[2]?.data).toEqual({ code: 'task_failed', message: 'passes by itself' });
-  expect(told[7]?.data).toEqual({ code: 'corrupt_file', message: 'stays as it is' });
-  expect(told.every(({ kind, type }) => kind === 'job' && type === 'test')).toBe(true);
+  expect(found[2]?.data).toEqual({ code: 'task_failed', message: FAILED.error.message });
+  expect(found[7]?.data).toEqual({ code: 'corrupt_file', message: FAILED_PERMANENTLY.error.message });
+  expect(found.every(({ kind, type }) => kind === 'job' && type === 'test')).toBe(true);
 });
 
-test('what hangs on a job is told as well: dependants, children, pages and the upload', async () => {
+test('changes of dependants, children, pages and the upload have events, too', async () => {
   const upload = await fixture.upload();
   const parent = await fixture.claimOne();
   await fixture.submit({ id: 'after', dependsOn: [parent.id] });
@@ -110,7 +110,7 @@ test('what hangs on a job is told as well: dependants, children, pages and the u
   expect(new Set(ofUpload.map(({ jobId }) => jobId))).toEqual(new Set([null, parent.id, child.id]));
 });
 
-test('progress is told while its attempt runs and its start has been told, and leaves no event', async () => {
+test('progress is notified only while its attempt runs, and leaves no event', async () => {
   await fixture.submit({ id: 'a', owner: 'someone' });
   const job = await fixture.claimOne();
   const start = placeOf((await read({ jobId: 'a' })).at(-1));
@@ -126,12 +126,12 @@ test('progress is told while its attempt runs and its start has been told, and l
   expect(statusesOf(await read({ jobId: 'a' }))).toEqual(['ready', 'running', 'completed']);
 });
 
-test('the changes of many jobs cost as much a row in a session that has changed one job before as in a fresh one', async () => {
+test('changes of many jobs cost the same in a used session as in a fresh one', async () => {
   await fixture.submit(...Array(2_000).fill({ runAt: new Date(Date.now() + 3_600_000) }));
   await fixture.submit({ id: 'one' });
   const { pool, close } = await openDatabase(fixture.url, { name: 'test', log: fixture.log, max: 2 });
   const [fresh, used] = [await pool.connect(), await pool.connect()];
-  // The quickest of some: others may have the processor meanwhile.
+  // The fastest run counts, because other processes use the CPU.
   const quickest = async (client: typeof fresh) => {
     const taken: number[] = [];
     for (let round = 0; round < 3; round++) {
@@ -162,13 +162,13 @@ describe('NOTIFY names what has changed', () => {
     for (const channel of [CHANGES_CHANNEL, PROGRESS_CHANNEL]) await client.query(`listen ${channel}`);
   });
   afterEach(() => client.end());
-  /** All that was sent before the call: a query is answered after what was notified. */
+  /** Returns all notifications that were sent before the call: Postgres delivers them before the answer of a query. */
   const notified = async () => {
     await client.query('select 1');
     return heard.splice(0);
   };
 
-  test('jobs, their progress, and uploads, also those that were deleted', async () => {
+  test('jobs, their progress, and uploads, even deleted ones', async () => {
     const upload = await fixture.upload();
     const job = await fixture.claimOne();
     expect(await notified()).toEqual([
@@ -201,7 +201,7 @@ describe('NOTIFY names what has changed', () => {
   });
 });
 
-test('an event of a transaction that commits later is not skipped, though its id is the lower one', async () => {
+test('an event with a lower id of a transaction that commits later is not skipped', async () => {
   const { pool, close } = await openDatabase(fixture.url, { name: 'test', log: fixture.log, max: 2 });
   const [early, late] = [await pool.connect(), await pool.connect()];
   try {
@@ -240,7 +240,7 @@ test('a follower that reads while many write gets every event once', async () =>
   expect(seen.map(({ jobId }) => jobId).toSorted()).toEqual(ids.toSorted());
 });
 
-test('a follower goes on after the event that it saw last', async () => {
+test('a follower continues after its last event', async () => {
   await fixture.submit({ id: 'a' });
   await fixture.submit({ id: 'b' });
   const [first, second] = (await read()) as [Event, Event];
@@ -254,9 +254,9 @@ test('a follower goes on after the event that it saw last', async () => {
   expect((await read({}, now)).map(({ jobId }) => jobId)).toEqual(['c']);
 });
 
-test('a follower whose last event is no longer kept goes on at the nearest one', async () => {
+test('a follower whose last event was deleted continues at the nearest one', async () => {
   for (const id of ['a', 'b', 'c']) await fixture.submit({ id });
-  // As if no transaction of another test ran when they were written: it would repeat the nearest event.
+  // A concurrent transaction of another test would repeat the nearest event.
   await fixture.db.execute(sql`update events set oldest_xact = xact`);
   const [, second, third] = (await read()) as [Event, Event, Event];
   await fixture.db.delete(events).where(eq(events.id, second.id));
@@ -264,7 +264,7 @@ test('a follower whose last event is no longer kept goes on at the nearest one',
   expect(await read({}, await cursorAt(fixture.db, third.id + 1_000))).toEqual([]);
 });
 
-test('a follower whose last event is no longer kept misses nothing, in whatever order transactions wrote and committed', async () => {
+test('a follower whose last event was deleted misses nothing, for any order of writes and commits', async () => {
   const { pool, close } = await openDatabase(fixture.url, { name: 'test', log: fixture.log, max: 3 });
   const [one, two, three] = [await pool.connect(), await pool.connect(), await pool.connect()];
   const insert = async (client: typeof one, job: string) => {
@@ -275,7 +275,7 @@ test('a follower whose last event is no longer kept misses nothing, in whatever 
     return rows[0].id as number;
   };
   try {
-    // Transaction ids in this order; ids of events in the opposite one.
+    // The transactions begin in this order, and write in the opposite one.
     for (const client of [one, two, three]) await client.query('begin; select pg_current_xact_id()');
     await insert(three, 'last');
     await insert(two, 'middle');
@@ -292,7 +292,7 @@ test('a follower whose last event is no longer kept misses nothing, in whatever 
   }
 });
 
-test('each event says whose it is, also once its upload is deleted', async () => {
+test('each event has its owner, even after its upload was deleted', async () => {
   await fixture.submit({ id: 'a', owner: 'someone' }, { id: 'b', owner: 'other' }, { id: 'c' });
   const job = await fixture.upload(1, { owner: 'someone' });
   await fixture.db.update(uploads).set({ owner: 'someone' });
@@ -323,7 +323,7 @@ test('the events of an owner are found by an index, in their order', async () =>
   );
 });
 
-test('events of another cluster are read in the order of their ids, and hide nothing', async () => {
+test('events of another cluster are read in the order of their ids, and hide no others', async () => {
   await fixture.submit({ id: 'a' });
   await fixture.submit({ id: 'b' });
   const [first, second] = (await read()) as [Event, Event];
@@ -332,12 +332,12 @@ test('events of another cluster are read in the order of their ids, and hide not
   await fixture.submit({ id: 'c' });
   const since = await read({}, await cursorAt(fixture.db, first.id));
   expect(since.map(({ jobId }) => jobId)).toEqual(['b', 'c']);
-  // Those of this cluster keep their places.
+  // Events of this cluster keep their order.
   await migrateDatabase(fixture.url);
   expect(await read({}, await cursorAt(fixture.db, second.id))).toEqual(since.slice(1));
 });
 
-test('a log has no gap after a line, although another transaction that wrote before it commits later', async () => {
+test('a log has no gap when a transaction that wrote an earlier line commits later', async () => {
   await fixture.submit({ id: 'a' });
   const { pool, close } = await openDatabase(fixture.url, { name: 'test-late', log: fixture.log, max: 1 });
   const late = await pool.connect();
@@ -368,7 +368,7 @@ test('a log has no gap after a line, although another transaction that wrote bef
   }
 });
 
-test('the log of a job has its changes and its own lines, in order and page by page', async () => {
+test('the log of a job has its changes and its lines, in order and in pages', async () => {
   await fixture.submit({ id: 'a' }, { id: 'other' });
   const [job, other] = (await fixture.claim()).toSorted((a, b) => a.id.localeCompare(b.id)) as [ClaimedJob, ClaimedJob];
   const at = new Date('2026-01-01T00:00:00Z');
@@ -394,7 +394,7 @@ test('the log of a job has its changes and its own lines, in order and page by p
   expect((await read({ jobId: 'a' })).map(({ kind }) => kind)).toEqual(['job', 'job', 'job']);
 });
 
-test('throughput counts the attempts that ended, by how', async () => {
+test('throughput counts ended attempts by status', async () => {
   await fixture.submit({}, {}, {}, {});
   const [one, two, three] = (await fixture.claim()) as [ClaimedJob, ClaimedJob, ClaimedJob];
   await fixture.settle(one, COMPLETED);
@@ -421,7 +421,7 @@ describe('the position in the queue', () => {
     expect(await Promise.all(['first', 'second', 'third', 'fourth', 'fifth'].map(position))).toEqual([1, 2, 3, 4, 5]);
   });
 
-  test('is, of a blocked job, what it would be if it were ready now', async () => {
+  test('of a blocked job counts as if it were ready', async () => {
     await fixture.submit(
       { id: 'a' },
       { id: 'urgent', priority: 'high', dependsOn: ['a'] },
@@ -430,7 +430,7 @@ describe('the position in the queue', () => {
     expect([await position('a'), await position('urgent'), await position('b')]).toEqual([1, 1, 2]);
   });
 
-  test('is nothing for a job that does not wait for its turn', async () => {
+  test('is null for a job that does not wait for its turn', async () => {
     await fixture.submit({ id: 'later', runAt: new Date(Date.now() + 3_600_000) }, { id: 'a' });
     await fixture.claimOne();
     expect([await position('later'), await position('a')]).toEqual([null, null]);

@@ -1,6 +1,6 @@
-import { COMPLETED, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
+import { COMPLETED, FAILED_PERMANENTLY, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
 
-/** More than a claim looks at. */
+/** More jobs than a claim reads. */
 const FLOOD = 2_000;
 
 let fixture: JobsFixture;
@@ -14,7 +14,7 @@ beforeEach(async () => {
 afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
-/** Lets so many jobs run, one after another; gives their owners in order. */
+/** Runs jobs one after another. Returns their owners in order. */
 async function serve(count: number, onServed: (owner: string | null) => Promise<unknown> = async () => undefined) {
   const owners: (string | null)[] = [];
   for (let served = 0; served < count; served++) {
@@ -27,18 +27,18 @@ async function serve(count: number, onServed: (owner: string | null) => Promise<
   return owners;
 }
 
-/** So many jobs of an owner, a thousand at a time. */
+/** Submits jobs of an owner, a thousand at a time. */
 async function flood(owner: string | null, count: number): Promise<void> {
   for (let left = count; left > 0; left -= 1000) await fixture.submit(...Array(Math.min(left, 1000)).fill({ owner }));
 }
 
 const countOf = (owners: (string | null)[], owner: string) => owners.filter((one) => one === owner).length;
 
-test('a single job goes next but one after a flood of more than a claim looks at by another owner', async () => {
+test('a single job is second behind more jobs of another owner than a claim reads', async () => {
   await flood('A', FLOOD);
   await fixture.submit({ owner: 'B' });
   expect(await serve(2)).toContain('B');
-  // And so does another, after fifty of the flood were served.
+  // Another single job is second, too, after fifty starts.
   expect(await serve(50)).toEqual(Array(50).fill('A'));
   await fixture.submit({ owner: 'B' });
   expect(await serve(2)).toContain('B');
@@ -48,7 +48,7 @@ test('a single job goes next but one after a flood of more than a claim looks at
   expect([countOf(owners, 'B'), countOf(owners, 'C')]).toEqual([1, 2]);
 });
 
-test('a batch that comes while another owner sends one of its own takes turns with it', async () => {
+test('concurrent batches of two owners take turns', async () => {
   for (let batch = 0; batch < 4; batch++) {
     await fixture.submit(...Array(25).fill({ owner: 'A' }));
     await fixture.submit(...Array(5).fill({ owner: 'B' }));
@@ -67,14 +67,14 @@ test('an owner gains nothing by sending many small batches', async () => {
   expect(Math.abs(countOf(owners, 'A') - 30)).toBeLessThanOrEqual(1);
 });
 
-test('two owners who always come back do not keep a third out', async () => {
+test('two owners with constant work do not starve a third', async () => {
   await flood('C', 100);
   for (const owner of ['A', 'B']) await fixture.submit({ owner });
   const owners = await serve(90, async (owner) => owner !== 'C' && fixture.submit({ owner }));
   for (const owner of ['A', 'B', 'C']) expect(countOf(owners, owner)).toBeGreaterThanOrEqual(25);
 });
 
-test('who was served much while nobody else waited is not made to wait for it', async () => {
+test('an owner pays nothing for starts while no other owner waited', async () => {
   await flood('A', 200);
   await serve(200);
   await flood('B', 50);
@@ -82,7 +82,7 @@ test('who was served much while nobody else waited is not made to wait for it', 
   expect(await serve(3)).toContain('A');
 });
 
-test('owners take turns within one priority, and a higher one goes before all of them', async () => {
+test('owners take turns within one priority, and a higher priority starts first', async () => {
   await flood('A', 30);
   await fixture.submit({ owner: 'B', priority: 'high' }, { owner: 'B', priority: 'high' });
   await fixture.submit({ owner: 'B', priority: 'low' });
@@ -103,7 +103,7 @@ test('an owner whose newest jobs have ended already gets no more turns than othe
   await fixture.submit({ id: 'bad', owner: 'A', priority: 'critical' });
   const [bad] = await fixture.claimOnce(converter, { capacity: SMALL });
   if (bad === undefined) throw new Error('nothing claimed');
-  await fixture.settle(bad, FAILED_FOR_GOOD);
+  await fixture.settle(bad, FAILED_PERMANENTLY);
   for (let sent = 0; sent < 100; sent++) {
     await fixture.submit({ owner: 'A' });
     await fixture.submit({ owner: 'A', dependsOn: ['bad'] });
@@ -120,17 +120,17 @@ test('priorities hold however many jobs an owner has', async () => {
   expect(first?.id).toBe('high');
 });
 
-test('a job that is retried takes its place among those that come now', async () => {
+test('a retried job takes its place among new jobs', async () => {
   await fixture.submit(...Array(5).fill({ owner: 'A', arrivedAt: new Date(Date.now() - 3 * 86_400_000) }));
   const old = await fixture.claim(converter);
-  for (const job of old) await fixture.settle(job, FAILED_FOR_GOOD);
+  for (const job of old) await fixture.settle(job, FAILED_PERMANENTLY);
   await fixture.submit({ id: 'critical', owner: 'A', priority: 'critical' }, { id: 'normal', owner: 'A' });
   for (const { id } of old) await fixture.retry(id);
   const order = (await fixture.claim(converter)).map(({ id }) => id);
   expect(order.slice(0, 2)).toEqual(['critical', 'normal']);
 });
 
-test('a job for later does not hold back the next one of its owner', async () => {
+test('a scheduled job does not delay the next job of its owner', async () => {
   await fixture.submit({ owner: 'A', runAt: new Date(Date.now() + 86_400_000) });
   await fixture.submit({ id: 'now', owner: 'A' });
   await flood('B', 20);

@@ -1,13 +1,17 @@
 import { randomUUID, randomUUIDv7 } from 'node:crypto';
 import { and, asc, eq, inArray, sql } from 'drizzle-orm';
-import { cancelUpload, deleteUpload, retryUpload } from '../../conversion/change-upload.ts';
+import { auditAll } from '../../conversion/audit.ts';
+import { cancelUpload } from '../../conversion/cancel-upload.ts';
+import { deleteUpload } from '../../conversion/delete-upload.ts';
+import { conversionDomain } from '../../conversion/domain.ts';
 import type { PageOutcome } from '../../conversion/record-pages.ts';
+import { retryUpload } from '../../conversion/retry-upload.ts';
 import { openDatabase } from '../../db/client.ts';
 import { openQueues } from '../../db/queues.ts';
 import { converters, events, jobAttempts, jobs, originals, type PageRange, pages, uploads } from '../../db/schema.ts';
-import { audit } from '../../jobs/audit.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
 import { type AttemptKey, type Claimant, type ClaimedJob, claimJobs } from '../../jobs/claim.ts';
+import { registerDomain } from '../../jobs/domain.ts';
 import { sendDueJobs } from '../../jobs/due-jobs.ts';
 import { continueChanges, maintain } from '../../jobs/maintenance.ts';
 import { retryJob } from '../../jobs/retry.ts';
@@ -25,8 +29,9 @@ const TABLES =
 
 export type JobsFixture = Awaited<ReturnType<typeof openJobsFixture>>;
 
-/** The job domain on a database of its own, without any process that works on it. */
+/** The job engine on a separate database, without a process that runs jobs. */
 export async function openJobsFixture() {
+  registerDomain(conversionDomain);
   const { url, drop } = await cloneDatabase();
   const log = createLogger('silent', {});
   const database = await openDatabase(url, { name: 'test', log });
@@ -53,7 +58,7 @@ export async function openJobsFixture() {
     return row;
   }
 
-  /** Claims once, by a converter that knows all types that are stored, and runs nothing yet unless it says so. */
+  /** Claims once, by an idle converter that knows all stored types unless `having` differs. */
   async function claimOnce(by: { id: string; name: string }, having: Partial<Claimant> = {}): Promise<ClaimedJob[]> {
     const types = (await db.selectDistinct({ type: jobs.type }).from(jobs)).map(({ type }) => type);
     return (await claimJobs(db, queues, { ...by, capacity: AMPLE, running: [], types, ...having })).started;
@@ -77,11 +82,11 @@ export async function openJobsFixture() {
     submit,
     converter,
     claimOnce,
-    /** Claims everything that is ready, by a new converter unless one is given. */
+    /** Claims all ready jobs, by a new converter by default. */
     claim,
     /**
-     * Claims everything small that is ready, each job by a converter of its own: those of one would settle one after
-     * another, for their common count of attempts.
+     * Claims all small ready jobs, each by a separate converter: those of one converter settle one after the other, because
+     * they update the same row of its throughput.
      */
     async claimApart(): Promise<ClaimedJob[]> {
       const all: ClaimedJob[] = [];
@@ -97,7 +102,7 @@ export async function openJobsFixture() {
       if (job === undefined || others.length > 0) throw new Error(`one ready job expected, not ${others.length + 1}`);
       return job;
     },
-    /** An upload of so many PDFs, each with its convert job. */
+    /** An upload of PDFs, each with its convert job. */
     async upload(originalCount = 1, job: Partial<NewJob> = {}): Promise<string> {
       const id = randomUUIDv7();
       await db.insert(uploads).values({ id, priority: 'normal', dpi: 200, password: 'a secret' });
@@ -115,11 +120,11 @@ export async function openJobsFixture() {
       await submit(...numbers.map((original) => ({ type: 'convert', uploadId: id, original, ...job })));
       return id;
     },
-    /** Settles one attempt; gives whether it still owned its job. */
+    /** Settles one attempt; returns true if it owned its job. */
     async settle(attempt: AttemptKey, outcome: Outcome, peakMemoryMb: number | null = null): Promise<boolean> {
       return (await settleAttempts(db, queues, [{ attempt, outcome, peakMemoryMb }])).size === 1;
     },
-    /** Claims and settles what is ready, and what becomes ready by that, until nothing is. Gives the ids in order. */
+    /** Claims and settles ready jobs until none is left. Returns the ids in order. */
     async finishAll(outcome: Outcome = { kind: 'completed', result: {} }): Promise<string[]> {
       const ids: string[] = [];
       for (let batch = await claim(); batch.length > 0; batch = await claim()) {
@@ -148,7 +153,7 @@ export async function openJobsFixture() {
       if (job === undefined) throw new Error(`no job ${id}`);
       return job;
     },
-    /** Every change of a job, as it was told, oldest first. */
+    /** The events of a job, oldest first. */
     events: (jobId: string) =>
       db
         .select()
@@ -164,38 +169,38 @@ export async function openJobsFixture() {
     },
     pages: (uploadId: string) =>
       db.select().from(pages).where(eq(pages.uploadId, uploadId)).orderBy(asc(pages.original), asc(pages.page)),
-    /** Makes every job that waits out its backoff due, and ready. */
+    /** Ends every backoff, so that the jobs are ready. */
     async passBackoff(): Promise<void> {
       await db.update(jobs).set({ dueAt: sql`now()` }).where(eq(jobs.status, 'retrying'));
       await sendDueJobs(db, queues);
     },
-    /** As if the leader had looked each second for so long, the last time so many seconds ago. */
+    /** Pretends that rounds of the leader took place for so long, until so many seconds ago. */
     async watched(forSeconds: number, untilSecondsAgo = 1): Promise<void> {
       await db.execute(sql`
         insert into maintenance (last_seen_at, watched_since)
         values (now() - make_interval(secs => ${untilSecondsAgo}), now() - make_interval(secs => ${forSeconds + untilSecondsAgo}))
         on conflict (id) do update set last_seen_at = excluded.last_seen_at, watched_since = excluded.watched_since`);
     },
-    /** A round of a leader that has watched the heartbeats for long. */
+    /** A round of the leader after many others. */
     async maintain(): Promise<void> {
       await this.watched(3_600);
       await maintain(db, queues, log);
     },
-    /** Does what transactions have left to the leader. */
+    /** Does the background work of the leader. */
     continueChanges: () => continueChanges(db, queues, log),
-    /** What the auditor finds broken: nothing. */
-    findings: () => audit(db),
-    /** Everything gone. Few rows are deleted faster than so many tables and indexes are truncated. */
+    /** The findings of the audit. */
+    findings: () => auditAll(db),
+    /** Deletes all rows, because few rows are deleted faster than tables are truncated. */
     async empty(): Promise<void> {
       await db.transaction(async (tx) => {
-        // Neither triggers nor foreign keys matter when nothing is left.
+        // Disables triggers and foreign keys.
         await tx.execute(sql`set local session_replication_role = replica`);
         await tx.execute(sql.raw(TABLES.map((table) => `delete from ${table}`).join(';')));
       });
     },
-    /** For after each test: the rows kept what they promise, and are gone. */
+    /** After each test: checks the invariants, and deletes all rows. */
     async expectSound(): Promise<void> {
-      expect(await audit(db)).toEqual([]);
+      expect(await auditAll(db)).toEqual([]);
       await this.empty();
     },
     async close(): Promise<void> {
@@ -227,13 +232,13 @@ export function range(...ranges: PageRange[]) {
 }
 
 export const COMPLETED: Outcome = { kind: 'completed', result: {} };
-export const FAILED: Outcome = {
+export const FAILED: Outcome & { kind: 'failed' } = {
   kind: 'failed',
-  error: { code: 'task_failed', message: 'passes by itself' },
+  error: { code: 'task_failed', message: 'a temporary failure' },
   retryable: true,
 };
-export const FAILED_FOR_GOOD: Outcome = {
+export const FAILED_PERMANENTLY: Outcome & { kind: 'failed' } = {
   kind: 'failed',
-  error: { code: 'corrupt_file', message: 'stays as it is' },
+  error: { code: 'corrupt_file', message: 'a permanent failure' },
   retryable: false,
 };

@@ -6,10 +6,11 @@ import { jobAttempts, jobs, PRIORITIES } from '../../db/schema.ts';
 import { queueDepths } from '../../db/system.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { sendDueJobs } from '../../jobs/due-jobs.ts';
-import { type LimitedType, pauseJobType, registerJobTypes, resumeJobType } from '../../jobs/job-types.ts';
 import { admitMissed } from '../../jobs/limits.ts';
-import { READY_CHANNEL } from '../../jobs/running.ts';
+import { pauseJobType, resumeJobType } from '../../jobs/pause.ts';
+import { type LimitedType, registerJobTypes } from '../../jobs/register-types.ts';
 import type { Outcome } from '../../jobs/settle.ts';
+import { READY_CHANNEL } from '../../jobs/wake.ts';
 import { COMPLETED, FAILED, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
 
 let fixture: JobsFixture;
@@ -28,7 +29,7 @@ const ids = (claimed: ClaimedJob[]) => claimed.map(({ id }) => id);
 const keyed = (concurrencyKey: string, count: number) => Array.from({ length: count }, () => ({ concurrencyKey }));
 
 describe('a paused type', () => {
-  test('accepts jobs and starts none, while others start and what runs goes on', async () => {
+  test('accepts jobs and starts none, while others start and running jobs continue', async () => {
     const [running] = await fixture.submit({ type: 'mail' });
     const started = await fixture.claimOne();
     await pauseJobType(fixture.db, 'mail');
@@ -45,7 +46,7 @@ describe('a paused type', () => {
     await pauseJobType(fixture.db, 'mail');
     const connected = Promise.withResolvers<void>();
     const awake = Promise.withResolvers<void>();
-    // The first call says that the listener is connected.
+    // The listener calls once when it is connected.
     const calls = [connected.resolve, awake.resolve];
     const channels = { [READY_CHANNEL]: () => calls.shift()?.() };
     const listener = listen(fixture.url, { name: 'test', log: fixture.log, channels });
@@ -58,7 +59,7 @@ describe('a paused type', () => {
     }
   });
 
-  test('starts no job once the pause is stored, also by claims that had looked before', async () => {
+  test('starts no job once the pause is stored, even by claims that began before', async () => {
     await limit({ type: 'test' });
     const converters = await Promise.all([1, 2, 3].map(() => fixture.converter()));
     for (let round = 0; round < 10; round++) {
@@ -74,7 +75,7 @@ describe('a paused type', () => {
 });
 
 describe('a limit for each key', () => {
-  test('lets only so many jobs of a key run, and starts the next when one ends', async () => {
+  test('limits the running jobs of a key, and starts the next when one ends', async () => {
     await limit({ type: 'test', concurrency: { perKey: 2 } });
     const submitted = await fixture.submit(...keyed('acme', 5));
     const [other] = await fixture.submit({ concurrencyKey: 'other' });
@@ -105,7 +106,7 @@ describe('a limit for each key', () => {
     expect(ids(await fixture.claim())).toEqual([last]);
   });
 
-  test('gives the place of a job that has not started to one that is more urgent', async () => {
+  test('gives the slot of a job that has not started to a more urgent one', async () => {
     await limit({ type: 'test', concurrency: { perKey: 2 } });
     const [low, normal] = await fixture.submit(
       { concurrencyKey: 'acme', priority: 'low' },
@@ -142,7 +143,7 @@ describe('a limit for each key', () => {
     expect(await queueDepths(fixture.db, 1_000)).toMatchObject([{ depth: 3 }]);
   });
 
-  test('holds for jobs that wait already when it is changed', async () => {
+  test('applies to waiting jobs when it is changed', async () => {
     await fixture.submit(...keyed('acme', 6));
     const startable = async () => (await fixture.db.select().from(jobs)).filter(({ throttled }) => !throttled).length;
     expect(await startable()).toBe(6);
@@ -156,7 +157,7 @@ describe('a limit for each key', () => {
     expect(await startable()).toBe(6);
   });
 
-  test('admits later a job that somebody had locked when its key had room', async () => {
+  test('admits a job later that was locked when its key had a slot', async () => {
     await limit({ type: 'test', concurrency: { perKey: 1 } });
     const [, next] = await fixture.submit(...keyed('acme', 2));
     const running = await fixture.claimOne();
@@ -183,7 +184,7 @@ test('a limit for a type holds for all converters that claim at once', async () 
   expect((await Promise.all(converters.map((by) => fixture.claimOnce(by)))).flat()).toHaveLength(2);
 });
 
-test('a rate lets so many jobs start at once, and then one as each token is due', async () => {
+test('a rate lets its limit of jobs start at once, and then one for each token', async () => {
   await limit({ type: 'test', rate: { limit: 4, per_seconds: 4_000 } });
   await fixture.submit(...Array(12).fill({}));
   const converters = await Promise.all([1, 2, 3].map(() => fixture.converter()));
@@ -209,7 +210,7 @@ function seeded(seed: number): (most: number) => number {
   };
 }
 
-test('whatever several converters do at once, no limit is exceeded, every job ends, and the rows stay sound', async () => {
+test('concurrent converters exceed no limit, end every job, and break no invariant', async () => {
   const limits = fc.record({ perKey: fc.integer({ min: 1, max: 3 }), perType: fc.integer({ min: 1, max: 5 }) });
   const job = fc.record({
     type: fc.constantFrom('a', 'b', 'c'),
@@ -231,11 +232,11 @@ test('whatever several converters do at once, no limit is exceeded, every job en
       );
       const isOver = async () => (await fixture.db.$count(jobs, sql`finished_at is null`)) === 0;
       const play = async (running: ClaimedJob, random: (most: number) => number) => {
-        const mishap = running.attempt < 3 ? random(5) : 4;
-        if (mishap === 0) await fixture.settle(running, { kind: 'returned' });
-        else if (mishap === 1) await fixture.settle(running, FAILED);
-        else if (mishap === 2) await fixture.settle(running, { kind: 'snoozed', seconds: 60 });
-        else if (mishap === 3) await fixture.cancel(running.id);
+        const failure = running.attempt < 3 ? random(5) : 4;
+        if (failure === 0) await fixture.settle(running, { kind: 'returned' });
+        else if (failure === 1) await fixture.settle(running, FAILED);
+        else if (failure === 2) await fixture.settle(running, { kind: 'snoozed', seconds: 60 });
+        else if (failure === 3) await fixture.cancel(running.id);
         else await fixture.settle(running, COMPLETED);
       };
       const converterAtWork = async (random: (most: number) => number) => {
@@ -253,7 +254,7 @@ test('whatever several converters do at once, no limit is exceeded, every job en
           const ending = running.filter(() => random(2) === 0);
           running = running.filter((one) => !ending.includes(one));
           await Promise.all(ending.map((one) => play(one, random)));
-          // Nobody waits for a backoff or a token here.
+          // Skips backoffs and the refill of tokens.
           await fixture.db.execute(
             sql`update jobs set due_at = now() where status in ('retrying', 'scheduled') and due_at > now()`,
           );

@@ -23,7 +23,7 @@ async function statusOf(id: string) {
   return row?.status;
 }
 
-test('the jobs of a converter without a heartbeat are lost attempts, and run again', async () => {
+test('jobs of a converter without a heartbeat run again', async () => {
   const converter = await fixture.converter();
   const upload = await fixture.upload(2);
   const held = await fixture.claim(converter);
@@ -54,7 +54,7 @@ test('a converter with a fresh heartbeat keeps its jobs', async () => {
   expect(await fixture.job(keptToo)).toMatchObject({ status: 'running', converterId: quiet.id });
 });
 
-test('what a converter left when it stopped is taken up again', async () => {
+test('jobs of a stopped converter run again', async () => {
   const converter = await fixture.converter();
   await fixture.submit({});
   const job = await fixture.claimOne(converter);
@@ -63,7 +63,7 @@ test('what a converter left when it stopped is taken up again', async () => {
   expect(await fixture.job(job.id)).toMatchObject({ status: 'retrying' });
 });
 
-test('a job that its last converter lost has failed with converter_lost', async () => {
+test('a job whose last attempt was lost fails with converter_lost', async () => {
   const upload = await fixture.upload(1, { maxAttempts: 1 });
   const converter = await fixture.converter();
   const job = await fixture.claimOne(converter);
@@ -84,7 +84,7 @@ test('a split job survives the converter that split it', async () => {
   expect(await fixture.job(parent.id)).toMatchObject({ status: 'running', pendingChildren: 1 });
 });
 
-test('leaders that work at the same time lose each attempt once', async () => {
+test('concurrent leaders settle each lost attempt once', async () => {
   const converter = await fixture.converter();
   const ids = await fixture.submit(
     ...Array.from({ length: 60 }, (_, index) => ({ shape: { cpuUnits: 1 + (index % 3), memoryMb: 256 } })),
@@ -113,17 +113,17 @@ test('a round with nothing to do changes nothing', async () => {
   expect(await fixture.db.select().from(jobs)).toEqual(before);
 });
 
-/** A round of the leader as it comes next, whatever there was before. */
+/** The next round of the leader, even within the same second. */
 const nextRound = () => maintain(fixture.db, fixture.queues, fixture.log);
 
 describe('after an outage', () => {
-  test('nobody is declared lost before each converter had as long as a heartbeat may take to come back', async () => {
+  test('no converter is declared lost before each had the time of a late heartbeat to return', async () => {
     const [back, gone] = [await fixture.converter(), await fixture.converter()];
     await fixture.submit({ maxAttempts: 1 });
     const kept = await fixture.claimOne(back);
     await fixture.submit({ maxAttempts: 1 });
     const lost = await fixture.claimOne(gone);
-    // Nobody reached Postgres for an hour, and Postgres did not end.
+    // No converter reached Postgres for an hour.
     await fixture.watched(3_600, 3_600);
     for (const { id } of [back, gone]) await beat(id, 3_600);
     await nextRound();
@@ -141,7 +141,7 @@ describe('after an outage', () => {
   test.each([
     ['with a gap of six seconds', 6],
     ['to a primary whose clock is behind', -30],
-  ])('%s the watch begins again', async (_what, secondsAgo) => {
+  ])('%s the watch restarts', async (_what, secondsAgo) => {
     const converter = await fixture.converter(60);
     await fixture.watched(3_600, secondsAgo);
     await nextRound();
@@ -161,7 +161,7 @@ describe('after an outage', () => {
     expect(await statusOf(converter.id)).toBe('lost');
   });
 
-  test('what ran out of its time while nothing could be settled is left to its converter', async () => {
+  test('the converter settles attempts that exceeded their timeout during an outage', async () => {
     await fixture.submit({ timeoutSeconds: 10 });
     const job = await fixture.claimOne();
     await fixture.db.update(jobAttempts).set({ startedAt: sql`now() - interval '1 hour'` });
@@ -176,7 +176,7 @@ describe('a running attempt', () => {
   const age = (seconds: number) =>
     fixture.db.update(jobAttempts).set({ startedAt: sql`now() - make_interval(secs => ${seconds})` });
 
-  test('that its converter does not end a minute after its timeout has failed with timeout, and is tried again', async () => {
+  test('fails with timeout a minute after its timeout, and is retried', async () => {
     const [id = ''] = await fixture.submit({ timeoutSeconds: 10, maxAttempts: 2 });
     for (const status of ['retrying', 'failed']) {
       const job = await fixture.claimOne();
@@ -184,7 +184,7 @@ describe('a running attempt', () => {
       await keep();
       expect((await fixture.job(id)).status).toBe('running');
       await age(71);
-      expect(await fixture.findings()).toMatchObject([{ promise: 'no job runs past its timeout', examples: [id] }]);
+      expect(await fixture.findings()).toMatchObject([{ invariant: 'no job runs past its timeout', examples: [id] }]);
       await keep();
       expect(await fixture.job(id)).toMatchObject({
         status,
@@ -195,7 +195,7 @@ describe('a running attempt', () => {
     }
   });
 
-  test('gets its whole time again when it has waited for the store', async () => {
+  test('gets its whole timeout again after a wait for the store', async () => {
     await fixture.submit({ timeoutSeconds: 10 });
     const job = await fixture.claimOne();
     await age(3_600);
@@ -207,7 +207,7 @@ describe('a running attempt', () => {
     expect(await fixture.job(job.id)).toMatchObject({ status: 'retrying' });
   });
 
-  test('of a job that waits for its children does not run out of time', async () => {
+  test('of a job that waits for its children has no timeout', async () => {
     await fixture.submit({ timeoutSeconds: 10 });
     const parent = await fixture.claimOne();
     await fixture.settle(parent, { kind: 'split', children: [{ type: 'test', payload: {}, shape: SMALL }] }, null);
@@ -217,7 +217,7 @@ describe('a running attempt', () => {
   });
 });
 
-test('a converter whose claim waits for a lock sends its heartbeat meanwhile', async () => {
+test('a converter whose claim waits for a lock still sends heartbeats', async () => {
   const converter = await fixture.converter();
   await fixture.submit({});
   const release = Promise.withResolvers<void>();
@@ -243,7 +243,7 @@ test('a converter whose claim waits for a lock sends its heartbeat meanwhile', a
   expect(await claiming).toHaveLength(1);
 });
 
-test('a lost attempt that cannot be settled does not keep the others from it', async () => {
+test('a lost attempt that cannot be settled does not block the others', async () => {
   const converter = await fixture.converter();
   await fixture.submit({ id: 'poison' }, { id: 'victim' });
   await fixture.claim(converter);

@@ -16,13 +16,13 @@ const ORIGINALS = 2;
 const RANGES = [range([1, 3]), range([4, 6])];
 const ENDED = ['completed', 'failed', 'cancelled'];
 
-/** Plays a task: inspects and splits, or converts a range; the first two times it may fail or be handed back, and goes on. */
+/** Runs a fake task that inspects and splits, or converts a range. The first two attempts may fail or be returned. */
 async function play(job: ClaimedJob, chance: () => number): Promise<void> {
   const { db } = fixture;
   const end = (outcome: Outcome) => fixture.settle(job, outcome);
-  const mishap = (probability: number) => job.attempt < 3 && chance() < probability;
-  if (mishap(0.2)) await end({ kind: 'returned' });
-  if (mishap(0.2)) await end(FAILED);
+  const happens = (probability: number) => job.attempt < 3 && chance() < probability;
+  if (happens(0.2)) await end({ kind: 'returned' });
+  if (happens(0.2)) await end(FAILED);
   if (job.type === 'convert') {
     await recordInspection(db, job, { pageCount: 6, selected: [[1, 6]] });
     await end({ kind: 'split', children: RANGES });
@@ -34,7 +34,7 @@ async function play(job: ClaimedJob, chance: () => number): Promise<void> {
     for (let page = from; page <= to; page++) {
       if (settled.includes(page)) continue;
       await recordPages(db, job, [completedPage(page)]);
-      if (mishap(0.1)) await end(FAILED);
+      if (happens(0.1)) await end(FAILED);
     }
   }
   await Promise.all([end(COMPLETED), end(COMPLETED)]);
@@ -49,7 +49,7 @@ function seeded(seed: number): () => number {
   };
 }
 
-test('many uploads, converters and mishaps at once end with every page once and nothing left over', async () => {
+test('many concurrent uploads, converters and failures record every page once and leave no work', async () => {
   const ids = await Promise.all(Array.from({ length: UPLOADS }, () => fixture.upload(ORIGINALS)));
   const uploads = () => Promise.all(ids.map((id) => fixture.findUpload(id)));
   const isOver = async () => (await uploads()).every(({ status }) => ENDED.includes(status));
@@ -58,10 +58,10 @@ test('many uploads, converters and mishaps at once end with every page once and 
     const converter = await fixture.converter();
     const chance = seeded(seed);
     while (!(await isOver())) {
-      // However slow the machine, none of them is lost.
+      // No converter is lost on a slow machine.
       await fixture.db.execute(sql`update converters set heartbeat_at = now()`);
       for (const job of await fixture.claim(converter)) await play(job, chance);
-      // Nobody waits for a backoff here.
+      // Skips the backoff.
       await fixture.db.execute(sql`update jobs set due_at = now() where status = 'retrying'`);
       await sendDueJobs(fixture.db, fixture.queues);
       await fixture.maintain();

@@ -21,7 +21,7 @@ afterAll(() => fixture.close());
 const error = { code: 'out_of_memory' as const, message: 'page 2 needs more than the 256 MB reserved' };
 const OUTGROWN: Outcome = { kind: 'outgrown', error, spent: false };
 
-test('what outgrows its reservation runs again at once with the next class, and no try is spent', async () => {
+test('a job that outgrows its reservation runs again at once with the next class, without a failure', async () => {
   const [id = ''] = await fixture.submit({ maxAttempts: 1 });
   await fixture.settle(await fixture.claimOne(converter), OUTGROWN, 260);
   expect(await fixture.job(id)).toMatchObject({ status: 'ready', memoryMb: 384, failures: 0 });
@@ -32,14 +32,14 @@ test('what outgrows its reservation runs again at once with the next class, and 
   expect(await fixture.job(id)).toMatchObject({ status: 'completed', memoryMb: 512, attempt: 3 });
 });
 
-test('beyond the largest converter it fails, and says what it had and what is allowed', async () => {
+test('a job that outgrows the largest converter fails, with its memory and the maximum', async () => {
   const [id = ''] = await fixture.submit({ shape: { cpuUnits: 1, memoryMb: 512 } });
   await fixture.settle(await fixture.claimOne(converter), OUTGROWN);
   const message = `${error.message}; it had 512 MB, and no converter allows more than 512 MB`;
   expect(await fixture.job(id)).toMatchObject({ status: 'failed', error: { code: 'out_of_memory', message } });
 });
 
-test("a client's own task spends a try for it, and gets more memory for the next while there is more", async () => {
+test("a client's task that outgrows its reservation counts a failure, and gets the next class", async () => {
   const [id = ''] = await fixture.submit({ maxAttempts: 3, shape: { cpuUnits: 1, memoryMb: 384 } });
   const spent: Outcome = { ...OUTGROWN, spent: true };
   for (const memoryMb of [512, 512]) {
@@ -64,7 +64,7 @@ test('parts of a split job reserve no more than the largest converter has', asyn
 describe('a page that kills the sandbox of its range', () => {
   const alone = { ...range([2, 2]), shape: { cpuUnits: 1, memoryMb: 384 } };
 
-  /** A range of four pages, of which the second was deadly: it has become two more parts of the same parent. */
+  /** Splits a range of four pages, whose second page killed the sandbox, into two more children of the same parent. */
   async function splitAgain() {
     const uploadId = await fixture.upload();
     const parent = await fixture.claimOne(converter);
@@ -76,7 +76,7 @@ describe('a page that kills the sandbox of its range', () => {
     return { uploadId, parentId: parent.id, rangeId: attempt.id };
   }
 
-  test('becomes a part of its own, and the rest another', async () => {
+  test('becomes one part, and the other pages another', async () => {
     const { parentId, rangeId } = await splitAgain();
     expect(await fixture.job(rangeId)).toMatchObject({ status: 'completed', result: { parts: 2 } });
     expect(await fixture.attempts(rangeId)).toMatchObject([{ status: 'failed', error }]);
@@ -88,7 +88,7 @@ describe('a page that kills the sandbox of its range', () => {
     ]);
   });
 
-  test('fails alone if it fails for good, and its upload keeps the others', async () => {
+  test('fails alone if it fails permanently, and its upload keeps the others', async () => {
     const { uploadId, parentId } = await splitAgain();
     for (const attempt of await fixture.claim(converter)) {
       const numbers = attempt.memoryMb === 384 ? [] : [3, 4];
@@ -121,7 +121,7 @@ describe('a page that kills the sandbox of its range', () => {
     expect(await fixture.findUpload(uploadId)).toMatchObject({ status: 'cancelled' });
   });
 
-  test('is no part of a parent that was cancelled while it ran', async () => {
+  test('adds no child to a parent that was cancelled meanwhile', async () => {
     await fixture.upload();
     const parent = await fixture.claimOne(converter);
     await fixture.settle(parent, { kind: 'split', children: [range([1, 4])] });

@@ -34,7 +34,7 @@ const reservationOf = ({ shape, timeoutSeconds }: Waiting): Reservation => ({
   endsAt: NOW + timeoutSeconds * 1_000,
 });
 
-test('a claim never takes more than fits', () => {
+test('a claim never starts more than fits', () => {
   fc.assert(
     fc.property(waiting, converter, (jobs, by) => {
       const started = planClaim(jobs, NO_TURNS, by, findHeld(jobs, by));
@@ -46,7 +46,7 @@ test('a claim never takes more than fits', () => {
   );
 });
 
-test('no job starts before one of a higher level that would have fitted, whoever owns them', () => {
+test('no job starts before one of a higher level that fits, for any owners', () => {
   fc.assert(
     fc.property(waiting, converter, fc.array(fc.nat(50), { minLength: 4, maxLength: 4 }), (jobs, by, [a, b, c, d]) => {
       const turns = new Map(Object.entries({ '': a ?? 0, A: b ?? 0, B: c ?? 0, C: d ?? 0 }));
@@ -60,7 +60,7 @@ test('no job starts before one of a higher level that would have fitted, whoever
   );
 });
 
-test('nothing that starts delays the job that room is made for, unless it is more urgent', () => {
+test('no job delays the one for which a converter drains, unless it is more urgent', () => {
   fc.assert(
     fc.property(waiting, converter, (jobs, by) => {
       const held = findHeld(jobs, by);
@@ -74,7 +74,7 @@ test('nothing that starts delays the job that room is made for, unless it is mor
   );
 });
 
-test('no more jobs of a type start than it has slots, and the rest still does', () => {
+test('no more jobs of a type start than it has slots, and other jobs do', () => {
   fc.assert(
     fc.property(waiting, converter, fc.nat(5), (jobs, by, slots) => {
       const started = planClaim(jobs, NO_TURNS, by, undefined, new Map([['one', slots]]));
@@ -90,7 +90,7 @@ test('no more jobs of a type start than it has slots, and the rest still does', 
   );
 });
 
-/** Starts one job at a time; `onStart` may add or remove jobs. Gives the owners in the order of their starts. */
+/** Starts one job at a time; `onStart` may add or remove jobs. Returns the owners in the order of their starts. */
 function serve(starts: number, jobs: Waiting[], onStart: (started: Waiting, at: number) => void): string[] {
   const turns = new Map<string, number>();
   const owners: string[] = [];
@@ -107,12 +107,12 @@ function serve(starts: number, jobs: Waiting[], onStart: (started: Waiting, at: 
   return owners;
 }
 
-test('four busy owners get between 22 and 28 of every 100 starts each, whatever they submit and cancel', () => {
+test('four busy owners get between 22 and 28 of every 100 starts each, for any submits and cancels', () => {
   const owners = ['A', 'B', 'C', 'D'];
   const behaviour = fc.record({
-    /** Jobs that each owner submits after a start: at least as many as it starts. */
+    /** The jobs that each owner submits after a start: at least as many as it starts. */
     submits: fc.array(fc.integer({ min: 1, max: 5 }), { minLength: 4, maxLength: 4 }),
-    /** After how many starts each owner cancels all but its oldest job. */
+    /** The number of starts after which each owner cancels all but its oldest job. */
     cancels: fc.array(fc.integer({ min: 3, max: 50 }), { minLength: 4, maxLength: 4 }),
     waited: fc.array(fc.integer({ min: -100, max: 3_000 }), { minLength: 4, maxLength: 4 }),
   });

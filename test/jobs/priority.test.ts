@@ -18,6 +18,6 @@ test('after a day every job counts as critical', () => {
   }
 });
 
-test('a part that yields to what came in since keeps the level of its priority', () => {
+test('a child that arrives in the future keeps the level of its priority', () => {
   expect(levelOf('normal', -500)).toBe(levelOf('normal', 0));
 });

@@ -11,7 +11,7 @@ afterAll(() => fixture.close());
 
 const repair = () => repairQueues(fixture.db, fixture.queues);
 
-/** Repairs until nothing is left: each look takes a sample from a random place on. */
+/** Repairs until nothing is left, because each repair reads a random sample. */
 async function repairAll(): Promise<{ sent: Set<string>; removed: Set<string> }> {
   const all = { sent: new Set<string>(), removed: new Set<string>() };
   while ((await fixture.findings()).length > 0) {
@@ -22,7 +22,7 @@ async function repairAll(): Promise<{ sent: Set<string>; removed: Set<string> }>
   return all;
 }
 
-test('nothing is repaired where jobs and pg-boss agree', async () => {
+test('the repair changes nothing when jobs and pg-boss agree', async () => {
   await fixture.submit({}, {}, {});
   await fixture.settle((await fixture.claim())[0] as never, FAILED);
   await fixture.submit({});
@@ -36,7 +36,7 @@ test('a ready job without its pg-boss job gets one, and runs', async () => {
   expect((await fixture.finishAll()).toSorted()).toEqual(ids.toSorted());
 });
 
-test('a pg-boss job that stands for no job is removed', async () => {
+test('a pg-boss job without a job is removed', async () => {
   await fixture.submit(...Array(20).fill({}));
   const { rows } = await fixture.db.execute<{ id: string }>(sql`
     update jobs set queue_id = null, status = 'cancelled', finished_at = now()
@@ -47,7 +47,7 @@ test('a pg-boss job that stands for no job is removed', async () => {
   expect(await fixture.finishAll()).toHaveLength(8);
 });
 
-test('repairs that run at once, and beside claims, do each thing once', async () => {
+test('concurrent repairs and claims repair each row once', async () => {
   const ids = await fixture.submit(...Array(40).fill({}));
   await fixture.db.execute(sql`delete from pgboss.job where id in (select queue_id from jobs limit 20)`);
   const [, , claimed] = await Promise.all([repair(), repair(), fixture.claim()]);

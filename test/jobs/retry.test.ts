@@ -5,7 +5,7 @@ import {
   COMPLETED,
   completedPage,
   FAILED,
-  FAILED_FOR_GOOD,
+  FAILED_PERMANENTLY,
   type JobsFixture,
   openJobsFixture,
   range,
@@ -21,14 +21,14 @@ afterAll(() => fixture.close());
 const CONFLICT = { code: 'conflict', status: 409 };
 const job = (id: string, ...dependsOn: string[]) => ({ id, dependsOn });
 
-/** Submits these jobs and lets those fail that are ready. */
+/** Submits jobs, and fails the ready ones. */
 async function failed(...wanted: Parameters<JobsFixture['submit']>): Promise<string[]> {
   const ids = await fixture.submit(...wanted);
-  await fixture.finishAll(FAILED_FOR_GOOD);
+  await fixture.finishAll(FAILED_PERMANENTLY);
   return ids;
 }
 
-test('a failed job runs again with all its attempts before it, and counts them on', async () => {
+test('a retried job gets all its attempts again, and continues their count', async () => {
   await fixture.submit({ id: 'a', maxAttempts: 2 });
   for (let attempt = 1; attempt <= 2; attempt++) {
     await fixture.settle(await fixture.claimOne(), FAILED);
@@ -65,7 +65,7 @@ test('a cancelled job runs again', async () => {
   expect((await fixture.attempts('a')).map(({ status }) => status)).toEqual(['cancelled', 'completed']);
 });
 
-test('a cancelled job that was not to run yet is scheduled again', async () => {
+test('a cancelled job with a future run_at is scheduled again', async () => {
   const runAt = new Date(Date.now() + 3_600_000);
   await fixture.submit({ id: 'a', runAt });
   await fixture.cancel('a');
@@ -89,11 +89,11 @@ test('a job that has not ended, or has completed, is not retried', async () => {
   expect(await fixture.settle(running as ClaimedJob, COMPLETED)).toBe(true);
 });
 
-test('there is nothing to retry of a job that nobody knows', async () => {
+test('an unknown job cannot be retried', async () => {
   expect(await fixture.retry('unknown')).toBeUndefined();
 });
 
-test('two retries at the same time run the job once', async () => {
+test('two concurrent retries run the job once', async () => {
   for (let round = 0; round < 20; round++) {
     const [id = ''] = await failed({}, {});
     const results = await Promise.allSettled([fixture.retry(id), fixture.retry(id)]);
@@ -103,8 +103,8 @@ test('two retries at the same time run the job once', async () => {
   }
 });
 
-describe('what failed with its prerequisite', () => {
-  test('waits again when that is retried, along a chain', async () => {
+describe('a job that failed with its prerequisite', () => {
+  test('waits again when the prerequisite is retried, along a chain', async () => {
     await failed({ id: 'a' }, job('b', 'a'), job('c', 'b'));
     await fixture.retry('a');
     expect(await fixture.statuses('a', 'b', 'c')).toEqual(['ready', 'blocked', 'blocked']);
@@ -120,7 +120,7 @@ describe('what failed with its prerequisite', () => {
     expect((await fixture.finishAll()).at(-1)).toBe('d');
   });
 
-  test('stays failed, with what waits for it, while another prerequisite has failed', async () => {
+  test('stays failed, with its dependants, while another prerequisite has failed', async () => {
     await failed({ id: 'a' }, { id: 'x' }, job('b', 'a', 'x'), job('c', 'b'));
     await fixture.retry('a');
     expect(await fixture.statuses('a', 'x', 'b', 'c')).toEqual(['ready', 'failed', 'failed', 'failed']);
@@ -130,11 +130,11 @@ describe('what failed with its prerequisite', () => {
     expect(await fixture.finishAll()).toEqual(['x', 'b', 'c']);
   });
 
-  test('stays cancelled where it was cancelled itself, and failed where it failed itself', async () => {
+  test('stays as it is if it was cancelled or failed alone', async () => {
     await fixture.submit({ id: 'a' }, job('b', 'a'), job('c', 'a'));
     await fixture.settle(await fixture.claimOne(), COMPLETED);
     const [b] = (await fixture.claim()).filter(({ id }) => id === 'b');
-    await fixture.settle(b as ClaimedJob, FAILED_FOR_GOOD);
+    await fixture.settle(b as ClaimedJob, FAILED_PERMANENTLY);
     await fixture.submit({ id: 'x' }, job('y', 'x'));
     await fixture.cancel('y');
     await fixture.cancel('x');
@@ -142,7 +142,7 @@ describe('what failed with its prerequisite', () => {
     expect(await fixture.statuses('b', 'y')).toEqual(['failed', 'cancelled']);
   });
 
-  test('cannot be retried before it', async () => {
+  test('cannot be retried before the prerequisite', async () => {
     await failed({ id: 'a' }, job('b', 'a'));
     await expect(fixture.retry('b')).rejects.toMatchObject({
       ...CONFLICT,
@@ -151,20 +151,20 @@ describe('what failed with its prerequisite', () => {
     expect(await fixture.statuses('a', 'b')).toEqual(['failed', 'failed']);
   });
 
-  test('may wait again by itself once its prerequisite is under way', async () => {
+  test('may be retried once its prerequisite runs', async () => {
     await fixture.submit({ id: 'a' }, job('b', 'a'));
     await fixture.cancel('b');
     expect(await fixture.retry('b')).toMatchObject({ status: 'blocked', pendingDependencies: 1 });
     expect(await fixture.finishAll()).toEqual(['a', 'b']);
   });
 
-  test('is never left blocked by a prerequisite that ends meanwhile', async () => {
+  test('is never left blocked by a prerequisite that ends at the same time', async () => {
     for (let round = 0; round < 60; round++) {
       const [a, b] = [`a${round}`, `b${round}`];
       await fixture.submit({ id: a }, job(b, a));
       await fixture.cancel(b);
       const attempt = await fixture.claimOne();
-      const outcome = round % 4 < 2 ? COMPLETED : FAILED_FOR_GOOD;
+      const outcome = round % 4 < 2 ? COMPLETED : FAILED_PERMANENTLY;
       const retries = () => fixture.retry(b).catch(() => undefined);
       const settles = () => fixture.settle(attempt, outcome);
       await Promise.all(round % 2 ? [retries(), settles()] : [settles(), retries()]);
@@ -186,7 +186,7 @@ test('of a split job only the children that failed run again, and it completes w
   for (const page of [1, 2]) await recordPages(fixture.db, good, [completedPage(page)]);
   await recordPages(fixture.db, bad, [completedPage(3)]);
   await fixture.settle(good, COMPLETED);
-  for (const attempt of [bad, worse]) await fixture.settle(attempt, FAILED_FOR_GOOD);
+  for (const attempt of [bad, worse]) await fixture.settle(attempt, FAILED_PERMANENTLY);
   expect(await fixture.findUpload(upload)).toMatchObject({ status: 'failed', pagesDone: 3 });
   expect(await fixture.pages(upload)).toHaveLength(6);
 
@@ -216,10 +216,10 @@ test('of a split job only the children that failed run again, and it completes w
   });
 });
 
-test('an upload whose other original has failed too fails again when the retried one has ended', async () => {
+test('an upload with another failed original fails again when the retried one has ended', async () => {
   const upload = await fixture.upload(2);
   const [first] = await fixture.claim();
-  await fixture.settle(first as ClaimedJob, FAILED_FOR_GOOD);
+  await fixture.settle(first as ClaimedJob, FAILED_PERMANENTLY);
   const second = (await fixture.db.execute<{ id: string }>(sql`select id from jobs where status = 'running'`)).rows[0]
     ?.id;
   await fixture.cancel(second as string);

@@ -36,7 +36,7 @@ async function stored(name: string): Promise<Schedule> {
   return schedule;
 }
 
-/** Lets the time of these schedules come: so many minutes ago, as schedules of a week ago. Gives that time. */
+/** Makes schedules due since some minutes, and a week old. Returns the due time. */
 async function makeDue(pattern = '%', minutesAgo = 0): Promise<Date> {
   const [due] = await fixture.db
     .update(schedules)
@@ -72,7 +72,7 @@ async function fill(count: number, more: { nextRunAt: unknown }): Promise<void> 
   await fixture.db.delete(schedules).where(eq(schedules.name, 'pattern'));
 }
 
-test('a schedule that is due submits its job once, and moves on to its next run', async () => {
+test('a due schedule submits its job once, and gets its next run', async () => {
   const schedule = await put('due', { owner: 'alice' });
   expect(schedule.nextRunAt?.getTime()).toBeGreaterThan(Date.now() - 1_000);
   expect(await runAll()).toEqual([]);
@@ -87,7 +87,7 @@ test('a schedule that is due submits its job once, and moves on to its next run'
   expect(after.nextRunAt?.getTime()).toBeGreaterThan(time.getTime());
 });
 
-test('a thousand schedules that are due at once run in batches of a hundred, in ten transactions', async () => {
+test('a thousand due schedules run in ten transactions of a hundred', async () => {
   await fill(1_000, { nextRunAt: sql`date_trunc('minute', now())` });
   for (let batch = 1; batch <= 10; batch++) {
     const runs = await runDueSchedules(fixture.db, fixture.queues);
@@ -123,7 +123,7 @@ test.each(['insert into "jobs"', 'update schedules', 'commit'])(
       const time = await makeDue();
       way.closeAt(statement);
       await expect(runDueSchedules(cut.db, queues)).rejects.toThrow();
-      // Postgres ends the transaction of a connection that is lost when it notices the loss.
+      // Postgres ends the transaction when it notices the lost connection.
       let runs: Run[] = [];
       while (runs.length === 0) runs = await runAll();
       expect(outcomes(runs)).toEqual(['cut submitted']);
@@ -137,7 +137,7 @@ test.each(['insert into "jobs"', 'update schedules', 'commit'])(
 );
 
 describe('after an outage', () => {
-  test('one missed run is made up, for the time that it was due', async () => {
+  test('one missed run takes place, for its due time', async () => {
     const schedule = await put('once', { cron: EVERY_MINUTE, missed: 'once' });
     const time = await makeDue('once', 150);
     const before = Date.now();
@@ -148,7 +148,7 @@ describe('after an outage', () => {
     expect(nextRunAt?.getTime()).toBeGreaterThan(before);
   });
 
-  test('none is made up of a schedule that skips them, and the next one runs', async () => {
+  test('a schedule that skips missed runs continues with the next one', async () => {
     await put('skips', { missed: 'skip' });
     await makeDue('skips', 2);
     expect(outcomes(await runAll())).toEqual(['skips missed']);
@@ -194,7 +194,7 @@ async function makeDueOrPut(name: string): Promise<void> {
   await makeDue(name);
 }
 
-test('a run that is due stays due when other things of the schedule are changed', async () => {
+test('a due run stays due when other fields of the schedule change', async () => {
   const { id } = await put('kept');
   const time = await makeDue();
   const changed = await put('kept', { overlap: 'skip', job: { request: {}, job: { ...job, priority: 'high' } } });
@@ -203,7 +203,7 @@ test('a run that is due stays due when other things of the schedule are changed'
   expect(await fixture.job(jobIdOf(changed, time))).toMatchObject({ priority: 'high' });
 });
 
-test('runs overlap unless they must not: then none is submitted before the previous job has ended', async () => {
+test('runs may overlap, but not with overlap skip', async () => {
   await put('allows', { overlap: 'allow' });
   await put('skips', { overlap: 'skip' });
   const first = await makeDue('%', 3);
@@ -220,7 +220,7 @@ test('runs overlap unless they must not: then none is submitted before the previ
   expect(outcomes(await runAll())).toEqual(['allows submitted', 'skips submitted']);
 });
 
-test('a run by hand has a job of its own, counts as the previous run, and leaves the next run as it is', async () => {
+test('a manual run has a separate job, counts as the previous run, and does not change the next run', async () => {
   const { id, nextRunAt } = await put('by-hand', { cron: ONCE_A_YEAR, overlap: 'skip', owner: 'alice' });
   const submitted = await runScheduleNow(fixture.db, fixture.queues, id);
   expect(submitted).toMatchObject({ type: 'test', status: 'ready', owner: 'alice' });
@@ -232,7 +232,7 @@ test('a run by hand has a job of its own, counts as the previous run, and leaves
   expect(await runScheduleNow(fixture.db, fixture.queues, id)).toBeUndefined();
 });
 
-test('a run that cannot be submitted is kept as the last error, and stops neither others nor its schedule', async () => {
+test('a run that cannot be submitted becomes the last error, and stops no schedule', async () => {
   await fill(20, { nextRunAt: sql`date_trunc('minute', now())` });
   const time = await makeDue();
   const { id } = await stored('filled-7');
@@ -252,7 +252,7 @@ test('a run that cannot be submitted is kept as the last error, and stops neithe
   expect(await stored('filled-7')).toMatchObject({ id, lastError: null, lastRunAt: expect.any(Date) });
 });
 
-test('a stored expression that cannot be read stops its schedule with an error, and no other', async () => {
+test('a stored expression that is invalid stops only its schedule, with an error', async () => {
   await put('sound');
   await put('unreadable');
   await fixture.db.update(schedules).set({ cron: '*/5 * * * * *' }).where(eq(schedules.name, 'unreadable'));
@@ -266,7 +266,7 @@ test('a stored expression that cannot be read stops its schedule with an error, 
   expect((await put('unreadable')).nextRunAt).toEqual(expect.any(Date));
 });
 
-test('a job that no live converter could hold is refused at first, and waits when the large converter is just away', async () => {
+test('a job that no live converter can hold is refused in a new schedule, and waits in an existing one', async () => {
   const large = { cpuUnits: 2, memoryMb: 1024 };
   const { id } = await fixture.converter();
   await fixture.db.update(converters).set(large).where(eq(converters.id, id));
@@ -279,7 +279,7 @@ test('a job that no live converter could hold is refused at first, and waits whe
   expect(outcomes(await runAll())).toEqual(['large submitted']);
 });
 
-test('an owner has at most so many schedules, and may still change those', async () => {
+test('an owner has a maximum of schedules, and may change existing ones', async () => {
   const ofOwner = (name: string, owner: string | null) =>
     putSchedule(
       fixture.db,
@@ -305,15 +305,15 @@ describe('with 10,000 schedules', () => {
     await fixture.db.execute(sql`analyze schedules`);
   });
 
-  test('a look for due ones reads only those that are due and the next one', async () => {
+  test('the query for due schedules reads only these and the next one', async () => {
     const rowsRead = () =>
       rowsReadBy(fixture.db, 'schedules', async (tx) => {
         await millisecondsToNextRun(tx);
         return (await lockDueSchedules(tx, 100)).length;
       });
-    // Or Postgres would step over versions of rows that the tests before have left.
+    // Otherwise Postgres reads dead rows of earlier tests.
     await fixture.db.execute(sql`vacuum schedules`);
-    // Of 10,000: Postgres reads the ends of the index to plan.
+    // The planner reads both ends of the index.
     const few = 1_000;
     const idle = await rowsRead();
     expect(idle.found).toBe(0);
@@ -325,7 +325,7 @@ describe('with 10,000 schedules', () => {
     expect(read).toBeLessThan(few);
   });
 
-  test('the expressions of those that are due are read, and other work is done between any two of them', async () => {
+  test('other work takes place between any two expressions', async () => {
     await makeDue('filled-5003');
     await makeDue('filled-600_');
     let turns = 0;

@@ -24,7 +24,7 @@ test.each<Shape>([
   { cpuUnits: 1, memoryMb: 0 },
   { cpuUnits: 1, memoryMb: 300 },
   { cpuUnits: 1, memoryMb: 32_768 },
-])('no job is created that reserves %j', async (shape) => {
+])('a job that reserves %j is refused', async (shape) => {
   await expect(fixture.submit({ shape })).rejects.toThrow(/^(cpu_units|memory_mb): must be .* \(got /);
   expect(await fixture.db.$count(jobs)).toBe(0);
 });
@@ -37,14 +37,14 @@ test.each([
   sql`max_attempts = 0`,
   sql`backoff_multiplier = 'NaN'`,
   sql`initial_delay_seconds = -1`,
-])('the table keeps no job outside the bounds (%#)', async (change) => {
+])('the table refuses a job outside the bounds (%#)', async (change) => {
   await fixture.submit({ id: 'a' });
   const refusal = await fixture.db.execute(sql`update jobs set ${change} where id = 'a'`).catch(postgresCode);
   await fixture.db.delete(jobs).where(eq(jobs.id, 'a'));
   expect(refusal).toBe(CHECK_VIOLATION);
 });
 
-test('the migration mends jobs that broke the bounds before there were any', async () => {
+test('the migration repairs jobs outside the bounds', async () => {
   await fixture.db.execute(sql`alter table jobs drop constraint jobs_shape, drop constraint jobs_retry_policy`);
   await fixture.submit({ id: 'bad' }, { id: 'good' });
   await fixture.db.execute(
@@ -60,7 +60,7 @@ test('the migration mends jobs that broke the bounds before there were any', asy
   ]);
 });
 
-/** The statements of the migration that bounds the shapes of jobs, in order. */
+/** The statements of the migration that limits the shapes of jobs. */
 async function boundsOfJobs(): Promise<string[]> {
   for (const name of await readdir(MIGRATIONS)) {
     const text = name.endsWith('.sql') ? await readFile(path.join(MIGRATIONS, name), 'utf8') : '';

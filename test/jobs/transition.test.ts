@@ -1,10 +1,10 @@
 import { sql } from 'drizzle-orm';
 import { openDatabase } from '../../db/client.ts';
 import { jobs } from '../../db/schema.ts';
-import { Moved, transition } from '../../jobs/transition.ts';
+import { RetryTransaction, transition } from '../../jobs/transition.ts';
 import { asAdmin } from '../support/admin.ts';
 import { until } from '../support/service.ts';
-import { FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
+import { FAILED_PERMANENTLY, type JobsFixture, openJobsFixture } from './fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {
@@ -13,15 +13,15 @@ beforeAll(async () => {
 afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
-test('a change of status that runs into a deadlock is repeated, and takes effect once', async () => {
+test('a transition is retried after a deadlock, and takes effect once', async () => {
   await fixture.submit({ id: 'a' }, { id: 'b', dependsOn: ['a'] }, { id: 'c', dependsOn: ['b'] });
   const attempt = await fixture.claimOne();
   const { pool, close } = await openDatabase(asAdmin(fixture.url), { name: 'test', log: fixture.log, max: 1 });
   const other = await pool.connect();
   try {
-    // The settlement locks b and then c; the other has c and wants b, and leaves it to the settlement to notice.
+    // The settlement locks b and then c. The other session locks c and then b, and detects deadlocks later.
     await other.query("begin; set local deadlock_timeout = '1min'; select 1 from jobs where id = 'c' for update");
-    const settled = fixture.settle(attempt, FAILED_FOR_GOOD);
+    const settled = fixture.settle(attempt, FAILED_PERMANENTLY);
     await until(async () => {
       const { rows } = await fixture.db.execute(sql`
         select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`);
@@ -39,24 +39,24 @@ test('a change of status that runs into a deadlock is repeated, and takes effect
   expect((await fixture.events('c')).map(({ status }) => status)).toEqual(['blocked', 'failed']);
 });
 
-test('a change that finds its job moved starts anew, without what it wrote', async () => {
+test('a transition that throws RetryTransaction starts again without its writes', async () => {
   await fixture.submit({ id: 'a', dependsOn: [] });
   let tries = 0;
   const result = await transition(fixture.db, async (tx) => {
     await tx.update(jobs).set({ maxAttempts: sql`${jobs.maxAttempts} + 1` });
-    if (++tries < 4) throw new Moved();
+    if (++tries < 4) throw new RetryTransaction();
     return 'done';
   });
   expect([result, tries, (await fixture.job('a')).maxAttempts]).toEqual(['done', 4, 4]);
 });
 
-test('a change that never gets through gives up', async () => {
+test('a transition that always fails gives up', async () => {
   let tries = 0;
   const never = transition(fixture.db, async () => {
     tries++;
-    throw new Moved();
+    throw new RetryTransaction();
   });
-  await expect(never).rejects.toThrow(Moved);
+  await expect(never).rejects.toThrow(RetryTransaction);
   expect(tries).toBe(10);
 });
 

@@ -2,8 +2,8 @@ import { sql } from 'drizzle-orm';
 import { jobs, uniqueKeys } from '../../db/schema.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
 import type { NewJob } from '../../jobs/submit.ts';
-import { forgetUniqueKeys } from '../../jobs/unique.ts';
-import { FAILED_FOR_GOOD, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
+import { deleteExpiredKeys } from '../../jobs/unique.ts';
+import { FAILED_PERMANENTLY, type JobsFixture, openJobsFixture, SMALL } from './fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {
@@ -26,10 +26,10 @@ async function accept(...newJobs: NewJob[]): Promise<string[]> {
 const stored = () => fixture.db.$count(jobs);
 const expire = () => fixture.db.execute(sql`update unique_keys set expires_at = now()`);
 
-test('the same key gives the existing job, whatever became of it, until the period is over', async () => {
+test('the same key returns the existing job in any status until it expires', async () => {
   const [first = ''] = await accept(keyed('a'));
   expect(await accept(keyed('a', { payload: { other: true } }))).toEqual([first]);
-  await fixture.settle(await fixture.claimOne(), FAILED_FOR_GOOD);
+  await fixture.settle(await fixture.claimOne(), FAILED_PERMANENTLY);
   expect(await accept(keyed('a'))).toEqual([first]);
   await expire();
   const [second] = await accept(keyed('a'));
@@ -42,7 +42,7 @@ test('keys belong to an owner and a type', async () => {
   expect(new Set(ids).size).toBe(4);
 });
 
-test('of a batch with a key twice, both are the same job, and what waits for the second waits for it', async () => {
+test('two jobs of a batch with the same key are one job, also for dependants', async () => {
   const [first, second, third = ''] = await accept(
     keyed('a', { id: 'first' }),
     keyed('a', { id: 'second' }),
@@ -62,7 +62,7 @@ test('jobs that wait for each other only because they share a key are refused', 
   expect(await stored()).toBe(0);
 });
 
-test('a key that many requests use at once, for one job or in batches, makes one job', async () => {
+test('concurrent requests and batches with one key make one job', async () => {
   for (let round = 0; round < 5; round++) {
     const requests = Array.from({ length: 12 }, (_, index) =>
       index % 2 === 0 ? accept(keyed(`x${round}`)) : accept(keyed(`y${round}`), keyed(`x${round}`)),
@@ -70,7 +70,7 @@ test('a key that many requests use at once, for one job or in batches, makes one
     const answers = await Promise.all(requests);
     expect(new Set(answers.map((ids) => ids.at(-1))).size).toBe(1);
     expect(await stored()).toBe(2 * (round + 1));
-    // Those that have expired are taken over once.
+    // An expired key is taken over once.
     await expire();
     const again = await Promise.all(Array.from({ length: 6 }, () => accept(keyed(`x${round}`))));
     expect(new Set(again.flat()).size).toBe(1);
@@ -83,11 +83,11 @@ test('a key that many requests use at once, for one job or in batches, makes one
 
 test('a deleted job frees its key, and keys that have expired are deleted', async () => {
   const [first = ''] = await accept(keyed('a'), keyed('b'));
-  await fixture.settle(...([(await fixture.claim())[0], FAILED_FOR_GOOD] as Parameters<typeof fixture.settle>));
+  await fixture.settle(...([(await fixture.claim())[0], FAILED_PERMANENTLY] as Parameters<typeof fixture.settle>));
   await fixture.db.execute(sql`delete from jobs where id = ${first} and finished_at is not null`);
   expect(await fixture.db.$count(uniqueKeys)).toBe(1);
   expect(await accept(keyed('a'))).not.toEqual([first]);
   await fixture.db.execute(sql`update unique_keys set expires_at = now() where key = 'a'`);
-  await forgetUniqueKeys(fixture.db);
+  await deleteExpiredKeys(fixture.db);
   expect((await fixture.db.select().from(uniqueKeys)).map(({ key }) => key)).toEqual(['b']);
 });

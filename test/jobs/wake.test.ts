@@ -9,10 +9,10 @@ const fresh = fc.record({
   shape: fc.record({ cpuUnits: fc.nat(8), memoryMb: fc.nat(16_384) }),
 });
 
-/** The converters for which a wake-up is. */
+/** The converters that a wake-up selects. */
 const reached = (wakeUp: WakeUp, list: string[]) => list.filter((id) => isFor(wakeUp, list, id));
 
-/** All converters that it reaches when each passes it on, in turn. */
+/** The converters that a wake-up reaches when each passes it on. */
 function reachedByPassing(wakeUp: WakeUp, list: string[]): string[] {
   const all: string[] = [];
   for (const left = [wakeUp]; ; ) {
@@ -24,7 +24,7 @@ function reachedByPassing(wakeUp: WakeUp, list: string[]): string[] {
   }
 }
 
-test('a wake-up for so many jobs reaches as many converters, or all that there are', () => {
+test('a wake-up reaches as many converters as it has jobs, or all', () => {
   fc.assert(
     fc.property(fresh, converters, (wakeUp, list) => {
       const expected = list.length <= 3 ? list.length : Math.min(wakeUp.count, list.length);
@@ -33,7 +33,7 @@ test('a wake-up for so many jobs reaches as many converters, or all that there a
   );
 });
 
-test('a wake-up that everybody passes on reaches each converter once at most, and ends', () => {
+test('a wake-up that all converters pass on reaches each at most once, and ends', () => {
   fc.assert(
     fc.property(fresh, converters, (wakeUp, list) => {
       const all = reachedByPassing(wakeUp, list);
@@ -44,7 +44,7 @@ test('a wake-up that everybody passes on reaches each converter once at most, an
   );
 });
 
-test('converters take turns: of so many tokens in a row each converter gets one', () => {
+test('converters take turns: each gets one of consecutive tokens', () => {
   fc.assert(
     fc.property(fresh, fc.integer({ min: 4, max: 60 }).map(ids), (wakeUp, list) => {
       const turns = list.flatMap((_, index) => reached({ ...wakeUp, count: 1, token: wakeUp.token + index }, list));
@@ -53,7 +53,7 @@ test('converters take turns: of so many tokens in a row each converter gets one'
   );
 });
 
-test('while a list lacks the newest converters, each wake-up still reaches somebody, and the newest hear all', () => {
+test('while a list lacks new converters, each wake-up reaches a converter, and the new ones get all', () => {
   fc.assert(
     fc.property(fresh, converters, fc.integer({ min: 1, max: 5 }), (wakeUp, list, more) => {
       const added = ids(list.length + more);
@@ -65,7 +65,7 @@ test('while a list lacks the newest converters, each wake-up still reaches someb
   );
 });
 
-test('a wake-up is read as it was written, and anything else has no meaning', () => {
+test('a wake-up is parsed as it was formatted, and any other payload is unknown', () => {
   fc.assert(
     fc.property(fresh, fc.option(fc.nat(MAX_HOPS)), (wakeUp, hops) => {
       const written = hops === null ? wakeUp : { ...wakeUp, hops };

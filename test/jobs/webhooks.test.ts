@@ -3,7 +3,7 @@ import { jobs, uploads, webhookAttempts, webhookHosts, webhooks } from '../../db
 import { type LockedWebhook, takeWebhooks } from '../../db/webhooks.ts';
 import { type Delivery, releaseWebhook, settleWebhook } from '../../jobs/webhooks.ts';
 import { rowsReadBy } from '../support/rows-read.ts';
-import { COMPLETED, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture, range } from './fixture.ts';
+import { COMPLETED, FAILED_PERMANENTLY, type JobsFixture, openJobsFixture, range } from './fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {
@@ -13,9 +13,9 @@ afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
 const URL = 'http://receiver.example/hook';
-const told = (id: string, ...dependsOn: string[]) => ({ id, dependsOn, notifyUrl: URL });
+const notified = (id: string, ...dependsOn: string[]) => ({ id, dependsOn, notifyUrl: URL });
 
-/** Of whom, and what, the webhooks tell, oldest first. */
+/** The subjects and types of the webhooks, oldest first. */
 async function made(): Promise<string[]> {
   const rows = await fixture.db.select().from(webhooks).orderBy(asc(webhooks.createdAt), asc(webhooks.jobId));
   for (const row of rows) expect(row).toMatchObject({ url: URL, status: 'pending', finishedAt: null });
@@ -24,23 +24,23 @@ async function made(): Promise<string[]> {
 
 const pending = () => fixture.db.$count(webhooks, eq(webhooks.status, 'pending'));
 
-test('a job is told of once for each of its ends, and only to those who asked', async () => {
-  await fixture.submit(told('a'), { id: 'silent' });
-  await fixture.finishAll(FAILED_FOR_GOOD);
+test('each end of a job creates one webhook if it has a notify_url', async () => {
+  await fixture.submit(notified('a'), { id: 'silent' });
+  await fixture.finishAll(FAILED_PERMANENTLY);
   expect(await made()).toEqual(['a job.failed']);
   await fixture.retry('a');
   await fixture.cancel('a');
   await fixture.retry('a');
   const attempt = await fixture.claimOne();
   await fixture.settle(attempt, COMPLETED);
-  // Too late: another has settled it.
+  // Another process has settled it.
   await fixture.settle(attempt, COMPLETED);
   expect(await made()).toEqual(['a job.failed', 'a job.cancelled', 'a job.completed']);
   expect(await pending()).toBe(3);
 });
 
-test('a retry that is left, or a converter that stops, is no end', async () => {
-  await fixture.submit({ ...told('a'), maxAttempts: 2 });
+test('a pending retry or a returned job creates no webhook', async () => {
+  await fixture.submit({ ...notified('a'), maxAttempts: 2 });
   const error = { code: 'task_failed' as const, message: 'once' };
   await fixture.settle(await fixture.claimOne(), { kind: 'failed', error, retryable: true });
   await fixture.passBackoff();
@@ -50,20 +50,20 @@ test('a retry that is left, or a converter that stops, is no end', async () => {
   expect(await made()).toEqual(['a job.failed']);
 });
 
-test('what fails with its prerequisite is told of, however far behind it and whenever it came', async () => {
-  await fixture.submit(told('a'), told('b', 'a'), told('c', 'b'), { id: 'd', dependsOn: ['c'] });
+test('a job that fails with its prerequisite creates a webhook, at any depth', async () => {
+  await fixture.submit(notified('a'), notified('b', 'a'), notified('c', 'b'), { id: 'd', dependsOn: ['c'] });
   await fixture.cancel('a');
   expect((await made()).toSorted()).toEqual(['a job.cancelled', 'b job.failed', 'c job.failed']);
-  await fixture.submit(told('late', 'c'));
+  await fixture.submit(notified('late', 'c'));
   expect((await made()).at(-1)).toBe('late job.failed');
 });
 
-test('an upload is told of once its last job ends, and its jobs are not; again when it was retried', async () => {
+test('an upload creates one webhook with its last job, and another after a retry', async () => {
   const id = await fixture.upload(2);
   await fixture.db.update(uploads).set({ notifyUrl: URL }).where(eq(uploads.id, id));
   const [first, second] = await fixture.claim();
   await fixture.settle(first as never, { kind: 'split', children: [range([1, 1]), range([2, 2])] });
-  await fixture.settle(second as never, FAILED_FOR_GOOD);
+  await fixture.settle(second as never, FAILED_PERMANENTLY);
   expect(await made()).toEqual([]);
   await fixture.finishAll();
   expect(await made()).toEqual([`${id} upload.failed`]);
@@ -72,8 +72,8 @@ test('an upload is told of once its last job ends, and its jobs are not; again w
   expect(await made()).toEqual([`${id} upload.failed`, `${id} upload.completed`]);
 });
 
-test('when an end is not committed, nobody is told', async () => {
-  await fixture.submit(told('a'));
+test('an end that is rolled back creates no webhook', async () => {
+  await fixture.submit(notified('a'));
   const [job] = await fixture.claim();
   await fixture.db.execute(
     sql`create function refuse() returns trigger language plpgsql as $$ begin raise 'no'; end $$`,
@@ -88,7 +88,7 @@ test('when an end is not committed, nobody is told', async () => {
   expect([await made(), await pending()]).toEqual([['a job.completed'], 1]);
 });
 
-describe('a webhook that was taken', () => {
+describe('a locked webhook', () => {
   const sent = { startedAt: new Date(), durationMs: 1, statusCode: null, error: null, final: false };
   const answered = { ...sent, statusCode: 503, error: 'answered 503', answer: 'prompt' } as const;
   const unanswered = { ...sent, error: 'no answer', answer: 'none' } as const;
@@ -99,7 +99,7 @@ describe('a webhook that was taken', () => {
     const [row] = await fixture.db.select().from(webhooks).where(eq(webhooks.id, id));
     return row;
   }
-  /** As if the waits for the next try, and those for hosts, were over. */
+  /** Ends all delays of webhooks and hosts. */
   async function passWaits(): Promise<void> {
     await fixture.db.update(webhooks).set({ dueAt: sql`now()` });
     await fixture.db.update(webhookHosts).set({ retryAt: sql`now()` });
@@ -118,8 +118,8 @@ describe('a webhook that was taken', () => {
   test.each([
     ['answered with an error', answered],
     ['not answered', unanswered],
-  ])('and is %s is tried thirteen times in a day, and then given up', async (_name, outcome) => {
-    await fixture.submit(told('a'));
+  ])('that is %s is sent thirteen times in a day, and then fails', async (_name, outcome) => {
+    await fixture.submit(notified('a'));
     await fixture.finishAll();
     let waited = 0;
     for (let attempt = 1; attempt <= 13; attempt++) {
@@ -130,7 +130,7 @@ describe('a webhook that was taken', () => {
         from webhooks join webhook_hosts using (host)`);
       const [{ wait = 0, rest = 0 } = {}] = rows;
       if (attempt < 13) waited += wait;
-      // The wait for its host never makes that of a lone webhook longer.
+      // The delay of the host never exceeds that of a single webhook.
       if (attempt < 13) expect(rest).toBeLessThanOrEqual(wait);
       expect(await take()).toEqual([]);
       await passWaits();
@@ -139,8 +139,8 @@ describe('a webhook that was taken', () => {
     expect([await take(), await pending()]).toEqual([[], 0]);
   });
 
-  test('is taken again when it was not settled in time; what its first sender has to say counts only if it was delivered', async () => {
-    await fixture.submit(told('a'));
+  test('is locked again when it was not settled in time; a late result counts only if it was delivered', async () => {
+    await fixture.submit(notified('a'));
     await fixture.finishAll();
     const first = await takeOne();
     expect(await take()).toEqual([]);
@@ -154,8 +154,8 @@ describe('a webhook that was taken', () => {
     expect(await rowOf(first.id)).toMatchObject({ status: 'delivered', lockedUntil: null });
   });
 
-  test('is due at once when its delivery was cut off, and no try is spent', async () => {
-    await fixture.submit(told('a'));
+  test('is due at once when its delivery was interrupted, without a failure', async () => {
+    await fixture.submit(notified('a'));
     await fixture.finishAll();
     await releaseWebhook(fixture.db, await takeOne());
     const again = await takeOne();
@@ -163,7 +163,7 @@ describe('a webhook that was taken', () => {
     expect(await settle(again, { ...sent, statusCode: 200, answer: 'prompt' })).toBe('delivered');
   });
 
-  test('leaves room for other hosts: one of a host that is new or gave no answer, four of others, those first that have fewest', async () => {
+  test('leaves room for other hosts: a host that is new or does not answer gets one, others four', async () => {
     await toHost('busy', 8);
     await toHost('dead', 8);
     await fixture.finishAll();
@@ -188,7 +188,7 @@ describe('a webhook that was taken', () => {
   const passWaitsOfHost = (host: string) =>
     fixture.db.update(webhookHosts).set({ retryAt: sql`now()` }).where(eq(webhookHosts.host, host));
 
-  test('is given up with all that have waited a day for a host that has not answered in that time', async () => {
+  test('fails with all that have waited a day for a host that did not answer', async () => {
     await toHost('dead', 5);
     await fixture.finishAll();
     await settle(await takeOne(), unanswered);
@@ -202,10 +202,10 @@ describe('a webhook that was taken', () => {
     expect(rows.filter(({ status }) => status === 'failed').map(({ jobId }) => jobId)).not.toContain('dead-4');
     expect(rows.filter(({ status }) => status === 'failed').length).toBeGreaterThanOrEqual(3);
     const [last] = await fixture.db.select().from(webhookAttempts).where(eq(webhookAttempts.durationMs, 0)).limit(1);
-    expect(last?.error).toBe('not sent: its receiver has not answered for 24 hours');
+    expect(last?.error).toBe('not sent: the receiver has not answered for 24 hours');
   });
 
-  test('is found without a look at the backlog of other hosts', async () => {
+  test('is found without reading the backlog of other hosts', async () => {
     await toHost('good', 1);
     await fixture.finishAll();
     const backlog = 20_000;
@@ -221,15 +221,15 @@ describe('a webhook that was taken', () => {
         retryAt: index < 6 ? sql`now() + interval '1 minute'` : null,
       })),
     );
-    // As autovacuum does at any time.
+    // Autovacuum does so at any time.
     await fixture.db.execute(sql`analyze webhooks`);
     const { found, read } = await rowsReadBy(fixture.db, 'webhooks', (tx) => takeWebhooks(tx, ROOM));
     expect(hosts(found.taken)).toEqual(['dead-10', 'dead-11', 'dead-6', 'dead-7', 'dead-8', 'dead-9', 'good']);
-    // A head for each of 13 hosts, what is due of seven, their update, and the ends of indexes that are read to plan.
+    // The first row of 13 hosts, the due rows of seven, their updates, and the index ends that the planner reads.
     expect(read).toBeLessThan(400);
   });
 
-  test('of many hosts is found by looks that go on where the last one ended', async () => {
+  test('of many hosts is found by queries that continue after the last one', async () => {
     await fixture.submit(
       ...Array.from({ length: 1_100 }, (_, n) => ({ id: `many-${n}`, notifyUrl: `http://h${n}.example/` })),
     );
@@ -244,7 +244,7 @@ describe('a webhook that was taken', () => {
     expect([looks, new Set(found.map(({ host }) => host)).size]).toEqual([3, 1_100]);
   });
 
-  test('by two processes at once is taken by one, and their host keeps its limit', async () => {
+  test('is locked by one of two processes, and its host keeps its limit', async () => {
     await toHost('busy', 20);
     await fixture.finishAll();
     await settle(await takeOne(), { ...sent, statusCode: 200, answer: 'prompt' });
@@ -252,8 +252,8 @@ describe('a webhook that was taken', () => {
     expect(new Set(taken.map(({ id }) => id)).size).toBe(4);
   });
 
-  test('goes with its job when that is deleted', async () => {
-    await fixture.submit(told('a'));
+  test('is deleted with its job', async () => {
+    await fixture.submit(notified('a'));
     await fixture.finishAll();
     const locked = await takeOne();
     await fixture.db.delete(jobs);

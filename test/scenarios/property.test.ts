@@ -1,9 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { and, asc, eq, inArray, isNull, sql } from 'drizzle-orm';
 import fc from 'fast-check';
+import { auditAll } from '../../conversion/audit.ts';
 import { jobAttempts, jobs, PRIORITIES } from '../../db/schema.ts';
 import { acceptJobs } from '../../jobs/accept.ts';
-import { audit } from '../../jobs/audit.ts';
 import { cancelJob } from '../../jobs/cancel.ts';
 import { retryJob } from '../../jobs/retry.ts';
 import type { NewJob } from '../../jobs/submit.ts';
@@ -84,7 +84,7 @@ describe('one converter', () => {
           // The sort is stable: what one claim took together counts as in order.
           expect(inTurn.toSorted((a, b) => (started.get(a) ?? 0) - (started.get(b) ?? 0))).toEqual(inTurn);
         }
-        expect(await audit(db)).toEqual([]);
+        expect(await auditAll(db)).toEqual([]);
       };
       await fc.assert(fc.asyncProperty(submitted, run), { ...search, numRuns: RUNS });
     },
@@ -145,7 +145,7 @@ describe('three converters', () => {
     const allEnded = () =>
       until(async () => {
         farm.checkAlive();
-        expect(await audit(db)).toEqual([]);
+        expect(await auditAll(db)).toEqual([]);
         return (await db.$count(jobs, isNull(jobs.finishedAt))) === 0;
       }, MAX_MS);
 
@@ -174,7 +174,7 @@ describe('three converters', () => {
         await farm.allUp();
         const interference = await carryOut(plan, idOf);
         expect(await violationsOf(farm.db, { plan, idOf, interference })).toEqual([]);
-        expect(await audit(farm.db)).toEqual([]);
+        expect(await auditAll(farm.db)).toEqual([]);
         farm.checkAlive();
       };
       const plans = planned({ slots: CAPACITIES.length, shapes: SHAPES });

@@ -4,9 +4,9 @@ import { open, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promise
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import sharp from 'sharp';
+import type { ConversionContext } from '../../conversion/conversion-task.ts';
 import { archive } from '../../conversion/tasks/archive.ts';
 import { convert } from '../../conversion/tasks/convert.ts';
-import type { ConversionContext } from '../../jobs/task.ts';
 
 /** The file of an upload: the attack of a sandbox that has been taken over by it. */
 export interface Attack {

@@ -1,5 +1,5 @@
 import path from 'node:path';
-import type { TaskContext } from '../../jobs/task.ts';
+import type { UploadTaskContext } from '../../conversion/upload-task.ts';
 
 export interface Told {
   logs: { level: string; message: string }[];
@@ -10,8 +10,8 @@ export interface Told {
 export function taskContext<Payload>(
   payload: Payload,
   root: string,
-  overrides: Partial<TaskContext<Payload>> = {},
-): TaskContext<Payload> & { told: Told } {
+  overrides: Partial<UploadTaskContext<Payload>> = {},
+): UploadTaskContext<Payload> & { told: Told } {
   const told: Told = { logs: [], progress: [] };
   return {
     payload,

@@ -1,10 +1,10 @@
-import type { PdfEngine } from '../../../jobs/task.ts';
+import type { PdfEngine } from '../../../conversion/conversion-task.ts';
 import { AppError } from '../../../runtime/errors.ts';
 import type { PageFit } from '../fit.ts';
 import { type DrawnPage, mayOtherEngineSucceed, NOTHING_DRAWN } from './engine.ts';
 
 /** A page as one engine drew it. */
-export interface Drawing {
+interface Drawing {
   image: DrawnPage;
   fit: PageFit;
   engine: PdfEngine;

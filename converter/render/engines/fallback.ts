@@ -1,4 +1,4 @@
-import type { ConversionContext, PdfEngine } from '../../../jobs/task.ts';
+import type { ConversionContext, PdfEngine } from '../../../conversion/conversion-task.ts';
 import { AppError } from '../../../runtime/errors.ts';
 import { fitScale } from '../fit.ts';
 import { type ChosenPage, choosePage, type DrawResult, reasonAgainst } from './choose.ts';

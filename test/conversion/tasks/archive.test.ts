@@ -6,7 +6,7 @@ import { buffer } from 'node:stream/consumers';
 import { setTimeout } from 'node:timers/promises';
 import yauzl from 'yauzl';
 import { archive } from '../../../conversion/tasks/archive.ts';
-import type { UploadFiles } from '../../../jobs/task.ts';
+import type { UploadFiles } from '../../../conversion/upload-task.ts';
 import { taskContext } from '../../support/task-context.ts';
 
 const upload = randomUUID();
@@ -24,7 +24,7 @@ afterEach(async () => {
   await rm(root, { recursive: true });
 });
 
-/** What this process has open of ours, as far as the system tells. */
+/** The files in the test's folder that this process has open. */
 async function openFiles(): Promise<string[]> {
   const descriptors = await readdir('/proc/self/fd').catch(() => []);
   const open = await Promise.all(descriptors.map((name) => readlink(`/proc/self/fd/${name}`).catch(() => '')));
@@ -75,7 +75,7 @@ test('a zip holds every page in order, stored, under its original and page', asy
   expect(Buffer.concat(entries.map(({ content }) => content))).toEqual(Buffer.concat(Object.values(contents)));
 });
 
-test('the result tells the pages, and progress counts them', async () => {
+test('the result has the number of pages, and progress counts them', async () => {
   const context = contextOf(await makePages({ '1-1': randomBytes(1_000), '1-2': randomBytes(1_000) }));
   expect(await archive.run(context)).toEqual({ pages: 2 });
   expect(context.told.progress).toEqual([
@@ -84,7 +84,7 @@ test('the result tells the pages, and progress counts them', async () => {
   ]);
 });
 
-test('an upload without pages fails the attempt, and may be tried again', async () => {
+test('an upload without pages fails the attempt, which may be retried', async () => {
   const run = archive.run(contextOf({ originals: [], pages: [] }));
   await expect(run).rejects.toMatchObject({
     code: 'task_failed',
@@ -94,7 +94,7 @@ test('an upload without pages fails the attempt, and may be tried again', async 
   expect(await filesLeft()).toEqual([]);
 });
 
-test('an abort in the middle stops it', async () => {
+test('an abort stops a running archive', async () => {
   const controller = new AbortController();
   const context = contextOf(
     await makePages({ '1-1': randomBytes(10), '1-2': randomBytes(5_000_000) }),
@@ -110,13 +110,13 @@ test('an abort before the start leaves no file', async () => {
   expect(await filesLeft()).toEqual([]);
 });
 
-test('a page whose file is gone fails it', async () => {
+test('a missing page file fails the archive', async () => {
   const files = await makePages({ '1-1': randomBytes(100_000), '1-2': randomBytes(10) });
   await rm(path.join(folder, '1-2.png'));
   await expect(archive.run(contextOf(files))).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
-test('the memory it takes does not grow with the pages', async () => {
+test('the memory of an archive does not grow with its pages', async () => {
   const files = await makePages({ '1-1': randomBytes(10_000_000) });
   const [first] = files.pages;
   if (first === undefined) throw new Error('no page');

@@ -31,7 +31,7 @@ async function contextOf(
   });
 }
 
-test('one round gives the plain sha256 of the first original', async () => {
+test('one round returns the plain sha256 of the first original', async () => {
   expect(await checksum.run(await contextOf(['abc', 'another']))).toEqual({
     algorithm: 'sha256',
     rounds: 1,
@@ -40,7 +40,7 @@ test('one round gives the plain sha256 of the first original', async () => {
   });
 });
 
-test.each(['sha256', 'sha512', 'sha1', 'md5'] as const)('%s is the one that node:crypto knows', async (algorithm) => {
+test.each(['sha256', 'sha512', 'sha1', 'md5'] as const)('%s equals the digest of node:crypto', async (algorithm) => {
   const content = randomBytes(300_000);
   const { digest, bytes } = await checksum.run(await contextOf(['abc', content], { original: 2, algorithm }));
   expect(digest).toBe(createHash(algorithm).update(content).digest('hex'));
@@ -60,7 +60,7 @@ test('each round hashes the digest before and then the file', async () => {
   ]);
 });
 
-test('an original that the upload does not have is final', async () => {
+test('a missing original fails permanently', async () => {
   const run = checksum.run(await contextOf(['abc'], { original: 2 }));
   await expect(run).rejects.toMatchObject({
     code: 'task_failed',
@@ -69,7 +69,7 @@ test('an original that the upload does not have is final', async () => {
   });
 });
 
-test('an abort stops it between rounds and within', async () => {
+test('an abort stops a checksum between and within rounds', async () => {
   const controller = new AbortController();
   const context = await contextOf([randomBytes(1_000_000)], { rounds: 1000 }, controller.signal);
   const rounds: number[] = [];
@@ -92,6 +92,6 @@ test.each([
   expect(checksum.payload.safeParse({ upload_id: randomUUID(), ...part }).success).toBe(false);
 });
 
-test('its payload can be told as JSON Schema', () => {
+test('the payload has a JSON Schema', () => {
   expect(z.toJSONSchema(checksum.payload)).toMatchObject({ properties: { rounds: { minimum: 1, maximum: 1000 } } });
 });

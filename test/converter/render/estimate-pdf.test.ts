@@ -1,6 +1,6 @@
+import type { PdfEngine, Step } from '../../../conversion/conversion-task.ts';
 import { estimatePages } from '../../../converter/render/estimate-pdf.ts';
 import type { LogLevel } from '../../../db/schema.ts';
-import type { PdfEngine, Step } from '../../../jobs/task.ts';
 import { writePdf } from '../../support/files.ts';
 import { withFile } from '../../support/pdf.ts';
 

@@ -1,7 +1,7 @@
 import { z } from 'zod';
+import { type ConversionContext, PDF_ENGINES, type Step } from '../../../conversion/conversion-task.ts';
 import { convert } from '../../../conversion/tasks/convert.ts';
 import { openPdf } from '../../../converter/render/engines/fallback.ts';
-import { type ConversionContext, PDF_ENGINES, type Step } from '../../../jobs/task.ts';
 
 const payload = z.object({
   /** The engines that crash as soon as they open the file. */

@@ -1,6 +1,6 @@
+import type { PdfEngine } from '../../../conversion/conversion-task.ts';
 import type { TaskRequest } from '../../../converter/run-task.ts';
 import { isNativeStep, runsNativeCode } from '../../../converter/sandbox/reuse.ts';
-import type { PdfEngine } from '../../../jobs/task.ts';
 
 const requestOf = (type: string, payload: Record<string, unknown>, firstEngine: PdfEngine = 'pdfium') =>
   ({ type, payload, limits: { maxPages: 1, maxPixels: 1, stepSeconds: 1, firstEngine } }) as unknown as TaskRequest;

@@ -1,5 +1,5 @@
+import type { Step } from '../../../conversion/conversion-task.ts';
 import { StepTimeout, type StepTimeoutOptions } from '../../../converter/sandbox/step-timeout.ts';
-import type { Step } from '../../../jobs/task.ts';
 
 // A module has no global `jest`.
 const { jest } = import.meta;

@@ -5,9 +5,11 @@ import { hostname, tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { and, eq, sql } from 'drizzle-orm';
+import { conversionDomain } from '../../../conversion/domain.ts';
 import { openDatabase } from '../../../db/client.ts';
 import { openQueues } from '../../../db/queues.ts';
 import { converters } from '../../../db/schema.ts';
+import { registerDomain } from '../../../jobs/domain.ts';
 import type { Shape } from '../../../jobs/shape.ts';
 import { createLogger } from '../../../runtime/log.ts';
 import { cloneDatabase } from '../../support/database.ts';
@@ -23,6 +25,7 @@ export type Farm = Awaited<ReturnType<typeof startFarm>>;
  * again. The heartbeat of one that has ended is set back, which is what the next 15 seconds would do.
  */
 export async function startFarm(capacities: Shape[]) {
+  registerDomain(conversionDomain);
   const { url, drop } = await cloneDatabase();
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-farm-'));
   const log = createLogger('silent', {});

@@ -1,8 +1,8 @@
 import { channel } from 'node:diagnostics_channel';
 import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
+import type { PdfEngine } from '../../../../conversion/conversion-task.ts';
 import { type FallbackDocument, openPdf } from '../../../../converter/render/engines/fallback.ts';
-import type { PdfEngine } from '../../../../jobs/task.ts';
 import { emptyPdf, encryptedPdf, GREEN, makePdf, RED, writePdf } from '../../../support/files.ts';
 import { colorAt, inkOf, onePagePdf, pixelsOf, streamObject, withFile } from '../../../support/pdf.ts';
 

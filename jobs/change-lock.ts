@@ -3,15 +3,15 @@ import { lockInTransaction, tryLockInTransaction } from '../db/locks.ts';
 import { AppError } from '../runtime/errors.ts';
 
 /**
- * Lets one client at a time cancel or retry this upload, or job without an upload, until the transaction ends. Throws
- * `conflict` at once when another does: requests that wait for each other would hold every connection.
+ * Lets one client at a time cancel or retry this job, or the jobs of this upload, until the transaction ends. Throws
+ * `conflict` at once when another client does: requests that wait for each other would hold every connection.
  */
 export async function lockChange(tx: Transaction, id: string): Promise<void> {
   if (!(await tryLockInTransaction(tx, 'change', id)))
     throw conflict(`another change of ${id} is in progress: try again`);
 }
 
-/** Waits for a change in progress, for a deletion: it comes after any other change, and only once. */
+/** Waits for a change in progress: a deletion must not fail because of one. */
 export async function awaitChange(tx: Transaction, id: string): Promise<void> {
   await lockInTransaction(tx, 'change', id);
 }

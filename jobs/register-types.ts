@@ -1,11 +1,9 @@
-import { eq, isNotNull, sql } from 'drizzle-orm';
-import type { Database, Queryable } from '../db/client.ts';
-import { jobTypes } from '../db/schema.ts';
+import { sql } from 'drizzle-orm';
+import type { Database } from '../db/client.ts';
 import type { Concurrency, Rate } from './limits.ts';
-import { READY_CHANNEL } from './running.ts';
 import { transition } from './transition.ts';
 
-/** A task, as far as its jobs have limits. */
+/** A job type and the limits of its task. */
 export interface LimitedType {
   type: string;
   concurrency?: Concurrency;
@@ -13,8 +11,8 @@ export interface LimitedType {
 }
 
 /**
- * Stores the limits of all types. No job of a type whose `per_key` has changed starts until `admitMissed` has fitted those
- * that wait to it.
+ * Stores the limits of all types. No job of a type whose `per_key` has changed starts until `admitMissed` has applied the
+ * new limit to the jobs that wait.
  */
 export async function registerJobTypes(db: Database, types: Iterable<LimitedType>): Promise<void> {
   const rows = [...types].map(({ type, concurrency, rate }) => ({
@@ -39,28 +37,4 @@ export async function registerJobTypes(db: Database, types: Iterable<LimitedType
       where (job_types.per_type, job_types.per_key, job_types.rate_limit, job_types.rate_seconds)
         is distinct from (excluded.per_type, excluded.per_key, excluded.rate_limit, excluded.rate_seconds)`),
   );
-}
-
-/** From here on no job of the type starts; those that run go on. A claim that has begun ends first. */
-export async function pauseJobType(db: Database, type: string): Promise<void> {
-  await db
-    .insert(jobTypes)
-    .values({ type, pausedAt: sql`now()` })
-    .onConflictDoUpdate({ target: jobTypes.type, set: { pausedAt: sql`coalesce(${jobTypes.pausedAt}, now())` } });
-}
-
-export async function resumeJobType(db: Database, type: string): Promise<void> {
-  await db.transaction(async (tx) => {
-    await tx.update(jobTypes).set({ pausedAt: null }).where(eq(jobTypes.type, type));
-    await tx.execute(sql`select pg_notify(${READY_CHANNEL}, '')`);
-  });
-}
-
-/** Since when each of these types is paused; those that are not paused are left out. */
-export async function pausedJobTypes(db: Queryable): Promise<Map<string, Date>> {
-  const rows = await db
-    .select({ type: jobTypes.type, pausedAt: jobTypes.pausedAt })
-    .from(jobTypes)
-    .where(isNotNull(jobTypes.pausedAt));
-  return new Map(rows.flatMap(({ type, pausedAt }) => (pausedAt === null ? [] : [[type, pausedAt]])));
 }

@@ -3,21 +3,21 @@ import type { Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 
 interface ReleaseOptions {
-  /** Forgets how the job ended before. */
-  forget?: boolean;
-  /** A job that was handed back keeps its place in the queue; any other arrives now. */
+  /** Deletes the outcome of earlier attempts. */
+  reset?: boolean;
+  /** A job that was returned keeps its place in the queue; any other job arrives now. */
   keepPlace?: boolean;
 }
 
 /**
- * Puts jobs that wait for no dependency where their `run_at` lets them be: `scheduled`, or `ready` and in the queue, in
- * the order of `ids`. The caller holds the locks of their rows.
+ * Makes jobs that wait for no dependency `scheduled` while their `run_at` is in the future, and `ready` otherwise: those
+ * enter the queue in the order of `ids`. The caller holds the locks of their rows.
  */
 export async function release(
   tx: Transaction,
   queues: Queues,
   ids: string[],
-  { forget = false, keepPlace = false }: ReleaseOptions = {},
+  { reset = false, keepPlace = false }: ReleaseOptions = {},
 ): Promise<void> {
   if (ids.length === 0) return;
   const { rows } = await tx.execute<{ queue_id: string | null }>(sql`
@@ -28,7 +28,7 @@ export async function release(
       queue_id = case when run_at > now() then null else gen_random_uuid() end,
       pending_dependencies = 0, converter_id = null, finished_at = null
       ${keepPlace ? sql`` : sql`, arrived_at = now() + given.place * interval '1 microsecond'`}
-      ${forget ? sql`, error = null, result = null, progress = null, failures = 0` : sql``}
+      ${reset ? sql`, error = null, result = null, progress = null, failures = 0` : sql``}
     from unnest(${sql.param(ids)}::text[]) with ordinality given (id, place) where jobs.id = given.id
     returning queue_id`);
   await queues.send(

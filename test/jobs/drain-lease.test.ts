@@ -16,14 +16,14 @@ const GAP = { cpuUnits: 2, memoryMb: 1024 };
 
 type Converter = { id: string; name: string };
 
-/** What a converter of `capacity` with `free` left claims, while what it runs ends in `seconds`. */
+/** Claims by a converter of `capacity` with `free` left, whose running jobs end in `seconds`. */
 async function claim(converter: Converter, free: Shape, capacity: Shape = ROOM, seconds = 60): Promise<string[]> {
   const shape = { cpuUnits: capacity.cpuUnits - free.cpuUnits, memoryMb: capacity.memoryMb - free.memoryMb };
   const running = shape.cpuUnits + shape.memoryMb > 0 ? [{ shape, endsAt: Date.now() + seconds * 1_000 }] : [];
   return (await fixture.claimOnce(converter, { capacity, running })).map(({ id }) => id);
 }
 
-/** A heavy job of high priority that has been ready for so long, and light ones of a low one. */
+/** Submits a heavy job of high priority that has waited for some seconds, and light ones of low priority. */
 async function waitingFor(seconds: number, light = 10): Promise<void> {
   await fixture.submit({ id: 'heavy', shape: HEAVY, priority: 'high' });
   await fixture.submit(
@@ -42,7 +42,7 @@ async function drainsFor(converter: Converter): Promise<number> {
   return row?.seconds ?? 0;
 }
 
-test('a converter claims nothing more until there is room for the heavy job that waited over half a minute', async () => {
+test('a converter claims no job until the heavy job that waited over half a minute has room', async () => {
   const converter = await fixture.converter();
   await waitingFor(31);
   expect(await claim(converter, GAP)).toEqual([]);
@@ -52,14 +52,14 @@ test('a converter claims nothing more until there is room for the heavy job that
   expect(await claim(converter, GAP)).toHaveLength(2);
 });
 
-test('a heavy job that waited less does not keep the light ones from filling the gap', async () => {
+test('a heavy job that waited less does not block light ones', async () => {
   const converter = await fixture.converter();
   await waitingFor(25);
   expect(await claim(converter, GAP)).toHaveLength(2);
   expect(await drainsFor(converter)).toBe(0);
 });
 
-test('only one converter makes room, while the others go on', async () => {
+test('only one converter drains, while the others continue', async () => {
   const [first, second] = [await fixture.converter(), await fixture.converter()];
   await waitingFor(31);
   expect(await claim(first, GAP)).toEqual([]);
@@ -68,7 +68,7 @@ test('only one converter makes room, while the others go on', async () => {
   expect([(await drainsFor(first)) > 0, await drainsFor(second)]).toEqual([true, 0]);
 });
 
-test('of converters that claim at once one makes room', async () => {
+test('one of several concurrent converters drains', async () => {
   const all = await Promise.all(Array.from({ length: 5 }, () => fixture.converter()));
   await waitingFor(31, 0);
   for (let round = 0; round < 20; round++) {
@@ -79,7 +79,7 @@ test('of converters that claim at once one makes room', async () => {
   }
 });
 
-test('another converter may take the heavy job that one makes room for', async () => {
+test('another converter may claim the heavy job for which one drains', async () => {
   const [first, second] = [await fixture.converter(), await fixture.converter()];
   await waitingFor(31);
   expect(await claim(first, GAP)).toEqual([]);
@@ -87,7 +87,7 @@ test('another converter may take the heavy job that one makes room for', async (
   expect(await claim(first, GAP)).toHaveLength(2);
 });
 
-test('another converter makes room when the first has not said so for a while', async () => {
+test('another converter drains when the lease of the first has expired', async () => {
   const [first, second] = [await fixture.converter(), await fixture.converter()];
   await waitingFor(31);
   expect(await claim(first, GAP)).toEqual([]);
@@ -97,7 +97,7 @@ test('another converter makes room when the first has not said so for a while', 
   expect(await claim(first, GAP)).toHaveLength(2);
 });
 
-test.each(['stopped', 'lost'] as const)('another converter makes room when the first is %s', async (status) => {
+test.each(['stopped', 'lost'] as const)('another converter drains when the first is %s', async (status) => {
   const [first, second] = [await fixture.converter(), await fixture.converter()];
   await waitingFor(31);
   expect(await claim(first, GAP)).toEqual([]);
@@ -105,7 +105,7 @@ test.each(['stopped', 'lost'] as const)('another converter makes room when the f
   expect(await claim(second, GAP)).toEqual([]);
 });
 
-test('a converter that could never hold the heavy job does not wait for it', async () => {
+test('a converter that can never hold the heavy job does not drain', async () => {
   const converter = await fixture.converter();
   await waitingFor(3_600);
   expect(await claim(converter, GAP, { cpuUnits: 3, memoryMb: 4096 })).toHaveLength(2);
@@ -113,7 +113,7 @@ test('a converter that could never hold the heavy job does not wait for it', asy
   expect(await drainsFor(converter)).toBe(0);
 });
 
-test('a heavy job that is not the best does not stop what comes before it', async () => {
+test('a heavy job does not block more urgent jobs', async () => {
   const converter = await fixture.converter();
   await waitingFor(3_600);
   await fixture.submit({ id: 'urgent', priority: 'critical' });
@@ -128,19 +128,19 @@ test('a light job that ends before the heavy one has room may start', async () =
   expect(await claim(converter, GAP, ROOM, 60)).toEqual(['short']);
 });
 
-test('a light job that leaves the room that the heavy one needs may start', async () => {
+test('a light job that leaves room for the heavy one may start', async () => {
   const converter = await fixture.converter();
   await waitingFor(31, 2);
   const capacity = { cpuUnits: 5, memoryMb: 4096 };
   expect(await claim(converter, { cpuUnits: 3, memoryMb: 2304 }, capacity)).toEqual(['light0']);
 });
 
-test('a heavy job that would wait for hours for one of many hours does not idle a converter', async () => {
+test('a heavy job that would wait for hours does not idle a converter', async () => {
   const converter = await fixture.converter();
   await waitingFor(31);
   const hours = 12 * 3_600;
   expect(await claim(converter, GAP, ROOM, hours)).toHaveLength(2);
-  // Once it has waited an hour, what ends before the long job still starts, and what ends after it does not.
+  // After an hour of waiting, only jobs that end before the long one still start.
   await fixture.db.execute(sql`update jobs set arrived_at = now() - interval '1 hour' where id = 'heavy'`);
   await fixture.submit({ id: 'longer', timeoutSeconds: hours + 60 });
   expect((await claim(converter, GAP, ROOM, hours)).toSorted()).toEqual(['light2', 'light3']);
@@ -148,7 +148,7 @@ test('a heavy job that would wait for hours for one of many hours does not idle 
   expect(await claim(converter, GAP, ROOM, hours)).toEqual([]);
 });
 
-test('a large job in the background is not passed by smaller ones for ever', async () => {
+test('a large background job is not passed by smaller ones for ever', async () => {
   const converter = await fixture.converter();
   const capacity = { cpuUnits: 4, memoryMb: 8192 };
   const small = { shape: { cpuUnits: 0, memoryMb: 768 }, priority: 'low' as const };
@@ -163,7 +163,7 @@ test('a large job in the background is not passed by smaller ones for ever', asy
   expect((await fixture.claimOnce(converter, { capacity })).map(({ id }) => id)[0]).toBe('large');
 });
 
-test('the converter that has room soonest takes over from one that has it later', async () => {
+test('the converter that has room first takes the lease from one that has it later', async () => {
   const [first, second] = [await fixture.converter(), await fixture.converter()];
   await waitingFor(31);
   expect(await claim(first, GAP, ROOM, 100)).toEqual([]);
@@ -172,7 +172,7 @@ test('the converter that has room soonest takes over from one that has it later'
   expect([await drainsFor(first), (await drainsFor(second)) > 0]).toEqual([0, true]);
 });
 
-test('a stream of light jobs cannot keep a heavy one waiting for ever', async () => {
+test('a stream of light jobs does not starve a heavy one', async () => {
   const converter = await fixture.converter();
   const capacity = { cpuUnits: 4, memoryMb: 2048 };
   await fixture.submit(...Array(4).fill({ priority: 'high' }));

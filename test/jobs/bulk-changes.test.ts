@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 import type { JobFilter } from '../../db/jobs.ts';
 import { findBulk, startBulk } from '../../jobs/bulk.ts';
-import { FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
+import { FAILED_PERMANENTLY, type JobsFixture, openJobsFixture } from './fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {
@@ -12,7 +12,7 @@ afterAll(() => fixture.close());
 
 const job = (id: string, ...dependsOn: string[]) => ({ id, dependsOn });
 
-/** Retries what matches, and places all dependants; gives how many jobs it changed itself. */
+/** Retries matching jobs, and places all dependants. Returns the number of jobs that the operation changed. */
 async function retryAll(filter: JobFilter = {}): Promise<number> {
   const wanted = { owner: null, action: 'retry' as const, filter: { status: 'failed' as const, ...filter } };
   const { id } = await startBulk(fixture.db, fixture.queues, fixture.log, wanted);
@@ -20,15 +20,15 @@ async function retryAll(filter: JobFilter = {}): Promise<number> {
   return (await findBulk(fixture.db, id))?.done ?? 0;
 }
 
-/** Submits these jobs and lets those fail that are ready. */
+/** Submits jobs, and fails the ready ones. */
 async function failed(...wanted: Parameters<JobsFixture['submit']>): Promise<string[]> {
   const ids = await fixture.submit(...wanted);
-  await fixture.finishAll(FAILED_FOR_GOOD);
+  await fixture.finishAll(FAILED_PERMANENTLY);
   return ids;
 }
 
-describe('retrying all that match', () => {
-  test('goes by type, status and time, and tells how many', async () => {
+describe('a bulk retry', () => {
+  test('selects by type, status and time, and returns the count', async () => {
     await failed({ id: 'old', type: 'one' }, { id: 'a', type: 'one' }, { id: 'b', type: 'two' });
     await fixture.db.execute(sql`update jobs set created_at = now() - interval '1 day' where id = 'old'`);
     await fixture.submit({ id: 'cancelled', type: 'one' });
@@ -40,7 +40,7 @@ describe('retrying all that match', () => {
     expect(await retryAll()).toBe(0);
   });
 
-  test('brings back whole graphs, in many batches', async () => {
+  test('reopens whole graphs, in many batches', async () => {
     const heads = Array.from({ length: 130 }, (_, index) => `h${index}`);
     await failed(
       ...heads.map((id) => ({ id })),
@@ -54,14 +54,14 @@ describe('retrying all that match', () => {
     });
   });
 
-  test('takes prerequisites first, however they are named', async () => {
+  test('reopens prerequisites first, for any ids', async () => {
     await fixture.submit({ id: 'c' }, job('b', 'c'), job('a', 'b'));
     for (const id of ['a', 'b', 'c']) await fixture.cancel(id);
     await retryAll({ status: 'cancelled' });
     expect(await fixture.finishAll()).toEqual(['c', 'b', 'a']);
   });
 
-  test('leaves failed what waits for a job that does not match', async () => {
+  test('does not reopen dependants of a failed job that does not match', async () => {
     await failed({ id: 'a', type: 'one' }, { ...job('b', 'a'), type: 'two' });
     expect(await retryAll({ type: 'two' })).toBe(0);
     expect(await fixture.statuses('a', 'b')).toEqual(['failed', 'failed']);
@@ -70,9 +70,9 @@ describe('retrying all that match', () => {
     expect(await fixture.statuses('b')).toEqual(['failed']);
   });
 
-  test('leaves alone what fails again before it is through', async () => {
+  test('does not retry a job again that fails meanwhile', async () => {
     await failed(...Array.from({ length: 250 }, () => ({})));
-    // A job fails again in the transaction that retries it: as soon as a converter could, and sooner.
+    // A trigger fails the job again in the transaction that retries it, which is earlier than any converter.
     await fixture.db.execute(sql`create function fail_again() returns trigger language plpgsql as $$ begin
       update jobs set status = 'failed', queue_id = null, finished_at = clock_timestamp() where id = new.id;
       delete from pgboss.job where id = new.queue_id; return null; end $$`);
@@ -90,7 +90,7 @@ describe('retrying all that match', () => {
     ).toEqual(Array(250).fill('failed'));
   });
 
-  test('leaves alone what ended after it began', async () => {
+  test('skips jobs that ended after it began', async () => {
     await failed({ id: 'a' });
     await fixture.db.execute(sql`update jobs set finished_at = now() + interval '1 minute'`);
     expect(await retryAll()).toBe(0);
