@@ -35,7 +35,7 @@ export default {
       comment: 'these commands run on the machine of the service: one starts its processes, two work on its database',
       severity: 'error',
       from: { path: serviceCommands },
-      to: { path: `^(${folders})/`, pathNot: '^(cli/(arguments|errors)\\.ts$|(db|jobs|runtime)/)' },
+      to: { path: `^(${folders})/`, pathNot: '^(cli/(arguments|errors)\\.ts$|(conversion|db|jobs|runtime)/)' },
     },
     {
       name: 'commands-are-loaded-when-they-run',

@@ -1,5 +1,7 @@
-import { jest } from '@jest/globals';
 import { backoffSeconds, hasAttemptsLeft } from '../../jobs/backoff.ts';
+
+// A module has no global `jest`.
+const { jest } = import.meta;
 
 afterEach(() => jest.restoreAllMocks());
 
