@@ -17,6 +17,7 @@ import type { Config } from '../../runtime/config.ts';
 import { openDiskStore } from '../../store/disk.ts';
 import type { Store } from '../../store/store.ts';
 import { completedPage, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
+import { override } from '../support/override.ts';
 
 /** The options of a run, with its folder. */
 type Sandboxed = RunOptions & { folder: PrivateFolder };
@@ -100,13 +101,12 @@ async function execute(
   };
   const parts: ExecutorParts = {
     db: fixture.db,
-    store: {
-      ...store,
+    store: override(store, {
       async removeFolder(name) {
         removed.push(name);
         await store.removeFolder(name);
       },
-    },
+    }),
     workFolder: root,
     tasks: new Map([['convert', task]]),
     settle: settleInBatches(fixture.db, fixture.queues),
