@@ -37,7 +37,7 @@ export class IdleSandboxes {
     const isHealthy = sandbox.isUsable && sandbox.taskCount < MAX_TASKS && sandbox.idleMb <= MAX_IDLE_MB;
     // The processes that a task started and left behind end with its sandbox.
     if (!isHealthy || sandbox.process.descendants().length > 0) return false;
-    if (this.#usable().filter((other) => other.hasSameTaint(sandbox)).length >= this.#keep) return false;
+    if (this.#usable().filter(({ taint }) => taint?.owner === sandbox.taint?.owner).length >= this.#keep) return false;
     if (this.size >= this.#keep * MAX_OWNERS) this.endLongestIdle();
     this.#waiting.push(sandbox);
     return true;
@@ -47,7 +47,7 @@ export class IdleSandboxes {
   take(memoryMb: number, owner: string | null): Sandbox | undefined {
     const fitting = this.#usable().filter(({ idleMb }) => idleMb <= MAX_IDLE_SHARE * memoryMb);
     const taken =
-      fitting.findLast((sandbox) => sandbox.isTaintedBy(owner)) ?? fitting.findLast((sandbox) => !sandbox.isTainted);
+      fitting.findLast(({ taint }) => taint?.owner === owner) ?? fitting.findLast(({ taint }) => taint === undefined);
     this.#waiting = this.#waiting.filter((sandbox) => sandbox !== taken);
     return taken;
   }

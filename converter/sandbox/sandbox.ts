@@ -28,7 +28,6 @@ export class Sandbox {
   log: Logger;
   /** A lease still needs its folder. */
   isLeased = false;
-  /** The owner whose bytes its native code has decoded; undefined while there is none. See `reuse.ts`. */
   #taint: { owner: string | null } | undefined;
   #taskCount = 0;
   #memoryLimitMb: number | null = null;
@@ -92,20 +91,13 @@ export class Sandbox {
     return this.#idleMb;
   }
 
-  get isTainted(): boolean {
-    return this.#taint !== undefined;
-  }
-
-  isTaintedBy(owner: string | null): boolean {
-    return this.#taint?.owner === owner;
+  /** The owner whose bytes its native code has decoded; undefined while there is none. See `reuse.ts`. */
+  get taint(): { owner: string | null } | undefined {
+    return this.#taint;
   }
 
   taintBy(owner: string | null): void {
     this.#taint = { owner };
-  }
-
-  hasSameTaint(other: Sandbox): boolean {
-    return this.#taint?.owner === other.#taint?.owner;
   }
 
   countTask(): void {
