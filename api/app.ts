@@ -8,13 +8,14 @@ import type { Config } from '../runtime/config.ts';
 import type { Logger } from '../runtime/log.ts';
 import { Quota } from '../runtime/quota.ts';
 import type { Store } from '../store/store.ts';
-import { type Admission, admission, boundUnread } from './http/admission.ts';
+import { type Authorize, requireAuthorization } from './http/authorize.ts';
 import { crossOrigin } from './http/cross-origin.ts';
-import type { Waiting } from './http/long-poll.ts';
+import type { LongPoll } from './http/long-poll.ts';
 import type { Origins } from './http/origins.ts';
 import { noSuchRoute, problems } from './http/problem.ts';
 import { observeRequests } from './http/request-log.ts';
 import type { StatusCache } from './http/status-cache.ts';
+import { limitUnreadBody } from './http/unread-body.ts';
 import { createQueueBounds } from './jobs/queue-bounds.ts';
 import { jobRoutes } from './jobs/routes.ts';
 import { scheduleRoutes } from './jobs/schedule-routes.ts';
@@ -25,7 +26,7 @@ import { operationRoutes } from './operations/routes.ts';
 import { uploadRoutes } from './uploads/routes.ts';
 import type { Guard } from './webhooks/ssrf-guard.ts';
 
-/** For JSON, and for pages that load what lies beside them and nothing else; pictures may be made of bytes that a page has fetched. */
+/** Pages may load only files of this service, and images that they made from bytes (`data:`, `blob:`). */
 const secureHeaders = helmet({
   contentSecurityPolicy: {
     useDefaults: false,
@@ -42,17 +43,17 @@ const secureHeaders = helmet({
     },
   },
   xFrameOptions: { action: 'deny' },
-  // For whoever ends TLS to say.
+  // HSTS belongs to the proxy that terminates TLS.
   strictTransportSecurity: false,
 });
 
-/** Bytes of JSON bodies in memory at a time, until their requests end. */
+/** The maximum size of all JSON bodies in memory; a body counts until its request ends. */
 const MAX_JSON_BYTES = 64 * 2 ** 20;
 
-/** The HTTP edge: every route, and the one place where errors become answers. */
-export function createApp(parts: {
+/** The services that an API process consists of. */
+interface AppParts {
   db: Database;
-  /** The same database, over a few connections for queries that may take long. */
+  /** The same database, through a few connections for slow queries. */
   heavyDb: Database;
   read: Read;
   queues: Queues;
@@ -61,21 +62,24 @@ export function createApp(parts: {
   guard: Guard;
   config: Config;
   origins: Origins;
-  admit: Admission;
+  authorize: Authorize;
   log: Logger;
   cache: StatusCache;
-  waiting: Waiting;
-}): Express {
+  longPoll: LongPoll;
+}
+
+/** All middleware and routes, and the only place where errors become answers. */
+export function createApp(parts: AppParts): Express {
   const app = express();
-  app.disable('etag');
-  app.use(observeRequests(parts.log));
-  app.use(boundUnread);
-  app.use(secureHeaders);
-  app.use(crossOrigin(parts.origins));
-  app.use(admission(parts.admit));
-  // What is asked for most comes first: each route before it is tried in vain.
   const bounds = createQueueBounds(parts.db, parts.config);
   const jsonRoom = new Quota({ name: 'bytes of JSON', max: MAX_JSON_BYTES });
+  app.disable('etag');
+  app.use(observeRequests(parts.log));
+  app.use(limitUnreadBody);
+  app.use(secureHeaders);
+  app.use(crossOrigin(parts.origins));
+  app.use(requireAuthorization(parts.authorize));
+  // Hot routes come first: Express matches in this order.
   app.use(uploadRoutes({ ...parts, bounds }));
   app.use(jobRoutes({ ...parts, bounds, jsonRoom }));
   app.use(jobTypeRoutes(parts));

@@ -1,6 +1,5 @@
 import { once } from 'node:events';
-import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { createServer, type Server } from 'node:http';
 import { loadTasks } from '../conversion/registry.ts';
 import { openDatabase, whenReachable } from '../db/client.ts';
 import { migrateDatabase } from '../db/migrate.ts';
@@ -19,11 +18,11 @@ import { createApp } from './app.ts';
 import { createEventHub } from './events/event-hub.ts';
 import { warnOfLag } from './events/events-lag.ts';
 import { attachStream } from './events/stream.ts';
-import { createAdmission } from './http/admission.ts';
-import { createConnections } from './http/connections.ts';
+import { createAuthorize } from './http/authorize.ts';
+import { Connections } from './http/connections.ts';
 import { currentHolder } from './http/holder.ts';
-import { createWaiting } from './http/long-poll.ts';
-import { createOrigins } from './http/origins.ts';
+import { LongPoll } from './http/long-poll.ts';
+import { Origins } from './http/origins.ts';
 import { openStatusCache } from './http/status-cache.ts';
 import { followSchedules } from './jobs/schedule-runner.ts';
 import { watchProcess } from './operations/metrics.ts';
@@ -31,23 +30,24 @@ import { deliverWebhooks } from './webhooks/deliver.ts';
 import { webhookSecrets } from './webhooks/sign.ts';
 import { createGuard } from './webhooks/ssrf-guard.ts';
 
-/** A connection on which nothing moves for this long is closed; a slow upload that moves goes on. */
-const IDLE_MS = 60_000;
-const LIMITS = {
-  /** Until the headers of a request are complete, from its first byte, or from the start of a connection that sends none. */
+/** A connection without traffic is closed after this time; a slow upload that makes progress continues. */
+const IDLE_TIMEOUT_MS = 60_000;
+const SERVER_OPTIONS = {
+  /** From the first byte of a request, or from the start of a connection that sends none, to the end of the headers. */
   headersTimeout: 10_000,
   requestTimeout: 3_600_000,
-  /** How often the two are looked at. */
   connectionsCheckingInterval: 1_000,
   maxHeaderSize: 16_384,
 };
 const MAX_HEADERS = 100;
-const CONNECTIONS = { maxConnections: 4_000, maxUnknownPerAddress: 1_000 };
+const CONNECTION_LIMITS = { maxConnections: 4_000, maxUnknownPerAddress: 1_000 };
 /** How long a request waits for a row that another transaction has locked. */
-const LOCK_MS = 5_000;
+const LOCK_TIMEOUT_MS = 5_000;
 /** Searches, graphs, counts and the history of streams. */
 const MAX_HEAVY_QUERIES = 4;
-const HEAVY_STATEMENT_MS = 5_000;
+const HEAVY_STATEMENT_TIMEOUT_MS = 5_000;
+/** The time from the end of the grace period to the end of the process. */
+const EXIT_MS = 10_000;
 
 /** One API process. */
 followParent();
@@ -63,33 +63,33 @@ const flushSpans = await startTracing('sheetmill-api', config, log);
 const database = await openDatabase(databaseUrl, {
   name: 'sheetmill-api',
   log,
-  lockMs: LOCK_MS,
+  lockMs: LOCK_TIMEOUT_MS,
   requesterOf: currentHolder,
 }).catch(exitWithReason);
 const heavy = await openDatabase(databaseUrl, {
   name: 'sheetmill-api-heavy',
   log,
   max: MAX_HEAVY_QUERIES,
-  statementMs: HEAVY_STATEMENT_MS,
+  statementMs: HEAVY_STATEMENT_TIMEOUT_MS,
   requesterOf: currentHolder,
 }).catch(exitWithReason);
 await migrateDatabase(databaseUrl).catch(exitWithReason);
 watchProcess(database.db);
 const replica = openReplica(database.db, config.DATABASE_READ_URL, log, currentHolder);
 const queues = await whenReachable(() => openQueues(database.db, { supervise: false, log }));
-// Before any job of a type that has limits is stored.
+// The limits of job types must be stored before the first job of a type.
 await whenReachable(() => registerJobTypes(database.db, tasks.values()));
 const store = await openStore(config);
-const origins = createOrigins(config);
-const connections = createConnections(CONNECTIONS);
-const admit = createAdmission(config, ({ socket }) => connections.trust(socket));
+const origins = new Origins(config);
+const connections = new Connections(CONNECTION_LIMITS);
+const authorize = createAuthorize(config, ({ socket }) => connections.trust(socket));
 const guard = createGuard(config);
 const secrets = await webhookSecrets(config);
 const webhooks = deliverWebhooks({ db: database.db, guard, secrets, log });
 const schedules = followSchedules(database.db, queues, log);
 const hub = createEventHub({ db: database.db, heavyDb: heavy.db, databaseUrl, log });
 const cache = await openStatusCache(config.REDIS_URL, log);
-const waiting = createWaiting(hub);
+const longPoll = new LongPoll(hub);
 const lagWarnings = warnOfLag(database.db, log);
 const app = createApp({
   db: database.db,
@@ -101,33 +101,31 @@ const app = createApp({
   guard,
   config,
   origins,
-  admit,
+  authorize,
   log,
   cache,
-  waiting,
+  longPoll,
 });
 
-const server = createServer(LIMITS, app);
+const server = createServer(SERVER_OPTIONS, app);
 server.maxHeadersCount = MAX_HEADERS;
 connections.watch(server);
-server.setTimeout(IDLE_MS);
-const stream = attachStream(server, hub, { origins, admit }, log);
+server.setTimeout(IDLE_TIMEOUT_MS);
+const stream = attachStream(server, hub, { origins, authorize }, log);
 server.listen(config.PORT, config.HOST);
 await once(server, 'listening');
-const { port } = server.address() as AddressInfo;
-const host = config.HOST.includes(':') ? `[${config.HOST}]` : config.HOST;
-const url = `http://${host}:${port}`;
+const url = urlOf(server);
 log.info({ url }, 'api started');
 process.send?.({ kind: 'ready', url });
 
 const graceMs = config.SHUTDOWN_GRACE_SECONDS * 1000;
-onShutdown(graceMs + 10_000, async ({ err }) => {
-  if (err) log.fatal({ err }, 'api fails');
+onShutdown(graceMs + EXIT_MS, async ({ err }) => {
+  if (err) log.fatal({ err }, 'unhandled error, shutting down');
   const closed = new Promise((resolve) => server.close(resolve));
   const delivered = webhooks.close(err ? 0 : graceMs);
   const submitted = schedules.close();
   server.closeIdleConnections();
-  waiting.close();
+  longPoll.close();
   await Promise.all([stream.close(), hub.close()]);
   const cutOff = setTimeout(() => server.closeAllConnections(), err ? 0 : graceMs);
   await Promise.all([closed, delivered, submitted]);
@@ -137,3 +135,11 @@ onShutdown(graceMs + 10_000, async ({ err }) => {
   await queues.close();
   await Promise.all([database.close(), heavy.close(), replica.close(), flushSpans()]);
 });
+
+/** The URL of a listening server; PORT 0 gives a free port. */
+function urlOf(server: Server): string {
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('the server does not listen on a port');
+  const host = config.HOST.includes(':') ? `[${config.HOST}]` : config.HOST;
+  return `http://${host}:${address.port}`;
+}

@@ -1,23 +1,8 @@
-import { type Client, createClient, type Upload, type UploadFields } from './client.ts';
-import { exitCodeOf, failureOf } from './failures.ts';
+import { type Client, createClient, type UploadFields, type UploadStatus } from './client.ts';
+import { exitCodeOf, type Failure, failureOf } from './errors.ts';
 import type { Report } from './report.ts';
 
-/** What became of a file of the command line. */
-export interface Outcome {
-  file: string;
-  /** Of its upload; null when there was none. */
-  id: string | null;
-  /** Those that were saved, and those that could not be made. */
-  pages: PageOutcome[];
-  error: Failure | null;
-}
-
-interface Failure {
-  code: string;
-  message: string;
-}
-
-interface PageOutcome {
+interface PageResult {
   page: number;
   file: string | null;
   width: number | null;
@@ -26,16 +11,53 @@ interface PageOutcome {
   error: Failure | null;
 }
 
-/** Of a file that was not reached. */
-export const NOT_CONVERTED: Failure = { code: 'not_converted', message: 'was not converted' };
-
+const NOT_CONVERTED: Failure = { code: 'not_converted', message: 'was not converted' };
 const CLEAN_UP_MS = 5_000;
+
+/** A file of the command line and its result. `--json` shows the public fields. */
+export class FileConversion {
+  readonly file: string;
+  /** The ID of its upload; null before it is uploaded. */
+  id: string | null = null;
+  readonly pages: PageResult[] = [];
+  error: Failure | null = NOT_CONVERTED;
+  /** The path of its pages without number and extension. */
+  readonly #prefix: string;
+
+  constructor(file: string, prefix: string) {
+    this.file = file;
+    this.#prefix = prefix;
+  }
+
+  /** False until it was converted, failed or was interrupted. */
+  get hasEnded(): boolean {
+    return this.error !== NOT_CONVERTED;
+  }
+
+  /** Uploads the file, waits for its pages and saves them. */
+  async run(client: Client, fields: UploadFields, onStatus?: (status: UploadStatus) => void): Promise<void> {
+    const { id } = await client.uploads.create(this.file, fields);
+    this.id = id;
+    const upload = await client.uploads.done(id, onStatus && { onStatus });
+    for await (const { original, page, width, height, dpi, error } of client.uploads.pages(id)) {
+      const file = error === null ? `${this.#prefix}-${String(page).padStart(4, '0')}.png` : null;
+      if (file !== null) await client.uploads.page(id, original, page).save(file);
+      this.pages.push({ page, file, width, height, dpi, error });
+    }
+    const { status, error } = upload;
+    this.error = status === 'completed' ? null : (error ?? { code: status, message: `the upload is ${status}` });
+  }
+
+  fail(error: Failure): void {
+    this.error = error;
+  }
+}
 
 interface Options {
   url: string;
   key?: string | undefined;
-  /** Nobody else uses the service: what is done is removed there. */
-  isOurs: boolean;
+  /** True for an embedded service: uploads are deleted after they are saved. */
+  isEmbedded: boolean;
   fields: UploadFields;
   concurrency: number;
   report: Report;
@@ -43,59 +65,38 @@ interface Options {
 }
 
 /**
- * Converts each file as an upload of its own, saves its pages under `prefix`, and fills in its outcome.
- * Throws what keeps the others from being converted, too: the signal's reason, a service that is away or wants another key.
+ * Converts each file as a separate upload. Throws errors that affect all files: the reason of the signal, an unreachable
+ * service, a refused key.
  */
-export async function convertFiles(work: { outcome: Outcome; prefix: string }[], options: Options): Promise<void> {
-  const { url, key, isOurs, fields, concurrency, report, signal } = options;
+export async function convertFiles(conversions: FileConversion[], options: Options): Promise<void> {
+  const { url, key, isEmbedded, fields, concurrency, report, signal } = options;
   const client = createClient({ url, key, signal });
-  // Nobody wants to wait a minute to hear that nothing listens there.
+  // Unlike other calls this one is not repeated, so an unreachable service is reported at once.
   await client.health.ready();
 
-  /** Best effort: what it was made for is over. */
-  async function giveUp(id: string): Promise<void> {
-    const { uploads } = createClient({ url, key, signal: AbortSignal.timeout(CLEAN_UP_MS) });
-    await (isOurs ? uploads.delete(id) : uploads.cancel(id)).catch(() => undefined);
-  }
-
-  await inParallel(concurrency, work, async ({ outcome, prefix }) => {
-    report.begin(outcome);
+  await inParallel(concurrency, conversions, async (conversion) => {
+    report.begin(conversion);
+    const onStatus = report.hasBars ? (status: UploadStatus) => report.update(conversion, status) : undefined;
     try {
-      await convertFile(client, outcome, prefix, fields, report);
-      if (isOurs) await giveUp(outcome.id as string);
+      await conversion.run(client, fields, onStatus);
+      if (isEmbedded) await release(conversion, options);
     } catch (error) {
-      outcome.error = signal.aborted ? { code: 'interrupted', message: 'interrupted' } : failureOf(error);
-      if (signal.aborted && outcome.id !== null) await giveUp(outcome.id);
+      conversion.fail(signal.aborted ? { code: 'interrupted', message: 'interrupted' } : failureOf(error));
+      if (signal.aborted) await release(conversion, options);
       if (signal.aborted || exitCodeOf(error) !== 1) throw error;
     }
-    report.done(outcome);
+    report.end(conversion);
   });
 }
 
-async function convertFile(
-  client: Client,
-  outcome: Outcome,
-  prefix: string,
-  fields: UploadFields,
-  report: Report,
-): Promise<void> {
-  const { id } = await client.uploads.create(outcome.file, fields);
-  outcome.id = id;
-  const onStatus = report.isWatched ? { onStatus: report.progressOf(outcome) } : {};
-  const upload = await client.uploads.done(id, onStatus);
-  for await (const { original, page, width, height, dpi, error } of client.uploads.pages(id)) {
-    const file = error === null ? `${prefix}-${String(page).padStart(4, '0')}.png` : null;
-    if (file !== null) await client.uploads.page(id, original, page).save(file);
-    outcome.pages.push({ page, file, width, height, dpi, error });
-  }
-  outcome.error = endOf(upload);
+/** Deletes or cancels an upload that is no longer needed. An error is ignored: the result does not depend on it. */
+async function release({ id }: FileConversion, { url, key, isEmbedded }: Options): Promise<void> {
+  if (id === null) return;
+  const { uploads } = createClient({ url, key, signal: AbortSignal.timeout(CLEAN_UP_MS) });
+  await (isEmbedded ? uploads.delete(id) : uploads.cancel(id)).catch(() => undefined);
 }
 
-function endOf({ status, error }: Upload): Failure | null {
-  return status === 'completed' ? null : (error ?? { code: status, message: `its upload is ${status}` });
-}
-
-/** As many at a time as `limit`. Throws the first error, after which no further item is begun. */
+/** Runs `work` for at most `limit` items at a time. Throws the first error, after which no further item is started. */
 async function inParallel<Item>(limit: number, items: Item[], work: (item: Item) => Promise<void>): Promise<void> {
   const errors: unknown[] = [];
   const left = items.values();

@@ -1,54 +1,18 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { messageOf, ProblemError, UnreachableError } from './errors.ts';
 import type { Multipart } from './multipart.ts';
 
-/** For how long a call is repeated while the service is away or asks to come back later. */
-export const PATIENCE_MS = 60_000;
-const FIRST_DELAY_MS = 250;
-const MAX_DELAY_MS = 5_000;
-
-/** What the service answered instead of doing as asked. `message` is the problem's `detail`. */
-export class ProblemError extends Error {
-  readonly status: number;
-  readonly code: string;
-  readonly detail: string;
-  readonly request_id: string | null;
-  /** The whole problem: some codes bring members of their own, such as `cycle`. */
-  readonly problem: Record<string, unknown>;
-  /** When the service wants to be asked again; null where it does not say. */
-  readonly retryAfterMs: number | null;
-
-  constructor(status: number, problem: Record<string, unknown>, retryAfterMs: number | null = null) {
-    const detail = typeof problem.detail === 'string' ? problem.detail : `the answer was ${status}`;
-    super(detail);
-    this.name = 'ProblemError';
-    this.status = status;
-    this.code = typeof problem.code === 'string' ? problem.code : 'unexpected_answer';
-    this.detail = detail;
-    this.request_id = typeof problem.request_id === 'string' ? problem.request_id : null;
-    this.problem = problem;
-    this.retryAfterMs = retryAfterMs;
-  }
-}
-
-/** There was no answer, or not all of one. */
-export class UnreachableError extends Error {
-  override readonly name = 'UnreachableError';
-  /** Nothing was sent, so that nothing can have been done. */
-  readonly isRefused: boolean;
-
-  constructor(url: string, cause: unknown) {
-    const { message, code } = (cause ?? {}) as { message?: string; code?: string };
-    super(`${url} cannot be reached: ${message || code || 'the connection broke'}`, { cause });
-    this.isRefused = code === 'ECONNREFUSED';
-  }
-}
+/** Calls are repeated for this long. */
+export const RETRY_TIMEOUT_MS = 60_000;
+const MIN_BACKOFF_MS = 250;
+const MAX_BACKOFF_MS = 5_000;
 
 export interface ClientOptions {
-  /** Where the service is, such as `http://127.0.0.1:3000`; it may have a path. */
+  /** The URL of the service, such as `http://127.0.0.1:3000`; it may have a path. */
   url: string;
-  /** The API key, for services that want one. */
+  /** The API key, for services that require one. */
   key?: string | undefined;
-  /** Ends every call that is under way, and those to come. */
+  /** Aborts running and later calls. */
   signal?: AbortSignal | undefined;
 }
 
@@ -58,29 +22,64 @@ export interface Call {
   query?: object;
   json?: unknown;
   form?: Multipart;
-  /** Makes it safe to send a POST again. */
+  /** Makes a POST safe to repeat. */
   idempotencyKey?: string;
-  /** Seconds for which the service may hold its answer. */
+  /** The maximum seconds of a long poll. */
   wait?: number;
-  /** Is not repeated: what counts is how things are now. */
+  /** The call is not repeated. */
   once?: boolean;
   signal?: AbortSignal | undefined;
 }
 
-export type Http = ReturnType<typeof createHttp>;
+/** Sends calls with the key, and repeats those that are safe to repeat while the service is unavailable. */
+export class Http {
+  /** The URL of the service, without a slash at its end. */
+  readonly base: string;
+  readonly authorization: Record<string, string>;
+  readonly signal: AbortSignal | undefined;
 
-/** Sends calls, with the key, and repeats them while the service is away, as far as that is safe. */
-export function createHttp(options: ClientOptions) {
-  const base = options.url.replace(/\/+$/, '');
-  const authorization: Record<string, string> =
-    options.key === undefined ? {} : { Authorization: `Bearer ${options.key}` };
+  constructor({ url, key, signal }: ClientOptions) {
+    this.base = url.replace(/\/+$/, '');
+    this.authorization = key === undefined ? {} : { Authorization: `Bearer ${key}` };
+    this.signal = signal;
+  }
 
-  async function send({ method = 'GET', path, query = {}, json, form, idempotencyKey, wait, signal }: Call) {
-    const url = `${base}${path}${searchOf(query)}`;
-    const response = await fetch(url, {
+  json<T>(call: Call): Promise<T> {
+    return this.call(call, (response) => readJson<T>(response));
+  }
+
+  /** For answers without a body. */
+  nothing(call: Call): Promise<void> {
+    return this.call(call, async (response) => void (await response.text()));
+  }
+
+  /**
+   * Resolves with the result of `use`, which runs again if the connection breaks.
+   * Throws ProblemError, UnreachableError, the reason of a signal, or the error of `use`.
+   */
+  async call<T>(call: Call, use: (response: Response) => Promise<T>): Promise<T> {
+    const signal = anySignal(this.signal, call.signal);
+    const deadline = performance.now() + (call.once ? 0 : RETRY_TIMEOUT_MS);
+    let hasBroken = false;
+    for (let backoff = MIN_BACKOFF_MS; ; backoff = Math.min(backoff * 2, MAX_BACKOFF_MS)) {
+      try {
+        return await use(await this.#send({ ...call, signal }));
+      } catch (thrown) {
+        signal?.throwIfAborted();
+        const error = call.form?.failure ?? (isBroken(thrown) ? new UnreachableError(this.base, thrown.cause) : thrown);
+        const ms = (error instanceof ProblemError && error.retryAfterMs) || backoff * (1 + Math.random());
+        if (!mayRepeat(call, error, hasBroken) || performance.now() + ms > deadline) throw error;
+        hasBroken ||= error instanceof UnreachableError;
+        await delay(ms, undefined, { signal });
+      }
+    }
+  }
+
+  async #send({ method = 'GET', path, query = {}, json, form, idempotencyKey, wait, signal }: Call): Promise<Response> {
+    const response = await fetch(`${this.base}${path}${searchOf(query)}`, {
       method,
       headers: {
-        ...authorization,
+        ...this.authorization,
         ...(json !== undefined && { 'Content-Type': 'application/json' }),
         ...(form && { 'Content-Type': form.contentType }),
         ...(idempotencyKey !== undefined && { 'Idempotency-Key': idempotencyKey }),
@@ -89,44 +88,18 @@ export function createHttp(options: ClientOptions) {
       body: form ? ReadableStream.from(form.read()) : json === undefined ? null : JSON.stringify(json),
       duplex: 'half',
       signal: signal ?? null,
-      // Otherwise fetch keeps a copy of all that it has sent, for a redirect to come.
+      // For a possible redirect fetch would keep a copy of the whole body.
       ...(form && { window: null, redirect: 'error' }),
     });
     if (!response.ok) throw problemOf(response.status, await response.text(), response.headers.get('Retry-After'));
     return response;
   }
+}
 
-  /**
-   * Gives what `use` makes of the answer; both are repeated when the connection breaks.
-   * Throws ProblemError, UnreachableError, the reason of a signal, or what `use` throws.
-   */
-  async function call<T>(asked: Call, use: (response: Response) => Promise<T>): Promise<T> {
-    const signals = [options.signal, asked.signal].filter((signal) => signal !== undefined);
-    const signal = signals.length > 1 ? AbortSignal.any(signals) : signals[0];
-    const deadline = performance.now() + (asked.once ? 0 : PATIENCE_MS);
-    let hasBroken = false;
-    for (let pause = FIRST_DELAY_MS; ; pause = Math.min(pause * 2, MAX_DELAY_MS)) {
-      try {
-        return await use(await send({ ...asked, signal }));
-      } catch (thrown) {
-        signal?.throwIfAborted();
-        const error = asked.form?.failure ?? (isBroken(thrown) ? new UnreachableError(base, thrown.cause) : thrown);
-        const ms = (error instanceof ProblemError && error.retryAfterMs) || pause * (1 + Math.random());
-        if (!mayRepeat(asked, error, hasBroken) || performance.now() + ms > deadline) throw error;
-        hasBroken ||= error instanceof UnreachableError;
-        await delay(ms, undefined, { signal });
-      }
-    }
-  }
-
-  return {
-    base,
-    authorization,
-    signal: options.signal,
-    call,
-    json: <T>(asked: Call): Promise<T> => call(asked, (response) => readJson<T>(response)),
-    nothing: (asked: Call): Promise<void> => call(asked, async (response) => void (await response.text())),
-  };
+/** A signal that is aborted with the first of the given ones; undefined if there are none. */
+export function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal | undefined {
+  const given = signals.filter((signal) => signal !== undefined);
+  return given.length > 1 ? AbortSignal.any(given) : given[0];
 }
 
 async function readJson<T>(response: Response): Promise<T> {
@@ -134,20 +107,23 @@ async function readJson<T>(response: Response): Promise<T> {
   try {
     return JSON.parse(body);
   } catch (cause) {
-    throw new Error(`${response.url} answers no JSON: is that sheetmill?`, { cause });
+    throw new Error(`${response.url} did not answer with JSON: is it a sheetmill service?`, { cause });
   }
 }
 
-/** Reads a problem+json; an answer by somebody else, such as a proxy, has no code of ours. */
+/** Reads a problem+json. An answer by another server, such as a proxy, has no code. */
 export function problemOf(status: number, body: string, retryAfter: string | null | undefined): ProblemError {
-  let problem: Record<string, unknown> = {};
-  try {
-    problem = { ...JSON.parse(body) };
-  } catch {
-    // Not by the service itself.
-  }
   const seconds = Number(retryAfter ?? undefined);
-  return new ProblemError(status, problem, Number.isFinite(seconds) ? seconds * 1000 : null);
+  return new ProblemError(status, parseProblem(body), Number.isFinite(seconds) ? seconds * 1000 : null);
+}
+
+function parseProblem(body: string): Record<string, unknown> {
+  try {
+    return { ...JSON.parse(body) };
+  } catch {
+    // The body of a proxy is not JSON; the status alone is reported then.
+    return {};
+  }
 }
 
 export function searchOf(query: object): string {
@@ -156,10 +132,9 @@ export function searchOf(query: object): string {
   return search && `?${search}`;
 }
 
-/** What fetch throws when a connection fails or ends too early, told by its words; all else is no fault of the network. */
+/** True for a connection that failed or ended early; fetch marks these errors only by their messages. */
 function isBroken(error: unknown): error is Error {
-  const { name, message } = error as Error;
-  return name === 'TypeError' && /^(fetch failed|terminated)$/.test(message);
+  return /^(fetch failed|terminated)$/.test(messageOf(error));
 }
 
 function mayRepeat({ method = 'GET', idempotencyKey }: Call, error: unknown, hasBroken: boolean): boolean {
@@ -167,6 +142,6 @@ function mayRepeat({ method = 'GET', idempotencyKey }: Call, error: unknown, has
   if (error instanceof UnreachableError) return isSafe || error.isRefused;
   if (!(error instanceof ProblemError)) return false;
   if (error.status === 429 || error.status === 503) return true;
-  // The service may not have noticed yet that the one before has broken off.
+  // The service may still hold the key for the request whose connection broke.
   return error.status === 409 && hasBroken && idempotencyKey !== undefined;
 }

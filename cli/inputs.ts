@@ -1,15 +1,16 @@
 import { constants } from 'node:fs';
 import { access, stat } from 'node:fs/promises';
 import path from 'node:path';
+import { codeOf } from './errors.ts';
 
-/** What one file of the command line is called in the output folder: files of the same name never collide. */
+/** The name of each file in the output folder: files of the same name get different ones. */
 export function outputNames(files: string[]): string[] {
   const taken = new Set<string>();
   return files.map((file) => {
     const { name } = path.parse(file);
     for (let count = 1; ; count++) {
       const candidate = count === 1 ? name : `${name}-${count}`;
-      // Some file systems do not tell A from a.
+      // Some file systems ignore case.
       const key = candidate.normalize().toLowerCase();
       if (taken.has(key)) continue;
       taken.add(key);
@@ -18,17 +19,17 @@ export function outputNames(files: string[]): string[] {
   });
 }
 
-/** Why a file cannot be sent, in words; undefined when it can. */
+/** The reason why a file cannot be sent; undefined if it can. */
 export async function whyUnusable(file: string): Promise<string | undefined> {
   try {
     const found = await stat(file);
-    if (found.isDirectory()) return 'is a folder: name the files in it';
-    if (!found.isFile()) return 'is no regular file';
+    if (found.isDirectory()) return 'is a folder; give the files in it';
+    if (!found.isFile()) return 'is not a regular file';
     await access(file, constants.R_OK);
     return undefined;
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
+    const code = codeOf(error);
     if (code !== 'ENOENT' && code !== 'ENOTDIR') return `cannot be read (${code})`;
-    return /[*?[]/.test(file) ? 'matches no file' : 'is not there';
+    return /[*?[]/.test(file) ? 'matches no file' : 'does not exist';
   }
 }

@@ -1,54 +1,57 @@
 #!/usr/bin/env node
-import { constants } from 'node:os';
 import packageJson from '../package.json' with { type: 'json' };
-import { UsageError } from './arguments.ts';
-import * as convert from './convert.ts';
-import { exitCodeOf } from './failures.ts';
-import * as serve from './serve.ts';
-import * as status from './status.ts';
-import * as verify from './verify.ts';
+import { exitCodeOf, UsageError } from './errors.ts';
+import { interruptCode } from './interrupt.ts';
 
-/** The command line: finds the command, runs it, and turns what it throws into one line and an exit code. */
+/** The command line: runs a command and turns its error into one line and an exit code. */
 
 interface Command {
   help: string;
-  /** Gives the exit code. Throws soon after the signal, and leaves nothing behind. */
-  run(args: string[], signal: AbortSignal): Promise<number>;
+  /** Returns the exit code. Throws soon after a signal, with nothing left behind. */
+  run(args: string[]): Promise<number>;
 }
 
-const COMMANDS: Record<string, Command> = { convert, status, serve, verify };
+/** Each command is loaded when it runs: `serve` must start fast. */
+const COMMANDS: Record<string, () => Promise<Command>> = {
+  convert: () => import('./convert.ts'),
+  status: () => import('./status.ts'),
+  verify: () => import('./verify.ts'),
+  serve: () => import('./serve.ts'),
+  migrate: () => import('./migrate.ts'),
+  audit: () => import('./audit.ts'),
+};
 
 const HELP = `Usage: sheetmill COMMAND
 
-  convert FILE... --out DIR   PDFs, PNGs and JPEGs into PNG pages below 3500 x 3500
-  status ID                   what became of an upload or a job
-  serve                       the service itself, as npm start runs it
-  verify URL                  whether a deployment works, end to end
+  convert FILE... --out DIR   convert PDFs, PNGs and JPEGs to PNG pages below 3500 x 3500
+  status ID                   show the status of an upload or a job
+  verify URL                  check a deployment end to end
+  serve                       run the whole service on this machine
+  migrate                     bring the database up to date
+  audit                       check the database for inconsistencies
 
-sheetmill COMMAND --help says more. sheetmill --version says which version this is.
+Run sheetmill COMMAND --help for the options of a command, and sheetmill --version for the version.
 
-Exit codes: 0 done; 1 some files, or checks, failed; 2 the command was written wrongly; 3 the service cannot be reached,
-or did not start; 4 it refuses the key; 130 Ctrl-C, and 128 plus its number for any other signal.
+Exit codes: 0 success; 1 some files or checks failed; 2 invalid arguments; 3 the service cannot be reached or did not
+start; 4 the service refused the key; 130 Ctrl-C; 128 plus the number of any other signal.
 `;
 
 const [name, ...args] = process.argv.slice(2);
-const interrupted = new AbortController();
-let signalCode: number | undefined;
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => interrupt(signal));
-// Whoever read the output has gone, as `head` does.
-process.stdout.on('error', () => interrupt('SIGPIPE'));
-
 process.exitCode = await main().catch(explain);
 
 async function main(): Promise<number> {
   if (name === '--version') return print(`${packageJson.version}\n`);
-  if (name === '--help' || name === '-h' || name === 'help') return print(COMMANDS[args[0] ?? '']?.help ?? HELP);
-  if (name === undefined) throw new UsageError('say what to do');
-  const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
-  if (command === undefined) throw new UsageError(`there is no command ${JSON.stringify(name)}`);
+  if (name === '--help' || name === '-h' || name === 'help') return print((await findCommand(args[0]))?.help ?? HELP);
+  if (name === undefined) throw new UsageError('no command given');
+  const command = await findCommand(name);
+  if (command === undefined) throw new UsageError(`unknown command ${JSON.stringify(name)}`);
   const options = args.includes('--') ? args.slice(0, args.indexOf('--')) : args;
   if (options.includes('--help') || options.includes('-h')) return print(command.help);
-  return command.run(args, interrupted.signal);
+  return command.run(args);
+}
+
+async function findCommand(name = ''): Promise<Command | undefined> {
+  return Object.hasOwn(COMMANDS, name) ? COMMANDS[name]?.() : undefined;
 }
 
 function print(text: string): number {
@@ -56,15 +59,11 @@ function print(text: string): number {
   return 0;
 }
 
-function interrupt(signal: NodeJS.Signals): void {
-  signalCode ??= 128 + constants.signals[signal];
-  interrupted.abort(new Error('interrupted'));
-}
-
 function explain(error: Error): number {
-  if (signalCode !== undefined) {
+  const code = interruptCode();
+  if (code !== undefined) {
     process.stderr.write('sheetmill: interrupted\n');
-    return signalCode;
+    return code;
   }
   const hint = error instanceof UsageError ? `; see sheetmill ${name && name in COMMANDS ? `${name} ` : ''}--help` : '';
   process.stderr.write(`sheetmill: ${error.message}${hint}\n`);

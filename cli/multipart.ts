@@ -1,48 +1,50 @@
 import { randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { basename } from 'node:path';
+import { messageOf } from './errors.ts';
 
-/** A path, which is streamed from disk, or bytes in memory; a `File` brings its name. */
+/** A path, which is streamed from disk, or bytes in memory; a `File` has a name. */
 export type Source = string | Blob;
 
-export interface Multipart {
-  contentType: string;
-  /** The body, anew each time. */
-  read(): AsyncGenerator<Uint8Array>;
-  /** Why a file could not be read: fetch says only that it failed. */
-  failure?: Error;
-}
-
 /**
- * A multipart body of text fields, and of files in the field `file`. Not a FormData: fetch throws what nobody can catch when
- * such a body is refused before all of it was sent.
+ * A multipart body of text fields, and of files in the field `file`. It replaces FormData, with which fetch throws an
+ * uncatchable error if the service refuses the request before it has read the body.
  */
-export function createMultipart(fields: object, files: Source[]): Multipart {
-  const boundary = `sheetmill-${randomUUID()}`;
-  const headOf = (disposition: string) =>
-    Buffer.from(`--${boundary}\r\nContent-Disposition: form-data; ${disposition}\r\n\r\n`);
-  const multipart: Multipart = {
-    contentType: `multipart/form-data; boundary=${boundary}`,
-    async *read() {
-      for (const [name, value] of Object.entries(fields)) {
-        if (value === undefined) continue;
-        yield headOf(`name="${name}"`);
-        yield Buffer.from(`${value}\r\n`);
+export class Multipart {
+  readonly contentType: string;
+  /** The error of a file that could not be read, because fetch reports only that it failed. */
+  failure: Error | undefined;
+  readonly #boundary = `sheetmill-${randomUUID()}`;
+  readonly #fields: object;
+  readonly #files: Source[];
+
+  constructor(fields: object, files: Source[]) {
+    this.contentType = `multipart/form-data; boundary=${this.#boundary}`;
+    this.#fields = fields;
+    this.#files = files;
+  }
+
+  /** The body; each call reads it from the start. */
+  async *read(): AsyncGenerator<Uint8Array> {
+    for (const [name, value] of Object.entries(this.#fields)) {
+      if (value !== undefined) yield Buffer.from(`${this.#headOf(`name="${name}"`)}${value}\r\n`);
+    }
+    for (const file of this.#files) {
+      yield Buffer.from(this.#headOf(`name="file"; filename="${escapeName(nameOf(file))}"`));
+      try {
+        yield* typeof file === 'string' ? createReadStream(file) : file.stream();
+      } catch (cause) {
+        this.failure = new Error(`${nameOf(file)} cannot be read: ${messageOf(cause)}`, { cause });
+        throw cause;
       }
-      for (const file of files) {
-        yield headOf(`name="file"; filename="${escaped(nameOf(file))}"`);
-        try {
-          yield* typeof file === 'string' ? createReadStream(file) : file.stream();
-        } catch (cause) {
-          multipart.failure = new Error(`${nameOf(file)} cannot be read: ${(cause as Error).message}`, { cause });
-          throw cause;
-        }
-        yield Buffer.from('\r\n');
-      }
-      yield Buffer.from(`--${boundary}--\r\n`);
-    },
-  };
-  return multipart;
+      yield Buffer.from('\r\n');
+    }
+    yield Buffer.from(`--${this.#boundary}--\r\n`);
+  }
+
+  #headOf(disposition: string): string {
+    return `--${this.#boundary}\r\nContent-Disposition: form-data; ${disposition}\r\n\r\n`;
+  }
 }
 
 function nameOf(file: Source): string {
@@ -50,7 +52,7 @@ function nameOf(file: Source): string {
   return file instanceof File ? file.name : 'blob';
 }
 
-/** As browsers write names. */
-function escaped(name: string): string {
+/** Escapes a file name as browsers do. */
+function escapeName(name: string): string {
   return name.replaceAll('\r', '%0D').replaceAll('\n', '%0A').replaceAll('"', '%22');
 }

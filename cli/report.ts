@@ -1,63 +1,68 @@
 import path from 'node:path';
 import { MultiBar, Presets, type SingleBar } from 'cli-progress';
 import type { UploadStatus } from './client.ts';
-import type { Outcome } from './convert-files.ts';
-
-export type Report = ReturnType<typeof createReport>;
+import type { FileConversion } from './convert-files.ts';
 
 const NAME_WIDTH = 24;
 
 /**
- * Tells a person of a conversion: a bar for each file under way, if standard error is a terminal, and a line for each
- * that is done. With `json` it tells a program instead: one document at the end.
+ * Reports a conversion: a progress bar for each running file if standard error is a terminal, and a line for each ended
+ * one. With `--json` it writes one document at the end instead of lines and bars.
  */
-export function createReport(json: boolean) {
-  const bars = json || !process.stderr.isTTY ? undefined : createBars();
-  const barOf = new Map<Outcome, SingleBar>();
+export class Report {
+  readonly #isJson: boolean;
+  /** Undefined if bars are not shown. */
+  readonly #bars: MultiBar | undefined;
+  readonly #barOf = new Map<FileConversion, SingleBar>();
 
-  function say(line: string, stream: NodeJS.WriteStream): void {
-    // A line above the bars, where both are on the same terminal.
-    if (bars && stream.isTTY) bars.log(line);
-    else stream.write(line);
+  constructor(isJson: boolean) {
+    this.#isJson = isJson;
+    this.#bars = isJson || !process.stderr.isTTY ? undefined : createBars();
   }
 
-  return {
-    /** Whether it is worth asking how far a file has come. */
-    isWatched: bars !== undefined,
+  /** True if `update` shows anything. */
+  get hasBars(): boolean {
+    return this.#bars !== undefined;
+  }
 
-    begin(outcome: Outcome): void {
-      const name = path.basename(outcome.file).slice(0, NAME_WIDTH).padEnd(NAME_WIDTH);
-      const bar = bars?.create(1, 0, { name, state: 'sending' });
-      if (bar) barOf.set(outcome, bar);
-    },
+  begin(conversion: FileConversion): void {
+    const name = path.basename(conversion.file).slice(0, NAME_WIDTH).padEnd(NAME_WIDTH);
+    const bar = this.#bars?.create(1, 0, { name, state: 'sending' });
+    if (bar) this.#barOf.set(conversion, bar);
+  }
 
-    /** Moves the file's bar. */
-    progressOf:
-      (outcome: Outcome) =>
-      ({ status, progress: { pages_done, pages_total } }: UploadStatus): void => {
-        const bar = barOf.get(outcome);
-        bar?.setTotal(pages_total ?? Math.max(1, pages_done));
-        bar?.update(pages_done, { state: pages_total === null ? status : `${pages_done} of ${pages_total} pages` });
-      },
+  update(conversion: FileConversion, { status, progress: { pages_done, pages_total } }: UploadStatus): void {
+    const bar = this.#barOf.get(conversion);
+    bar?.setTotal(pages_total ?? Math.max(1, pages_done));
+    bar?.update(pages_done, { state: pages_total === null ? status : `${pages_done} of ${pages_total} pages` });
+  }
 
-    done(outcome: Outcome): void {
-      if (!json && outcome.error === null) say(`${outcome.file}: ${savedIn(outcome)}\n`, process.stdout);
-      if (outcome.error !== null) {
-        const saved = outcome.pages.some(({ error }) => error === null) ? ` (${savedIn(outcome)})` : '';
-        say(`sheetmill: ${outcome.file}: ${outcome.error.message}${saved}\n`, process.stderr);
-      }
-      const bar = barOf.get(outcome);
-      if (bar) bars?.remove(bar);
-    },
+  end(conversion: FileConversion): void {
+    const { file, error, pages } = conversion;
+    if (error !== null) {
+      const saved = pages.some((page) => page.error === null) ? ` (${savedIn(conversion)})` : '';
+      this.#write(`sheetmill: ${file}: ${error.message}${saved}\n`, process.stderr);
+    } else if (!this.#isJson) {
+      this.#write(`${file}: ${savedIn(conversion)}\n`, process.stdout);
+    }
+    const bar = this.#barOf.get(conversion);
+    if (bar) this.#bars?.remove(bar);
+  }
 
-    end(outcomes: Outcome[]): void {
-      bars?.stop();
-      if (!json) return;
-      const failed = outcomes.filter(({ error }) => error !== null).length;
-      const document = { converted: outcomes.length - failed, failed, files: outcomes };
-      process.stdout.write(`${JSON.stringify(document, undefined, 2)}\n`);
-    },
-  };
+  /** Removes the bars, and writes the document of `--json`. */
+  finish(files: FileConversion[]): void {
+    this.#bars?.stop();
+    if (!this.#isJson) return;
+    const failed = files.filter(({ error }) => error !== null).length;
+    const document = { converted: files.length - failed, failed, files };
+    process.stdout.write(`${JSON.stringify(document, undefined, 2)}\n`);
+  }
+
+  /** Writes above the bars if both share the terminal. */
+  #write(line: string, stream: NodeJS.WriteStream): void {
+    if (this.#bars && stream.isTTY) this.#bars.log(line);
+    else stream.write(line);
+  }
 }
 
 function createBars(): MultiBar {
@@ -76,8 +81,8 @@ function createBars(): MultiBar {
   );
 }
 
-/** Such as `3 pages, out/a-0001.png to out/a-0003.png`. */
-function savedIn({ pages }: Outcome): string {
+/** For example `3 pages, out/a-0001.png to out/a-0003.png`. */
+function savedIn({ pages }: FileConversion): string {
   const files = pages.filter(({ error }) => error === null).map(({ file }) => file);
   if (files.length < 2) return files[0] ?? 'no pages';
   return `${files.length} pages, ${files[0]} to ${files.at(-1)}`;

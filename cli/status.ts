@@ -1,33 +1,37 @@
-import { readArguments, readKey, readUrl, SERVICE_OPTIONS, UsageError } from './arguments.ts';
+import { readArguments, readKey, readUrl, SERVICE_OPTIONS } from './arguments.ts';
 import { type Client, collect, createClient, type JobDetail, type Upload } from './client.ts';
+import { UsageError } from './errors.ts';
+import { interruptSignal } from './interrupt.ts';
 
 export const help = `Usage: sheetmill status ID [--url URL] [--key KEY] [--json]
 
-Tells what became of an upload or a job.
+Shows the status of an upload or a job.
 
-  --url URL   the service; $SHEETMILL_URL, or http://127.0.0.1:3000, where it is not given
-  --key KEY   its API key; $SHEETMILL_KEY where it is not given
-  --json      the whole document of the API instead of lines for people
+  --url URL   the service; default $SHEETMILL_URL or http://127.0.0.1:3000
+  --key KEY   the API key of the service; default $SHEETMILL_KEY
+  --json      print the JSON document of the API
 
-Exit code 0 if it is completed or under way, 1 if it failed, was cancelled or is not there; others as in sheetmill --help.
+Exit code 0 if it is completed or not ended yet, 1 if it failed, was cancelled or does not exist; see sheetmill --help for
+the others.
 `;
 
 const DEFAULT_URL = 'http://127.0.0.1:3000';
 const UUID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i;
 
-export async function run(args: string[], signal: AbortSignal): Promise<number> {
+export async function run(args: string[]): Promise<number> {
   const { values, positionals } = readArguments(args, SERVICE_OPTIONS);
   const [id] = positionals;
-  if (id === undefined || positionals.length > 1) throw new UsageError('give one ID');
+  if (id === undefined || positionals.length > 1) throw new UsageError('exactly one ID is required');
+  const signal = interruptSignal();
   const client = createClient({ url: readUrl(values.url) ?? DEFAULT_URL, key: readKey(values.key), signal });
-  // Nobody wants to wait a minute to hear that nothing listens there.
+  // Unlike other calls this one is not repeated, so an unreachable service is reported at once.
   await client.health.live();
   const found = UUID.test(id) ? await readUpload(client, id) : await client.jobs.get(id);
   process.stdout.write(values.json ? `${JSON.stringify(found, undefined, 2)}\n` : linesOf(found));
   return found.status === 'failed' || found.status === 'cancelled' ? 1 : 0;
 }
 
-/** The document of an upload with all of its pages. */
+/** An upload with all of its pages. */
 async function readUpload({ uploads }: Client, id: string): Promise<Upload> {
   const upload = await uploads.get(id);
   if (upload.pages_next_cursor === null) return upload;

@@ -4,56 +4,53 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { descendantsOf, killAll } from './process-tree.ts';
 import { forkWithSecrets } from './secrets.ts';
 
-/** Keeps one part of `npm start` running: a process that reports when it is ready, and that is replaced when it ends or hangs. */
+/** Keeps one part of `sheetmill serve` running: restarts its process when it exits or hangs. */
 
-export interface Limits {
+export interface PartLimits {
   restartAfterMs: number;
-  /** How often the part is asked for a sign of life. */
+  /** The interval of heartbeats. */
   checkMs: number;
-  /** How many checks it may leave unanswered. Checks are counted, not time: a machine that sleeps makes no check. */
+  /** Heartbeats that the part may miss. They are counted, not timed: a machine that sleeps sends none. */
   maxMissedChecks: number;
-  /** How long it may take to end before it is killed. */
+  /** The part is killed if it takes longer to end. */
   endMs: number;
 }
 
-export type Message = { kind?: string; url?: string };
+type PartMessage = { kind?: string; url?: string };
+
+export interface PartOptions extends ForkOptions {
+  secrets: NodeJS.ProcessEnv;
+  limits: PartLimits;
+  onMessage?: (message: PartMessage) => void;
+  onHang?: () => void;
+}
 
 export interface Part {
-  /** Its report when it was ready for the first time. */
-  ready: Promise<Message>;
-  /** Ends it and everything that it has started. Resolves within `endMs`, and a moment for the kill. */
+  /** The report of its first start. */
+  ready: Promise<PartMessage>;
+  /** Ends it and everything that it has started, within `endMs` and the time of a kill. */
   stop(): Promise<void>;
 }
 
-export function supervise(
-  name: string,
-  script: string,
-  options: ForkOptions & {
-    secrets: NodeJS.ProcessEnv;
-    limits: Limits;
-    onMessage?: (message: Message) => void;
-    onHang?: () => void;
-  },
-): Part {
+export function supervise(name: string, script: string, options: PartOptions): Part {
   const { secrets, limits, onMessage, onHang, ...forkOptions } = options;
   let child: ChildProcess;
   let isStopping = false;
 
-  async function start(): Promise<Message> {
-    // A separate group: Ctrl-C reaches this process alone, which then ends the others in order.
+  async function start(): Promise<PartMessage> {
+    // In a separate process group Ctrl-C does not reach the part, so that this process ends the parts in order.
     child = forkWithSecrets(script, secrets, { ...forkOptions, detached: true });
-    const started = child;
-    const exited = once(started, 'exit');
-    const ready = Promise.withResolvers<Message | undefined>();
-    const onAlive = watch(started, limits, () => onHang?.());
-    started.on('message', (message: Message) => {
-      // A part that is ready answers, even if it hangs before its first check.
+    const exited = once(child, 'exit');
+    const ready = Promise.withResolvers<PartMessage | undefined>();
+    const onAlive = watch(child, limits, () => onHang?.());
+    child.on('message', (message: PartMessage) => {
+      // A ready part counts as alive, so that it is killed if it hangs before its first heartbeat.
       if (message.kind === 'alive' || message.kind === 'ready') onAlive();
       if (message.kind === 'ready') ready.resolve(message);
       else if (message.kind !== 'alive') onMessage?.(message);
     });
-    // It may have ended when it is asked.
-    started.on('error', () => undefined);
+    // A message to a part that has just exited fails; its exit is handled below.
+    child.on('error', () => undefined);
     void exited.then(() => ready.resolve(undefined));
     const report = await ready.promise;
     if (report === undefined) throw new Error(`the ${name} did not start`);
@@ -70,23 +67,18 @@ export function supervise(
     ready: start(),
     async stop() {
       isStopping = true;
-      if (hasEnded(child)) return;
-      const exited = once(child, 'exit');
-      const deadline = setTimeout(() => killPart(child), limits.endMs);
-      child.kill('SIGTERM');
-      await exited;
-      clearTimeout(deadline);
+      await endPart(child, limits.endMs);
     },
   };
 }
 
-/** Kills a part that has answered once and no longer does. Gives what to call at each answer. */
-function watch(child: ChildProcess, { checkMs, maxMissedChecks }: Limits, onHang: () => void): () => void {
+/** Kills a part that has answered once and no longer does. Returns the function to call at each answer. */
+function watch(child: ChildProcess, { checkMs, maxMissedChecks }: PartLimits, onHang: () => void): () => void {
   let hasAnswered = false;
   let isAsked = false;
   let missed = 0;
   const checking = setInterval(() => {
-    // A question that waits for its answer is not repeated, so that nothing piles up for a part that hangs.
+    // An unanswered heartbeat is not sent again, so that messages do not pile up in the channel of a hanging part.
     if (isAsked) missed++;
     else if (child.connected) child.send({ kind: 'check' }, () => undefined);
     isAsked = true;
@@ -103,7 +95,16 @@ function watch(child: ChildProcess, { checkMs, maxMissedChecks }: Limits, onHang
   };
 }
 
-/** Stops it first, so that it starts nothing while its descendants are looked up. */
+async function endPart(child: ChildProcess, timeoutMs: number): Promise<void> {
+  if (hasEnded(child)) return;
+  const exited = once(child, 'exit');
+  const deadline = setTimeout(() => killPart(child), timeoutMs);
+  child.kill('SIGTERM');
+  await exited;
+  clearTimeout(deadline);
+}
+
+/** Stops the part first, so that it starts nothing while its descendants are looked up. */
 function killPart(child: ChildProcess): void {
   if (child.pid === undefined || hasEnded(child)) return;
   child.kill('SIGSTOP');

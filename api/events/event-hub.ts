@@ -1,4 +1,4 @@
-import { setImmediate as yieldToOthers } from 'node:timers/promises';
+import { setImmediate as yieldToRequests } from 'node:timers/promises';
 import type { Database } from '../../db/client.ts';
 import {
   CHANGES_CHANNEL,
@@ -16,37 +16,36 @@ import {
 import { type Listener, listen } from '../../db/listen.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { WakeFlag } from '../../runtime/wake-flag.ts';
-import { eventDocument, type StreamEvent } from '../documents.ts';
 import { type Changes, readChanges } from './changes.ts';
+import { eventDocument, type StreamEvent } from './documents.ts';
 import { type Client, Follower, type Message } from './follower.ts';
 
-/** How long a lost NOTIFY can delay an event. */
+/** The longest delay of an event whose NOTIFY is lost. */
 const POLL_MS = 1_000;
 const BATCH = 500;
-/** Messages that are given to followers in one turn of the event loop: requests come in between. */
-const MAX_GIVEN = 2_000;
-/** Events of the history that are read for one follower at a time: each follower has its own. */
+/** Messages that followers receive in one turn of the event loop, so that requests are not delayed. */
+const MAX_PER_TURN = 2_000;
+/** Events of the history that are read for one follower at a time. */
 const HISTORY_BATCH = 200;
 
-/** Tells the clients of this process what happens. */
+/** Sends events to the clients of this process. */
 export interface EventHub {
   /**
-   * Sends every event that matches `filter`: if `after` is set, those kept since the event with that id; then, without a
-   * gap and each once, those that come. Resolves when history has been sent; `signal` ends it.
+   * Sends every event that matches `filter`, exactly once: first the history since the event with the id `after`, if it is
+   * set, then new events without a gap. Resolves when history has been sent. `signal` ends it.
    */
   follow(filter: EventFilter, after: number | undefined, client: Client, signal: AbortSignal): Promise<void>;
   /**
-   * Calls `listener` when the status of jobs or uploads, or the page counts of uploads, have changed: as soon as the
-   * change commits, in no order. Each call may be lost with the connection; `all` follows when it is open again. Gives a
-   * function that ends it.
+   * Calls `listener` when the status of a job, or the status or page counts of an upload, has changed. Calls are unordered.
+   * Calls that are lost with the connection are followed by `all` on the next one. Returns a function that removes it.
    */
   onChange(listener: (changes: Changes) => void): () => void;
   close(): Promise<void>;
 }
 
 /**
- * Reads new events once, in their order, for all followers: one LISTEN connection wakes it, and a slow poll backs that up.
- * Reads nothing while nobody follows. The owner calls `close()`.
+ * Reads new events once, in order, for all followers. A LISTEN connection wakes it, with a poll as fallback. Reads nothing
+ * without followers. The owner calls `close()`.
  */
 export function createEventHub(parts: HubParts): EventHub {
   return new Hub(parts);
@@ -54,7 +53,7 @@ export function createEventHub(parts: HubParts): EventHub {
 
 interface HubParts {
   db: Database;
-  /** For the history of streams, which may take long. */
+  /** The same database, over a few connections for the history of streams, which takes longer. */
   heavyDb: Database;
   databaseUrl: string;
   log: Logger;
@@ -66,14 +65,14 @@ class Hub implements EventHub {
   readonly #log: Logger;
   readonly #followers = new Set<Follower>();
   readonly #changeListeners = new Set<(changes: Changes) => void>();
-  /** Jobs whose progress has changed since followers were told. */
+  /** Jobs whose new progress has not been sent to followers. */
   readonly #progressed = new Set<string>();
   readonly #wake = new WakeFlag();
   readonly #listener: Listener;
   readonly #running: Promise<void>;
-  /** The followers have been given everything up to here; undefined while there are none. */
+  /** Followers have received all events up to this place; undefined without followers. */
   #cursor: EventCursor | undefined;
-  #closed = false;
+  #isClosed = false;
 
   constructor({ db, heavyDb, databaseUrl, log }: HubParts) {
     this.#db = db;
@@ -84,7 +83,7 @@ class Hub implements EventHub {
       log,
       channels: {
         [EVENTS_CHANNEL]: () => this.#wake.set(),
-        [CHANGES_CHANNEL]: (payload) => this.#tellChanges(readChanges(payload)),
+        [CHANGES_CHANNEL]: (payload) => this.#reportChanges(readChanges(payload)),
         [PROGRESS_CHANNEL]: (payload) => this.#noteProgress(readChanges(payload)),
       },
     });
@@ -98,7 +97,7 @@ class Hub implements EventHub {
     const follower = new Follower(filter, from, client);
     this.#followers.add(follower);
     signal.addEventListener('abort', () => this.#followers.delete(follower), { once: true });
-    // From here on the follower keeps what comes after the hub's cursor; history ends there.
+    // The follower keeps the events after the hub's cursor from now on, so its history ends there.
     this.#cursor ??= now;
     const upTo = this.#cursor;
     if (after !== undefined) await this.#sendHistory(filter, { after: from, upTo }, client, signal);
@@ -112,51 +111,51 @@ class Hub implements EventHub {
   }
 
   async close(): Promise<void> {
-    this.#closed = true;
+    this.#isClosed = true;
     this.#wake.set();
     await Promise.all([this.#listener.close(), this.#running]);
   }
 
   async #run(): Promise<void> {
-    while (!this.#closed) {
+    while (!this.#isClosed) {
       await this.#wake.wait(POLL_MS);
       try {
-        await this.#passOnEvents();
-        await this.#passOnProgress();
+        await this.#sendEvents();
+        await this.#sendProgress();
       } catch (error) {
-        this.#log.warn({ err: error }, 'events not read');
+        this.#log.warn({ err: error }, 'events could not be read; trying again');
       }
     }
   }
 
-  async #passOnEvents(): Promise<void> {
+  async #sendEvents(): Promise<void> {
     for (;;) {
       if (this.#followers.size === 0) this.#cursor = undefined;
       if (this.#cursor === undefined) return;
       const events = await readEvents(this.#db, { after: this.#cursor, limit: BATCH });
-      let given = 0;
+      let sent = 0;
       for (const event of events) {
         this.#cursor = { xact: event.xact, id: event.id };
         const message = messageOf(event);
-        for (const follower of this.#followers) if (!follower.give(message)) this.#followers.delete(follower);
-        given += this.#followers.size;
-        if (given < MAX_GIVEN) continue;
-        given = 0;
-        await yieldToOthers();
+        for (const follower of this.#followers) if (!follower.push(message)) this.#followers.delete(follower);
+        sent += this.#followers.size;
+        if (sent < MAX_PER_TURN) continue;
+        sent = 0;
+        await yieldToRequests();
       }
       if (events.length === 0) return;
     }
   }
 
-  /** After the events: a follower hears of progress between the start and the end of its attempt. */
-  async #passOnProgress(): Promise<void> {
+  /** Runs after `#sendEvents`, so that progress follows the start of its attempt. */
+  async #sendProgress(): Promise<void> {
     const jobIds = [...this.#progressed];
     this.#progressed.clear();
     const cursor = this.#cursor;
     if (jobIds.length === 0 || cursor === undefined) return;
     for (const progress of await readProgress(this.#db, jobIds, cursor)) {
       const message = messageOf(progressEvent(progress, cursor));
-      for (const follower of this.#followers) follower.giveProgress(message);
+      for (const follower of this.#followers) follower.pushProgress(message);
     }
   }
 
@@ -176,11 +175,11 @@ class Hub implements EventHub {
     }
   }
 
-  #tellChanges(changes: Changes): void {
+  #reportChanges(changes: Changes): void {
     for (const listener of this.#changeListeners) listener(changes);
   }
 
-  /** Progress of too many jobs to name is left out: each job reports again within a second. */
+  /** Ignores `all`, since each job reports its progress again within a second. */
   #noteProgress(changes: Changes): void {
     if (changes === 'all' || this.#followers.size === 0) return;
     for (const id of changes.jobIds) this.#progressed.add(id);
@@ -188,7 +187,7 @@ class Hub implements EventHub {
   }
 }
 
-/** Progress has no row among the events: it carries the id of the event before it, after which a follower resumes. */
+/** Progress has no event row. It carries the id of the event before it, so that a follower can resume there. */
 function progressEvent(progress: JobProgress, { xact, id }: EventCursor): StreamEvent & { xact: string } {
   return { ...progress, xact, id, kind: 'job', status: 'running', data: null, at: new Date() };
 }

@@ -5,15 +5,17 @@ import type { Logger } from '../../runtime/log.ts';
 const CHECK_MS = 5_000;
 const MAX_LAG_SECONDS = 10;
 
-/**
- * Warns once when an open transaction delays the stream for longer than `maxLagSeconds`, and logs when the delay is over.
- * The owner calls `close()`.
- */
+export interface LagWarnings {
+  /** Stops after a running check. */
+  close(): Promise<void>;
+}
+
+/** Warns once when an open transaction delays the stream for longer than `maxLagSeconds`, and logs the end of the delay. */
 export function warnOfLag(
   db: Database,
-  log: Logger,
-  { checkMs = CHECK_MS, maxLagSeconds = MAX_LAG_SECONDS }: { checkMs?: number; maxLagSeconds?: number } = {},
-) {
+  log: Pick<Logger, 'warn' | 'info' | 'debug'>,
+  { checkMs = CHECK_MS, maxLagSeconds = MAX_LAG_SECONDS } = {},
+): LagWarnings {
   let isLate = false;
   let checking: Promise<void> | undefined;
 
@@ -30,14 +32,14 @@ export function warnOfLag(
 
   const timer = setInterval(() => {
     checking ??= check()
-      .catch((error) => log.debug({ err: error }, 'delay of the stream not read'))
+      .catch((error) => log.debug({ err: error }, 'delay of the stream could not be read'))
       .finally(() => {
         checking = undefined;
       });
   }, checkMs);
 
   return {
-    async close(): Promise<void> {
+    async close() {
       clearInterval(timer);
       await checking;
     },

@@ -1,46 +1,46 @@
 import { compareCursors, type EventCursor, type EventFilter } from '../../db/events.ts';
 
-/** Bytes that may wait for a client that reads more slowly than events come; then it is disconnected, and resumes by `after`. */
+/** Bytes that may wait for a slow client. Beyond this it is disconnected, and can resume with `after`. */
 export const MAX_BACKLOG_BYTES = 2 ** 20;
 
-/** An event as it is sent. All followers share one, so that a backlog costs its bytes once. */
+/** A message of the stream. All followers share it, so that the backlogs of many hold its bytes once. */
 export interface Message {
   place: EventCursor;
   owner: string | null;
   jobId: string | null;
   uploadId: string | null;
-  /** The JSON document, made when the first follower wants it. */
+  /** The JSON document, created on the first call. */
   bytes: () => Buffer;
 }
 
-/** The client of a follower. */
+/** Receives the messages of a follower. */
 export interface Client {
   /** Sends history; resolves when the client has room for more. */
   sendHistory(messages: Buffer[]): Promise<void>;
-  /** Sends what has just happened. */
+  /** Sends a new event. */
   send(message: Buffer): void;
-  /** The client reads too slowly: called once, and nothing afterwards. */
+  /** Called once when the client reads too slowly; it receives no messages afterwards. */
   onOverrun(): void;
 }
 
-/** One reader of the stream: first of what has happened since its last event, then of what happens. */
+/** One reader of the stream: keeps new events while history is sent, then sends them as they happen. */
 export class Follower {
-  /** Messages that came while history is read; undefined from then on. */
+  /** New messages while history is sent; undefined afterwards. */
   #pending: Buffer[] | undefined = [];
   #pendingBytes = 0;
   readonly #filter: EventFilter;
   readonly #after: EventCursor;
   readonly #client: Client;
 
-  /** Gives what matches `filter` and comes after the place `after`. */
+  /** Sends events that match `filter` and have a place after `after`. */
   constructor(filter: EventFilter, after: EventCursor, client: Client) {
     this.#filter = filter;
     this.#after = after;
     this.#client = client;
   }
 
-  /** Takes what has just happened. Gives false when the backlog is full: the follower has ended. */
-  give(message: Message): boolean {
+  /** Sends or keeps a new event. Returns false when the backlog is full, which ends the follower. */
+  push(message: Message): boolean {
     if (!this.#matches(message) || compareCursors(message.place, this.#after) <= 0) return true;
     const bytes = message.bytes();
     if (this.#pending === undefined) {
@@ -55,12 +55,12 @@ export class Follower {
     return false;
   }
 
-  /** Takes the progress of a job, which has no place in the order: nothing, while history is read. */
-  giveProgress(message: Message): void {
+  /** Sends the progress of a job, which has no place in the order. Drops it while history is sent. */
+  pushProgress(message: Message): void {
     if (this.#pending === undefined && this.#matches(message)) this.#client.send(message.bytes());
   }
 
-  /** Ends history: sends what has come meanwhile, and from then on what comes. */
+  /** Ends history: sends the kept events, and from then on each new event at once. */
   async goLive(): Promise<void> {
     for (let batch = this.#pending; batch !== undefined && batch.length > 0; batch = this.#pending) {
       this.#pending = [];

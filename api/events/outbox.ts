@@ -1,11 +1,11 @@
 import type { WebSocket } from 'ws';
 
-/** Bytes that the connection is given at a time. */
+/** Bytes that are written to the connection at a time. */
 const MAX_WRITE_BYTES = 16 * 1024;
 
 /**
- * Messages on their way to one client, in order. The connection gets a few at a time, since it takes memory for each; the
- * others wait here, where a message costs its bytes once for all clients.
+ * Queues messages for one client in order. The connection gets a few at a time, since it copies each message; messages in
+ * the queue are shared by all clients.
  */
 export class Outbox {
   readonly #client: Pick<WebSocket, 'send'>;
@@ -18,7 +18,7 @@ export class Outbox {
     this.#client = client;
   }
 
-  /** Of the messages that the connection has not been given yet. */
+  /** Bytes of the messages in the queue. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -31,7 +31,7 @@ export class Outbox {
     if (!this.#isWriting) this.#write();
   }
 
-  /** Resolves when the connection has taken everything, or has ended. */
+  /** Resolves when the connection has sent all messages, or has closed. */
   emptied(): Promise<void> {
     return new Promise((resolve) => {
       if (this.#isWriting) this.#onEmpty.push(resolve);
@@ -39,7 +39,7 @@ export class Outbox {
     });
   }
 
-  /** Drops what the connection has not been given yet. */
+  /** Drops the messages in the queue. */
   clear(): void {
     this.#waiting = [];
     this.#bytes = 0;

@@ -1,22 +1,21 @@
 import { runForAll } from './holder.ts';
 
 /**
- * Answers all calls that arrive while a query runs with the next one, so that many readers cost few queries. A query
- * asks for at most `max` ids, which bounds the memory that its answer takes. It begins after the calls that it answers,
- * so that no caller receives an older state.
+ * Loads the documents of concurrent calls with one query at a time, so that many readers cost few queries. A query has at
+ * most `max` ids, which limits the memory of its result. It starts after the calls that it answers, so that no caller
+ * receives an older state.
  */
-export function askTogether<Found>(
+export function createBatchLoader<Document>(
   max: number,
-  find: (ids: string[]) => Promise<Map<string, Found>>,
-): (id: string) => Promise<Found | undefined> {
-  const asked = new Map<string, PromiseWithResolvers<Found | undefined>>();
-  let running = false;
+  find: (ids: string[]) => Promise<Map<string, Document>>,
+): (id: string) => Promise<Document | undefined> {
+  const waiting = new Map<string, PromiseWithResolvers<Document | undefined>>();
+  let isRunning = false;
 
   async function run(): Promise<void> {
-    running = true;
-    while (asked.size > 0) {
-      const batch = [...asked].slice(0, max);
-      for (const [id] of batch) asked.delete(id);
+    while (waiting.size > 0) {
+      const batch = [...waiting].slice(0, max);
+      for (const [id] of batch) waiting.delete(id);
       try {
         const found = await find(batch.map(([id]) => id));
         for (const [id, { resolve }] of batch) resolve(found.get(id));
@@ -24,20 +23,19 @@ export function askTogether<Found>(
         for (const [, { reject }] of batch) reject(error);
       }
     }
-    running = false;
+    isRunning = false;
   }
 
-  return function ask(id) {
-    let answer = asked.get(id);
-    if (answer === undefined) {
-      answer = Promise.withResolvers<Found | undefined>();
-      asked.set(id, answer);
+  return function load(id) {
+    const known = waiting.get(id);
+    if (known !== undefined) return known.promise;
+    const result = Promise.withResolvers<Document | undefined>();
+    waiting.set(id, result);
+    if (!isRunning) {
+      isRunning = true;
       // Calls of the same turn of the event loop share the first query.
-      if (!running) {
-        running = true;
-        runForAll(() => setImmediate(run));
-      }
+      runForAll(() => setImmediate(run));
     }
-    return answer.promise;
+    return result.promise;
   };
 }

@@ -1,107 +1,116 @@
 import type { Server } from 'node:http';
 import type { Socket } from 'node:net';
 
-/**
- * Bounds the connections of one API process. When there is no room for a new one, the connection that is worth least is
- * closed: the oldest that no client has used with a good key, or else the one that has been idle for longest.
- */
-
-export interface Bounds {
-  /** Of all clients. */
+export interface ConnectionLimits {
   maxConnections: number;
-  /** From one address, of connections that no client has used with a good key: others behind the same proxy need theirs. */
+  /** The maximum of connections from one address that no authorized request has used; clients behind one proxy share it. */
   maxUnknownPerAddress: number;
 }
 
 interface Connection {
   socket: Socket;
   address: string;
+  /** True once an authorized request has used it. */
   isKnown: boolean;
-  /** Requests that are being answered. */
+  /** Requests in progress. */
   requests: number;
 }
 
-export function createConnections({ maxConnections, maxUnknownPerAddress }: Bounds) {
-  const all = new Map<Socket, Connection>();
-  /** Those that may be closed, each set in the order of last use. */
-  const unknown = new Set<Connection>();
-  const unknownFrom = new Map<string, Set<Connection>>();
-  const idle = new Set<Connection>();
+/**
+ * Limits the connections of one API process. At the limit, a new connection replaces the least recently used connection
+ * that is unknown, else the least recently used one that is known and idle.
+ */
+export class Connections {
+  readonly #limits: ConnectionLimits;
+  readonly #all = new Map<Socket, Connection>();
+  /** Connections that may be closed. These sets are ordered by last use. */
+  readonly #unknown = new Set<Connection>();
+  readonly #unknownByAddress = new Map<string, Set<Connection>>();
+  readonly #idle = new Set<Connection>();
 
-  function withdraw(connection: Connection): void {
-    const { address } = connection;
-    idle.delete(connection);
-    unknown.delete(connection);
-    unknownFrom.get(address)?.delete(connection);
-    if (unknownFrom.get(address)?.size === 0) unknownFrom.delete(address);
+  constructor(limits: ConnectionLimits) {
+    this.#limits = limits;
   }
 
-  /** Puts it where it may be closed, as the last. */
-  function offer(connection: Connection): void {
-    withdraw(connection);
-    if (!all.has(connection.socket)) return;
-    if (connection.isKnown) {
-      if (connection.requests === 0) idle.add(connection);
-      return;
-    }
-    const { address } = connection;
-    unknown.add(connection);
-    unknownFrom.set(address, (unknownFrom.get(address) ?? new Set()).add(connection));
+  /** Call it once, before the server listens. */
+  watch(server: Server): void {
+    server.on('connection', (socket) => this.#add(socket));
+    server.on('request', ({ socket }, response) => {
+      const connection = this.#all.get(socket);
+      if (connection === undefined) return;
+      this.#countRequest(connection, 1);
+      response.once('close', () => this.#countRequest(connection, -1));
+    });
+    // A stream is one request that lasts until its connection ends.
+    server.on('upgrade', ({ socket }) => {
+      const connection = this.#all.get(socket);
+      if (connection !== undefined) connection.requests++;
+    });
   }
 
-  function remove(connection: Connection): void {
-    all.delete(connection.socket);
-    withdraw(connection);
+  /** Marks the connection of an authorized request as known. */
+  trust(socket: Socket): void {
+    const connection = this.#all.get(socket);
+    if (connection === undefined) return;
+    connection.isKnown = true;
+    this.#markUsed(connection);
   }
 
-  function closeFirst(connections: Set<Connection> | undefined): boolean {
-    const [first] = connections ?? [];
-    if (first === undefined) return false;
-    remove(first);
-    first.socket.destroy();
-    return true;
-  }
-
-  function onConnection(socket: Socket): void {
-    const address = socket.remoteAddress ?? '';
-    const isRoom = all.size < maxConnections || closeFirst(unknown) || closeFirst(idle);
-    if (!isRoom) {
+  #add(socket: Socket): void {
+    const { maxConnections, maxUnknownPerAddress } = this.#limits;
+    const hasRoom =
+      this.#all.size < maxConnections || this.#closeOldest(this.#unknown) || this.#closeOldest(this.#idle);
+    if (!hasRoom) {
       socket.destroy();
       return;
     }
-    if ((unknownFrom.get(address)?.size ?? 0) >= maxUnknownPerAddress) closeFirst(unknownFrom.get(address));
+    const address = socket.remoteAddress ?? '';
+    const unknown = this.#unknownByAddress.get(address) ?? new Set();
+    if (unknown.size >= maxUnknownPerAddress) this.#closeOldest(unknown);
     const connection = { socket, address, isKnown: false, requests: 0 };
-    all.set(socket, connection);
-    socket.once('close', () => remove(connection));
-    offer(connection);
+    this.#all.set(socket, connection);
+    socket.once('close', () => this.#remove(connection));
+    this.#markUsed(connection);
   }
 
-  return {
-    /** To be called once, before the server listens. */
-    watch(server: Server): void {
-      server.on('connection', onConnection);
-      server.on('request', ({ socket }, response) => {
-        const connection = all.get(socket);
-        if (connection === undefined) return;
-        connection.requests++;
-        offer(connection);
-        response.once('close', () => {
-          connection.requests--;
-          offer(connection);
-        });
-      });
-      // A stream is one request that lasts until its connection ends.
-      server.on('upgrade', ({ socket }) => {
-        const connection = all.get(socket);
-        if (connection !== undefined) connection.requests++;
-      });
-    },
-    /** Keeps a connection whose client was let in. While its request is answered, nothing closes it for others. */
-    trust(socket: Socket): void {
-      const connection = all.get(socket);
-      if (connection === undefined) return;
-      connection.isKnown = true;
-      offer(connection);
-    },
-  };
+  #countRequest(connection: Connection, change: 1 | -1): void {
+    connection.requests += change;
+    this.#markUsed(connection);
+  }
+
+  /** Moves the connection to the end of the sets to which it belongs. */
+  #markUsed(connection: Connection): void {
+    this.#withdraw(connection);
+    const { socket, address, isKnown, requests } = connection;
+    if (!this.#all.has(socket)) return;
+    if (!isKnown) {
+      this.#unknown.add(connection);
+      this.#unknownByAddress.set(address, (this.#unknownByAddress.get(address) ?? new Set()).add(connection));
+    } else if (requests === 0) {
+      this.#idle.add(connection);
+    }
+  }
+
+  /** Removes the connection from the sets of connections that may be closed. */
+  #withdraw(connection: Connection): void {
+    const { address } = connection;
+    this.#idle.delete(connection);
+    this.#unknown.delete(connection);
+    const unknown = this.#unknownByAddress.get(address);
+    unknown?.delete(connection);
+    if (unknown?.size === 0) this.#unknownByAddress.delete(address);
+  }
+
+  #remove(connection: Connection): void {
+    this.#all.delete(connection.socket);
+    this.#withdraw(connection);
+  }
+
+  #closeOldest(connections: Set<Connection>): boolean {
+    const [oldest] = connections;
+    if (oldest === undefined) return false;
+    this.#remove(oldest);
+    oldest.socket.destroy();
+    return true;
+  }
 }

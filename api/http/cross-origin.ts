@@ -1,5 +1,4 @@
 import type { RequestHandler } from 'express';
-import { stopReading } from './admission.ts';
 import type { Origins } from './origins.ts';
 
 const METHODS = 'GET, HEAD, POST, PUT, PATCH, DELETE';
@@ -9,7 +8,7 @@ const RESPONSE_HEADERS =
   'Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Preference-Applied, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id';
 const PREFLIGHT_SECONDS = 7_200;
 
-/** Refuses what foreign pages send, before its body is read, and lets pages of ALLOWED_ORIGINS read answers (CORS). */
+/** Refuses requests of foreign pages before their body is read, and lets pages of ALLOWED_ORIGINS read answers (CORS). */
 export function crossOrigin(origins: Origins): RequestHandler {
   return function handleOrigin(request, response, next) {
     const { origin } = request.headers;
@@ -17,12 +16,7 @@ export function crossOrigin(origins: Origins): RequestHandler {
     if (origins.isAllowed(origin)) {
       response.set({ 'Access-Control-Allow-Origin': origin, 'Access-Control-Expose-Headers': RESPONSE_HEADERS });
     }
-    try {
-      origins.check(request, request.path);
-    } catch (error) {
-      stopReading(request, response);
-      throw error;
-    }
+    origins.check(request, request.path);
     const isPreflight = request.method === 'OPTIONS' && request.headers['access-control-request-method'] !== undefined;
     if (!isPreflight || !origins.isAllowed(origin)) return next();
     response.set({

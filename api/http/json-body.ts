@@ -3,11 +3,11 @@ import { createBrotliDecompress, createGunzip, createInflate } from 'node:zlib';
 import type { Request, RequestHandler } from 'express';
 import { AppError } from '../../runtime/errors.ts';
 import type { Quota } from '../../runtime/quota.ts';
-import { callerOf, stopReading } from './admission.ts';
-import { giveOnClose, holderOf } from './holder.ts';
+import { callerOf } from './caller.ts';
+import { giveOnClose } from './holder.ts';
 import { invalid } from './problem.ts';
 
-/** Levels of objects and arrays in a body: a batch, its jobs, and what a payload may have. */
+/** Levels of objects and arrays in a body: a batch, its jobs, and their payloads. */
 const MAX_DEPTH = 110;
 /** How long a client may take to send a body. */
 const MAX_BODY_MS = 60_000;
@@ -19,39 +19,35 @@ const DECODERS = new Map<string, () => NodeJS.ReadWriteStream & Readable>([
 ]);
 
 /**
- * Reads a body of JSON, an object or an array, of at most `maxBytes` into `request.body`. Its bytes take room until the
- * request ends. Throws 400, 413, 415, and 429 or 503 without room.
+ * Reads a JSON body (an object or array of at most `maxBytes`) into `request.body`. Its bytes take room until the request
+ * ends. Throws 400, 413, 415, and 429 or 503 when there is no room.
  */
 export function jsonBody(room: Quota, maxBytes: number, maxMs = MAX_BODY_MS): RequestHandler {
   return async function readJson(request, response, next) {
-    if (response.destroyed) throw invalid('the client went away');
-    try {
-      refuseOther(request);
-      if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge(maxBytes);
-      const holder = holderOf(callerOf(request));
-      const gives: (() => void)[] = [];
-      giveOnClose(response, () => {
-        for (const give of gives) give();
-      });
-      const body = new GrowingBuffer(maxBytes, (bytes) => gives.push(room.take(holder, bytes)));
-      request.body = parseJson(await readInto(body, request, maxMs));
-    } catch (error) {
-      stopReading(request, response);
-      throw error;
-    }
-    if (isDeeperThan(MAX_DEPTH, request.body)) throw invalid('the body is nested too deep');
+    if (response.destroyed) throw invalid('the client disconnected');
+    requireJson(request);
+    if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge(maxBytes);
+    const { holder } = callerOf(request);
+    const gives: (() => void)[] = [];
+    giveOnClose(response, () => {
+      for (const give of gives) give();
+    });
+    const buffer = new GrowingBuffer(maxBytes, (bytes) => gives.push(room.take(holder, bytes)));
+    const body = parseJson(await readInto(buffer, request, maxMs));
+    if (isDeeperThan(MAX_DEPTH, body)) throw invalid(`the body is nested more than ${MAX_DEPTH} levels deep`);
+    request.body = body;
     next();
   };
 }
 
-/** Bytes in one piece of memory, however small the chunks are in which they come. */
+/** One buffer that grows with its content, so that many small chunks take no more memory than a large one. */
 class GrowingBuffer {
   readonly #maxBytes: number;
   readonly #reserve: (bytes: number) => void;
   #bytes = Buffer.alloc(0);
   #length = 0;
 
-  /** @param reserve is called with each number of bytes before they are allocated, and may throw */
+  /** @param reserve is called before more bytes are allocated, and may throw */
   constructor(maxBytes: number, reserve: (bytes: number) => void) {
     this.#maxBytes = maxBytes;
     this.#reserve = reserve;
@@ -77,12 +73,12 @@ class GrowingBuffer {
   }
 }
 
-/** Gives the text of a body once it is complete. */
+/** Gives the text of the complete body. */
 async function readInto(body: GrowingBuffer, request: Request, maxMs: number): Promise<string> {
   const decoder = DECODERS.get(request.headers['content-encoding']?.toLowerCase() ?? '')?.();
   const source: Readable = decoder === undefined ? request : request.pipe(decoder);
   const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const onClose = () => request.readableEnded || reject(invalid('the client went away'));
+  const onClose = () => request.readableEnded || reject(invalid('the client disconnected'));
   const timer = setTimeout(() => reject(invalid(`the body was not complete within ${maxMs / 1000} s`)), maxMs);
   const onData = (chunk: Buffer) => {
     try {
@@ -103,7 +99,7 @@ async function readInto(body: GrowingBuffer, request: Request, maxMs: number): P
     source.off('data', onData);
     if (decoder !== undefined) request.unpipe(decoder);
     decoder?.destroy();
-    // The rest after an error is read and dropped, so that the client sees the answer.
+    // After an error the rest of the body is read and discarded, so that the client reads the answer.
     request.resume();
   }
 }
@@ -114,16 +110,16 @@ function parseJson(text: string): unknown {
     const body: unknown = JSON.parse(text);
     if (typeof body === 'object' && body !== null) return body;
   } catch (error) {
-    throw invalid(`the body is not JSON: ${(error as Error).message}`);
+    throw invalid(`the body is not JSON: ${error instanceof Error ? error.message : error}`);
   }
   throw invalid('the body must be a JSON object or array');
 }
 
-function refuseOther(request: Request): void {
+function requireJson(request: Request): void {
   const { 'content-type': type = '', 'content-encoding': encoding = 'identity' } = request.headers;
-  if (!request.is('application/json')) throw unsupported('send JSON as application/json');
+  if (!request.is('application/json')) throw unsupported('Content-Type: must be application/json');
   const [, charset = 'utf-8'] = /;\s*charset\s*=\s*"?([^";\s]*)/i.exec(type) ?? [];
-  if (charset.toLowerCase() !== 'utf-8') throw unsupported('send JSON in UTF-8');
+  if (charset.toLowerCase() !== 'utf-8') throw unsupported('Content-Type: charset must be utf-8');
   if (encoding !== 'identity' && !DECODERS.has(encoding.toLowerCase())) {
     throw unsupported(`Content-Encoding: must be one of identity, ${[...DECODERS.keys()].join(', ')}`);
   }
@@ -139,5 +135,5 @@ function unsupported(message: string): AppError {
 }
 
 function tooLarge(maxBytes: number): AppError {
-  return new AppError('file_too_large', `a JSON body may have ${maxBytes / 2 ** 20} MB`, { status: 413 });
+  return new AppError('file_too_large', `the body must have at most ${maxBytes / 2 ** 20} MB`, { status: 413 });
 }

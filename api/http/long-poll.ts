@@ -1,127 +1,147 @@
 import type { Request, Response } from 'express';
 import { Quota, type Requester } from '../../runtime/quota.ts';
 import type { EventHub } from '../events/event-hub.ts';
-import { callerOf } from './admission.ts';
-import { holderOf } from './holder.ts';
+import { callerOf } from './caller.ts';
 import { waitOf } from './prefer.ts';
 import { jobKey, uploadKey } from './status-cache.ts';
 
-/** The server takes 4,000 connections: some are left to requests that do not wait. */
+/** Below the 4,000 connections of a server, so that some are left for requests that do not wait. */
 const MAX_WAITERS = 3_000;
-/** One owner leaves waits to the others. */
 const MAX_WAITERS_PER_OWNER = 1_000;
-/** Beyond the longest wait: the connection is not idle, it waits. */
-const CONNECTION_MS = 90_000;
-/** How long a lost NOTIFY can delay an answer. */
+/** Longer than the maximum wait: a waiting connection is not idle. */
+const CONNECTION_TIMEOUT_MS = 90_000;
+/** The maximum delay of an answer when a NOTIFY is lost. */
 const POLL_MS = 5_000;
 const RETRY_AFTER_SECONDS = '1';
 
-export type Waiting = ReturnType<typeof createWaiting>;
-
 /**
- * Holds answers until what they tell of has ended (`Prefer: wait`). Waiters are found by what they wait for, so that a
- * change costs as much as there are waiters for it. The owner calls `close()`.
+ * Holds answers about an upload or job until it has ended (`Prefer: wait`). Waiters are found by key, so that a change
+ * costs only the waiters for it. Close it when the process stops.
  */
-export function createWaiting(hub: Pick<EventHub, 'onChange'>) {
-  const waiters = new Map<string, Set<() => void>>();
-  const room = new Quota({ name: 'waits', max: MAX_WAITERS, maxPerRequester: MAX_WAITERS_PER_OWNER });
-  let closed = false;
-  const endings = new Set<() => void>();
-  const stopListening = hub.onChange((changes) => {
-    if (changes === 'all') return wakeAll();
-    for (const id of changes.jobIds) wakeKey(jobKey(id));
-    for (const id of changes.uploadIds) wakeKey(uploadKey(id));
-  });
-  const polling = setInterval(wakeAll, POLL_MS);
+export class LongPoll {
+  /** The waiters for each upload or job. */
+  readonly #waiters = new Map<string, Set<Waiter>>();
+  readonly #room = new Quota({ name: 'waits', max: MAX_WAITERS, maxPerRequester: MAX_WAITERS_PER_OWNER });
+  readonly #polling: NodeJS.Timeout;
+  readonly #unsubscribe: () => void;
+  #isClosed = false;
 
-  function wakeKey(key: string): void {
-    for (const wake of waiters.get(key) ?? []) wake();
-  }
-
-  function wakeAll(): void {
-    for (const key of waiters.keys()) wakeKey(key);
+  constructor(hub: Pick<EventHub, 'onChange'>) {
+    this.#polling = setInterval(() => this.#checkAll(), POLL_MS);
+    this.#unsubscribe = hub.onChange((changes) => {
+      if (changes === 'all') return this.#checkAll();
+      for (const id of changes.jobIds) this.#check(jobKey(id));
+      for (const id of changes.uploadIds) this.#check(uploadKey(id));
+    });
   }
 
   /**
-   * Rings when a change was heard of, the time is over, the client is gone or the process stops. Undefined when there is no
-   * room for another wait.
+   * Gives the result of `read`: at once, or, if the request prefers to wait, when it is done, the wait is over, the client
+   * disconnects, or the process stops. Without room for another waiter it does not wait. Sets the headers of the answer.
    */
-  function createAlarm(key: string, holder: Requester, response: Response, seconds: number) {
-    const give = room.tryTake(holder);
-    if (give === undefined) return undefined;
-    let changed = Promise.withResolvers<void>();
-    let over = false;
-    const wake = () => changed.resolve();
-    const end = () => {
-      over = true;
-      wake();
-    };
-    const timer = setTimeout(end, seconds * 1000);
-    if (response.destroyed) end();
-    else response.once('close', end);
-    const others = waiters.get(key) ?? new Set();
-    waiters.set(key, others.add(wake));
-    endings.add(end);
-    return {
-      get over(): boolean {
-        return over || closed;
-      },
-      async rings(): Promise<void> {
-        await changed.promise;
-        changed = Promise.withResolvers<void>();
-      },
-      remove(): void {
-        clearTimeout(timer);
-        response.off('close', end);
-        endings.delete(end);
-        others.delete(wake);
-        if (others.size === 0) waiters.delete(key);
-        give();
-      },
-    };
+  async hold<Known extends { done: boolean }>(
+    request: Request,
+    response: Response,
+    key: string,
+    read: () => Promise<Known>,
+  ): Promise<Known> {
+    const seconds = waitOf(request.get('Prefer'));
+    const waiter = seconds && this.#addWaiter(key, callerOf(request).holder, response, seconds);
+    if (waiter) response.setTimeout(CONNECTION_TIMEOUT_MS);
+    if (waiter || seconds === 0) response.set('Preference-Applied', `wait=${seconds}`);
+    const known = waiter ? await this.#readUntilDone(waiter, response, read) : await read();
+    if (this.#isClosed) response.set('Connection', 'close');
+    if (!known.done) response.set('Retry-After', RETRY_AFTER_SECONDS);
+    return known;
   }
-  return {
-    /**
-     * What `read` gives: at once, or, if the request prefers to wait, as soon as it is done or the time is over. Sets the
-     * headers that say so. When the client goes away meanwhile, what was read last.
-     */
-    async hold<Known extends { done: boolean }>(
-      request: Request,
-      response: Response,
-      key: string,
-      read: () => Promise<Known>,
-    ): Promise<Known> {
-      const seconds = waitOf(request.get('Prefer'));
-      const holder = holderOf(callerOf(request));
-      const alarm = seconds && !closed ? createAlarm(key, holder, response, seconds) : undefined;
-      let known: Known;
-      if (alarm === undefined) {
-        known = await read();
-        if (seconds === 0) response.set('Preference-Applied', 'wait=0');
-      } else {
-        response.set('Preference-Applied', `wait=${seconds}`);
-        response.setTimeout(CONNECTION_MS);
-        try {
-          // From here on changes are heard, so that none is lost between this read and the wait.
-          known = await read();
-          while (!known.done && !alarm.over) {
-            await alarm.rings();
-            if (!response.destroyed && !closed) known = await read();
-          }
-        } finally {
-          alarm.remove();
-        }
+
+  /** Answers all waiters with the last state that they read. */
+  close(): void {
+    this.#isClosed = true;
+    clearInterval(this.#polling);
+    this.#unsubscribe();
+    for (const waiters of this.#waiters.values()) for (const waiter of waiters) waiter.end();
+  }
+
+  async #readUntilDone<Known extends { done: boolean }>(
+    waiter: Waiter,
+    response: Response,
+    read: () => Promise<Known>,
+  ): Promise<Known> {
+    try {
+      // The waiter was added before, so that no change between this read and the wait is missed.
+      let known = await read();
+      while (!known.done && !waiter.isOver) {
+        await waiter.nextCheck();
+        if (!response.destroyed && !this.#isClosed) known = await read();
       }
-      if (closed) response.set('Connection', 'close');
-      if (!known.done) response.set('Retry-After', RETRY_AFTER_SECONDS);
       return known;
-    },
-    /** Answers all who wait with what is known. */
-    close(): void {
-      closed = true;
-      clearInterval(polling);
-      stopListening();
-      for (const end of endings) end();
-    },
+    } finally {
+      waiter.remove();
+    }
+  }
+
+  /** Gives undefined when there is no room for another waiter, or the process stops. */
+  #addWaiter(key: string, holder: Requester, response: Response, seconds: number): Waiter | undefined {
+    const giveRoom = this.#isClosed ? undefined : this.#room.tryTake(holder);
+    if (giveRoom === undefined) return undefined;
+    const others = this.#waiters.get(key) ?? new Set();
+    const waiter = new Waiter(response, seconds, () => {
+      others.delete(waiter);
+      if (others.size === 0) this.#waiters.delete(key);
+      giveRoom();
+    });
+    this.#waiters.set(key, others.add(waiter));
+    return waiter;
+  }
+
+  #check(key: string): void {
+    for (const waiter of this.#waiters.get(key) ?? []) waiter.check();
+  }
+
+  #checkAll(): void {
+    for (const key of this.#waiters.keys()) this.#check(key);
+  }
+}
+
+/** One waiting request. */
+class Waiter {
+  readonly #response: Response;
+  readonly #timer: NodeJS.Timeout;
+  readonly #onRemove: () => void;
+  #isOver = false;
+  /** Resolves when the state should be read again. */
+  #checked = Promise.withResolvers<void>();
+
+  constructor(response: Response, seconds: number, onRemove: () => void) {
+    this.#response = response;
+    this.#onRemove = onRemove;
+    this.#timer = setTimeout(this.end, seconds * 1000);
+    if (response.destroyed) this.end();
+    else response.once('close', this.end);
+  }
+
+  get isOver(): boolean {
+    return this.#isOver;
+  }
+
+  check(): void {
+    this.#checked.resolve();
+  }
+
+  readonly end = (): void => {
+    this.#isOver = true;
+    this.check();
   };
+
+  async nextCheck(): Promise<void> {
+    await this.#checked.promise;
+    this.#checked = Promise.withResolvers<void>();
+  }
+
+  remove(): void {
+    clearTimeout(this.#timer);
+    this.#response.off('close', this.end);
+    this.#onRemove();
+  }
 }

@@ -1,5 +1,13 @@
+import { z } from 'zod';
+
 const MAX_SECONDS = 60;
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
+
+export const prefer = z
+  .string()
+  .describe(
+    `\`wait=30\` (RFC 7240) holds the answer until the end, for at most so many seconds (maximum ${MAX_SECONDS})`,
+  );
 
 /**
  * The seconds of `wait` in a Prefer header (RFC 7240), 60 at most; undefined without one. The first `wait` counts; what is

@@ -1,33 +1,34 @@
 import { z } from 'zod';
 import type { ZodOpenApiPathsObject } from 'zod-openapi';
-import * as answers from '../answers.ts';
-import {
-  idempotencyKey,
-  jobList,
-  jobsToCancel,
-  jobsToDelete,
-  jobsToRetry,
-  logList,
-  prefer,
-  streamQuery,
-  webhookList,
-} from '../http/schemas.ts';
-import * as examples from '../openapi/examples.ts';
-import { headersNamed, json, problem, problems, response } from '../openapi/responses.ts';
+import { streamQuery } from '../events/requests.ts';
+import { idempotencyKey } from '../http/idempotency.ts';
+import { prefer } from '../http/prefer.ts';
+import { EVENT, UPLOAD_ID } from '../openapi/examples.ts';
+import { headersNamed, json, problem, problems } from '../openapi/responses.ts';
+import { webhookList } from '../webhooks/requests.ts';
+import * as webhookDocuments from '../webhooks/responses.ts';
+import { jobList, jobsToCancel, jobsToDelete, jobsToRetry, logList } from './filters.ts';
 import { jobChange, jobId, MAX_JOBS, newJob } from './requests.ts';
+import * as answers from './responses.ts';
 
 const tags = ['Jobs'];
 const path = z.object({ id: jobId });
 const typePath = z.object({ type: z.string().min(1).max(200) });
 
-/** What calls with a body of JSON can answer. */
+const NEW_ARCHIVE = { type: 'archive', payload: { upload_id: UPLOAD_ID } };
+const NEW_BATCH = [
+  { job_id: 'sums', type: 'checksum', payload: { upload_id: UPLOAD_ID }, retry_config: { max_attempts: 5 } },
+  { job_id: 'zip', type: 'archive', payload: { upload_id: UPLOAD_ID }, depends_on: ['sums'] },
+];
+
+/** Errors of every call with a JSON body. */
 const unreadable = {
   400: ['invalid_request' as const],
   413: ['file_too_large' as const],
   415: ['unsupported_media_type' as const],
 };
 
-/** A call that changes all jobs that match a filter. */
+/** Describes a call that changes all jobs that match a filter. */
 function bulkCall({
   schema,
   example,
@@ -43,10 +44,10 @@ function bulkCall({
   return {
     tags,
     ...call,
-    description: `Changes the jobs that match at this moment, and answers at once: with \`status\` \`running\` if there are more than a hundred, which are then changed in the background. The same call joins an operation that still runs. ${description}`,
+    description: `Changes the jobs that match now. More than a hundred jobs are changed in the background: the answer then has the \`status\` \`running\`. The same call during a running operation returns that operation. ${description}`,
     requestBody: { required: true, content: { 'application/json': { schema, example } } },
     responses: {
-      200: json('The operation, with its `Location`', answers.bulkOperation, examples.bulkOperation, ['Location']),
+      200: json('The operation', answers.bulkOperation, ['Location']),
       ...problems(unreadable),
     },
   };
@@ -57,9 +58,9 @@ export const jobPaths: ZodOpenApiPathsObject = {
     post: {
       tags,
       operationId: 'createJobs',
-      summary: 'Submit a job, or a batch',
+      summary: 'Submit a job or a batch of jobs',
       description:
-        'Batches are atomic. A job whose `job_id` exists already is that job, if it is the same, and a `conflict` otherwise. A `unique` key that is in use, and an archive of pages that have been archived, give the existing job. One archive of an upload is made at a time.',
+        'Batches are atomic. If a job with the same `job_id` exists, the answer is that job if it is equal, and a `conflict` otherwise. A `unique` key in use returns the existing job, and so does a second archive of the same pages. Only one archive of an upload is made at a time.',
       requestParams: { header: z.object({ 'Idempotency-Key': idempotencyKey.optional() }) },
       requestBody: {
         required: true,
@@ -67,19 +68,14 @@ export const jobPaths: ZodOpenApiPathsObject = {
           'application/json': {
             schema: z.union([newJob, z.array(newJob).min(1).max(MAX_JOBS)]),
             examples: {
-              'an archive of the pages of an upload': { value: examples.newArchive },
-              'a batch, one job of which waits for the other': { value: examples.newBatch },
+              'an archive of the pages of an upload': { value: NEW_ARCHIVE },
+              'a batch of two jobs, the second of which waits for the first': { value: NEW_BATCH },
             },
           },
         },
       },
       responses: {
-        201: response('The job, with its `Location`; or the jobs of the batch, in order', ['Location'], {
-          'application/json': {
-            schema: z.union([answers.job, answers.jobBatch]),
-            examples: { 'a job': { value: examples.readyJob }, 'a batch': { value: examples.jobBatch } },
-          },
-        }),
+        201: json('The job, or the jobs of the batch in order', z.union([answers.job, answers.jobBatch]), ['Location']),
         ...problems({
           ...unreadable,
           409: ['conflict'],
@@ -97,10 +93,10 @@ export const jobPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listJobs',
-      summary: 'Jobs, the newest first',
+      summary: 'List jobs, newest first',
       requestParams: { query: jobList },
       responses: {
-        200: json('Some of them', answers.jobList, examples.jobList),
+        200: json('A page of jobs', answers.jobList),
         ...problems({ 400: ['invalid_request'] }),
       },
     },
@@ -108,9 +104,9 @@ export const jobPaths: ZodOpenApiPathsObject = {
   '/jobs/retry': {
     post: bulkCall({
       operationId: 'retryJobs',
-      summary: 'Retry all failed or cancelled jobs that match',
+      summary: 'Retry all matching jobs that failed or were cancelled',
       description:
-        'A job that its prerequisites do not let run has failed with `dependency_failed` afterwards, and runs once they are retried.',
+        'A job whose dependencies failed fails again with `dependency_failed`, and runs when they are retried.',
       schema: jobsToRetry,
       example: { status: 'failed', type: 'checksum' },
     }),
@@ -118,8 +114,8 @@ export const jobPaths: ZodOpenApiPathsObject = {
   '/jobs/cancel': {
     post: bulkCall({
       operationId: 'cancelJobs',
-      summary: 'Cancel all jobs that match and have not ended',
-      description: 'At least one filter is needed.',
+      summary: 'Cancel all matching jobs that have not ended',
+      description: 'At least one filter is required.',
       schema: jobsToCancel,
       example: { type: 'checksum', created_before: '2026-11-24T00:00:00Z' },
     }),
@@ -127,8 +123,8 @@ export const jobPaths: ZodOpenApiPathsObject = {
   '/jobs/delete': {
     post: bulkCall({
       operationId: 'deleteJobs',
-      summary: 'Delete all jobs that match and have ended',
-      description: 'Jobs of an upload are left out: they are deleted with it. At least one filter is needed.',
+      summary: 'Delete all matching jobs that have ended',
+      description: 'Keeps jobs of an upload, which are deleted with the upload. At least one filter is required.',
       schema: jobsToDelete,
       example: { status: 'completed', created_before: '2026-11-24T00:00:00Z' },
     }),
@@ -137,11 +133,11 @@ export const jobPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getBulkOperation',
-      summary: 'How far a bulk retry, cancel or delete has come',
-      description: 'Kept for a day after its end.',
+      summary: 'Get the progress of a bulk retry, cancel or delete',
+      description: 'An operation is kept for a day after its end.',
       requestParams: { path: z.object({ operation: z.uuid() }) },
       responses: {
-        200: json('The operation', answers.bulkOperation, examples.bulkOperation),
+        200: json('The operation', answers.bulkOperation),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -150,8 +146,8 @@ export const jobPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'followJobs',
-      summary: 'Changes of jobs, pages and uploads as they happen',
-      description: `A WebSocket. Each message is one JSON document, an \`Event\`: \`${JSON.stringify(examples.event)}\`. The client sends nothing; a client that reads too slowly is disconnected, and resumes with \`after\`. The progress of a job is sent at most once a second; it carries the \`id\` of the event before it. A key may have 100 streams at a time.`,
+      summary: 'Stream changes of jobs, pages and uploads',
+      description: `A WebSocket. Each message is an \`Event\` in JSON: \`${JSON.stringify(EVENT)}\`. Client messages are not accepted. A client that reads too slowly is disconnected; it resumes with \`after\`. The progress of a job is sent at most once a second, with the \`id\` of the event before it. A key may open 100 streams at a time.`,
       requestParams: { query: streamQuery },
       responses: {
         101: { description: 'The WebSocket is open', headers: headersNamed('Upgrade') },
@@ -164,26 +160,26 @@ export const jobPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getJob',
-      summary: 'A job with its attempts',
+      summary: 'Get a job with its attempts',
       requestParams: { path, header: z.object({ Prefer: prefer.optional() }) },
       responses: {
-        200: json('All of it', answers.jobDetail, examples.jobDetail, ['Retry-After', 'Preference-Applied']),
+        200: json('The job with its attempts', answers.jobDetail, ['Retry-After', 'Preference-Applied']),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
     patch: {
       tags,
       operationId: 'changeJob',
-      summary: 'Change a job that waits',
+      summary: 'Change a waiting job',
       description:
-        'A job that runs or has ended is a `conflict`. Only the priority can change of jobs that an upload or another job has made, and never the payload of an archive.',
+        'A job that runs or has ended gives a `conflict`. Jobs of an upload or of another job accept only a new priority. The payload of an archive cannot change.',
       requestParams: { path },
       requestBody: {
         required: true,
         content: { 'application/json': { schema: jobChange, example: { priority: 'high', run_at: null } } },
       },
       responses: {
-        200: json('The job, changed', answers.jobDetail, examples.changedJob),
+        200: json('The changed job', answers.jobDetail),
         ...problems({
           ...unreadable,
           404: ['not_found'],
@@ -199,10 +195,10 @@ export const jobPaths: ZodOpenApiPathsObject = {
       operationId: 'cancelJob',
       summary: 'Cancel a job that has not ended',
       description:
-        'A running attempt is aborted within a second. Dependants fail, unless their `run_on` says otherwise.',
+        'A running attempt is aborted within a second. Dependants fail, unless their `run_on` is `failure` or `always`.',
       requestParams: { path },
       responses: {
-        200: json('The job, cancelled', answers.jobDetail, examples.cancelledJob),
+        200: json('The cancelled job', answers.jobDetail),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -213,10 +209,10 @@ export const jobPaths: ZodOpenApiPathsObject = {
       operationId: 'retryJob',
       summary: 'Run a failed or cancelled job again',
       description:
-        'Dependants that failed because of it wait for it again. A job whose prerequisite failed or was deleted is a `conflict`.',
+        'Dependants that failed because of the job wait for it again. A job whose dependency failed or was deleted gives a `conflict`.',
       requestParams: { path },
       responses: {
-        200: json('The job, at work again', answers.jobDetail, examples.retriedJob),
+        200: json('The restarted job', answers.jobDetail),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -225,10 +221,10 @@ export const jobPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listJobWebhooks',
-      summary: 'What was told to its `notify_url`, with each attempt',
+      summary: 'List the webhooks of a job with their delivery attempts',
       requestParams: { path, query: webhookList },
       responses: {
-        200: json('In the order of its ends', answers.webhookList, examples.webhookList),
+        200: json('A page of webhooks, oldest first', webhookDocuments.webhookList),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -237,10 +233,10 @@ export const jobPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listLogs',
-      summary: "A job's changes of status, and what its task logged",
+      summary: 'List the log of a job: its status changes and the lines of its task',
       requestParams: { path, query: logList },
       responses: {
-        200: json('In the order of time', answers.logList, examples.logList),
+        200: json('A page of log lines, oldest first', answers.logList),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -249,11 +245,11 @@ export const jobPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getJobGraph',
-      summary: 'The job with those tied to it, over any number of steps',
-      description: 'Those that it waits for, that wait for it, that it was split from and into, and theirs.',
+      summary: 'Get a job with all related jobs',
+      description: 'Related are dependencies, dependants, parents and children, directly or through other jobs.',
       requestParams: { path },
       responses: {
-        200: json('They, up to 200 and the nearest first', answers.jobGraph, examples.jobGraph),
+        200: json('The job and its related jobs (at most 200, nearest first)', answers.jobGraph),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -262,9 +258,9 @@ export const jobPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listJobTypes',
-      summary: 'Every job type with the JSON Schema of its payload, its limits, and whether it is paused',
+      summary: 'List job types with the JSON Schemas of their payloads, their limits and their state',
       responses: {
-        200: json('All of them', answers.jobTypeList, examples.jobTypeList),
+        200: json('All job types', answers.jobTypeList),
         ...problems({}),
       },
     },
@@ -273,11 +269,11 @@ export const jobPaths: ZodOpenApiPathsObject = {
     post: {
       tags,
       operationId: 'pauseJobType',
-      summary: 'Start no more jobs of a type',
-      description: 'Jobs of the type are still accepted, and wait. Running jobs continue. Takes the scope `admin`.',
+      summary: 'Pause a job type',
+      description: 'New jobs of the type are accepted and wait. Running jobs continue. Requires the scope `admin`.',
       requestParams: { path: typePath },
       responses: {
-        200: json('The type, paused', answers.jobType, examples.pausedJobType),
+        200: json('The paused type', answers.jobType),
         ...problems({ 404: ['not_found'] }),
       },
     },
@@ -286,11 +282,11 @@ export const jobPaths: ZodOpenApiPathsObject = {
     post: {
       tags,
       operationId: 'resumeJobType',
-      summary: 'Start jobs of a paused type again',
-      description: 'Takes the scope `admin`.',
+      summary: 'Resume a paused job type',
+      description: 'Requires the scope `admin`.',
       requestParams: { path: typePath },
       responses: {
-        200: json('The type, not paused', answers.jobType, examples.jobTypeList.items[0]),
+        200: json('The resumed type', answers.jobType),
         ...problems({ 404: ['not_found'] }),
       },
     },

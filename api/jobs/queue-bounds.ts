@@ -3,28 +3,28 @@ import { countReady, readUsage, shapeKey, type Usage } from '../../db/usage.ts';
 import { type NewJob, payloadBytes } from '../../jobs/submit.ts';
 import type { Config } from '../../runtime/config.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { tooMany } from '../http/admission.ts';
 import { invalid } from '../http/problem.ts';
+import { tooMany } from '../http/rate-limit.ts';
 import { Tally } from './usage-tally.ts';
 
-/** Bounds of what waits, for each owner and for all together. */
+/** Limits waiting jobs, for each owner and for the whole queue. */
 export interface QueueBounds {
   /**
-   * Reserves room for jobs that are about to be submitted. Throws 429 beyond a bound of their owner, 503 beyond that of
-   * the whole queue, and 400 for a batch that could never be accepted. The caller calls what this gives once the jobs are
+   * Reserves room for jobs before they are submitted. Throws 429 beyond a limit of the owner, 503 beyond that of the whole
+   * queue, and 400 for a batch that exceeds a limit alone. The caller calls the returned function once the jobs are
    * committed or refused.
    */
   reserve(owner: string | null, wanted: Usage): Promise<() => void>;
-  /** Throws the same while not even one more job of the owner may wait. Reserves nothing. */
+  /** Throws the same errors while the owner may not submit one more job. Reserves nothing. */
   check(owner: string | null): Promise<void>;
 }
 
 export const NO_SHAPES: ReadonlySet<string> = new Set();
-/** An upload, before its body is read. */
+/** The usage of an upload whose body has not been read. */
 export const ONE_JOB: Usage = { jobs: 1, payloadBytes: 0, shapes: NO_SHAPES };
 
 const RETRY_AFTER_SECONDS = 5;
-/** Owners whose tallies are kept although they send nothing. */
+/** Tallies that are kept before idle ones are dropped. */
 const MAX_IDLE_TALLIES = 1_000;
 
 type Bounds = Pick<
@@ -45,33 +45,33 @@ export function createQueueBounds(db: Database, bounds: Bounds): QueueBounds {
     if (tallies.size >= MAX_IDLE_TALLIES) {
       for (const [name, tally] of tallies) if (tally.isIdle()) tallies.delete(name);
     }
-    // Jobs without an owner have the bound of the whole queue alone.
+    // Without an owner, only the limit of the whole queue applies.
     const maxJobs = owner === '' ? 0 : maxPerOwner;
     const tally = new Tally(() => readUsage(db, owner, maxJobs, bounds.MAX_SHAPES_PER_OWNER));
     tallies.set(owner, tally);
     return tally;
   }
 
-  const refuseOfOwner = (owner: string | null, waiting: Usage, wanted: Usage) => {
+  const refuseForOwner = (owner: string | null, waiting: Usage, wanted: Usage) => {
     if (owner !== null) refuseCrowd(waiting, wanted, bounds);
     refuseShapes(waiting, wanted, bounds);
   };
-  const refuseOfAll = (ready: Usage, wanted: Usage) => {
+  const refuseForAll = (ready: Usage, wanted: Usage) => {
     if (wanted.jobs === 0 || ready.jobs + wanted.jobs <= maxReady) return;
-    const message = `at most ${maxReady} jobs may be ready, and ${ready.jobs} are: send it again later`;
+    const message = `the queue is full: at most ${maxReady} jobs may be ready, and ${ready.jobs} are; try again later`;
     throw new AppError('unavailable', message, { status: 503 });
   };
 
   return {
     async check(owner) {
-      refuseOfOwner(owner, await tallyOf(owner ?? '').read(), ONE_JOB);
-      refuseOfAll(await all.read(), ONE_JOB);
+      refuseForOwner(owner, await tallyOf(owner ?? '').read(), ONE_JOB);
+      refuseForAll(await all.read(), ONE_JOB);
     },
     async reserve(owner, wanted) {
       refuseImpossible(owner, wanted, bounds);
-      const release = await tallyOf(owner ?? '').reserve(wanted, (waiting) => refuseOfOwner(owner, waiting, wanted));
+      const release = await tallyOf(owner ?? '').reserve(wanted, (waiting) => refuseForOwner(owner, waiting, wanted));
       try {
-        const releaseAll = await all.reserve(wanted, (ready) => refuseOfAll(ready, wanted));
+        const releaseAll = await all.reserve(wanted, (ready) => refuseForAll(ready, wanted));
         return () => {
           release();
           releaseAll();
@@ -84,7 +84,7 @@ export function createQueueBounds(db: Database, bounds: Bounds): QueueBounds {
   };
 }
 
-/** The usage that jobs add to that of their owner. */
+/** Gives the usage that jobs add to that of their owner. */
 export function usageOf(jobs: NewJob[]): Usage {
   return {
     jobs: jobs.length,
@@ -94,34 +94,33 @@ export function usageOf(jobs: NewJob[]): Usage {
 }
 
 function refuseImpossible(owner: string | null, { jobs, shapes }: Usage, bounds: Bounds): void {
-  const most = owner === null ? bounds.MAX_QUEUED_JOBS : bounds.MAX_QUEUED_JOBS_PER_OWNER;
-  if (jobs > most) throw invalid(`${jobs} jobs in one batch, more than the ${most} that may wait`);
-  if (shapes.size > bounds.MAX_SHAPES_PER_OWNER) {
-    throw invalid(
-      `resource_requirements: ${shapes.size} different ones in one batch, more than ${bounds.MAX_SHAPES_PER_OWNER}`,
-    );
+  const maxJobs = owner === null ? bounds.MAX_QUEUED_JOBS : bounds.MAX_QUEUED_JOBS_PER_OWNER;
+  if (jobs > maxJobs) throw invalid(`a batch may have at most ${maxJobs} jobs (got ${jobs})`);
+  const maxShapes = bounds.MAX_SHAPES_PER_OWNER;
+  if (shapes.size > maxShapes) {
+    throw invalid(`resource_requirements: a batch may have at most ${maxShapes} different values (got ${shapes.size})`);
   }
 }
 
 function refuseCrowd(waiting: Usage, wanted: Usage, bounds: Bounds): void {
-  const most = bounds.MAX_QUEUED_JOBS_PER_OWNER;
-  if (wanted.jobs > 0 && waiting.jobs + wanted.jobs > most) {
-    throw tooMany(`at most ${most} of your jobs may wait, and ${waiting.jobs} do`, RETRY_AFTER_SECONDS);
+  const maxJobs = bounds.MAX_QUEUED_JOBS_PER_OWNER;
+  if (wanted.jobs > 0 && waiting.jobs + wanted.jobs > maxJobs) {
+    throw tooMany(`at most ${maxJobs} of your jobs may wait, and ${waiting.jobs} do`, RETRY_AFTER_SECONDS);
   }
   const megabytes = bounds.MAX_QUEUED_PAYLOAD_MB_PER_OWNER;
   if (wanted.payloadBytes > 0 && waiting.payloadBytes + wanted.payloadBytes > megabytes * 2 ** 20) {
     throw tooMany(
-      `the payloads of your waiting jobs may have at most ${megabytes} MB, and have ${waiting.payloadBytes} bytes`,
+      `the payloads of your waiting jobs may have at most ${megabytes} MB (now ${waiting.payloadBytes} bytes)`,
       RETRY_AFTER_SECONDS,
     );
   }
 }
 
-function refuseShapes(waiting: Usage, wanted: Usage, { MAX_SHAPES_PER_OWNER: most }: Bounds): void {
+function refuseShapes(waiting: Usage, wanted: Usage, { MAX_SHAPES_PER_OWNER: max }: Bounds): void {
   const added = [...wanted.shapes].filter((shape) => !waiting.shapes.has(shape)).length;
-  if (added === 0 || waiting.shapes.size + added <= most) return;
+  if (added === 0 || waiting.shapes.size + added <= max) return;
   throw tooMany(
-    `resource_requirements: at most ${most} different ones may wait (memory by class), and ${waiting.shapes.size} do`,
+    `resource_requirements: your waiting jobs may have at most ${max} different values (now ${waiting.shapes.size}; memory is rounded up to a class)`,
     RETRY_AFTER_SECONDS,
   );
 }

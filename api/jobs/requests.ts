@@ -12,58 +12,56 @@ import { memoryClass } from '../../jobs/shape.ts';
 import { DEFAULTS, type NewJob } from '../../jobs/submit.ts';
 import type { Task } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { type Caller, isVisible } from '../http/admission.ts';
+import { type Caller, isVisible } from '../http/caller.ts';
+import { moment, notifyUrl } from '../http/fields.ts';
 import { fingerprintOf } from '../http/idempotency.ts';
-import { invalid, parse } from '../http/problem.ts';
-import { moment, notifyUrl } from '../http/schemas.ts';
-
-/** How clients write jobs, and what becomes of that. */
+import { invalid } from '../http/problem.ts';
+import { parse } from '../http/validate.ts';
 
 export const MAX_JOBS = 1_000;
 const MAX_EDGES = 10_000;
-const MAX_PAYLOAD = 256 * 1024;
+const MAX_PAYLOAD_CHARACTERS = 256 * 1024;
 const MAX_KEY_BYTES = 200;
 const MAX_TIMEOUT_SECONDS = 12 * 3_600;
-/** A shorter delay than a millisecond is none; smaller numbers do not fit the column. */
+/** Timers have a resolution of one millisecond, and smaller numbers do not fit the column. */
 const MIN_DELAY_SECONDS = 0.001;
 const MAX_DELAY_SECONDS = 3_600;
 const MAX_PERIOD_SECONDS = 365 * 86_400;
-/** A later moment is a mistake. */
 const MAX_YEARS_AHEAD = 30;
 
 export const jobId = z
   .string()
   .regex(/^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$/, 'must be 1 to 200 letters, digits, dots, colons, dashes or underscores')
-  .refine((id) => id !== 'stream', 'must not be "stream": that is where the events are')
+  .refine((id) => id !== 'stream', 'must not be "stream", which is the path of the event stream')
   .meta({ not: { const: 'stream' } });
 
 const place = {
-  job_id: jobId.optional().describe('Of your choice: sent again, the same job is the same job'),
+  job_id: jobId.optional().describe('An id chosen by the client. Sending the same job with the same id again is safe'),
   depends_on: z
     .array(jobId)
     .max(1_000)
     .nullish()
-    .describe('Jobs that must end first, as `run_on` says: stored before, or in the same batch'),
+    .describe('Ids of jobs that must end first (see `run_on`): existing ones, or others of the batch'),
 };
 
-/** Read first, so that a wrong graph is told before a wrong type. */
+/** Parsed first, so that errors of the graph are reported before errors of a type. */
 const graphOfJob = z.object(place);
 
-/** A job without its place in a graph, as a schedule keeps it. */
+/** A job of a schedule, which has no id and no dependencies. */
 export const scheduledJob = z.strictObject({
-  type: z.string().min(1).max(200).describe('One of `GET /job-types` that is not `internal`'),
+  type: z.string().min(1).max(200).describe('A type of `GET /job-types` that is not `internal`'),
   priority: z.enum(PRIORITIES).default(DEFAULTS.priority),
   payload: z
     .record(z.string(), z.unknown())
     .default({})
-    .describe("As its type's JSON Schema wants it. Numbers are IEEE doubles: send longer integers as strings"),
+    .describe('Valid by the JSON Schema of the type. Numbers are IEEE doubles: send longer integers as strings'),
   resource_requirements: z
     .strictObject({
       cpu_units: z.int().min(0).max(1_024).optional(),
       memory_mb: z.int().min(1).max(16_384).optional(),
     })
     .default({})
-    .describe('What it reserves; unless given, as its type says. Memory is rounded up to a class'),
+    .describe('Resources that the job reserves; the default depends on the type. Memory is rounded up to a class'),
   retry_config: z
     .strictObject({
       max_attempts: z.int().min(1).max(100).default(DEFAULTS.maxAttempts),
@@ -85,23 +83,21 @@ export const scheduledJob = z.strictObject({
     .min(1)
     .max(MAX_TIMEOUT_SECONDS)
     .default(DEFAULTS.timeoutSeconds)
-    .describe('For each attempt'),
+    .describe('Timeout of each attempt'),
   notify_url: notifyUrl.nullish(),
   concurrency_key: z
     .string()
     .min(1, 'must not be empty')
     .refine((key) => Buffer.byteLength(key) <= MAX_KEY_BYTES, `must be at most ${MAX_KEY_BYTES} bytes of UTF-8`)
-    .refine(isStorable, 'must not contain NUL or half a surrogate pair')
+    .refine(isStorable, 'must not contain NUL or a lone surrogate')
     .nullish()
-    .describe(
-      'Jobs of this type with the same key run at the same time only as far as `concurrency.per_key` of the type allows',
-    )
+    .describe('Of jobs with the same type and key, at most `concurrency.per_key` of the type run at a time')
     .meta({ maxLength: MAX_KEY_BYTES }),
 });
 
 const runAt = moment.refine(
   (date) => date.getTime() < Date.now() + MAX_YEARS_AHEAD * 365 * 86_400_000,
-  'lies too far in the future',
+  `must be less than ${MAX_YEARS_AHEAD} years in the future`,
 );
 
 export const newJob = scheduledJob.extend({
@@ -110,7 +106,7 @@ export const newJob = scheduledJob.extend({
     .enum(RUN_ON)
     .default(DEFAULTS.runOn)
     .describe(
-      'When it runs after the jobs that it depends on: all completed (`success`), not all did (`failure`), or in either case (`always`)',
+      'When the job runs after its dependencies have ended: if all completed (`success`), if not all completed (`failure`), or `always`',
     ),
   unique: z
     .strictObject({
@@ -118,26 +114,27 @@ export const newJob = scheduledJob.extend({
       period_seconds: z.int().min(1).max(MAX_PERIOD_SECONDS),
     })
     .nullish()
-    .describe(
-      'For this long, jobs of the same type with the same key are this job: the answer has it, whatever became of it',
-    ),
+    .describe('During this period, submitting a job with the same type and key returns this job, in any status'),
   run_at: runAt
     .nullish()
     .transform((date) => date ?? null)
-    .describe('Not before this moment'),
+    .describe('The earliest start'),
 });
 
 /** The fields of a waiting job that can change. */
 export const jobChange = z
   .strictObject({
     priority: z.enum(PRIORITIES).optional(),
-    run_at: runAt.nullable().optional().describe('Not before this moment; null or a moment in the past means now'),
+    run_at: runAt.nullable().optional().describe('The earliest start; null or a time in the past means now'),
     payload: z.record(z.string(), z.unknown()).optional().describe('Replaces the payload'),
   })
-  .refine((change) => Object.values(change).some((value) => value !== undefined), 'the change is empty')
+  .refine(
+    (change) => Object.values(change).some((value) => value !== undefined),
+    'the change must have at least one field',
+  )
   .meta({ minProperties: 1 });
 
-/** Reads the change of a job of this type. Throws 400 with the place of what is wrong. */
+/** Parses the change of a job of this type. Throws 400 with the field that is wrong. */
 export async function readJobChange(
   db: Database,
   tasks: Tasks,
@@ -152,23 +149,22 @@ export async function readJobChange(
   };
   if (payload === undefined) return change;
   const task = tasks.get(type);
-  if (task === undefined) throw invalid(`payload: there is no job type ${JSON.stringify(type)} any more`);
-  if (task.type === archive.type) throw invalid('payload: an archive stays with its upload');
+  if (task === undefined) throw invalid(`payload: the job type ${JSON.stringify(type)} no longer exists`);
+  if (task.type === archive.type) throw invalid('payload: the payload of an archive cannot change');
   const read = readPayload(task, payload, '');
   await checkUploads(db, tasks, caller, [{ type, payload: read }]);
   return { ...change, payload: read };
 }
 
 /**
- * Reads one job or a batch. The graph is checked before types and payloads: `dependency_cycle` and `unknown_dependency`
- * (422); then each job: 400 with the place of what is wrong. What the caller does not see is not there.
+ * Parses a job or a batch. Throws 422 (`dependency_cycle`, `unknown_dependency`) for a wrong graph, then 400 with the field
+ * that is wrong. Jobs and uploads that the caller may not see count as missing.
  */
 export async function readJobs(db: Database, tasks: Tasks, caller: Caller, body: unknown): Promise<NewJob[]> {
   const isBatch = Array.isArray(body);
   const written: unknown[] = isBatch ? body : [body];
-  if (written.length === 0) throw invalid('the batch is empty');
-  if (written.length > MAX_JOBS)
-    throw invalid(`${written.length} jobs in one batch, more than the ${MAX_JOBS} allowed`);
+  if (written.length === 0) throw invalid('a batch must have at least one job');
+  if (written.length > MAX_JOBS) throw invalid(`a batch may have at most ${MAX_JOBS} jobs (got ${written.length})`);
   const at = (index: number) => (isBatch ? `${index}.` : '');
   const graph = written.map((job, index) => parse(graphOfJob, job, at(index)));
   await checkGraph(db, caller, graph);
@@ -177,7 +173,7 @@ export async function readJobs(db: Database, tasks: Tasks, caller: Caller, body:
   return jobs.map((job) => ({ ...job, owner: caller.owner, archiveOf: archivedUpload(job) }));
 }
 
-/** Reads the job of a schedule. */
+/** Parses the job of a schedule. */
 export async function readScheduledJob(db: Database, tasks: Tasks, caller: Caller, body: unknown): Promise<NewJob> {
   const job = readJob(tasks, { ...parse(scheduledJob, body, 'job.'), run_at: null, run_on: DEFAULTS.runOn }, 'job.');
   await checkUploads(db, tasks, caller, [job]);
@@ -188,7 +184,7 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
   const task = tasks.get(job.type);
   if (task === undefined || task.internal) {
     const known = [...tasks.values()].filter(({ internal }) => !internal).map(({ type }) => type);
-    throw invalid(`${at}type: there is no job type ${JSON.stringify(job.type)}; there are ${known.join(', ')}`);
+    throw invalid(`${at}type: must be one of ${known.join(', ')} (got ${JSON.stringify(job.type)})`);
   }
   const {
     job_id: id,
@@ -202,7 +198,7 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
   } = job;
   const cpuUnits = wanted.cpu_units ?? task.resources.cpuUnits;
   if (cpuUnits === 0 && !task.trusted) {
-    throw invalid(`${at}resource_requirements.cpu_units: only tasks that run in the converter may ask for none`);
+    throw invalid(`${at}resource_requirements.cpu_units: must be at least 1 for a task that runs in a sandbox (got 0)`);
   }
   const read = {
     type: job.type,
@@ -210,7 +206,7 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
     payload: readPayload(task, job.payload, at),
     shape: { cpuUnits, memoryMb: memoryClass(wanted.memory_mb ?? task.resources.memoryMb) },
     dependsOn: [...new Set(depends_on)],
-    // Not the default: the fingerprints of jobs stored before know no such field.
+    // The default is omitted, so that fingerprints of jobs stored by earlier versions still match.
     ...(run_on !== DEFAULTS.runOn && { runOn: run_on }),
     runAt: run_at,
     timeoutSeconds: timeout_seconds,
@@ -218,14 +214,14 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
     initialDelaySeconds: retry_config.initial_delay_seconds,
     backoffMultiplier: retry_config.backoff_multiplier,
     notifyUrl: job.notify_url ?? undefined,
-    // Absent otherwise: the fingerprints of jobs stored before know no such fields.
+    // Absent fields are omitted, for the same reason.
     ...(unique && { unique: { key: unique.key, periodSeconds: unique.period_seconds } }),
     ...(job.concurrency_key != null && { concurrencyKey: job.concurrency_key }),
   };
   return id === undefined ? read : { ...read, id, fingerprint: fingerprintOf(read) };
 }
 
-/** The upload of which a job makes an archive. */
+/** Gives the upload whose pages a job archives; undefined for a job of another type. */
 function archivedUpload({ type, payload }: NewJob): string | undefined {
   return type === archive.type ? archive.payload.parse(payload).upload_id : undefined;
 }
@@ -233,18 +229,20 @@ function archivedUpload({ type, payload }: NewJob): string | undefined {
 function readPayload(task: Task, payload: unknown, at: string): Record<string, unknown> {
   const read = parse(task.payload, payload, `${at}payload.`);
   const size = JSON.stringify(read).length;
-  if (size > MAX_PAYLOAD) throw invalid(`${at}payload: ${size} characters of JSON, more than ${MAX_PAYLOAD}`);
+  if (size > MAX_PAYLOAD_CHARACTERS)
+    throw invalid(`${at}payload: must have at most ${MAX_PAYLOAD_CHARACTERS} characters of JSON (got ${size})`);
   return read;
 }
 
 async function checkGraph(db: Database, caller: Caller, graph: z.output<typeof graphOfJob>[]): Promise<void> {
   const dependsOn = new Map<string, string[]>();
   for (const [index, { job_id = `#${index}`, depends_on }] of graph.entries()) {
-    if (dependsOn.has(job_id)) throw invalid(`${index}.job_id: ${job_id} comes twice in the batch`);
+    if (dependsOn.has(job_id)) throw invalid(`${index}.job_id: must be unique in the batch (got ${job_id} twice)`);
     dependsOn.set(job_id, depends_on ?? []);
   }
   const edges = [...dependsOn.values()].flat();
-  if (edges.length > MAX_EDGES) throw invalid(`${edges.length} dependencies in one batch, more than ${MAX_EDGES}`);
+  if (edges.length > MAX_EDGES)
+    throw invalid(`depends_on: a batch may have at most ${MAX_EDGES} dependencies (got ${edges.length})`);
   refuseCycle(dependsOn);
   const outside = [...new Set(edges)].filter((id) => !dependsOn.has(id));
   const stored = (await findJobs(db, outside)).filter((job) => isVisible(job, caller));
@@ -255,7 +253,7 @@ async function checkGraph(db: Database, caller: Caller, graph: z.output<typeof g
   }
 }
 
-/** A job that reads an upload which is not there could only fail. */
+/** Refuses jobs that read an upload which does not exist, since they could only fail. */
 async function checkUploads(
   db: Database,
   tasks: Tasks,

@@ -1,10 +1,10 @@
 import { z } from 'zod';
 import type { ZodOpenApiPathsObject } from 'zod-openapi';
-import * as answers from '../answers.ts';
-import { scheduleList, scheduleName, scheduleRequest } from '../http/schemas.ts';
-import * as examples from '../openapi/examples.ts';
+import { SCHEDULE_REQUEST } from '../openapi/examples.ts';
 import { json, problems, response } from '../openapi/responses.ts';
 import { scheduledJob } from './requests.ts';
+import * as answers from './responses.ts';
+import { scheduleList, scheduleName, scheduleRequest } from './schedule-requests.ts';
 
 const tags = ['Jobs'];
 const path = z.object({ name: scheduleName });
@@ -14,10 +14,10 @@ export const schedulePaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listSchedules',
-      summary: 'Recurring jobs, by name',
+      summary: 'List schedules by name',
       requestParams: { query: scheduleList },
       responses: {
-        200: json('Some of them', answers.scheduleList, examples.scheduleList),
+        200: json('A page of schedules', answers.scheduleList),
         ...problems({ 400: ['invalid_request'] }),
       },
     },
@@ -26,22 +26,22 @@ export const schedulePaths: ZodOpenApiPathsObject = {
     put: {
       tags,
       operationId: 'putSchedule',
-      summary: 'Create or replace a schedule, pause it, or resume it',
+      summary: 'Create or replace a schedule',
       description:
-        'Submits the job at every time that matches `cron`. A local time that a clock change skips runs once right after the change, and one that comes twice runs once. An expression that restricts both the day of month and the day of week matches days that match either.',
+        'Submits the job at every time that matches `cron`. A local time that a clock change skips runs once, right after the change; a repeated local time also runs once. An expression with both a day of month and a day of week matches days that match either. `paused` pauses and resumes the schedule.',
       requestParams: { path },
       requestBody: {
         required: true,
         content: {
           'application/json': {
-            // The job is kept as it was sent, and read by the schema that reads it here, too.
+            // The request keeps the job as it was sent; it is parsed with this schema separately.
             schema: scheduleRequest.extend({ job: scheduledJob }),
-            example: examples.scheduleRequest,
+            example: SCHEDULE_REQUEST,
           },
         },
       },
       responses: {
-        200: json('The schedule', answers.schedule, examples.schedule),
+        200: json('The schedule', answers.schedule),
         ...problems({
           400: ['invalid_request'],
           413: ['file_too_large'],
@@ -53,20 +53,21 @@ export const schedulePaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getSchedule',
-      summary: 'A schedule with its next and its last run',
+      summary: 'Get a schedule',
       requestParams: { path },
       responses: {
-        200: json('The schedule', answers.schedule, examples.schedule),
+        200: json('The schedule', answers.schedule),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
     delete: {
       tags,
       operationId: 'deleteSchedule',
-      summary: 'Delete a schedule; the jobs that it has submitted stay',
+      summary: 'Delete a schedule',
+      description: 'Keeps the jobs that the schedule has submitted.',
       requestParams: { path },
       responses: {
-        204: response('It is gone'),
+        204: response('The schedule is deleted'),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -76,10 +77,10 @@ export const schedulePaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'runSchedule',
       summary: 'Run a schedule now',
-      description: 'Submits its job at once, also while it is paused. The next run stays as it is.',
+      description: 'Submits the job at once, even while the schedule is paused. `next_run_at` does not change.',
       requestParams: { path },
       responses: {
-        201: json('The job, with its `Location`', answers.job, examples.readyJob, ['Location']),
+        201: json('The submitted job', answers.job, ['Location']),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },

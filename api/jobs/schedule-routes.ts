@@ -5,17 +5,20 @@ import type { Database } from '../../db/client.ts';
 import { positionInQueue } from '../../db/jobs.ts';
 import type { Queues } from '../../db/queues.ts';
 import type { Read } from '../../db/replica.ts';
-import { deleteSchedule, findSchedule, listSchedules, type Schedule, type ScheduleCursor } from '../../db/schedules.ts';
+import { deleteSchedule, findSchedule, listSchedules, type Schedule } from '../../db/schedules.ts';
 import { putSchedule, runScheduleNow } from '../../jobs/schedules.ts';
 import type { Config } from '../../runtime/config.ts';
 import type { Quota } from '../../runtime/quota.ts';
-import { jobDocument, scheduleDocument } from '../documents.ts';
-import { callerOf } from '../http/admission.ts';
+import { callerOf } from '../http/caller.ts';
+import { readCursor, writeCursor } from '../http/cursor.ts';
 import { jsonBody } from '../http/json-body.ts';
-import { invalid, notFound, parse } from '../http/problem.ts';
-import { scheduleList, scheduleName, scheduleRequest } from '../http/schemas.ts';
+import { notFound } from '../http/problem.ts';
+import { parse } from '../http/validate.ts';
+import { withParts } from '../http/with-parts.ts';
 import { type Guard, refuseForbidden } from '../webhooks/ssrf-guard.ts';
+import { jobDocument, scheduleDocument } from './documents.ts';
 import { readScheduledJob } from './requests.ts';
+import { scheduleList, scheduleName, scheduleRequest } from './schedule-requests.ts';
 
 const MAX_BODY_BYTES = 2 ** 20;
 
@@ -31,27 +34,25 @@ interface Parts {
 
 type Named = Request<{ name: string }>;
 
-/** The calls below `/schedules`. */
+/** All calls below `/schedules`. */
 export function scheduleRoutes(parts: Parts): Router {
   const router = Router();
-  router.get('/schedules', (request, response) => list(parts, request, response));
-  router.put('/schedules/:name', jsonBody(parts.jsonRoom, MAX_BODY_BYTES), (request: Named, response: Response) =>
-    put(parts, request, response),
-  );
-  router.get('/schedules/:name', (request, response) => get(parts, request, response));
-  router.delete('/schedules/:name', (request, response) => remove(parts, request, response));
-  router.post('/schedules/:name/run', (request, response) => run(parts, request, response));
+  const to = withParts(parts);
+  router.get('/schedules', to(list));
+  router.put('/schedules/:name', jsonBody(parts.jsonRoom, MAX_BODY_BYTES), to(put));
+  router.get('/schedules/:name', to(get));
+  router.delete('/schedules/:name', to(remove));
+  router.post('/schedules/:name/run', to(run));
   return router;
 }
 
+const scheduleCursor = z.strictObject({ name: scheduleName, id: z.uuid() });
+
 async function list({ read }: Parts, request: Request, response: Response): Promise<void> {
   const { limit, cursor } = parse(scheduleList, { ...request.query });
-  const page = { limit, after: cursor === undefined ? undefined : readCursor(cursor) };
+  const page = { limit, after: readCursor(scheduleCursor, cursor) };
   const { items, next } = await read((from) => listSchedules(from, callerOf(request).sees, page));
-  response.json({
-    items: items.map(scheduleDocument),
-    next_cursor: next && Buffer.from(JSON.stringify(next)).toString('base64url'),
-  });
+  response.json({ items: items.map(scheduleDocument), next_cursor: writeCursor(next) });
 }
 
 async function put({ db, tasks, guard, config }: Parts, request: Named, response: Response): Promise<void> {
@@ -87,15 +88,4 @@ async function requested(db: Database, request: Named): Promise<Schedule> {
   const schedule = scheduleName.safeParse(name).success ? await findSchedule(db, name, callerOf(request)) : undefined;
   if (schedule === undefined) throw notFound(`schedule ${name}`);
   return schedule;
-}
-
-const cursorShape = z.strictObject({ name: scheduleName, id: z.uuid() });
-
-function readCursor(cursor: string): ScheduleCursor {
-  try {
-    return cursorShape.parse(JSON.parse(Buffer.from(cursor, 'base64url').toString()));
-  } catch {
-    // Neither JSON nor a cursor that a list gives.
-    throw invalid('cursor: invalid or expired');
-  }
 }

@@ -1,47 +1,59 @@
-import { type Request, Router } from 'express';
+import { type Request, type Response, Router } from 'express';
 import type { Tasks } from '../../conversion/registry.ts';
 import type { Database } from '../../db/client.ts';
 import { pausedJobTypes, pauseJobType, resumeJobType } from '../../jobs/job-types.ts';
 import type { Task } from '../../jobs/task.ts';
 import type { Logger } from '../../runtime/log.ts';
-import { jobTypeDocument } from '../documents.ts';
-import { callerOf } from '../http/admission.ts';
+import { callerOf } from '../http/caller.ts';
 import { notFound } from '../http/problem.ts';
+import { withParts } from '../http/with-parts.ts';
+import { jobTypeDocument } from './documents.ts';
 
-/** Job types: their payloads and limits, and whether they are paused. */
-export function jobTypeRoutes({ db, tasks, log }: { db: Database; tasks: Tasks; log: Logger }): Router {
+interface Parts {
+  db: Database;
+  tasks: Tasks;
+  log: Logger;
+}
+
+type OneType = Request<{ type: string }>;
+
+/** All calls below `/job-types`. */
+export function jobTypeRoutes(parts: Parts): Router {
   const router = Router();
-
-  router.get('/job-types', async (_request, response) => {
-    const paused = await pausedJobTypes(db);
-    const items = [...tasks.values()].map((task) => jobTypeDocument(task, paused.get(task.type)));
-    response.json({ items, next_cursor: null });
-  });
-
-  router.post('/job-types/:type/pause', async (request, response) => {
-    const task = requestedTask(request);
-    await pauseJobType(db, task.type);
-    log.info({ type: task.type, owner: callerOf(request).owner }, 'job type paused');
-    response.json(await describe(task));
-  });
-
-  router.post('/job-types/:type/resume', async (request, response) => {
-    const task = requestedTask(request);
-    await resumeJobType(db, task.type);
-    log.info({ type: task.type, owner: callerOf(request).owner }, 'job type resumed');
-    response.json(await describe(task));
-  });
-
-  function requestedTask(request: Request<{ type: string }>): Task {
-    const { type } = request.params;
-    const task = tasks.get(type);
-    if (task === undefined) throw notFound(`job type ${type}`);
-    return task;
-  }
-
-  async function describe(task: Task) {
-    return jobTypeDocument(task, (await pausedJobTypes(db)).get(task.type));
-  }
-
+  const to = withParts(parts);
+  router.get('/job-types', to(list));
+  router.post('/job-types/:type/pause', to(pause));
+  router.post('/job-types/:type/resume', to(resume));
   return router;
+}
+
+async function list({ db, tasks }: Parts, _request: Request, response: Response): Promise<void> {
+  const paused = await pausedJobTypes(db);
+  const items = [...tasks.values()].map((task) => jobTypeDocument(task, paused.get(task.type)));
+  response.json({ items, next_cursor: null });
+}
+
+async function pause({ db, tasks, log }: Parts, request: OneType, response: Response): Promise<void> {
+  const task = requestedTask(tasks, request);
+  await pauseJobType(db, task.type);
+  log.info({ type: task.type, owner: callerOf(request).owner }, 'job type paused');
+  await sendType(db, task, response);
+}
+
+async function resume({ db, tasks, log }: Parts, request: OneType, response: Response): Promise<void> {
+  const task = requestedTask(tasks, request);
+  await resumeJobType(db, task.type);
+  log.info({ type: task.type, owner: callerOf(request).owner }, 'job type resumed');
+  await sendType(db, task, response);
+}
+
+function requestedTask(tasks: Tasks, request: OneType): Task {
+  const { type } = request.params;
+  const task = tasks.get(type);
+  if (task === undefined) throw notFound(`job type ${type}`);
+  return task;
+}
+
+async function sendType(db: Database, task: Task, response: Response): Promise<void> {
+  response.json(jobTypeDocument(task, (await pausedJobTypes(db)).get(task.type)));
 }

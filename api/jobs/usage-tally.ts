@@ -1,13 +1,14 @@
 import type { Usage } from '../../db/usage.ts';
 import { runForAll } from '../http/holder.ts';
 
-/** A look at the database is good for this long: refusing must stay cheap. */
-const GOOD_FOR_MS = 500;
+/** How long a reading of the database is used, so that refusals stay cheap. */
+const MAX_AGE_MS = 500;
 
-interface Look {
+/** One reading of the usage in the database. */
+interface Reading {
   usage: Promise<Usage>;
   beganAt: number;
-  /** True once it has an outcome: no second look begins before. */
+  /** A second reading starts only after the first is done. */
   isDone: boolean;
 }
 
@@ -18,14 +19,13 @@ interface Reservation {
 }
 
 /**
- * Counts what waits: as the database said at most half a second ago, plus what this process is about to submit or has
- * submitted since. Requests at the same time share a look.
+ * Counts waiting jobs: those in the database at most half a second ago, plus those that this process submits or has
+ * submitted since. Concurrent requests share a reading.
  */
 export class Tally {
   readonly #read: () => Promise<Usage>;
-  /** The latest look. */
-  #look: Look | undefined;
-  /** The usage that the latest look has not seen, or may not have seen. */
+  #reading: Reading | undefined;
+  /** Reservations that the latest reading may not include. */
   #reservations = new Set<Reservation>();
 
   constructor(read: () => Promise<Usage>) {
@@ -33,12 +33,12 @@ export class Tally {
   }
 
   /**
-   * Calls `check` with what waits already, and reserves `wanted` unless it throws. The caller calls what this gives once
-   * the jobs are committed or refused.
+   * Calls `check` with the waiting usage, and reserves `wanted` unless it throws. The caller calls the returned function
+   * once the jobs are committed or refused.
    */
   async reserve(wanted: Usage, check: (waiting: Usage) => void): Promise<() => void> {
-    // Nothing may come between the check and the reservation.
     const seen = await this.#current();
+    // No `await` between the check and the reservation: concurrent requests would exceed the limit together.
     check(this.#sum(seen));
     const reservation: Reservation = { usage: wanted, endedAt: undefined };
     this.#reservations.add(reservation);
@@ -51,9 +51,9 @@ export class Tally {
     return this.#sum(await this.#current());
   }
 
-  /** True if nothing is lost with it. */
+  /** True if the tally can be dropped without losing a reservation. */
   isIdle(): boolean {
-    return (this.#look?.isDone ?? true) && [...this.#reservations].every(({ endedAt }) => endedAt !== undefined);
+    return (this.#reading?.isDone ?? true) && [...this.#reservations].every(({ endedAt }) => endedAt !== undefined);
   }
 
   #sum(seen: Usage): Usage {
@@ -66,22 +66,22 @@ export class Tally {
   }
 
   #current(): Promise<Usage> {
-    const known = this.#look;
-    if (known !== undefined && (!known.isDone || performance.now() - known.beganAt < GOOD_FOR_MS)) return known.usage;
+    const known = this.#reading;
+    if (known !== undefined && (!known.isDone || performance.now() - known.beganAt < MAX_AGE_MS)) return known.usage;
     const beganAt = performance.now();
-    const look: Look = { usage: runForAll(this.#read), beganAt, isDone: false };
-    this.#look = look;
-    // It sees what ended before it began.
+    const reading: Reading = { usage: runForAll(this.#read), beganAt, isDone: false };
+    this.#reading = reading;
+    // The reading includes the jobs of reservations that ended before it began.
     for (const one of this.#reservations) if (one.endedAt !== undefined) this.#reservations.delete(one);
-    look.usage.then(
+    reading.usage.then(
       () => {
-        look.isDone = true;
+        reading.isDone = true;
       },
-      // The next request looks again.
+      // The callers receive the error, and the next request reads again.
       () => {
-        this.#look = undefined;
+        this.#reading = undefined;
       },
     );
-    return look.usage;
+    return reading.usage;
   }
 }

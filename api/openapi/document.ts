@@ -1,76 +1,83 @@
 import { createDocument, type oas31, type ZodOpenApiOverride } from 'zod-openapi';
 import manifest from '../../package.json' with { type: 'json' };
-import * as answers from '../answers.ts';
-import { jobsToRetry } from '../http/schemas.ts';
+import * as events from '../events/responses.ts';
+import { failure } from '../http/fields.ts';
+import { problem } from '../http/problem.ts';
+import { jobsToRetry } from '../jobs/filters.ts';
 import { jobPaths } from '../jobs/openapi.ts';
 import { newJob, scheduledJob } from '../jobs/requests.ts';
+import * as jobs from '../jobs/responses.ts';
 import { schedulePaths } from '../jobs/schedule-openapi.ts';
 import { operationPaths } from '../operations/openapi.ts';
+import * as operations from '../operations/responses.ts';
 import { uploadPaths } from '../uploads/openapi.ts';
+import * as uploads from '../uploads/responses.ts';
 import { webhooks } from '../webhooks/openapi.ts';
+import * as webhookDocuments from '../webhooks/responses.ts';
+import { EXAMPLES } from './examples.ts';
 import { HEADERS } from './responses.ts';
 
-/** What all calls need unless they say otherwise: a key or a token, or nothing where none are configured. */
+/** The default of all calls: a key or token, or nothing if none are configured. */
 const security: oas31.SecurityRequirementObject[] = [{ bearer: [] }, {}];
 
-/** Schemas with a name of their own in the document; all others are written where they are used. */
+/** Named schemas of the document. All others are written where they are used. */
 const schemas = {
-  Upload: answers.upload,
-  UploadSummary: answers.uploadSummary,
-  UploadStatus: answers.uploadStatus,
-  UploadList: answers.uploadList,
-  UploadNotice: answers.uploadNotice,
-  UploadPages: answers.uploadPages,
-  UploadOriginals: answers.uploadOriginals,
-  Original: answers.original,
-  Page: answers.page,
-  Failure: answers.failure,
+  Upload: uploads.upload,
+  UploadSummary: uploads.uploadSummary,
+  UploadStatus: uploads.uploadStatus,
+  UploadList: uploads.uploadList,
+  UploadNotice: uploads.uploadNotice,
+  UploadPages: uploads.uploadPages,
+  UploadOriginals: uploads.uploadOriginals,
+  Original: uploads.original,
+  Page: uploads.page,
+  Failure: failure,
   NewJob: newJob,
-  Job: answers.job,
-  JobDetail: answers.jobDetail,
-  JobNotice: answers.jobNotice,
-  JobList: answers.jobList,
-  JobBatch: answers.jobBatch,
+  Job: jobs.job,
+  JobDetail: jobs.jobDetail,
+  JobNotice: jobs.jobNotice,
+  JobList: jobs.jobList,
+  JobBatch: jobs.jobBatch,
   JobsToRetry: jobsToRetry,
-  Webhook: answers.webhook,
-  WebhookList: answers.webhookList,
-  Attempt: answers.attempt,
-  LogLine: answers.logLine,
-  LogList: answers.logList,
-  JobType: answers.jobType,
-  JobTypeList: answers.jobTypeList,
+  Webhook: webhookDocuments.webhook,
+  WebhookList: webhookDocuments.webhookList,
+  Attempt: jobs.attempt,
+  LogLine: jobs.logLine,
+  LogList: jobs.logList,
+  JobType: jobs.jobType,
+  JobTypeList: jobs.jobTypeList,
   ScheduledJob: scheduledJob,
-  Schedule: answers.schedule,
-  ScheduleList: answers.scheduleList,
-  Event: answers.event,
-  System: answers.system,
-  Health: answers.health,
-  Problem: answers.problem,
+  Schedule: jobs.schedule,
+  ScheduleList: jobs.scheduleList,
+  Event: events.event,
+  System: operations.system,
+  Health: operations.health,
+  Problem: problem,
 };
 
-const description = `Turns uploaded PDFs and images into PNG pages below 3500 x 3500 pixels, and runs other jobs.
+const description = `Converts uploaded PDFs and images into PNG pages below 3500 x 3500 pixels, and runs other jobs.
 
-Upload with \`POST /uploads\`, ask \`GET /uploads/{id}/status\` until it is \`done\`, and read everything from \`GET /uploads/{id}\`.
+Upload files with \`POST /uploads\`. Poll \`GET /uploads/{id}/status\` until \`done\` is true. Read originals and pages from \`GET /uploads/{id}\`.
 
-- Times are RFC 3339, answers have them in UTC. Originals and pages count from 1.
-- Lists are \`{items, next_cursor}\`; the cursor, sent back as \`cursor\`, gives what follows, and null says that nothing does.
-- Errors are \`application/problem+json\` (RFC 9457) with a stable \`code\` and the id of the request, which is in the log too.
-- \`error\` on an upload, original or page has one of the codes \`corrupt_file\` \`unsupported_feature\` (a sound file that needs
-  something that is not supported) \`encrypted_pdf\` \`wrong_password\` \`too_many_pages\` \`too_many_pixels\` \`page_out_of_range\` \`out_of_memory\` \`timeout\` \`converter_lost\`
-  \`sandbox_violation\` \`internal\`; on a job \`task_failed\` and
-  \`dependency_failed\`, too, and \`dependency_completed\` on a cancelled job that runs on failure, when nothing failed.
-- Every \`GET\` answers \`HEAD\` as well.`;
+- Times are RFC 3339; answers use UTC. Originals and pages count from 1.
+- Lists are \`{items, next_cursor}\`. Send \`next_cursor\` as \`cursor\` to get the next page; null means that the list is complete.
+- Errors are \`application/problem+json\` (RFC 9457) with a stable \`code\` and the \`request_id\`, which is also in the log.
+- \`error\` on an upload, original or page has one of the codes \`corrupt_file\` \`unsupported_feature\` (a valid file that needs
+  an unsupported feature) \`encrypted_pdf\` \`wrong_password\` \`too_many_pages\` \`too_many_pixels\` \`page_out_of_range\`
+  \`out_of_memory\` \`timeout\` \`converter_lost\` \`sandbox_violation\` \`internal\`. A job can also have \`task_failed\`,
+  \`dependency_failed\`, and \`dependency_completed\` (a job with \`run_on\` \`failure\` was cancelled because nothing failed).
+- Every \`GET\` also answers \`HEAD\`.`;
 
-/** The OpenAPI 3.1 document of all calls, from the schemas that read the requests and shape the answers. */
+/** Creates the OpenAPI 3.1 document from the schemas that parse the requests and shape the answers. */
 export function openapiDocument() {
   return createDocument(
     {
       openapi: '3.1.0',
       info: { title: manifest.name, version: manifest.version, description },
       tags: [
-        { name: 'Uploads', description: 'Files in, pages out' },
-        { name: 'Jobs', description: 'The queue that converts, and takes other work' },
-        { name: 'Operations', description: 'For those who run it' },
+        { name: 'Uploads', description: 'Upload files and read their pages' },
+        { name: 'Jobs', description: 'The job queue, for conversions and other work' },
+        { name: 'Operations', description: 'Health, metrics and documentation' },
       ],
       security,
       paths: { ...uploadPaths, ...jobPaths, ...schedulePaths, ...operationPaths },
@@ -78,15 +85,17 @@ export function openapiDocument() {
       components: {
         schemas,
         headers: HEADERS,
-        securitySchemes: { bearer: { type: 'http', scheme: 'bearer', description: 'A key, or a JWT' } },
+        securitySchemes: { bearer: { type: 'http', scheme: 'bearer', description: 'An API key or a JWT' } },
       },
     },
-    { override: withoutNoise },
+    { override: refine },
   );
 }
 
-/** Leaves out what `format` says already, and the bounds of what JavaScript can count. */
-const withoutNoise: ZodOpenApiOverride = ({ jsonSchema }) => {
+/** Adds the example of a schema. Removes patterns that repeat `format`, and the bounds of JavaScript's integers. */
+const refine: ZodOpenApiOverride = ({ zodSchema, jsonSchema }) => {
+  const example = EXAMPLES.get(zodSchema);
+  if (example !== undefined) jsonSchema.examples = [example];
   if (jsonSchema.format !== undefined) delete jsonSchema.pattern;
   if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
   if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;

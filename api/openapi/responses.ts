@@ -1,31 +1,27 @@
 import type { z } from 'zod';
 import type { oas31, ZodOpenApiResponseObject, ZodOpenApiResponsesObject } from 'zod-openapi';
-import { AppError, type ErrorCode } from '../../runtime/errors.ts';
-import { problemOf } from '../http/problem.ts';
-import { id } from './examples.ts';
-
-/** What the operations say of their answers, made short. */
+import type { ErrorCode } from '../../runtime/errors.ts';
 
 const text = { type: 'string' } as const;
 
-/** Headers of answers, each a component of the document under its own name. */
+/** The headers of all answers, as components of the document. */
 export const HEADERS = {
-  'X-Request-Id': { description: 'Names the request in the log', required: true, schema: { ...text, format: 'uuid' } },
+  'X-Request-Id': { description: 'Id of the request in the log', required: true, schema: { ...text, format: 'uuid' } },
   'Retry-After': {
-    description: 'Seconds until it is worth another try; on what was asked for, only while that has not ended',
+    description: 'Seconds to wait before the next request. An answer with a status has it until the end',
     schema: { type: 'integer' },
   },
-  'Preference-Applied': { description: 'For how long the answer was held at most', schema: text },
-  'Content-Disposition': { description: "A name made from the client's own", schema: text },
+  'Preference-Applied': { description: 'Maximum wait applied', schema: text },
+  'Content-Disposition': { description: "File name, made from the client's file name", schema: text },
   'WWW-Authenticate': { required: true, schema: { const: 'Bearer' } },
-  RateLimit: { description: 'What is left, of what is limited', schema: text },
-  'RateLimit-Policy': { description: 'How much there is in which time', schema: text },
-  Location: { description: 'Where it is; a batch has none', schema: { ...text, format: 'uri-reference' } },
+  RateLimit: { description: 'Remaining requests, and seconds until the window ends', schema: text },
+  'RateLimit-Policy': { description: 'Quota and window', schema: text },
+  Location: { description: 'URL of the resource; not set for a batch', schema: { ...text, format: 'uri-reference' } },
   'Content-Length': { required: true, schema: { type: 'integer' } },
-  'Content-Range': { description: 'Which bytes these are, and of how many', required: true, schema: text },
+  'Content-Range': { description: 'Range of the bytes, and total size', required: true, schema: text },
   'Accept-Ranges': { required: true, schema: { const: 'bytes' } },
   ETag: {
-    description: 'Of all the bytes; of one file their SHA-256',
+    description: 'Hash of the content. That of a page or an original is its SHA-256',
     required: true,
     schema: { ...text, pattern: '^"[0-9a-f]{64}"$' },
   },
@@ -35,7 +31,7 @@ export const HEADERS = {
 
 type HeaderName = keyof typeof HEADERS;
 
-/** An answer with a body, or without one, and the headers that it always carries. */
+/** Describes an answer with its headers and, unless it has none, its content. */
 export function response(
   description: string,
   headers: HeaderName[] = [],
@@ -48,82 +44,42 @@ export function headersNamed(...names: HeaderName[]): Record<string, oas31.Refer
   return Object.fromEntries(names.map((name) => [name, reference('headers', name)]));
 }
 
-/** An answer of JSON. The example is a real one. */
-export function json(
-  description: string,
-  schema: z.ZodType,
-  example: unknown,
-  headers: HeaderName[] = [],
-): ZodOpenApiResponseObject {
-  return response(description, headers, { 'application/json': { schema, example } });
+/** Describes an answer in JSON. */
+export function json(description: string, schema: z.ZodType, headers: HeaderName[] = []): ZodOpenApiResponseObject {
+  return response(description, headers, { 'application/json': { schema } });
 }
 
-/** What each code at the edge means, with the `detail` of an example and the members that it brings. */
-const CODES: Partial<Record<ErrorCode, { means: string; detail: string; members?: Record<string, unknown> }>> = {
-  invalid_request: {
-    means: 'the request does not keep to this document; `detail` says where',
-    detail: 'limit: must be a whole number from 1 to 200 (got 500)',
-  },
-  not_found: { means: 'nothing is there', detail: `upload ${id} was not found` },
-  conflict: {
-    means: 'what is there just now does not allow it; `detail` says why',
-    detail: 'a request with this Idempotency-Key is under way',
-  },
-  file_too_large: { means: 'the body is too large', detail: 'an upload may have 2048 MB in all' },
-  unsupported_media_type: {
-    means: 'not a type that is taken here; of files, the content counts and not the name',
-    detail: 'file 1 (notes.txt) is neither PDF, PNG nor JPEG by its content',
-  },
-  idempotency_mismatch: {
-    means: 'the Idempotency-Key was used for another request',
-    detail: 'this Idempotency-Key was used for another request',
-  },
-  dependency_cycle: {
-    means: 'jobs of the batch wait for each other, as `cycle` shows',
-    detail: 'these jobs wait for each other: a -> b -> a',
-    members: { cycle: ['a', 'b', 'a'] },
-  },
-  unknown_dependency: {
-    means: '`depends_on` names no job, or a part of one',
-    detail: 'depends_on: there is no job report-7',
-  },
-  unknown_upload: {
-    means: 'the payload names no upload',
-    detail: `payload: there is no upload ${id}`,
-  },
-  exceeds_capacity: {
-    means: 'no converter could ever hold the job',
-    detail: 'resource_requirements: 64 CPU and 256 MB are more than any converter has (4 CPU and 8192 MB)',
-  },
-  unauthorized: { means: 'no key or token that is good', detail: 'this takes a key: Authorization: Bearer ...' },
-  forbidden: {
-    means:
-      'the key or token lacks the scope that `scope` names; or the Host is no name of the service; or a page of another origin sent the request',
-    detail: 'this takes the scope uploads:write',
-    members: { scope: 'uploads:write' },
-  },
-  too_many_requests: { means: 'more than was agreed on', detail: 'more than 6000 requests in a minute' },
-  forbidden_url: {
-    means: 'nothing may be sent to `notify_url`',
-    detail: 'notify_url: 169.254.169.254 is a link-local address',
-  },
-  internal: { means: 'a failure of the service', detail: 'an unexpected error; the log has the details' },
-  unavailable: {
-    means: 'not just now: something that it needs is out of reach, or too much waits already',
-    detail: 'at most 10000 jobs may be ready, and 10000 are: send it again later',
-  },
+/** The meaning of each code that a problem can have. */
+const MEANINGS: Partial<Record<ErrorCode, string>> = {
+  invalid_request: 'the request is invalid; `detail` names the field and what is valid',
+  not_found: 'the resource does not exist',
+  conflict: 'the current state does not allow the request; `detail` gives the reason',
+  file_too_large: 'the body is too large',
+  unsupported_media_type: 'the media type is not supported; the content of a file decides, not its name',
+  idempotency_mismatch: 'the Idempotency-Key was used for another request',
+  dependency_cycle: 'jobs of the batch depend on each other; `cycle` lists them',
+  unknown_dependency: '`depends_on` names a job that does not exist, or a child of another job',
+  unknown_upload: 'the payload names an upload that does not exist',
+  exceeds_capacity: 'no converter has enough capacity for the job',
+  unauthorized: 'the API key or token is missing or invalid',
+  forbidden:
+    'the key or token lacks the scope named in `scope`, the Host is not a name of the service, or a page of another origin sent the request',
+  too_many_requests: 'a rate limit or quota is exceeded',
+  forbidden_url: 'the host in `notify_url` is not an allowed receiver',
+  internal: 'an unexpected error in the service',
+  unavailable: 'the service is overloaded, or a dependency is unreachable; retry later',
 };
 
-/** What every call can answer. */
+/** Errors of every call. */
 const ALWAYS: Record<number, ErrorCode[]> = { 500: ['internal'], 503: ['unavailable'] };
-/** And those that ask for a key where keys are configured. */
+/** Errors of every call that requires a key or token if any are configured. */
 const GUARDED: Record<number, ErrorCode[]> = {
   401: ['unauthorized'],
   403: ['forbidden'],
   429: ['too_many_requests'],
 };
 
-/** The errors of a call: the codes that each status can have, besides those that every call can give. */
+/** Describes the errors of a call: its codes by status, and the errors that every call can have. */
 export function problems(codes: Record<number, ErrorCode[]>): ZodOpenApiResponsesObject {
   return toResponses({ ...codes, ...GUARDED, ...ALWAYS });
 }
@@ -138,29 +94,23 @@ const HEADERS_OF: Record<number, HeaderName[]> = {
   503: ['Retry-After'],
 };
 
-/** One error: a problem that has this status and one of these codes. */
+/** Describes a problem with this status and one of these codes. */
 export function problem(status: number, codes: ErrorCode[], headers: HeaderName[] = []): ZodOpenApiResponseObject {
   const always = HEADERS_OF[status] ?? [];
-  return response(codes.map((code) => `\`${code}\`: ${CODES[code]?.means}`).join('; '), [...always, ...headers], {
+  return response(codes.map((code) => `\`${code}\`: ${MEANINGS[code]}`).join('; '), [...always, ...headers], {
     'application/problem+json': {
       schema: {
         allOf: [reference('schemas', 'Problem'), { properties: { status: { const: status }, code: { enum: codes } } }],
       },
-      examples: Object.fromEntries(codes.map((code) => [code, { value: example(status, code) }])),
     },
   });
-}
-
-function example(status: number, code: ErrorCode): unknown {
-  const { detail = '', members = {} } = CODES[code] ?? {};
-  return problemOf(new AppError(code, detail, { status, details: members }), '7d0f4a52-5a3c-4e0e-9d2c-0f6f3b8d1e11');
 }
 
 function reference(kind: 'headers' | 'schemas', name: string) {
   return { $ref: `#/components/${kind}/${name}` };
 }
 
-/** What a call that is open to everybody says of itself. */
+/** Security and errors of a call that needs no key. */
 export const open = { security: [], responses: toResponses({ 403: ['forbidden'], ...ALWAYS }) };
-/** The same of what answers under any Host. */
+/** Security and errors of a call that needs no key and accepts any Host. */
 export const probe = { security: [], responses: toResponses(ALWAYS) };

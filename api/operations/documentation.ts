@@ -5,7 +5,7 @@ import swaggerUi from 'swagger-ui-dist/absolute-path.js';
 
 const PAGE = path.join(import.meta.dirname, './docs');
 
-/** The page loads nothing from elsewhere and runs no inline script; `data:` are its icons, `blob:` the images that it was sent. */
+/** Allows only files of this service and no inline script. Icons are `data:`, and downloaded images are `blob:`. */
 const POLICY = [
   "default-src 'none'",
   "script-src 'self'",
@@ -17,13 +17,13 @@ const POLICY = [
   "frame-ancestors 'none'",
 ].join('; ');
 
-/** The API described: as an OpenAPI document, and as a page for people, without any network. */
+/** Serves the OpenAPI document, and a page that shows it without loading anything from the Internet. */
 export function documentationRoutes(): Router {
   const router = Router();
   let document: string | undefined;
 
   router.get('/openapi.json', async (_request, response) => {
-    // Loaded only when somebody asks.
+    // Few processes are asked for the document, and its modules are large.
     document ??= JSON.stringify((await import('../openapi/document.ts')).openapiDocument());
     response.type('application/json').send(document);
   });

@@ -5,11 +5,11 @@ import { watchPool } from '../../db/metrics.ts';
 import { isOutage } from '../../db/postgres-errors.ts';
 import { listConverters, queueDepths, recentThroughput, worstDelays } from '../../db/system.ts';
 
-/** What an API process tells Prometheus: what it has counted itself, and what Postgres knows, which every API tells alike. */
+/** Metrics of an API process: its own counters, and gauges from Postgres, which are the same in every API process. */
 
 export const requestSeconds = new Histogram({
   name: 'sheetmill_http_request_seconds',
-  help: 'From the headers of a request to the end of its answer, with waits that were asked for; aborted are those whose client went away before it began',
+  help: 'HTTP request duration, long-poll waits included. Status aborted: the client disconnected before the answer',
   labelNames: ['method', 'route', 'status'],
   buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60],
 });
@@ -23,95 +23,98 @@ export const bytesReceived = new Counter({
 });
 export const webhookTries = new Counter({
   name: 'sheetmill_webhook_tries_total',
-  help: 'Tries to deliver a webhook: delivered, failed until the next try, or given up',
+  help: 'Delivery attempts of webhooks, by outcome: delivered, failed (retried later) or given_up',
   labelNames: ['outcome'],
 });
 export const scheduleRuns = new Counter({
   name: 'sheetmill_schedule_runs_total',
-  help: 'Runs of schedules that were due: submitted, failed to be submitted, missed, or overlapped by the previous job',
+  help: 'Due runs of schedules, by outcome: submitted, failed, missed or overlapped',
   labelNames: ['outcome'],
 });
 
-/** Ready jobs of a shape are counted up to here. */
+/** Ready jobs of a shape, and overdue jobs, are counted up to this number. */
 const MAX_DEPTH = 10_000;
-
-/** Shapes that have series of their own, the smallest first; the rest is counted as `other`. */
+/** Shapes with separate series, smallest first; the others are counted as `other`. */
 const MAX_SHAPES = 64;
 
-/** Begins to watch this process and its connections. */
+/** Collects the default metrics of the process, and those of its connection pool. */
 export function watchProcess(db: Database): void {
   collectDefaultMetrics();
   watchPool(db.$client);
 }
 
-/** Everything in Prometheus' text format; while Postgres is away, what this process knows by itself. */
+/** Gives all metrics in the text format of Prometheus; only those of the process while Postgres is unreachable. */
 export async function readMetrics(db: Database): Promise<string> {
-  const asked = Promise.all([
-    listConverters(db),
-    queueDepths(db, MAX_DEPTH),
-    recentThroughput(db, 1),
-    readEventsHealth(db),
-    worstDelays(db, MAX_DEPTH),
-  ]);
-  const known = await asked.then(
-    (rows) => metricsOf(...rows).metrics(),
-    (error) => {
-      if (!isOutage(error)) throw error;
-      return '';
-    },
-  );
-  return `${await register.metrics()}\n${known}`;
+  const registry = new Registry();
+  try {
+    const [converters, queues, minutes, events, delays] = await Promise.all([
+      listConverters(db),
+      queueDepths(db, MAX_DEPTH),
+      recentThroughput(db, 1),
+      readEventsHealth(db),
+      worstDelays(db, MAX_DEPTH),
+    ]);
+    addConverters(registry, converters);
+    addQueues(registry, queues);
+    addEvents(registry, events);
+    addDelays(registry, delays);
+    const peak = gauge(registry, 'peak_memory_mb', 'Highest peak memory of the attempts that ended in the last minute');
+    peak.set(Math.max(0, ...minutes.map(({ peak_memory_mb }) => peak_memory_mb ?? 0)));
+  } catch (error) {
+    if (!isOutage(error)) throw error;
+  }
+  return `${await register.metrics()}\n${await registry.metrics()}`;
 }
 
 type Rows<Query extends (...args: never[]) => Promise<unknown>> = Awaited<ReturnType<Query>>;
 
-function metricsOf(
-  live: Rows<typeof listConverters>,
-  queues: Rows<typeof queueDepths>,
-  minutes: Rows<typeof recentThroughput>,
-  { lagSeconds, notificationQueueUsage }: EventsHealth,
-  delays: Rows<typeof worstDelays>,
-): Registry {
-  const registry = new Registry();
-  const gauge = <Label extends string>(name: string, help: string, labelNames: readonly Label[]) =>
-    new Gauge({ name: `sheetmill_${name}`, help, labelNames, registers: [registry] });
-  const capacity = gauge('capacity_memory_mb', 'Memory that a converter may reserve', ['converter']);
-  const reserved = gauge('reserved_memory_mb', 'Memory that its running jobs have reserved', ['converter']);
-  for (const { name, memoryMb, reservedMemoryMb } of live) {
+function gauge<Label extends string>(
+  registry: Registry,
+  name: string,
+  help: string,
+  labelNames: readonly Label[] = [],
+) {
+  return new Gauge({ name: `sheetmill_${name}`, help, labelNames, registers: [registry] });
+}
+
+function addConverters(registry: Registry, converters: Rows<typeof listConverters>): void {
+  const capacity = gauge(registry, 'capacity_memory_mb', 'Memory capacity of a converter', ['converter']);
+  const reserved = gauge(registry, 'reserved_memory_mb', 'Memory reserved by its running jobs', ['converter']);
+  for (const { name, memoryMb, reservedMemoryMb } of converters) {
     capacity.set({ converter: name }, memoryMb);
     reserved.set({ converter: name }, reservedMemoryMb);
   }
+}
+
+function addQueues(registry: Registry, queues: Rows<typeof queueDepths>): void {
   const shape = ['cpu_units', 'memory_mb'] as const;
-  const depth = gauge('queue_depth', `Ready jobs of a shape, counted up to ${MAX_DEPTH}`, shape);
-  const age = gauge('queue_oldest_seconds', 'How long the oldest of them has been ready', shape);
+  const depth = gauge(registry, 'queue_depth', `Ready jobs of a shape, counted up to ${MAX_DEPTH}`, shape);
+  const age = gauge(registry, 'queue_oldest_seconds', 'Age of the oldest ready job of a shape', shape);
   for (const { cpuUnits, memoryMb, depth: jobs, oldestAgeSeconds } of queues.slice(0, MAX_SHAPES)) {
     depth.set({ cpu_units: cpuUnits, memory_mb: memoryMb }, jobs);
     age.set({ cpu_units: cpuUnits, memory_mb: memoryMb }, oldestAgeSeconds);
   }
   const others = queues.slice(MAX_SHAPES);
-  if (others.length > 0) {
-    const other = { cpu_units: 'other', memory_mb: 'other' };
-    depth.set(
-      other,
-      others.reduce((sum, { depth: jobs }) => sum + jobs, 0),
-    );
-    age.set(other, Math.max(...others.map(({ oldestAgeSeconds }) => oldestAgeSeconds)));
-  }
-  const peak = gauge('peak_memory_mb', 'Highest peak memory of the attempts that ended in the last minute', []);
-  peak.set(Math.max(0, ...minutes.map(({ peak_memory_mb }) => peak_memory_mb ?? 0)));
-  const lag = gauge(
-    'events_lag_seconds',
-    'Age of the oldest event that an open transaction withholds from streams',
-    [],
+  if (others.length === 0) return;
+  const other = { cpu_units: 'other', memory_mb: 'other' };
+  depth.set(
+    other,
+    others.reduce((sum, { depth: jobs }) => sum + jobs, 0),
   );
+  age.set(other, Math.max(...others.map(({ oldestAgeSeconds }) => oldestAgeSeconds)));
+}
+
+function addEvents(registry: Registry, { lagSeconds, notificationQueueUsage }: EventsHealth): void {
+  const lag = gauge(registry, 'events_lag_seconds', 'Age of the oldest event that an open transaction delays');
   lag.set(lagSeconds);
-  const usage = gauge('notification_queue_usage_ratio', "Used share of Postgres's queue of notifications", []);
+  const usage = gauge(registry, 'notification_queue_usage_ratio', 'Used share of the notification queue of Postgres');
   usage.set(notificationQueueUsage);
-  const used = 'Share of its timeout that an attempt has used, of the running one that has used most; above 1 it hangs';
-  gauge('timeout_used_ratio', used, []).set(delays.timeoutUsed);
-  gauge('due_jobs', `Jobs whose time has come and that are not ready yet, counted up to ${MAX_DEPTH}`, []).set(
-    delays.overdueJobs,
-  );
-  gauge('due_oldest_seconds', 'How long the first of them has been due', []).set(delays.overdueSeconds);
-  return registry;
+}
+
+function addDelays(registry: Registry, delays: Rows<typeof worstDelays>): void {
+  const used = 'Highest used share of its timeout of a running attempt; above 1 the attempt hangs';
+  gauge(registry, 'timeout_used_ratio', used).set(delays.timeoutUsed);
+  const due = `Jobs that are due and not ready yet, counted up to ${MAX_DEPTH}`;
+  gauge(registry, 'due_jobs', due).set(delays.overdueJobs);
+  gauge(registry, 'due_oldest_seconds', 'Time since the first of them was due').set(delays.overdueSeconds);
 }

@@ -1,8 +1,7 @@
 import { z } from 'zod';
 import type { ZodOpenApiPathsObject } from 'zod-openapi';
-import * as answers from '../answers.ts';
-import * as examples from '../openapi/examples.ts';
 import { json, open, probe, problems, response } from '../openapi/responses.ts';
+import * as answers from './responses.ts';
 
 const tags = ['Operations'];
 const text = z.string();
@@ -13,8 +12,8 @@ export const operationPaths: ZodOpenApiPathsObject = {
       tags,
       security: probe.security,
       operationId: 'isAlive',
-      summary: 'Whether the process lives',
-      responses: { 200: json('It does', answers.health, { status: 'ok' }), ...probe.responses },
+      summary: 'Liveness probe',
+      responses: { 200: json('The process is alive', answers.health), ...probe.responses },
     },
   },
   '/health/ready': {
@@ -22,25 +21,25 @@ export const operationPaths: ZodOpenApiPathsObject = {
       tags,
       security: probe.security,
       operationId: 'isReady',
-      summary: 'Whether Postgres answers, is migrated, and the store can be written',
-      responses: { 200: json('They do', answers.health, examples.ready), ...probe.responses },
+      summary: 'Readiness probe: Postgres, its migrations, and the store',
+      responses: { 200: json('All dependencies are ready', answers.health), ...probe.responses },
     },
   },
   '/system': {
     get: {
       tags,
       operationId: 'getSystem',
-      summary: 'Converters, queues by shape, and the attempts that ended in the last minutes',
-      responses: { 200: json('Just now', answers.system, examples.system), ...problems({}) },
+      summary: 'Get the state of the system',
+      responses: { 200: json('Converters, queues by shape, and recent attempts', answers.system), ...problems({}) },
     },
   },
   '/metrics': {
     get: {
       tags,
       operationId: 'getMetrics',
-      summary: 'Reservations, queues and peak memory for Prometheus',
+      summary: 'Metrics for Prometheus',
       responses: {
-        200: response('Metrics', [], { 'text/plain': { schema: text, example: examples.metrics } }),
+        200: response('Metrics', [], { 'text/plain': { schema: text } }),
         ...problems({}),
       },
     },
@@ -50,9 +49,11 @@ export const operationPaths: ZodOpenApiPathsObject = {
       tags,
       security: open.security,
       operationId: 'getOpenapi',
-      summary: 'This document',
+      summary: 'This document in JSON',
       responses: {
-        200: response('OpenAPI 3.1', [], { 'application/json': { schema: z.record(z.string(), z.unknown()) } }),
+        200: response('The OpenAPI 3.1 document', [], {
+          'application/json': { schema: z.record(z.string(), z.unknown()) },
+        }),
         ...open.responses,
       },
     },
@@ -62,8 +63,8 @@ export const operationPaths: ZodOpenApiPathsObject = {
       tags,
       security: open.security,
       operationId: 'getDashboard',
-      summary: 'The dashboard: a page that shows uploads, jobs and converters as they work',
-      responses: { 200: response('A page', ['Cache-Control'], { 'text/html': { schema: text } }), ...open.responses },
+      summary: 'The dashboard: uploads, jobs and converters, updated live',
+      responses: { 200: response('The page', ['Cache-Control'], { 'text/html': { schema: text } }), ...open.responses },
     },
   },
   '/docs': {
@@ -71,8 +72,8 @@ export const operationPaths: ZodOpenApiPathsObject = {
       tags,
       security: open.security,
       operationId: 'getDocs',
-      summary: 'This document as a page, to read and to try out',
-      responses: { 200: response('A page', [], { 'text/html': { schema: text } }), ...open.responses },
+      summary: 'This document as a web page with forms that send requests',
+      responses: { 200: response('The page', [], { 'text/html': { schema: text } }), ...open.responses },
     },
   },
 };

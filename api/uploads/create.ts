@@ -12,54 +12,54 @@ import { type NewJob, submitJobs } from '../../jobs/submit.ts';
 import { transition } from '../../jobs/transition.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
-import { uploadDocument } from '../documents.ts';
 import { runForAll } from '../http/holder.ts';
 import { type Idempotency, keepForKeys } from '../http/idempotency.ts';
-import type { uploadFields } from '../http/schemas.ts';
 import { shareFor } from '../http/share.ts';
+import { uploadDocument } from './documents.ts';
 import type { ReceivedUpload } from './receive.ts';
+import type { uploadFields } from './requests.ts';
 
-/** Of one transaction: it holds up the uploads that arrive meanwhile. An upload has 20 originals at most, and short fields. */
+/** The maximum of uploads in one transaction. An upload has at most 20 originals, and short fields. */
 const MAX_GROUP = 32;
-const CAPACITY_GOOD_FOR_MS = 1_000;
+const CAPACITY_CACHE_MS = 1_000;
 
-/** An upload whose files are in the store. */
-interface NewUpload {
+/** An upload whose files are in the store, and whose rows are not stored yet. */
+export interface NewUpload {
   owner: string | null;
   traceparent: string | null;
   fields: z.output<typeof uploadFields>;
-  received: ReceivedUpload;
+  received: Pick<ReceivedUpload, 'id' | 'files'>;
   idempotency: Idempotency;
   fingerprint: string;
 }
 
 interface Entry {
   upload: NewUpload;
-  /** True once a COMMIT may have been sent. */
+  /** True once COMMIT may have been sent. */
   isCommitting: boolean;
 }
 
 /**
- * Gives a function that stores an upload, its originals, one `convert` job for each and the answer of its Idempotency-Key in
- * one transaction, which uploads at the same time share, and gives the answer. When it throws, no row is stored and no
- * file is left behind, unless the answer to the commit was lost.
+ * Gives a function that stores an upload, its originals, one `convert` job for each original, and the answer for its
+ * Idempotency-Key in one transaction, which concurrent uploads share. When it rejects, no row is stored and the files are
+ * removed, unless the result of the commit is unknown.
  */
 export function createUploads({ db, queues, store }: { db: Database; queues: Queues; store: Store }) {
-  const readLargestClass = shareFor(CAPACITY_GOOD_FOR_MS, () => largestClass(db));
+  const readLargestClass = shareFor(CAPACITY_CACHE_MS, () => largestClass(db));
 
   const write = inGroups(MAX_GROUP, async (group: Entry[]) => {
     const setCommitting = (isCommitting: boolean) => {
       for (const entry of group) entry.isCommitting = isCommitting;
     };
     setCommitting(false);
-    const most = await readLargestClass();
+    const maxMemoryMb = await readLargestClass();
     return transition(db, async (tx) => {
       setCommitting(false);
       const answers = await storeUploads(
         tx,
         queues,
         group.map(({ upload }) => upload),
-        most,
+        maxMemoryMb,
       );
       setCommitting(true);
       return answers;
@@ -71,22 +71,29 @@ export function createUploads({ db, queues, store }: { db: Database; queues: Que
     try {
       return await runForAll(() => write(entry));
     } catch (error) {
-      // A commit whose answer was lost may take place, even later than now: the sweep removes files without a row.
+      // A commit without an answer may still take effect. If it does not, retention removes the files as orphans.
       if (!(entry.isCommitting && isOutage(error))) await store.removeFolder(uploadFolder(upload.received.id));
       throw error;
     }
   };
 }
 
-/** Gives the answers in the order of the uploads. `most` is the largest class of memory, in MB, that a job may reserve. */
-async function storeUploads(tx: Transaction, queues: Queues, group: NewUpload[], most: number): Promise<Answer[]> {
+/** Gives the answers in the order of the uploads. A job reserves at most `maxMemoryMb`. */
+async function storeUploads(
+  tx: Transaction,
+  queues: Queues,
+  group: NewUpload[],
+  maxMemoryMb: number,
+): Promise<Answer[]> {
   const rows = group.map(originalsOf);
   const stored = await insertUploads(tx, group.map(uploadRow), rows.flat());
   const uploads = new Map(stored.map((upload) => [upload.id, upload]));
   await submitJobs(
     tx,
     queues,
-    group.flatMap((upload, index) => (rows[index] ?? []).map((original) => conversionOf(upload, original, most))),
+    group.flatMap((upload, index) =>
+      (rows[index] ?? []).map((original) => conversionOf(upload, original, maxMemoryMb)),
+    ),
   );
   const answered = group.map(({ received: { id }, idempotency, fingerprint }, index) => {
     const upload = uploads.get(id);
@@ -127,11 +134,11 @@ function originalsOf({ received: { id, files } }: NewUpload): Original[] {
   }));
 }
 
-function conversionOf({ owner, traceparent, fields }: NewUpload, original: Original, most: number): NewJob {
+function conversionOf({ owner, traceparent, fields }: NewUpload, original: Original, maxMemoryMb: number): NewJob {
   return {
     type: convert.type,
     priority: fields.priority,
-    shape: shapeOf(original, most),
+    shape: shapeOf(original, maxMemoryMb),
     owner,
     traceparent,
     uploadId: original.uploadId,
@@ -149,7 +156,7 @@ function conversionOf({ owner, traceparent, fields }: NewUpload, original: Origi
   };
 }
 
-function shapeOf({ mediaType, bytes }: Original, most: number): Shape {
+function shapeOf({ mediaType, bytes }: Original, maxMemoryMb: number): Shape {
   const shape = inspectionShape(mediaType, bytes);
-  return { ...shape, memoryMb: Math.min(shape.memoryMb, most) };
+  return { ...shape, memoryMb: Math.min(shape.memoryMb, maxMemoryMb) };
 }

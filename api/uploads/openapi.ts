@@ -1,9 +1,12 @@
 import { z } from 'zod';
 import type { ZodOpenApiOperationObject, ZodOpenApiPathsObject } from 'zod-openapi';
-import * as answers from '../answers.ts';
-import { idempotencyKey, ordinal, pageList, prefer, uploadFields, uploadList, webhookList } from '../http/schemas.ts';
-import * as examples from '../openapi/examples.ts';
+import { idempotencyKey } from '../http/idempotency.ts';
+import { prefer } from '../http/prefer.ts';
 import { json, problem, problems, response } from '../openapi/responses.ts';
+import { webhookList } from '../webhooks/requests.ts';
+import * as webhookDocuments from '../webhooks/responses.ts';
+import { ordinal, pageList, uploadFields, uploadList } from './requests.ts';
+import * as answers from './responses.ts';
 
 const tags = ['Uploads'];
 const path = z.object({ id: z.uuid() });
@@ -11,7 +14,11 @@ const path = z.object({ id: z.uuid() });
 const waits = z.object({ Prefer: prefer.optional() });
 
 const form = uploadFields.extend({
-  file: z.array(z.file()).min(1).max(20).describe('PDFs, PNGs and JPEGs. Their order counts, their names do not'),
+  file: z
+    .array(z.file())
+    .min(1)
+    .max(20)
+    .describe('PDF, PNG and JPEG files, in the order of the originals. The content decides the type, not the name'),
 });
 
 const kept = ['Accept-Ranges', 'Cache-Control'] as const;
@@ -26,26 +33,25 @@ const bytesOf = (
   return {
     tags,
     operationId,
-    summary: `The bytes of ${what}`,
-    description:
-      'They never change: conditional requests and ranges are answered, and the answer may be kept for good.',
+    summary: `Download ${what}`,
+    description: 'The bytes never change, so they may be cached forever. Supports conditional requests and ranges.',
     requestParams: {
       path: path.extend(parameters),
       header: z.object({
-        Range: z.string().optional().describe('The bytes wanted, such as `bytes=0-999`'),
-        'If-Range': z.string().optional().describe('The range counts only if the file still has this `ETag`'),
-        'If-None-Match': z.string().optional().describe('The `ETag` of what the client has already'),
+        Range: z.string().optional().describe('The range to send, such as `bytes=0-999`'),
+        'If-Range': z
+          .string()
+          .optional()
+          .describe('Sends the range only if the file has this `ETag`, else the whole file'),
+        'If-None-Match': z.string().optional().describe('The `ETag` of the cached copy'),
         'If-Match': z.string().optional().describe('The `ETag` that the file must have'),
       }),
     },
     responses: {
-      200: response('All of it', ['ETag', 'Content-Length', 'Content-Disposition', ...kept], content),
+      200: response('The whole file', ['ETag', 'Content-Length', 'Content-Disposition', ...kept], content),
       206: response('The range', ['ETag', 'Content-Length', 'Content-Range', 'Content-Disposition', ...kept], content),
-      304: response('The client has it already', ['ETag', 'Content-Disposition', ...kept]),
-      307: response('All of it, or the range, is to be had there for some minutes, without a key', [
-        'Location',
-        ...kept,
-      ]),
+      304: response('The cached copy is current', ['ETag', 'Content-Disposition', ...kept]),
+      307: response('Redirect to a pre-signed URL of the file, valid for 10 minutes', ['Location', ...kept]),
       ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       412: problem(412, ['invalid_request'], ['Accept-Ranges']),
       416: problem(416, ['invalid_request'], ['Accept-Ranges', 'Content-Range']),
@@ -60,7 +66,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       operationId: 'createUpload',
       summary: 'Upload files',
       description:
-        'The answer comes once the files are stored, and before they are converted. Every file becomes PNG pages below 3500 x 3500 pixels.',
+        'Answers when the files are stored, before they are converted. Every file becomes PNG pages below 3500 x 3500 pixels.',
       requestParams: { header: z.object({ 'Idempotency-Key': idempotencyKey.optional() }) },
       requestBody: {
         required: true,
@@ -72,7 +78,7 @@ export const uploadPaths: ZodOpenApiPathsObject = {
         },
       },
       responses: {
-        200: json('The upload', answers.upload, examples.queuedUpload, ['Location']),
+        200: json('The upload', answers.upload, ['Location']),
         ...problems({
           400: ['invalid_request'],
           409: ['conflict'],
@@ -85,10 +91,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listUploads',
-      summary: 'Uploads, the newest first',
+      summary: 'List uploads, newest first',
       requestParams: { query: uploadList },
       responses: {
-        200: json('Some of them', answers.uploadList, examples.uploadList),
+        200: json('A page of uploads', answers.uploadList),
         ...problems({ 400: ['invalid_request'] }),
       },
     },
@@ -97,24 +103,22 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getUpload',
-      summary: 'An upload with its originals and its first 200 pages',
-      description: '`GET /uploads/{id}/pages` with `pages_next_cursor` gives the other pages.',
+      summary: 'Get an upload with its originals and first 200 pages',
+      description:
+        'Pages appear while the upload is converted. `GET /uploads/{id}/pages` with `pages_next_cursor` gives the other pages.',
       requestParams: { path, header: waits },
       responses: {
-        200: json('All of it; pages appear while the rest still converts', answers.upload, examples.upload, [
-          'Retry-After',
-          'Preference-Applied',
-        ]),
+        200: json('The upload', answers.upload, ['Retry-After', 'Preference-Applied']),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
     delete: {
       tags,
       operationId: 'deleteUpload',
-      summary: 'Remove an upload and all its files, also while it is at work',
+      summary: 'Delete an upload and all its files, in any status',
       requestParams: { path },
       responses: {
-        204: response('It is gone'),
+        204: response('The upload is deleted'),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -123,10 +127,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getUploadStatus',
-      summary: 'How far an upload is',
+      summary: 'Get the status of an upload',
       requestParams: { path, header: waits },
       responses: {
-        200: json('Its status', answers.uploadStatus, examples.uploadStatus, ['Retry-After', 'Preference-Applied']),
+        200: json('The status', answers.uploadStatus, ['Retry-After', 'Preference-Applied']),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -136,10 +140,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'cancelUpload',
       summary: 'Cancel an upload that has not ended',
-      description: 'What runs is aborted within a second; good pages stay.',
+      description: 'Running attempts are aborted within a second. Completed pages are kept.',
       requestParams: { path },
       responses: {
-        200: json('The upload, cancelled', answers.upload, examples.upload),
+        200: json('The cancelled upload', answers.upload),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -149,10 +153,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
       tags,
       operationId: 'retryUpload',
       summary: 'Run a failed or cancelled upload again',
-      description: 'Only the pages are made that are not there. A password is not kept: an encrypted PDF fails again.',
+      description: 'Converts only the missing pages. Passwords are not kept, so an encrypted PDF fails again.',
       requestParams: { path },
       responses: {
-        200: json('The upload, at work again', answers.upload, examples.upload),
+        200: json('The restarted upload', answers.upload),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -161,10 +165,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listUploadWebhooks',
-      summary: 'What was told to its `notify_url`, with each attempt',
+      summary: 'List the webhooks of an upload with their delivery attempts',
       requestParams: { path, query: webhookList },
       responses: {
-        200: json('In the order of its ends', answers.webhookList, examples.webhookList),
+        200: json('A page of webhooks, oldest first', webhookDocuments.webhookList),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -173,18 +177,22 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'getArchive',
-      summary: 'All completed pages as a zip, once the upload has ended',
+      summary: 'Download all completed pages of an ended upload as a zip',
       requestParams: {
         path,
         header: z.object({
-          'If-None-Match': z.string().optional().describe('The `ETag` of what the client has already'),
+          'If-None-Match': z.string().optional().describe('The `ETag` of the cached copy'),
         }),
       },
       responses: {
-        200: response('`1-0001.png` and so on', ['ETag', 'Content-Length', 'Content-Disposition', 'Cache-Control'], {
-          'application/zip': { schema: z.file() },
-        }),
-        304: response('The client has it already', ['ETag', 'Content-Disposition', 'Cache-Control']),
+        200: response(
+          'The zip; its files are named `1-0001.png` (original and page)',
+          ['ETag', 'Content-Length', 'Content-Disposition', 'Cache-Control'],
+          {
+            'application/zip': { schema: z.file() },
+          },
+        ),
+        304: response('The cached copy is current', ['ETag', 'Content-Disposition', 'Cache-Control']),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'], 409: ['conflict'] }),
       },
     },
@@ -193,11 +201,11 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listPages',
-      summary: 'The pages of an upload, in order',
-      description: 'Also while it is processed: pages before the cursor may then be added later.',
+      summary: 'List the pages of an upload in order',
+      description: 'While an upload is processed, pages before the cursor may still be added.',
       requestParams: { path, query: pageList },
       responses: {
-        200: json('Some of them', answers.uploadPages, examples.uploadPages),
+        200: json('A page of the list', answers.uploadPages),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },
@@ -209,10 +217,10 @@ export const uploadPaths: ZodOpenApiPathsObject = {
     get: {
       tags,
       operationId: 'listOriginals',
-      summary: 'The originals of an upload, in order',
+      summary: 'List the originals of an upload in order',
       requestParams: { path },
       responses: {
-        200: json('All of them', answers.uploadOriginals, examples.uploadOriginals),
+        200: json('All originals', answers.uploadOriginals),
         ...problems({ 400: ['invalid_request'], 404: ['not_found'] }),
       },
     },

@@ -79,7 +79,7 @@ export class PartHeads extends Transform {
       this.#take(chunk);
       done();
     } catch (error) {
-      done(error as Error);
+      done(error instanceof Error ? error : new Error(String(error)));
     }
   }
 

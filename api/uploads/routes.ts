@@ -1,19 +1,10 @@
 import { type Request, type Response, Router } from 'express';
-import { z } from 'zod';
 import { cancelUpload, deleteUpload, retryUpload } from '../../conversion/change-upload.ts';
 import type { Database } from '../../db/client.ts';
+import type { Answer } from '../../db/idempotency.ts';
 import type { Queues } from '../../db/queues.ts';
 import type { Read } from '../../db/replica.ts';
-import {
-  findOriginal,
-  findPage,
-  findUpload,
-  findUploads,
-  listOriginals,
-  listSomePages,
-  listUploads,
-  type Upload,
-} from '../../db/uploads.ts';
+import { findUploads, listOriginals, listSomePages, listUploads } from '../../db/uploads.ts';
 import { listWebhooks } from '../../db/webhooks.ts';
 import { isChanging } from '../../jobs/maintenance.ts';
 import type { Config } from '../../runtime/config.ts';
@@ -21,50 +12,39 @@ import type { Logger } from '../../runtime/log.ts';
 import { Quota } from '../../runtime/quota.ts';
 import { uploadFolder } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
-import {
-  listedUpload,
-  originalDocument,
-  pageDocument,
-  statusDocument,
-  webhookPage,
-  writePageCursor,
-} from '../documents.ts';
-import { callerOf, isVisible } from '../http/admission.ts';
-import { askTogether } from '../http/batch-loader.ts';
-import { originalDisposition, pageDisposition } from '../http/disposition.ts';
+import { createBatchLoader } from '../http/batch-loader.ts';
+import { callerOf, isVisible } from '../http/caller.ts';
 import { fingerprintOf, idempotencyOf, idempotent, sendAnswer } from '../http/idempotency.ts';
-import type { Waiting } from '../http/long-poll.ts';
+import type { LongPoll } from '../http/long-poll.ts';
 import { refuseOverload } from '../http/overload.ts';
-import { notFound, parse } from '../http/problem.ts';
-import {
-  ordinal,
-  pageList,
-  readPageCursor,
-  uploadFields,
-  uploadList,
-  webhookList,
-  withoutEmptyFields,
-} from '../http/schemas.ts';
-import { sendStored } from '../http/send-file.ts';
+import { pageOf } from '../http/pagination.ts';
+import { invalid, notFound } from '../http/problem.ts';
+import { stateOf } from '../http/request-state.ts';
 import { type StatusCache, type StatusDocument, uploadKey } from '../http/status-cache.ts';
+import { parse } from '../http/validate.ts';
+import { withParts } from '../http/with-parts.ts';
 import type { QueueBounds } from '../jobs/queue-bounds.ts';
 import { bytesReceived, uploadsAccepted } from '../operations/metrics.ts';
+import { webhookPage } from '../webhooks/documents.ts';
+import { webhookList } from '../webhooks/requests.ts';
 import { type Guard, refuseForbidden } from '../webhooks/ssrf-guard.ts';
 import { limitConcurrentUploads } from './concurrent-uploads.ts';
-import { createUploads } from './create.ts';
-import { readUpload } from './read-upload.ts';
-import { discardFiles, receivedUpload, receiveFiles } from './receive.ts';
+import { createUploads, type NewUpload } from './create.ts';
+import { listedUpload, originalDocument, pageDocument, statusDocument } from './documents.ts';
+import { sendOriginal, sendPage } from './downloads.ts';
+import { type ReceivedUpload, receiveUpload } from './receive.ts';
+import { readUpload, requestedId, requestedUpload, type UploadRequest } from './requested-upload.ts';
+import { pageList, readPageCursor, uploadFields, uploadList, withoutEmptyFields, writePageCursor } from './requests.ts';
 import { sendArchive } from './send-archive.ts';
 
-const uuid = z.uuid().toLowerCase();
 /** Statuses that one query reads; each has about 1 KB. */
 const MAX_STATUSES = 500;
-/** Pages of the archives that are sent at a time: each takes about 1 KB of memory. */
+/** Pages in all archives that are being sent; each takes about 1 KB of memory. */
 const MAX_ARCHIVED_PAGES = 200_000;
 
-/** The calls of the Uploads table of the contract. */
-export function uploadRoutes(parts: {
+interface UploadParts {
   db: Database;
+  /** The same database, through a few connections for slow queries. */
   heavyDb: Database;
   read: Read;
   queues: Queues;
@@ -74,177 +54,156 @@ export function uploadRoutes(parts: {
   config: Config;
   log: Logger;
   cache: StatusCache;
-  waiting: Waiting;
-}): Router {
-  const { db, heavyDb, read, queues, store, config, cache, waiting, log } = parts;
+  longPoll: LongPoll;
+}
+
+interface Parts extends UploadParts {
+  createUpload(upload: NewUpload): Promise<Answer>;
+  loadStatus(id: string): Promise<StatusDocument | undefined>;
+  archiveRoom: Quota;
+}
+
+/** All calls below `/uploads`. */
+export function uploadRoutes(parts: UploadParts): Router {
   const router = Router();
-  const archiveRoom = new Quota({ name: 'archives', max: MAX_ARCHIVED_PAGES });
-  const askStatus = askTogether<StatusDocument>(MAX_STATUSES, async (ids) => {
-    // Before the rows, so that none is cached as it was before the last step of a change.
-    const isStable = !(await isChanging(db));
-    const found = await findUploads(db, ids);
-    return new Map(
-      found.map((upload) => {
-        const body = statusDocument(upload);
-        return [upload.id, { owner: upload.owner, done: body.done, isCacheable: body.done && isStable, body }];
-      }),
-    );
+  const to = withParts<Parts>({
+    ...parts,
+    createUpload: createUploads(parts),
+    loadStatus: createBatchLoader(MAX_STATUSES, (ids) => loadStatuses(parts.db, ids)),
+    archiveRoom: new Quota({ name: 'archives', max: MAX_ARCHIVED_PAGES }),
   });
-
-  async function requestedUpload(request: Request): Promise<Upload> {
-    const id = idOf(request);
-    const upload = await findUpload(db, id);
-    if (upload === undefined || !isVisible(upload, callerOf(request))) throw notFound(`upload ${id}`);
-    return upload;
-  }
-
-  /** The id in the path, as Postgres writes it. Throws 404 for what is none. */
-  function idOf(request: Request): string {
-    const id = uuid.safeParse(request.params.id);
-    if (!id.success) throw notFound(`upload ${request.params.id}`);
-    return id.data;
-  }
-
-  const receive = receiveFiles(store, config.MAX_UPLOAD_MB * 2 ** 20);
-  const createUpload = createUploads(parts);
-  router.post(
-    '/uploads',
-    limitConcurrentUploads(config.MAX_CONCURRENT_UPLOADS),
-    refuseOverload(parts),
-    idempotent(parts),
-    receive,
-    async (request: Request, response: Response) => {
-      const { fields, received, fingerprint, known } = await accept(request).catch(async (error) => {
-        await discardFiles(request);
-        throw error;
-      });
-      if (known !== undefined) {
-        await discardFiles(request);
-        return sendAnswer(response, known);
-      }
-      const answer = await createUpload({
-        owner: callerOf(request).owner,
-        traceparent: response.locals.traceparent,
-        fields,
-        received,
-        idempotency: idempotencyOf(request),
-        fingerprint,
-      });
-      uploadsAccepted.inc();
-      bytesReceived.inc(received.files.reduce((sum, file) => sum + file.received.bytes, 0));
-      sendAnswer(response, answer);
-    },
-  );
-
-  /** Reads what was sent, and its first answer if it was sent before. Throws what refuses it. */
-  async function accept(request: Request) {
-    const fields = parse(uploadFields, withoutEmptyFields(request.body));
-    refuseForbidden(parts.guard, fields.notify_url);
-    const received = receivedUpload(request);
-    const sent = received.files.map(({ filename, received: { sha256 } }) => ({ filename, sha256 }));
-    const fingerprint = fingerprintOf({ fields: request.body, sent });
-    return { fields, received, fingerprint, known: idempotencyOf(request).known(fingerprint) };
-  }
-
-  router.get('/uploads', async (request, response) => {
-    const { status, search, limit, cursor } = parse(uploadList, { ...request.query });
-    const filter = { owner: callerOf(request).sees, status, search, limit: limit + 1, before: cursor };
-    const found = await read((from) => listUploads(from, filter), search === undefined ? db : heavyDb);
-    const items = found.slice(0, limit);
-    response.json({
-      items: items.map(listedUpload),
-      next_cursor: found.length > limit ? (items.at(-1)?.id ?? null) : null,
-    });
-  });
-
-  async function sendUpload(upload: Upload, response: Response): Promise<void> {
-    response.json(await readUpload(db, upload));
-  }
-
-  router.get('/uploads/:id', async (request, response) => {
-    const { upload } = await waiting.hold(request, response, uploadKey(idOf(request)), async () => {
-      const upload = await requestedUpload(request);
-      return { upload, done: upload.finishedAt !== null };
-    });
-    await sendUpload(upload, response);
-  });
-
-  router.post('/uploads/:id/cancel', async (request, response) => {
-    await cancelUpload(db, queues, (await requestedUpload(request)).id);
-    await sendUpload(await requestedUpload(request), response);
-  });
-
-  router.post('/uploads/:id/retry', async (request, response) => {
-    await retryUpload(db, queues, (await requestedUpload(request)).id);
-    await cache.invalidate();
-    await sendUpload(await requestedUpload(request), response);
-  });
-
-  router.get('/uploads/:id/status', async (request, response) => {
-    const id = idOf(request);
-    const { body } = await waiting.hold(request, response, uploadKey(id), async () => {
-      const known = await cache.through(uploadKey(id), () => askStatus(id));
-      if (known === undefined || !isVisible(known, callerOf(request))) throw notFound(`upload ${id}`);
-      return known;
-    });
-    response.json(body);
-  });
-
-  router.get('/uploads/:id/pages', async (request, response) => {
-    const { limit, cursor } = parse(pageList, { ...request.query });
-    const { id, status } = await requestedUpload(request);
-    const { items, next } = await read((from) => listSomePages(from, id, { limit, after: readPageCursor(cursor) }));
-    response.json({ id, status, items: items.map(pageDocument), next_cursor: writePageCursor(next) });
-  });
-
-  router.get('/uploads/:id/originals', async (request, response) => {
-    const { id } = await requestedUpload(request);
-    response.json({ id, items: (await read((from) => listOriginals(from, id))).map(originalDocument) });
-  });
-
-  router.get('/uploads/:id/webhooks', async (request, response) => {
-    const { limit, cursor } = parse(webhookList, { ...request.query });
-    const { id } = await requestedUpload(request);
-    response.json(webhookPage(await listWebhooks(db, { uploadId: id }, { limit: limit + 1, after: cursor }), limit));
-  });
-
-  router.get('/uploads/:id/originals/:original', async (request, response) => {
-    const upload = await requestedUpload(request);
-    const number = ordinal.safeParse(request.params.original);
-    const original = number.success ? await findOriginal(db, upload.id, number.data) : undefined;
-    if (original === undefined) throw notFound(`original ${request.params.original}`);
-    const { mediaType: type } = original;
-    await sendStored(request, response, store, { ...original, type, disposition: originalDisposition(original) });
-  });
-
-  router.get('/uploads/:id/pages/:original/:page.png', async (request, response) => {
-    const upload = await requestedUpload(request);
-    const { original, page } = request.params;
-    const numbers = z.tuple([ordinal, ordinal]).safeParse([original, page]);
-    const found = numbers.success ? await findPage(db, upload.id, ...numbers.data) : undefined;
-    const { path, sha256, bytes } = found ?? {};
-    if (!found || !path || !sha256 || !bytes) throw notFound(`page ${page} of original ${original}`);
-    const disposition = pageDisposition(found, await findOriginal(db, upload.id, found.original));
-    await sendStored(request, response, store, { path, sha256, bytes, type: 'image/png', disposition });
-  });
-
-  router.get('/uploads/:id/archive.zip', async (request, response) => {
-    await sendArchive(request, response, { ...parts, room: archiveRoom }, await requestedUpload(request));
-  });
-
-  router.delete('/uploads/:id', async (request, response) => {
-    const { id } = await requestedUpload(request);
-    if (!(await deleteUpload(db, queues, id))) throw notFound(`upload ${id}`);
-    await cache.invalidate();
-    await store.removeFolder(uploadFolder(id)).catch((error) => {
-      // It is gone for the client; what is left on disk is found as an orphan.
-      log.error(
-        { err: error, request: response.locals.requestId, upload: id },
-        'files of a deleted upload left to the sweep',
-      );
-    });
-    response.status(204).end();
-  });
-
+  const limitUploads = limitConcurrentUploads(parts.config.MAX_CONCURRENT_UPLOADS);
+  router.post('/uploads', limitUploads, refuseOverload(parts), idempotent(parts), to(create));
+  router.get('/uploads', to(list));
+  router.get('/uploads/:id', to(get));
+  router.delete('/uploads/:id', to(remove));
+  router.get('/uploads/:id/status', to(status));
+  router.post('/uploads/:id/cancel', to(cancel));
+  router.post('/uploads/:id/retry', to(retry));
+  router.get('/uploads/:id/pages', to(pages));
+  router.get('/uploads/:id/pages/:original/:page.png', to(sendPage));
+  router.get('/uploads/:id/originals', to(originals));
+  router.get('/uploads/:id/originals/:original', to(sendOriginal));
+  router.get('/uploads/:id/archive.zip', to(archive));
+  router.get('/uploads/:id/webhooks', to(webhooks));
   return router;
+}
+
+async function create(parts: Parts, request: Request, response: Response): Promise<void> {
+  const received = await receiveUpload(request, parts.store, parts.config.MAX_UPLOAD_MB * 2 ** 20);
+  let upload: NewUpload;
+  let known: Answer | undefined;
+  try {
+    upload = readNewUpload(parts.guard, request, received);
+    known = upload.idempotency.known(upload.fingerprint);
+  } catch (error) {
+    await received.discard();
+    throw error;
+  }
+  if (known !== undefined) {
+    await received.discard();
+    return sendAnswer(response, known);
+  }
+  const answer = await parts.createUpload(upload);
+  uploadsAccepted.inc();
+  bytesReceived.inc(received.files.reduce((sum, file) => sum + file.received.bytes, 0));
+  sendAnswer(response, answer);
+}
+
+function readNewUpload(guard: Guard, request: Request, received: ReceivedUpload): NewUpload {
+  const fields = parse(uploadFields, withoutEmptyFields(received.fields));
+  refuseForbidden(guard, fields.notify_url);
+  if (received.files.length === 0) throw invalid('file: missing; send at least one file in the field "file"');
+  const sent = received.files.map(({ filename, received: { sha256 } }) => ({ filename, sha256 }));
+  return {
+    owner: callerOf(request).owner,
+    traceparent: stateOf(request).traceparent,
+    fields,
+    received,
+    idempotency: idempotencyOf(request),
+    fingerprint: fingerprintOf({ fields: received.fields, sent }),
+  };
+}
+
+async function list({ db, heavyDb, read }: Parts, request: Request, response: Response): Promise<void> {
+  const { status, search, limit, cursor } = parse(uploadList, { ...request.query });
+  const filter = { owner: callerOf(request).sees, status, search, limit: limit + 1, before: cursor };
+  const found = await read((from) => listUploads(from, filter), search === undefined ? db : heavyDb);
+  const { items, next_cursor } = pageOf(found, limit, ({ id }) => id);
+  response.json({ items: items.map(listedUpload), next_cursor });
+}
+
+async function get({ db, longPoll }: Parts, request: UploadRequest, response: Response): Promise<void> {
+  const { upload } = await longPoll.hold(request, response, uploadKey(requestedId(request)), async () => {
+    const upload = await requestedUpload(db, request);
+    return { upload, done: upload.finishedAt !== null };
+  });
+  response.json(await readUpload(db, upload));
+}
+
+async function remove({ db, queues, cache, store, log }: Parts, request: UploadRequest, response: Response) {
+  const { id } = await requestedUpload(db, request);
+  if (!(await deleteUpload(db, queues, id))) throw notFound(`upload ${id}`);
+  await cache.invalidate();
+  await store.removeFolder(uploadFolder(id)).catch((error) => {
+    // The rows are deleted already, so retention removes the files as orphans.
+    log.error({ err: error, request: stateOf(request).id, upload: id }, 'files of a deleted upload not removed yet');
+  });
+  response.status(204).end();
+}
+
+async function status({ cache, longPoll, loadStatus }: Parts, request: UploadRequest, response: Response) {
+  const id = requestedId(request);
+  const { body } = await longPoll.hold(request, response, uploadKey(id), async () => {
+    const found = await cache.through(uploadKey(id), () => loadStatus(id));
+    if (found === undefined || !isVisible(found, callerOf(request))) throw notFound(`upload ${id}`);
+    return found;
+  });
+  response.json(body);
+}
+
+async function loadStatuses(db: Database, ids: string[]): Promise<Map<string, StatusDocument>> {
+  // Read before the rows: otherwise the state before the last step of a change could be cached.
+  const isStable = !(await isChanging(db));
+  const found = await findUploads(db, ids);
+  return new Map(
+    found.map((upload) => {
+      const body = statusDocument(upload);
+      return [upload.id, { owner: upload.owner, done: body.done, isCacheable: body.done && isStable, body }];
+    }),
+  );
+}
+
+async function cancel({ db, queues }: Parts, request: UploadRequest, response: Response): Promise<void> {
+  await cancelUpload(db, queues, (await requestedUpload(db, request)).id);
+  response.json(await readUpload(db, await requestedUpload(db, request)));
+}
+
+async function retry({ db, queues, cache }: Parts, request: UploadRequest, response: Response): Promise<void> {
+  await retryUpload(db, queues, (await requestedUpload(db, request)).id);
+  await cache.invalidate();
+  response.json(await readUpload(db, await requestedUpload(db, request)));
+}
+
+async function pages({ db, read }: Parts, request: UploadRequest, response: Response): Promise<void> {
+  const { limit, cursor } = parse(pageList, { ...request.query });
+  const { id, status } = await requestedUpload(db, request);
+  const { items, next } = await read((from) => listSomePages(from, id, { limit, after: readPageCursor(cursor) }));
+  response.json({ id, status, items: items.map(pageDocument), next_cursor: writePageCursor(next) });
+}
+
+async function originals({ db, read }: Parts, request: UploadRequest, response: Response): Promise<void> {
+  const { id } = await requestedUpload(db, request);
+  const items = await read((from) => listOriginals(from, id));
+  response.json({ id, items: items.map(originalDocument) });
+}
+
+async function webhooks({ db }: Parts, request: UploadRequest, response: Response): Promise<void> {
+  const { limit, cursor } = parse(webhookList, { ...request.query });
+  const { id } = await requestedUpload(db, request);
+  response.json(webhookPage(await listWebhooks(db, { uploadId: id }, { limit: limit + 1, after: cursor }), limit));
+}
+
+async function archive(parts: Parts, request: UploadRequest, response: Response): Promise<void> {
+  await sendArchive(request, response, parts, await requestedUpload(parts.db, request));
 }

@@ -8,33 +8,40 @@ import { AppError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { Quota } from '../../runtime/quota.ts';
 import type { Store } from '../../store/store.ts';
-import { callerOf } from '../http/admission.ts';
+import { callerOf } from '../http/caller.ts';
 import { archiveDisposition } from '../http/disposition.ts';
-import { giveOnClose, holderOf } from '../http/holder.ts';
+import { giveOnClose } from '../http/holder.ts';
 import { notFound } from '../http/problem.ts';
+import { stateOf } from '../http/request-state.ts';
+import { isDisconnect } from '../http/send-file.ts';
 
-/** What a pipeline says of a client that went meanwhile, or before. */
-const GONE = ['ERR_STREAM_PREMATURE_CLOSE', 'ERR_STREAM_UNABLE_TO_PIPE'];
+interface ArchiveParts {
+  db: Database;
+  heavyDb: Database;
+  /** Counts pages: each takes memory until its archive is sent. */
+  archiveRoom: Quota;
+  store: Store;
+  log: Logger;
+}
 
 /**
- * All completed pages of an upload that has ended, as a zip that is made while it is sent, one page at a time. Throws 409
- * while the upload is not done, since an archive must not lack what is still to come; 404 when no page completed; 429 or
- * 503 when archives of too many pages are being sent, since each page takes memory until its archive ends. What
- * fails once bytes are out breaks the connection off, so that nobody takes a part for the whole.
+ * Sends all completed pages of an upload that has ended as a zip, which is made page by page. Throws 409 while the upload has
+ * not ended, since the archive would be incomplete; 404 when no page completed; 429 or 503 when archives of too many pages
+ * are being sent. An error after the first byte closes the connection, so that the client does not take a part for the whole.
  */
 export async function sendArchive(
-  request: Request,
+  request: Request<{ id: string }>,
   response: Response,
-  { db, heavyDb, room, store, log }: { db: Database; heavyDb: Database; room: Quota; store: Store; log: Logger },
+  { db, heavyDb, archiveRoom, store, log }: ArchiveParts,
   upload: Upload,
 ): Promise<void> {
   const { id, finishedAt } = upload;
   if (finishedAt === null) {
-    throw new AppError('conflict', 'the upload has not ended yet: an archive now would lack pages', { status: 409 });
+    throw new AppError('conflict', 'the upload has not ended: the archive would lack pages', { status: 409 });
   }
-  giveOnClose(response, room.take(holderOf(callerOf(request)), upload.pagesDone));
+  giveOnClose(response, archiveRoom.take(callerOf(request).holder, upload.pagesDone));
   const pages = await listPageFiles(heavyDb, id);
-  if (pages.length === 0) throw notFound(`a page of upload ${id}`);
+  if (pages.length === 0) throw notFound(`a completed page of upload ${id}`);
   response.set({
     ETag: `"${archiveTag(pages, finishedAt)}"`,
     'Cache-Control': 'private, no-cache',
@@ -53,13 +60,12 @@ export async function sendArchive(
   try {
     await pipeline(zipPages(files, { mtime: finishedAt }), response);
   } catch (error) {
-    // A client that goes away is no failure of ours.
-    if (GONE.includes(`${(error as NodeJS.ErrnoException).code}`)) return;
-    log.error({ err: error, request: response.locals.requestId }, 'archive broken off');
+    if (isDisconnect(error)) return;
+    log.error({ err: error, request: stateOf(request).id, upload: id }, 'archive not sent completely');
   }
 }
 
-/** Changes whenever a byte of the archive does. Zips hold the time in the zone of who makes them, too. */
+/** Changes whenever a byte of the archive does. The times in a zip are in the time zone of the process. */
 function archiveTag(pages: { original: number; page: number; sha256: string }[], finishedAt: Date): string {
   const hash = createHash('sha256').update(`${finishedAt.getTime()} ${finishedAt.getTimezoneOffset()}`);
   for (const { original, page, sha256 } of pages) hash.update(` ${original}-${page} ${sha256}`);

@@ -1,16 +1,17 @@
 import { z } from 'zod';
 import type { ZodOpenApiPathItemObject, ZodOpenApiPathsObject } from 'zod-openapi';
-import * as answers from '../answers.ts';
+import { jobNotice } from '../jobs/responses.ts';
+import { uploadNotice } from '../uploads/responses.ts';
 
 const HEADERS = z.object({
-  'webhook-id': z.string().describe('Delivery is at least once: use it to deduplicate'),
-  'webhook-timestamp': z.string().describe('Seconds since 1970'),
+  'webhook-id': z.string().describe('Delivery is at least once and unordered: deduplicate by this id'),
+  'webhook-timestamp': z.string().describe('Time of the delivery in seconds since 1970'),
   'webhook-signature': z
     .string()
-    .describe('As Standard Webhooks says: `v1,` and the signature in base64, one for each secret'),
+    .describe('As Standard Webhooks specifies: `v1,` and the signature in base64, one for each secret'),
 });
 
-/** The request that a `notify_url` gets when an upload or a job has ended. */
+/** Describes the request to `notify_url` when an upload or a job has ended. */
 function noticeOf(name: 'upload' | 'job', data: z.ZodType): ZodOpenApiPathItemObject {
   const type = z.enum([`${name}.completed`, `${name}.failed`, `${name}.cancelled`]);
   return {
@@ -21,12 +22,14 @@ function noticeOf(name: 'upload' | 'job', data: z.ZodType): ZodOpenApiPathItemOb
       requestBody: {
         content: { 'application/json': { schema: z.strictObject({ type, timestamp: z.iso.datetime(), data }) } },
       },
-      responses: { 200: { description: 'Any 2xx delivers it, 410 ends it, everything else is tried again' } },
+      responses: {
+        200: { description: 'A 2xx status acknowledges the webhook, 410 ends it, and any other answer is retried' },
+      },
     },
   };
 }
 
 export const webhooks: ZodOpenApiPathsObject = {
-  uploadEnded: noticeOf('upload', answers.uploadNotice),
-  jobEnded: noticeOf('job', answers.jobNotice),
+  uploadEnded: noticeOf('upload', uploadNotice),
+  jobEnded: noticeOf('job', jobNotice),
 };

@@ -3,7 +3,7 @@ import { BlockList, isIP, type LookupFunction } from 'node:net';
 import type { Config } from '../../runtime/config.ts';
 import { AppError } from '../../runtime/errors.ts';
 
-/** Hosts to which nothing is ever sent, whatever is allowed. An IPv4 range covers its IPv4-mapped IPv6 addresses, too. */
+/** Addresses that no configuration allows. An IPv4 range includes its IPv4-mapped IPv6 addresses. */
 const NEVER = rangesOf([
   '0.0.0.0/8', // this host on this network
   '169.254.0.0/16', // link-local: most clouds' metadata
@@ -22,39 +22,47 @@ const NEVER = rangesOf([
 const LOOPBACK = rangesOf(['127.0.0.0/8', '::1']);
 
 /**
- * Says why nothing may be sent to a host, or to the address that it stands for; undefined when it may. Without an address
- * it says so only of a host that no address could make allowed.
+ * Gives the reason why a host, or the address to which it resolves, must not receive webhooks; undefined when it may.
+ * Without an address it refuses a host only when no address could make it allowed.
  */
 export type Guard = (host: string, address?: string) => string | undefined;
 
 /**
- * The rules of this configuration: metadata services, link-local and multicast addresses never; with
- * WEBHOOK_ALLOWED_HOSTS nothing outside of it; this machine itself only while the API is for this machine alone, or when
- * listed.
+ * Creates the guard of a configuration. Metadata, link-local and multicast addresses are never allowed. If
+ * WEBHOOK_ALLOWED_HOSTS is set, only its hosts are. Loopback addresses need a loopback HOST or an entry in that list.
  */
 export function createGuard({
   HOST,
   WEBHOOK_ALLOWED_HOSTS: allowed,
 }: Pick<Config, 'HOST' | 'WEBHOOK_ALLOWED_HOSTS'>): Guard {
-  const isRange = (entry: string) => isIP(entry.split('/')[0] as string) !== 0;
   const ranges = allowed?.filter(isRange) ?? [];
-  const listedRanges = rangesOf(ranges);
+  const allowedRanges = rangesOf(ranges);
   const names = (allowed ?? []).filter((entry) => !isRange(entry)).map((name) => name.toLowerCase());
-  const localApi = HOST === 'localhost' || (isIP(HOST) !== 0 && isIn(LOOPBACK, HOST));
+  const isLocalApi = HOST === 'localhost' || (isIP(HOST) !== 0 && isIn(LOOPBACK, HOST));
 
   return function refusal(host, address) {
-    if (address !== undefined && isIn(NEVER, address)) return `${address} is no address of a receiver`;
-    const inRange = address !== undefined && isIn(listedRanges, address);
-    const named = names.some((name) => (name.startsWith('*.') ? host.endsWith(name.slice(1)) : host === name));
-    if (allowed !== undefined && !named && !inRange && (address !== undefined || ranges.length === 0))
-      return `${host} is not among the WEBHOOK_ALLOWED_HOSTS`;
-    if (address !== undefined && isIn(LOOPBACK, address) && !localApi && !inRange && !names.includes('localhost'))
-      return `${address} is this machine itself`;
+    if (address !== undefined && isIn(NEVER, address)) {
+      return `${address} is not allowed: it is a metadata, link-local, multicast or reserved address`;
+    }
+    const isInRange = address !== undefined && isIn(allowedRanges, address);
+    const isNamed = names.some((name) => (name.startsWith('*.') ? host.endsWith(name.slice(1)) : host === name));
+    if (allowed !== undefined && !isNamed && !isInRange && (address !== undefined || ranges.length === 0)) {
+      return `${host} is not an allowed receiver of webhooks`;
+    }
+    const isLoopback = address !== undefined && isIn(LOOPBACK, address);
+    if (isLoopback && !isLocalApi && !isInRange && !names.includes('localhost')) {
+      return `${address} is not allowed: it is a loopback address`;
+    }
     return undefined;
   };
 }
 
-/** Refuses a `notify_url` to whose host nothing would ever be sent: 422. What a name stands for is looked at when it is sent to. */
+function isRange(entry: string): boolean {
+  const [address = ''] = entry.split('/');
+  return isIP(address) !== 0;
+}
+
+/** Throws 422 for a `notify_url` whose host can never receive webhooks. A name is resolved and checked when it is sent to. */
 export function refuseForbidden(guard: Guard, notifyUrl: string | null | undefined): void {
   if (!notifyUrl) return;
   const host = hostOf(new URL(notifyUrl));
@@ -62,12 +70,12 @@ export function refuseForbidden(guard: Guard, notifyUrl: string | null | undefin
   if (refusal !== undefined) throw new AppError('forbidden_url', `notify_url: ${refusal}`, { status: 422 });
 }
 
-/** The host of a URL as sockets know it: an IPv6 address has no brackets, a name no dot at its end. */
+/** Gives the host of a URL in the form that sockets use: without brackets around IPv6, without a dot at the end of a name. */
 export function hostOf({ hostname }: URL): string {
   return hostname.replace(/^\[(.*)\]$/, '$1').replace(/\.$/, '');
 }
 
-/** Resolves names for sockets, so that the addresses that were looked at are those that are connected to. */
+/** Resolves names for sockets, so that a socket connects to the addresses that the guard has checked. */
 export function guardedLookup(guard: Guard): LookupFunction {
   return (hostname, options, callback) =>
     lookup(hostname, { ...options, all: true }, (error, addresses) => {
@@ -92,8 +100,8 @@ function rangesOf(entries: string[]): BlockList {
 }
 
 function isIn(ranges: BlockList, address: string): boolean {
-  // The zone of a link-local address says only through which interface.
-  return ranges.check(address.split('%')[0] as string, familyOf(address));
+  // A block list refuses addresses with a zone, as in fe80::1%eth0.
+  return ranges.check(address.replace(/%.*$/, ''), familyOf(address));
 }
 
 function familyOf(address: string): 'ipv4' | 'ipv6' {

@@ -1,9 +1,6 @@
-import type { z } from 'zod';
-import type * as answers from '../../api/answers.ts';
 import { isKeyWanted, key } from './key.ts';
 
-/** A document of the API, by the name of its schema. */
-export type Answer<Name extends keyof typeof answers> = z.output<(typeof answers)[Name]>;
+export type { Answer } from '../../api/client-types.ts';
 
 /** A request that failed. `code` is the problem's, or `unreachable` when there was no answer. */
 export class Failure extends Error {

@@ -36,12 +36,12 @@ async function outputs(name: string): Promise<string[]> {
   return (await readdir(path.join(folder, name))).sort();
 }
 
-/** Red, green and blue in the middle of an output page. */
+/** The color in the middle of a page. */
 async function colorOf(...names: string[]): Promise<number[]> {
   return (await pixelAt(await readFile(path.join(folder, ...names)), 15, 15)).slice(0, 3);
 }
 
-test('two PDFs of the same name and an image become PNGs that do not collide', async () => {
+test('files of the same name become PNGs of different names', async () => {
   const args = ['a.pdf', 'b.png', 'sub/a.pdf', '--out', 'same', '--dpi', '36', '--url', service.url];
   const { code, stdout, stderr } = await convert(args, {}).ended;
   expect([code, stderr]).toEqual([0, '']);
@@ -55,30 +55,30 @@ test('two PDFs of the same name and an image become PNGs that do not collide', a
   expect(await colorOf('same', 'a-2-0001.png')).toEqual(GREEN);
 });
 
-test('--engine says which engine draws the pages', async () => {
+test('--engine selects the engine', async () => {
   const { code } = await convert(['sub/a.pdf', '--out', 'engine', '--dpi', '36', '--engine', 'pdfium']).ended;
   expect(code).toBe(0);
   const { id } = (await service.get('/uploads?limit=1')).items[0];
   expect((await service.get(`/uploads/${id}`)).pages).toMatchObject([{ engine: 'pdfium' }]);
 });
 
-test('what cannot be converted is told in one line each, and the others go on', async () => {
+test('a file that fails is reported in one line and does not stop the others', async () => {
   const bad = ['broken.pdf', 'text.pdf', 'dangling.pdf', 'missing.pdf', '*.jpg', 'sub', 'secret.pdf'];
   const { code, stdout, stderr } = await convert([...bad, 'b.png', '--out', 'mixed']).ended;
   expect([code, stdout]).toEqual([1, 'b.png: mixed/b-0001.png\n']);
   expect(stderr.trim().split('\n').sort()).toEqual([
     'sheetmill: *.jpg: matches no file',
     'sheetmill: broken.pdf: the PDF cannot be read',
-    'sheetmill: dangling.pdf: is not there',
-    'sheetmill: missing.pdf: is not there',
+    'sheetmill: dangling.pdf: does not exist',
+    'sheetmill: missing.pdf: does not exist',
     expect.stringMatching(/^sheetmill: secret.pdf: .*password/),
-    'sheetmill: sub: is a folder: name the files in it',
+    'sheetmill: sub: is a folder; give the files in it',
     'sheetmill: text.pdf: file 1 (text.pdf) is neither PDF, PNG nor JPEG by its content',
   ]);
   expect(await outputs('mixed')).toEqual(['b-0001.png']);
 });
 
-test('--json is one document and nothing else, with pages, sizes and errors', async () => {
+test('--json prints one document with pages, sizes and errors', async () => {
   const args = [
     'a.pdf',
     'secret.pdf',
@@ -113,7 +113,7 @@ test('--json is one document and nothing else, with pages, sizes and errors', as
   ]);
 });
 
-test('Ctrl-C ends it at once, with code 130 and no half of a file', async () => {
+test('Ctrl-C interrupts convert with code 130, cancels the upload and leaves no incomplete file', async () => {
   const { child, ended } = convert(['slow.pdf', '--dpi', '600', '--out', 'cut', '--json']);
   const upload: Json = await until(async () => (await service.get('/uploads?status=processing')).items[0]);
   child.kill('SIGINT');
@@ -125,12 +125,11 @@ test('Ctrl-C ends it at once, with code 130 and no half of a file', async () => 
     files: [{ file: 'slow.pdf', id: upload.id, pages: [], error: { code: 'interrupted', message: 'interrupted' } }],
   });
   expect(await outputs('cut')).toEqual([]);
-  // Nobody waits for it any more.
   expect((await service.done(upload.id)).status).toBe('cancelled');
   await expectNothingLeft(service);
 });
 
-test('status tells of an upload and of a job, in lines and as JSON', async () => {
+test('status shows an upload and a job, in lines and as JSON', async () => {
   const { body: upload } = await service.upload([['b.png', await makeImage()]]);
   const done = await service.done(upload.id);
   const job = await service.submit({ type: 'checksum', payload: { upload_id: upload.id } });
@@ -145,36 +144,4 @@ test('status tells of an upload and of a job, in lines and as JSON', async () =>
   expect(JSON.parse(document.stdout)).toEqual(done);
   expect((await status(job.job_id)).stdout).toMatch(/^status: +completed\n[\s\S]*result: +\{.*"algorithm":"sha256"/);
   expect(await status('nothing')).toMatchObject({ code: 1, stderr: 'sheetmill: job nothing was not found\n' });
-});
-
-test.each<[string, number, string[], RegExp]>([
-  ['no command', 2, [], /^sheetmill: say what to do; see sheetmill --help\n$/],
-  ['a wrong command', 2, ['melt'], /^sheetmill: there is no command "melt"; see sheetmill --help\n$/],
-  ['no files', 2, ['convert', '--out', 'x'], /^sheetmill: name the files to convert; see sheetmill convert --help\n$/],
-  ['no folder', 2, ['convert', 'b.png'], /^sheetmill: --out DIR is missing.*\n$/],
-  ['a wrong option', 2, ['convert', 'b.png', '--size', '1'], /^sheetmill: Unknown option '--size'; see .*\n$/],
-  ['a wrong number', 2, ['convert', 'b.png', '--out', 'x', '--dpi', '1e3'], /^sheetmill: --dpi 1e3: must be .*\n$/],
-  [
-    'a wrong engine',
-    2,
-    ['convert', 'b.png', '--out', 'x', '--engine', 'X'],
-    /--engine X: must be pdfium or pdf-to-img/,
-  ],
-  ['a wrong URL', 2, ['status', 'x', '--url', 'localhost:3000'], /^sheetmill: "localhost:3000" is no URL.*\n$/],
-  ['nobody there', 3, ['convert', 'b.png', '--out', 'x', '--url', 'http://127.0.0.1:9'], /cannot be reached: .*\n$/],
-  ['nobody to verify', 3, ['verify', 'http://127.0.0.1:9'], /cannot be reached: .*\n$/],
-])('%s: code %i, one line on standard error, and nothing on standard output', async (_what, code, args, line) => {
-  const ended = await sheetmill(args, { cwd: folder }).ended;
-  expect(ended).toMatchObject({ code, stdout: '', stderr: expect.stringMatching(line) });
-});
-
-test.each(['', 'convert', 'status', 'serve', 'verify'])('%s --help says how it is used', async (command) => {
-  const { code, stdout, stderr } = await sheetmill([...(command ? [command] : []), '--help']).ended;
-  expect([code, stderr]).toEqual([0, '']);
-  expect(stdout).toMatch(new RegExp(`^Usage: sheetmill ${command || 'COMMAND'}[^]*xit code`));
-});
-
-test('--version is that of the package', async () => {
-  const { version } = JSON.parse(await readFile(path.resolve(import.meta.dirname, '../../package.json'), 'utf8'));
-  expect(await sheetmill(['--version']).ended).toMatchObject({ code: 0, stdout: `${version}\n`, stderr: '' });
 });

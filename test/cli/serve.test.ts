@@ -1,15 +1,13 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
+import type { ChildProcess } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { text } from 'node:stream/consumers';
 import { descendantsOf } from '../../runtime/process-tree.ts';
 import { commandOf, isAlive } from '../scenarios/processes.ts';
 import { makeImage } from '../support/files.ts';
 import { type Json, until } from '../support/service.ts';
+import { sheetmill } from './command.ts';
 
-const ROOT = path.resolve(import.meta.dirname, '../..');
 const URL_LINE = /^sheetmill listens on (http:\/\/127\.0\.0\.1:\d+)\n$/;
 
 let folder: string;
@@ -23,29 +21,20 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-/** Runs what `npm start` runs; `url` resolves with the line on standard output. */
-function start(env: Record<string, string> = {}) {
-  const { DATABASE_URL: _, ...environment } = process.env;
-  const child = spawn(process.execPath, ['main.ts'], {
-    cwd: ROOT,
-    env: { ...environment, NODE_OPTIONS: '', DATA_DIR: folder, PORT: '0', CAPACITY_CPU: '1', ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
+function start() {
+  const env = { DATABASE_URL: '', DATA_DIR: folder, PORT: '0', CAPACITY_CPU: '1' };
+  const service = sheetmill(['serve'], { env });
+  started.push(service.child);
+  let output = '';
+  service.child.stdout.on('data', (chunk) => {
+    output += chunk;
   });
-  started.push(child);
-  const output = { stdout: '', stderr: '' };
-  child.stdout.on('data', (chunk) => {
-    output.stdout += chunk;
-  });
-  child.stderr.on('data', (chunk) => {
-    output.stderr += chunk;
-  });
-  const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>;
-  const url = async () => {
-    await until(async () => output.stdout.includes('\n') || child.exitCode !== null, 30_000);
-    expect([output.stderr, output.stdout]).toEqual(['', expect.stringMatching(URL_LINE)]);
-    return URL_LINE.exec(output.stdout)?.[1] as string;
-  };
-  return { child, output, exited, url };
+  const url = () =>
+    until(async () => {
+      if (service.child.exitCode !== null) throw new Error((await service.ended).stderr);
+      return URL_LINE.exec(output)?.[1];
+    }, 30_000);
+  return { ...service, url };
 }
 
 async function get(url: string): Promise<Json> {
@@ -64,7 +53,7 @@ async function convertOne(url: string): Promise<Json> {
   return done;
 }
 
-/** All processes below this one: API, converter, sandboxes, Postgres and its keeper. */
+/** The processes that the service has started: API, converter, sandboxes, Postgres and its keeper. */
 function family({ pid }: ChildProcess): number[] {
   const found = descendantsOf(pid as number);
   expect(found.length).toBeGreaterThan(6);
@@ -73,25 +62,24 @@ function family({ pid }: ChildProcess): number[] {
 
 const isApi = (pid: number) => commandOf(pid).includes('api/main.ts');
 
-test('one command starts all of it, ends all of it, and keeps what it was given', async () => {
+test('serve starts and stops all processes, keeps uploads, and restarts a part that dies', async () => {
   const first = start();
   const url = await first.url();
   await get(`${url}/health/ready`);
   const document = await convertOne(url);
   const members = family(first.child);
   first.child.kill('SIGTERM');
-  expect(await first.exited).toEqual([0, null]);
+  expect(await first.ended).toEqual({ code: 0, signal: null, stdout: `sheetmill listens on ${url}\n`, stderr: '' });
   expect(members.filter(isAlive)).toEqual([]);
-  expect(first.output).toEqual({ stdout: `sheetmill listens on ${url}\n`, stderr: '' });
 
   const second = start();
   const again = await second.url();
   expect(await get(`${again}/uploads/${document.id}`)).toEqual(document);
 
-  // Killed, it can end nothing itself: everybody else notices.
+  // A killed launcher stops nothing: the other processes notice its end.
   const orphans = family(second.child);
   second.child.kill('SIGKILL');
-  await second.exited;
+  await second.ended;
   await until(async () => !orphans.some(isAlive), 30_000);
 
   const third = start();
@@ -99,26 +87,20 @@ test('one command starts all of it, ends all of it, and keeps what it was given'
   expect((await get(`${onceMore}/uploads`)).items.map(({ id }: Json) => id)).toEqual([document.id]);
   await convertOne(onceMore);
 
-  // A part that dies by itself is started again.
   const api = descendantsOf(third.child.pid as number).find(isApi) as number;
   process.kill(api, 'SIGKILL');
   await until(async () => descendantsOf(third.child.pid as number).some((pid) => pid !== api && isApi(pid)));
   const last = family(third.child);
   third.child.kill('SIGINT');
-  expect(await third.exited).toEqual([0, null]);
+  expect(await third.ended).toMatchObject({ code: 0, signal: null });
   expect(last.filter(isAlive)).toEqual([]);
 }, 180_000);
 
 test.each([
   ['PORT', 'abc'],
   ['LOG_LEVEL', 'loud'],
-])('%s=%s stops the start with one line that names it', async (name, value) => {
-  const child = spawn(process.execPath, ['main.ts'], {
-    cwd: ROOT,
-    env: { ...process.env, NODE_OPTIONS: '', DATA_DIR: folder, [name]: value },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  const [[code], stdout, stderr] = await Promise.all([once(child, 'exit'), text(child.stdout), text(child.stderr)]);
+])('%s=%s is refused with one line that names it', async (name, value) => {
+  const { code, stdout, stderr } = await sheetmill(['serve'], { env: { DATA_DIR: folder, [name]: value } }).ended;
   expect([code, stdout]).toEqual([1, '']);
   expect(stderr).toMatch(new RegExp(`^sheetmill: .*${name}="${value}".*\n$`));
 });

@@ -20,31 +20,31 @@ afterAll(async () => {
   await service.stop();
 });
 
-test('a deployment that works passes every check, and keeps nothing of them', async () => {
+test('a healthy deployment passes every check and keeps no upload of them', async () => {
   const args = ['verify', service.url, '--json', '--key', KEY, '--webhook-secret', SECRET];
   const { code, stdout, stderr } = await sheetmill(args).ended;
   const { checks, ...rest } = JSON.parse(stdout);
   expect(checks.filter(({ outcome }: { outcome: string }) => outcome !== 'passed')).toEqual([]);
   expect(rest).toEqual({ url: service.url, passed: checks.length, failed: 0, skipped: 0 });
   expect([code, stderr]).toEqual([0, '']);
-  // The archive went with its upload; jobs stay for as long as their history does.
+  // The file of the archive is deleted with its upload; its job remains as history.
   await service.pool.query(`delete from jobs where type = 'archive'`);
   await expectNothingLeft(service);
   expect((await service.pool.query('select id from uploads')).rows).toEqual([]);
 }, 120_000);
 
-test('a service that refuses the key: code 4, and one line that says so', async () => {
+test('a refused key is reported in one line with exit code 4', async () => {
   const id = crypto.randomUUID();
   const { code, stdout, stderr } = await sheetmill(['status', id, '--url', service.url, '--key', 'wrong']).ended;
   expect([code, stdout, stderr.split('\n').length]).toEqual([4, '', 2]);
 });
 
-test('what is not sheetmill fails in every check, with a line for each', async () => {
+test('a web server other than sheetmill fails every check, with a line for each', async () => {
   other.listen(0, '127.0.0.1');
   await once(other, 'listening');
   const { port } = other.address() as AddressInfo;
   const { code, stdout } = await sheetmill(['verify', `http://127.0.0.1:${port}`]).ended;
   expect(code).toBe(1);
-  expect(stdout).toMatch(/^failed +health +\d\.\d s {2}http\S+ answers no JSON/);
+  expect(stdout).toMatch(/^failed +health +\d\.\d s {2}http\S+ did not answer with JSON/);
   expect(stdout).toMatch(/\n0 passed, \d+ failed, 2 skipped\n$/);
 });

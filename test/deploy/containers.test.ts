@@ -10,8 +10,8 @@ import { hasRedis } from '../support/redis.ts';
 import { type Json, until } from '../support/service.ts';
 
 /**
- * The containers of docker-compose.yml as processes: the commands, the environment and the files that they would have, but for
- * the names and ports that stand for other containers.
+ * The containers of docker-compose.yml as processes, with the commands, the environment and the files of the image. Names and
+ * ports of other containers are replaced.
  */
 let folder: string;
 let app: string;
@@ -41,7 +41,7 @@ afterAll(async () => {
 async function environmentOf(name: string): Promise<NodeJS.ProcessEnv> {
   const environment: Record<string, string> = compose.services[name].environment;
   const stoodIn = Object.entries(environment).map(([variable, value]) => [variable, standIns[value] ?? value]);
-  // Containers have ports of their own; temporary files are in a volume.
+  // Each container has separate ports; temporary files are in a volume.
   return { ...image.env, PORT: String(await freePort()), TMPDIR: folder, ...Object.fromEntries(stoodIn) };
 }
 
@@ -51,11 +51,11 @@ function start(command: string[], env: NodeJS.ProcessEnv = {}): Program {
   return program;
 }
 
-/** The code of the image's health check in a container with this environment. */
+/** The exit code of the image's health check in a container with this environment. */
 const health = async (env: NodeJS.ProcessEnv) => (await start(image.healthcheck, env).exited)[0];
 const files = () => readdirSync(app, { recursive: true }).filter((name) => !String(name).startsWith('node_modules'));
 
-test('from an empty database to a converted upload, and down again', async () => {
+test('the containers migrate an empty database, convert an upload and stop in time', async () => {
   const [migrationsEnv, apiEnv, converterEnv] = (await Promise.all(
     ['migrations', 'api', 'converter'].map(environmentOf),
   )) as [NodeJS.ProcessEnv, NodeJS.ProcessEnv, NodeJS.ProcessEnv];
@@ -108,6 +108,6 @@ test('from an empty database to a converted upload, and down again', async () =>
     expect([await program.end(), program.output()]).toEqual([[0, null], expect.any(String)]);
     expect(Date.now() - began).toBeLessThan(Number.parseInt(stop_grace_period, 10) * 1000);
   }
-  // It would have been refused in a container, whose files cannot be written.
+  // In a container the root file system is read-only.
   expect(files()).toEqual(before);
 }, 180_000);

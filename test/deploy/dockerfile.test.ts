@@ -3,28 +3,25 @@ import { cp, mkdtemp, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { run as lint } from 'dockerfilelint';
-import { buildContext, image, instructions } from '../support/image.ts';
+import { buildContext, instructions } from '../support/image.ts';
 import { ROOT, run } from '../support/programs.ts';
 
 test('the linter finds nothing in the Dockerfile', () => {
   const text = readFileSync(path.join(ROOT, 'Dockerfile'), 'utf8');
-  // An option that the linter does not know, though it names it among those that it does.
+  // The linter rejects this valid option.
   expect(lint(ROOT, text.replace('--start-period=60s ', ''))).toEqual([]);
 });
 
-test('a build is given what the Dockerfile copies, and neither data, secrets, tests nor deployments', () => {
+test('the build context holds only the files that the Dockerfile copies', () => {
   const context = buildContext();
   const copied = instructions
     .filter(([name, rest]) => name === 'COPY' && !rest.startsWith('--from='))
     .flatMap(([, rest]) => rest.split(/\s+/).slice(0, -1));
   expect(copied.length).toBeGreaterThan(9);
-  for (const name of context) {
-    expect([name, copied.some((source) => path.matchesGlob(name, source))]).toEqual([name, true]);
-  }
-  expect([...context]).toEqual(expect.arrayContaining(['api', 'converter', 'runtime', 'package-lock.json', '.npmrc']));
+  expect([...context].filter((name) => !copied.includes(name))).toEqual([]);
 });
 
-test('the stage of the dashboard is given all that its build takes', async () => {
+test('the dashboard is built from the files of its stage', async () => {
   const begin = instructions.findIndex(([name, rest]) => name === 'FROM' && rest.endsWith(' AS dashboard'));
   const end = instructions.findIndex(([name], index) => name === 'FROM' && index > begin);
   const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-stage-'));
@@ -43,8 +40,4 @@ test('the stage of the dashboard is given all that its build takes', async () =>
   } finally {
     await rm(folder, { recursive: true });
   }
-});
-
-test('its processes are no root, and what they leave behind is reaped', () => {
-  expect(image).toMatchObject({ user: 'node', entrypoint: ['tini', '--'], env: { NODE_ENV: 'production' } });
 });

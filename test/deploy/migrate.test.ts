@@ -16,6 +16,8 @@ const started: Program[] = [];
 beforeEach(async () => {
   database = await cloneDatabase('template1');
   pool = new pg.Pool({ connectionString: database.url, max: 1 });
+  // The drop of the database may end a connection that is still closing.
+  pool.on('error', () => undefined);
   folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-migrate-'));
 });
 afterEach(async () => {
@@ -27,7 +29,7 @@ afterEach(async () => {
 
 const environment = () => ({ DATABASE_URL: database.url, DATA_DIR: folder, PORT: '0', LOG_LEVEL: 'error' });
 function migrate(args: string[] = [], env: Record<string, string> = {}): Program {
-  const program = run(['node', 'migrate.ts', ...args], { env: { ...environment(), ...env } });
+  const program = run(['node', 'cli/main.ts', 'migrate', ...args], { env: { ...environment(), ...env } });
   started.push(program);
   return program;
 }
@@ -44,7 +46,7 @@ async function startPart(part: 'api' | 'converter', url = database.url): Promise
   return child;
 }
 
-test('ten processes that start together on an empty database all come up, and every migration runs once', async () => {
+test('ten processes that start together on an empty database run every migration once', async () => {
   const parts = (['api', 'converter', 'api', 'converter', 'api', 'converter', 'api'] as const).map((part) =>
     startPart(part),
   );
@@ -58,9 +60,9 @@ test('ten processes that start together on an empty database all come up, and ev
   expect(await Promise.all(ended)).toEqual(children.map(() => [0, null]));
 }, 180_000);
 
-test('--wait changes nothing, and ends once somebody else has migrated', async () => {
+test('--wait changes nothing and ends after another process has migrated', async () => {
   const waiting = migrate(['--wait'], { LOG_LEVEL: 'info' });
-  await until(async () => waiting.output().includes('waits until'), 40_000);
+  await until(async () => waiting.output().includes('waiting for migrations'), 40_000);
   await expect(applied()).rejects.toThrow('does not exist');
   expect(waiting.child.exitCode).toBe(null);
   const migrating = migrate();
@@ -68,14 +70,14 @@ test('--wait changes nothing, and ends once somebody else has migrated', async (
   expect([await waiting.exited, waiting.output()]).toEqual([[0, null], expect.stringContaining('is up to date')]);
 }, 120_000);
 
-test('says in one line why it cannot migrate', async () => {
+test('a failed migration is reported in one line', async () => {
   await pool.query('create schema drizzle; create table drizzle.__drizzle_migrations (id text)');
   const migrating = migrate();
   expect(await migrating.exited).toEqual([1, null]);
   expect(migrating.output()).toMatch(/^sheetmill: .*column "hash" does not exist\n$/s);
 });
 
-test('API and converter start on a schema of pg-boss that is newer than theirs, and a migration leaves it alone', async () => {
+test('API, converter and migration accept a newer schema of pg-boss and leave it unchanged', async () => {
   expect(await migrate().exited).toEqual([0, null]);
   const { rows } = await pool.query('update pgboss.version set version = version + 1 returning version');
   expect(await migrate().exited).toEqual([0, null]);
@@ -86,7 +88,7 @@ test('API and converter start on a schema of pg-boss that is newer than theirs, 
   expect(await Promise.all(ended)).toEqual(children.map(() => [0, null]));
 }, 120_000);
 
-test('API and converter wait for a server that is read-only when they start', async () => {
+test('API and converter wait until a read-only server accepts writes', async () => {
   expect(await migrate().exited).toEqual([0, null]);
   const name = new URL(database.url).pathname.slice(1);
   await pool.query(`alter database ${name} set default_transaction_read_only = on`);

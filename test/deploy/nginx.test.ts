@@ -8,7 +8,7 @@ import { type Service, startService, until } from '../support/service.ts';
 
 const whenNginx = hasProgram('nginx', '-v') ? test : test.skip;
 
-/** nginx with deploy/nginx.conf, where the names of the two APIs and its own port are replaced. */
+/** Starts nginx with deploy/nginx.conf; the addresses of the two APIs and its port are replaced. */
 async function startNginx(folder: string, [one, other]: [string, string]): Promise<Program & { url: string }> {
   const port = await freePort();
   const server = readFileSync(path.join(ROOT, 'deploy/nginx.conf'), 'utf8')
@@ -28,7 +28,7 @@ async function startNginx(folder: string, [one, other]: [string, string]): Promi
 }
 
 whenNginx(
-  'behind nginx, uploads, waits and streams pass, and one of two APIs may go (skipped without nginx)',
+  'nginx passes uploads, long polls and streams, and survives the loss of one of two APIs (skipped without nginx)',
   async () => {
     const folder = mkdtempSync(path.join(tmpdir(), 'sheetmill-nginx-'));
     let nginx: Awaited<ReturnType<typeof startNginx>> | undefined;
@@ -57,7 +57,7 @@ whenNginx(
       expect(statuses.at(-1)).toBe('completed');
 
       await service.end(service.api, 'SIGKILL');
-      // As often as it takes to have gone to both.
+      // Several rounds reach both APIs.
       for (let round = 0; round < 6; round++) {
         const response = await fetch(`${nginx.url}/uploads/${id}/status`);
         expect(response.status).toBe(200);

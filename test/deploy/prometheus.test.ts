@@ -13,7 +13,7 @@ whenPromtool.each([
   ['check', 'config', 'prometheus.yml'],
   ['check', 'rules', 'alerts.yml'],
   ['test', 'rules', 'alerts.test.yml'],
-])('promtool %s %s %s is content (skipped without promtool)', (...args) => {
+])('promtool %s %s %s succeeds (skipped without promtool)', (...args) => {
   const { status, stdout, stderr } = spawnSync('promtool', args, {
     cwd: path.join(ROOT, 'deploy/prometheus'),
     encoding: 'utf8',
@@ -21,7 +21,7 @@ whenPromtool.each([
   expect({ status, stdout, stderr }).toMatchObject({ status: 0 });
 });
 
-test('alerts and dashboard ask for metrics, and labels, that the processes serve', async () => {
+test('alerts and dashboard use only metrics and labels that the processes serve', async () => {
   const rules = parse(read('prometheus/alerts.yml')).groups.flatMap(({ rules }: Json) => rules);
   const panels = JSON.parse(read('grafana/sheetmill.json')).panels;
   const expressions: string[] = [...rules, ...panels.flatMap(({ targets = [] }: Json) => targets)].map(
@@ -38,7 +38,7 @@ test('alerts and dashboard ask for metrics, and labels, that the processes serve
     expect((await fetch(`${converterUrl}/uploads`)).status).toBe(404);
     const { body } = await service.upload([['a.png', await makeImage()]]);
     await service.done(body.id);
-    // A job that waits, and an attempt that failed.
+    // A job without this original fails.
     await service.submit({ type: 'checksum', payload: { upload_id: body.id, original: 9 } });
     const served = await until(async () => {
       const now = [await text(`${service.url}/metrics`), await text(`${converterUrl}/metrics`)].join('\n');
@@ -50,7 +50,7 @@ test('alerts and dashboard ask for metrics, and labels, that the processes serve
         expect(served).toMatch(new RegExp(`^# TYPE (${name}|${family}) `, 'm'));
         const sample = new RegExp(`^${name}\\{(.*)\\} `, 'm').exec(served)?.[1];
         for (const [, label] of labels.matchAll(/(\w+)[=!]/g)) {
-          // Prometheus gives that one.
+          // Prometheus adds the label `job`.
           if (label !== 'job' && sample !== undefined)
             expect([name, sample]).toEqual([name, expect.stringContaining(`${label}="`)]);
         }

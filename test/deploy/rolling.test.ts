@@ -10,9 +10,9 @@ import { ROOT } from '../support/programs.ts';
 import { type Json, type Service, startService } from '../support/service.ts';
 
 /**
- * The version before, beside this one on one database, and alone on it after a rollback. The version before is the last
- * tag, or the commit before this one. A migration with which earlier versions cannot work says so in a line that begins with
- * `-- incompatible`: then there is nothing to test until the next version.
+ * The previous version beside this one on one database, and alone after a rollback. The previous version is the last tag,
+ * or the previous commit. A migration that breaks earlier versions has a line that begins with `-- incompatible`; the test
+ * is skipped until the next version then.
  */
 const MIGRATIONS = path.join(ROOT, 'migrations');
 
@@ -35,7 +35,7 @@ function reasonToSkip(): string | undefined {
       !known.has(`migrations/${file}`) &&
       /^-- incompatible/m.test(readFileSync(path.join(MIGRATIONS, file), 'utf8')),
   );
-  return incompatible && `earlier versions cannot work with ${incompatible}`;
+  return incompatible && `${incompatible} breaks earlier versions`;
 }
 
 const reason = reasonToSkip();
@@ -61,7 +61,7 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-async function startBefore(
+async function startPrevious(
   part: 'api' | 'converter',
   dataFolder: string,
 ): Promise<{ child: ChildProcess; url: string }> {
@@ -88,24 +88,24 @@ async function end(child: ChildProcess, signal: NodeJS.Signals = 'SIGTERM'): Pro
 }
 
 whenPossible(
-  `the version before works beside this one and after a rollback${reason === undefined ? '' : ` (skipped: ${reason})`}`,
+  `the previous version works beside this one and after a rollback${reason === undefined ? '' : ` (skipped: ${reason})`}`,
   async () => {
     service = await startService({
       databaseUrl: database.url,
       env: { TASKS: './test/scenarios/crashing-tasks.ts', CAPACITY_CPU: '2' },
     });
-    const before = await startBefore('converter', service.folder);
+    const previous = await startPrevious('converter', service.folder);
     const image = await makeImage();
     const uploads: { body: Json }[] = [];
     for (let count = 0; count < 6; count++) uploads.push(await service.upload([[`${count}.png`, image]]));
-    // The version before does not know this type, and must leave it to this one.
+    // The previous version does not know this type and must not claim it.
     const jobs: Json[] = await service.submit(Array(20).fill({ type: 'noop', retry_config: { max_attempts: 1 } }));
     for (const { body } of uploads) expect((await service.done(body.id)).status).toBe('completed');
     for (const { job_id } of jobs) expect((await service.jobDone(job_id, 60_000)).status).toBe('completed');
     expect(await service.audit()).toEqual([]);
 
-    await Promise.all([end(before.child), end(service.api), ...service.converters.map((child) => end(child))]);
-    const [api] = await Promise.all([startBefore('api', service.folder), startBefore('converter', service.folder)]);
+    await Promise.all([end(previous.child), end(service.api), ...service.converters.map((child) => end(child))]);
+    const [api] = await Promise.all([startPrevious('api', service.folder), startPrevious('converter', service.folder)]);
     const form = new FormData();
     form.append('file', new Blob([image as Uint8Array<ArrayBuffer>]), 'a.png');
     const { id }: Json = await (await fetch(`${api.url}/uploads`, { method: 'POST', body: form })).json();

@@ -27,7 +27,7 @@ afterAll(async () => {
   await service.stop();
   await s3.stop();
 });
-/** Deleted uploads leave nothing, here or there. */
+/** Deleted uploads leave no files in the bucket and on the disk. */
 afterEach(async () => {
   const { items } = await service.get('/uploads');
   for (const { id } of items) await service.delete(`/uploads/${id}`);
@@ -36,12 +36,12 @@ afterEach(async () => {
   const converter = service.converters[0]?.pid;
   const work = (await readdir(tmpdir())).find((name) => name.startsWith(`sheetmill-work-${hostname()}-${converter}-`));
   const held = () => (work === undefined ? [] : readdir(path.join(tmpdir(), work)));
-  // The folders of idle sandboxes alone.
+  // Only the folders of idle sandboxes remain.
   await until(async () => (await held()).every((name) => name.startsWith('run-')));
   expect(await service.audit()).toEqual([]);
 });
 
-/** What there is in the bucket. */
+/** The keys in the bucket. */
 async function keys(): Promise<string[]> {
   const { Contents = [] } = await s3.client.send(new ListObjectsV2Command({ Bucket }));
   return Contents.map(({ Key = '' }) => Key).sort();
@@ -49,7 +49,7 @@ async function keys(): Promise<string[]> {
 
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
 
-test('the pages of a PDF and a photograph are in the bucket, and are served as from a disk', async () => {
+test('originals and pages are stored in the bucket and served as from a disk', async () => {
   const photo = await makeImage({ format: 'jpeg', width: 640, height: 480 });
   const { body } = await service.upload(
     [
@@ -100,7 +100,7 @@ test('the pages of a PDF and a photograph are in the bucket, and are served as f
   expect(zipped).toEqual(served);
 });
 
-test('tasks read what is stored, and what they write is stored', async () => {
+test('tasks read files from the bucket and write files to it', async () => {
   const { body } = await service.upload([['book.pdf', book]], { pages: '1-3', dpi: '36' });
   const { id } = await service.done(body.id);
   const [archive, checksum] = await service.submit([
@@ -114,7 +114,7 @@ test('tasks read what is stored, and what they write is stored', async () => {
   expect((await service.jobIn('completed', checksum.job_id)).result).toMatchObject({ digest: sha256(book) });
 });
 
-test('what is refused, or given up in the middle of a large file, leaves nothing', async () => {
+test('a refused or aborted upload leaves nothing in the bucket', async () => {
   const files: [string, Uint8Array][] = [
     ['good.pdf', book],
     ['bad.png', Buffer.from('text')],
@@ -128,7 +128,7 @@ test('what is refused, or given up in the middle of a large file, leaves nothing
   await until(async () => s3.unfinished().length === 0);
 });
 
-test('while S3 is away uploads are refused, and what is at work waits for it', async () => {
+test('during an outage of S3 uploads are refused and running jobs wait', async () => {
   const begun = Promise.withResolvers<void>();
   s3.holdRequests((url) => {
     if (!url.includes('/pages/')) return undefined;
@@ -151,7 +151,7 @@ test('while S3 is away uploads are refused, and what is at work waits for it', a
   expect(rows).toEqual([]);
 });
 
-test('a converter that stops while S3 is away hands its jobs back unspent', async () => {
+test('a converter that stops during an outage of S3 returns its jobs without a failed attempt', async () => {
   const begun = Promise.withResolvers<void>();
   s3.holdRequests((url) => {
     if (!url.includes('/pages/')) return undefined;
@@ -174,7 +174,7 @@ test('a converter that stops while S3 is away hands its jobs back unspent', asyn
   expect(await service.done(body.id)).toMatchObject({ status: 'completed' });
 });
 
-test('clients may be sent to S3 for the bytes', async () => {
+test('STORE_DOWNLOADS=redirect redirects downloads to S3', async () => {
   const api = await service.startOtherApi({ STORE_DOWNLOADS: 'redirect' });
   const { body } = await service.upload([['book.pdf', book]], { pages: '1', dpi: '36' });
   const { originals, pages } = await service.done(body.id);
@@ -194,7 +194,7 @@ test('clients may be sent to S3 for the bytes', async () => {
     expect.stringContaining('book-0001.png'),
   ]);
   expect(Buffer.from(await page.arrayBuffer())).toEqual(await service.bytes(pages[0].url));
-  // The dashboard, which may load nothing from elsewhere, gets them from here.
+  // The dashboard may not load files from other origins, so its requests are not redirected.
   await request(api.url).get(originals[0].url).set('Sec-Fetch-Site', 'same-origin').expect(200);
   await request(api.url).get(originals[0].url).set('Sec-Fetch-Site', 'cross-site').expect(307);
   const tag = `"${originals[0].sha256}"`;

@@ -26,7 +26,7 @@ beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-hostile-'));
   const port = await freePort();
   url = `http://127.0.0.1:${port}`;
-  launcher = spawn(process.execPath, ['main.ts'], {
+  launcher = spawn(process.execPath, ['cli/main.ts', 'serve'], {
     cwd: ROOT,
     env: {
       ...{ PATH: process.env.PATH, NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE },

@@ -8,7 +8,8 @@ import { promisify } from 'node:util';
 const user = ['setpriv', '--reuid=65533', '--regid=65533', '--clear-groups'];
 const project = path.resolve(import.meta.dirname, '../..');
 const canSwitch =
-  process.getuid?.() === 0 && spawnSync('setpriv', [...user.slice(1), 'test', '-r', `${project}/main.ts`]).status === 0;
+  process.getuid?.() === 0 &&
+  spawnSync('setpriv', [...user.slice(1), 'test', '-r', `${project}/cli/main.ts`]).status === 0;
 
 let child: ChildProcess | undefined;
 let postgres: net.Server;
@@ -24,13 +25,13 @@ afterEach(async () => {
   postgres.close();
 });
 
-(canSwitch ? test : test.skip).each(['api/main.ts', 'converter/main.ts', 'main.ts'])(
-  'another process of the same user reads no secret of %s',
-  async (entry) => {
+(canSwitch ? test : test.skip).each([['api/main.ts'], ['converter/main.ts'], ['cli/main.ts', 'serve']])(
+  'another process of the same user reads no secret of %s %s',
+  async (...command) => {
     const { port } = postgres.address() as AddressInfo;
     const DATABASE_URL = `postgres://sheetmill:secret@127.0.0.1:${port}/sheetmill`;
     const connected = once(postgres, 'connection');
-    child = spawn(user[0] ?? '', [...user.slice(1), process.execPath, entry], {
+    child = spawn(user[0] ?? '', [...user.slice(1), process.execPath, ...command], {
       cwd: project,
       env: { PATH: process.env.PATH, DATABASE_URL, PORT: '0', DATA_DIR: '/nonexistent' },
       stdio: 'ignore',

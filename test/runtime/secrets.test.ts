@@ -67,7 +67,7 @@ async function readProc(pid: number, file: 'cmdline' | 'environ'): Promise<strin
 test('npm start hands secrets to no environment, command line, log or answer', async () => {
   const seenFolder = path.join(folder, 'seen');
   await mkdir(seenFolder);
-  const service = start(['main.ts'], {
+  const service = start(['cli/main.ts', 'serve'], {
     ...SECRETS,
     LOG_LEVEL: 'trace',
     JWT_ISSUER: 'https://issuer.example',
@@ -156,16 +156,16 @@ async function startDeadEnd() {
   return { server, third: third.promise, port: (server.address() as { port: number }).port };
 }
 
-test.each(['api/main.ts', 'converter/main.ts', 'migrate.ts', 'main.ts'])(
-  'a start of %s that fails shows no secret',
-  async (module) => {
+test.each([['api/main.ts'], ['converter/main.ts'], ['cli/main.ts', 'migrate'], ['cli/main.ts', 'serve']])(
+  'a start of %s %s that fails shows no secret',
+  async (...command) => {
     const secret = word('secret');
     const right = new URL(process.env.TEST_POSTGRES_URL as string);
     const urls = [
       Object.assign(new URL(right), { password: secret }).href,
       `postgres://me:${secret}/not-encoded@127.0.0.1/none`,
     ];
-    const starts = urls.map((url) => start([module], { DATABASE_URL: url, LOG_LEVEL: 'trace' }));
+    const starts = urls.map((url) => start(command, { DATABASE_URL: url, LOG_LEVEL: 'trace' }));
     const ends = await Promise.all(starts.map(({ exited }) => exited));
     expect(ends.map(([code]) => code)).toEqual(urls.map(() => 1));
     for (const [index, { output }] of starts.entries()) {
@@ -173,7 +173,7 @@ test.each(['api/main.ts', 'converter/main.ts', 'migrate.ts', 'main.ts'])(
       expect([index, found({ secret }, output())]).toEqual([index, []]);
     }
     const { server, third, port } = await startDeadEnd();
-    const waiting = start([module], {
+    const waiting = start(command, {
       DATABASE_URL: `postgres://me:${secret}@127.0.0.1:${port}/none`,
       LOG_LEVEL: 'trace',
     });

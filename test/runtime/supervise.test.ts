@@ -1,12 +1,12 @@
 import path from 'node:path';
 import { childrenOf, descendantsOf } from '../../runtime/process-tree.ts';
-import { type Limits, type Part, supervise } from '../../runtime/supervise.ts';
+import { type Part, type PartLimits, supervise } from '../../runtime/supervise.ts';
 import { commandOf, isAlive } from '../scenarios/processes.ts';
 import { until } from '../support/service.ts';
 
 const SCRIPT = path.join(import.meta.dirname, '../support/hanging-part.ts');
 const NEVER = 1_000_000;
-const LIMITS: Limits = { restartAfterMs: 10, checkMs: 100, maxMissedChecks: 20, endMs: 60_000 };
+const LIMITS: PartLimits = { restartAfterMs: 10, checkMs: 100, maxMissedChecks: 20, endMs: 60_000 };
 
 let hangs = 0;
 let isHanging = false;
@@ -16,7 +16,7 @@ afterEach(() => part?.stop());
 const running = () => childrenOf(process.pid).filter((pid) => commandOf(pid).includes('hanging-part.ts'));
 
 /** Starts a part and gives its processes, its own first. */
-async function start(limits: Partial<Limits>): Promise<number[]> {
+async function start(limits: Partial<PartLimits>): Promise<number[]> {
   hangs = 0;
   isHanging = false;
   part = supervise('part', SCRIPT, {

@@ -46,7 +46,7 @@ test('a schedule that does not keep to the contract is refused, and what is wron
     ['a', { job }, /^cron/],
     ['a', { cron: EVERY_MINUTE, timezone: 'Mars/Olympus', job }, /timezone/],
     ['a', { cron: EVERY_MINUTE }, /^job/],
-    ['a', { cron: EVERY_MINUTE, job: { type: 'nothing' } }, /^job\.type: there is no job type "nothing"/],
+    ['a', { cron: EVERY_MINUTE, job: { type: 'nothing' } }, /^job\.type: must be one of .*\(got "nothing"\)/],
     ['a', { cron: EVERY_MINUTE, job: { type: 'convert' } }, /^job\.type/],
     ['a', { cron: EVERY_MINUTE, job: { type: 'sleep', payload: { input: -1 } } }, /^job\.payload\.input/],
     ['a', { cron: EVERY_MINUTE, job: { ...job, job_id: 'always-the-same' } }, /^job: .*job_id/],

@@ -1,4 +1,4 @@
-import { cpSync, existsSync, globSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
+import { cpSync, existsSync, globSync, mkdirSync, readdirSync, readFileSync, realpathSync, symlinkSync } from 'node:fs';
 import path from 'node:path';
 import { ROOT } from './programs.ts';
 
@@ -66,6 +66,6 @@ function linkDependencies(folder: string): void {
     .filter((name) => existsSync(path.join(ROOT, name)));
   for (const name of installed) {
     mkdirSync(path.dirname(path.join(folder, name)), { recursive: true });
-    symlinkSync(path.join(ROOT, name), path.join(folder, name));
+    symlinkSync(realpathSync(path.join(ROOT, name)), path.join(folder, name));
   }
 }

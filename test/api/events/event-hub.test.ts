@@ -4,7 +4,6 @@ import { createEventHub, type EventHub } from '../../../api/events/event-hub.ts'
 import { warnOfLag } from '../../../api/events/events-lag.ts';
 import { readEventsHealth } from '../../../db/events.ts';
 import { recordProgress } from '../../../jobs/progress.ts';
-import type { Logger } from '../../../runtime/log.ts';
 import { COMPLETED, type JobsFixture, openJobsFixture } from '../../jobs/fixture.ts';
 import { type Json, until } from '../../support/service.ts';
 
@@ -22,7 +21,7 @@ afterAll(async () => {
   await fixture.close();
 });
 
-/** Everything that a follower of one job is sent. */
+/** Gives the events of one job as they are sent. */
 async function follow(jobId: string, after: number | undefined): Promise<Json[]> {
   const events: Json[] = [];
   const add = (bytes: Buffer) => void events.push(JSON.parse(String(bytes)));
@@ -35,7 +34,7 @@ async function follow(jobId: string, after: number | undefined): Promise<Json[]>
   return events;
 }
 
-/** An open transaction of another database of the same Postgres, while `work` is done. */
+/** Does `work` during an open transaction of another database of the same Postgres. */
 async function whileTransactionIsOpen(work: () => Promise<void>): Promise<void> {
   const client = new pg.Client({ connectionString: process.env.TEST_POSTGRES_URL });
   await client.connect();
@@ -47,7 +46,7 @@ async function whileTransactionIsOpen(work: () => Promise<void>): Promise<void> 
   }
 }
 
-test('progress is sent live between the start and the end of its attempt, with the id after which to resume', async () => {
+test('progress is sent between the start and the end of its attempt, with the id of the event before it', async () => {
   await fixture.submit({ id: 'a' });
   const events = await follow('a', 0);
   const job = await fixture.claimOne();
@@ -70,18 +69,18 @@ test('progress is sent live between the start and the end of its attempt, with t
   expect(kept).toEqual([events[0].id, events[1].id, events[4].id]);
 });
 
-test('a change reaches waiters at once although a transaction of another database is open, and the delay of the stream is measured', async () => {
-  const heard: Changes[] = [];
-  const stop = hub.onChange((changes) => heard.push(changes));
+test('an open transaction of another database delays the stream with a warning, and no change', async () => {
+  const changes: Changes[] = [];
+  const stop = hub.onChange((change) => changes.push(change));
   const warnings: unknown[][] = [];
   const log = { warn: (...args: unknown[]) => warnings.push(args), info: () => undefined, debug: () => undefined };
-  const lagWarnings = warnOfLag(fixture.db, log as unknown as Logger, { checkMs: 20, maxLagSeconds: 0.2 });
+  const lagWarnings = warnOfLag(fixture.db, log, { checkMs: 20, maxLagSeconds: 0.2 });
   await fixture.submit({ id: 'a' });
   const job = await fixture.claimOne();
   try {
     await whileTransactionIsOpen(async () => {
       await fixture.settle(job, COMPLETED);
-      await until(async () => heard.some((changes) => changes !== 'all' && changes.jobIds.includes('a')));
+      await until(async () => changes.some((change) => change !== 'all' && change.jobIds.includes('a')));
       await until(async () => warnings.length > 0);
       expect((await readEventsHealth(fixture.db)).lagSeconds).toBeGreaterThan(0.2);
     });
@@ -96,13 +95,13 @@ test('a change reaches waiters at once although a transaction of another databas
   ]);
 });
 
-test('an unreadable NOTIFY means that anything may have changed', async () => {
-  const heard: Changes[] = [];
-  const stop = hub.onChange((changes) => heard.push(changes));
+test('an unreadable NOTIFY is reported as a change of all rows', async () => {
+  const changes: Changes[] = [];
+  const stop = hub.onChange((change) => changes.push(change));
   for (const payload of ['', 'nonsense', '{"jobs": 1}', '{"uploads": ["u", 2]}']) {
     await fixture.db.$client.query(`select pg_notify('sheetmill_changes', $1)`, [payload]);
   }
-  await until(async () => heard.length >= 4);
+  await until(async () => changes.length >= 4);
   stop();
-  expect(heard.slice(-4)).toEqual(['all', 'all', { jobIds: [], uploadIds: [] }, { jobIds: [], uploadIds: ['u'] }]);
+  expect(changes.slice(-4)).toEqual(['all', 'all', { jobIds: [], uploadIds: [] }, { jobIds: [], uploadIds: ['u'] }]);
 });

@@ -10,7 +10,7 @@ const message = (xact: string, id: number, rest: Partial<Message> = {}): Message
   ...rest,
 });
 
-/** A follower whose history is sent when `finishSending` is called; `sent` is all that its client was given. */
+/** Opens a follower whose history is sent when `finishSending` is called; `sent` has all messages to its client. */
 function open(filter: EventFilter = {}, after = { xact: '0', id: 0 }) {
   const sent: string[] = [];
   let overruns = 0;
@@ -34,7 +34,7 @@ function open(filter: EventFilter = {}, after = { xact: '0', id: 0 }) {
   };
 }
 
-test('an event that the follower has seen elsewhere already is not given again', async () => {
+test('an event before the place of the follower is not sent', async () => {
   const { follower, sent } = open({}, { xact: '9', id: 2 });
   await follower.goLive();
   for (const [xact, id] of [
@@ -43,17 +43,17 @@ test('an event that the follower has seen elsewhere already is not given again',
     ['9', 3],
     ['10', 1],
   ] as const) {
-    follower.give(message(xact, id));
+    follower.push(message(xact, id));
   }
   expect(sent).toEqual(['3', '1']);
 });
 
-test('what comes while history is sent follows it, in order, and so does what comes meanwhile', async () => {
+test('events during history are sent after it, in order', async () => {
   const { follower, sent, finishSending } = open();
-  follower.give(message('1', 1));
+  follower.push(message('1', 1));
   const live = follower.goLive();
-  follower.give(message('1', 2));
-  follower.giveProgress(message('1', 2));
+  follower.push(message('1', 2));
+  follower.pushProgress(message('1', 2));
   expect(sent).toEqual(['1']);
   finishSending();
   await Promise.resolve();
@@ -61,36 +61,36 @@ test('what comes while history is sent follows it, in order, and so does what co
   expect(sent).toEqual(['1', '2']);
   finishSending();
   await live;
-  follower.give(message('1', 3));
-  follower.giveProgress(message('1', 4));
+  follower.push(message('1', 3));
+  follower.pushProgress(message('1', 4));
   expect(sent).toEqual(['1', '2', '3', '4']);
 });
 
-test('a backlog of more than a megabyte ends the follower, once', () => {
+test('a backlog over a megabyte ends the follower once', () => {
   const { follower, overruns } = open();
   const part = Buffer.alloc(MAX_BACKLOG_BYTES / 4);
-  const given = [1, 2, 3, 4, 5].map((id) => follower.give(message('1', id, { bytes: () => part })));
+  const given = [1, 2, 3, 4, 5].map((id) => follower.push(message('1', id, { bytes: () => part })));
   expect(given).toEqual([true, true, true, true, false]);
   expect(overruns()).toBe(1);
 });
 
-test('each follower is given what its filter selects, and of the rest not even the JSON is made', async () => {
+test('a follower receives only events of its filter, and no JSON is created for others', async () => {
   const row = { owner: 'someone', jobId: 'a', uploadId: 'u' };
   const matching: EventFilter[] = [{}, { owner: 'someone' }, { jobId: 'a' }, { uploadId: 'u' }, row];
   const others: EventFilter[] = [{ owner: 'other' }, { ...row, jobId: 'b' }, { ...row, uploadId: 'v' }];
   for (const filter of matching) {
     const { follower, sent } = open(filter);
     await follower.goLive();
-    follower.give(message('1', 1, row));
+    follower.push(message('1', 1, row));
     expect(sent).toEqual(['1']);
   }
   const bytes = () => {
-    throw new Error('made although nothing needs it');
+    throw new Error('no follower needs the JSON');
   };
   for (const filter of others) {
     const { follower } = open(filter);
     await follower.goLive();
-    follower.give(message('1', 1, { ...row, bytes }));
-    follower.giveProgress(message('1', 1, { ...row, bytes }));
+    follower.push(message('1', 1, { ...row, bytes }));
+    follower.pushProgress(message('1', 1, { ...row, bytes }));
   }
 });

@@ -1,6 +1,6 @@
 import { Outbox } from '../../../api/events/outbox.ts';
 
-/** A connection that takes what it was given when `take` is called. */
+/** A connection that accepts written messages when `take` is called. */
 function openClient() {
   const sent: Buffer[] = [];
   let callbacks: ((error?: Error) => void)[] = [];
@@ -22,7 +22,7 @@ function openClient() {
 
 const messages = Array.from({ length: 1_000 }, (_, index) => Buffer.from(`${index} `.padEnd(1_000)));
 
-test('a connection that takes nothing holds 16 KB, and all comes in order once it does', async () => {
+test('a stalled connection holds 16 KB, and sends all messages in order when it resumes', async () => {
   const { sent, client, take } = openClient();
   const outbox = new Outbox(client as ConstructorParameters<typeof Outbox>[0]);
   for (const message of messages) outbox.add(message);
@@ -37,7 +37,7 @@ test('a connection that takes nothing holds 16 KB, and all comes in order once i
   expect(Buffer.concat(sent).equals(Buffer.concat(messages))).toBe(true);
 });
 
-test('what waits for a connection that has ended is dropped', async () => {
+test('the messages of a closed connection are dropped', async () => {
   const { sent, client, take } = openClient();
   const outbox = new Outbox(client as ConstructorParameters<typeof Outbox>[0]);
   outbox.add(...messages);

@@ -21,7 +21,7 @@ afterEach(async () => {
 });
 afterAll(() => service.stop());
 
-/** An open stream; `events` are those that have come. */
+/** Opens a stream; `events` has all received events. */
 async function follow(query = '') {
   const socket = new WebSocket(`${service.url.replace('http', 'ws')}/jobs/stream${query}`);
   streams.add(socket);
@@ -34,11 +34,11 @@ async function follow(query = '') {
   const events: Json[] = [];
   socket.on('message', (data) => events.push(JSON.parse(String(data))));
   await once(socket, 'open');
-  // It follows from about here on: what is to be seen for sure must come after an event that was.
+  // The start of the stream is not exact: only events after a received one are certain.
   return { socket, events, closed };
 }
 
-/** Waits until a stream that shows every job is seen to follow. */
+/** Opens a stream of all events, and waits for its first. */
 async function followAll() {
   const stream = await follow();
   await until(async () => {
@@ -48,7 +48,7 @@ async function followAll() {
   return stream;
 }
 
-/** What the stream is to give from an event on: all there is, in order. */
+/** Gives the ids of all stored events from an event on, in order. */
 async function storedIds(from: number): Promise<number[]> {
   const { rows } = await service.pool.query(
     `select id::int from events where kind <> 'log' and (xact, id) >= (select xact, id from events where id = $1)
@@ -62,7 +62,7 @@ const idsOf = (events: Json[]) => events.map(({ id }) => id);
 const many = (count: number) =>
   Array.from({ length: count }, (_, index) => ({ type: 'noop', priority: ['low', 'high', 'normal'][index % 3] }));
 
-test('the events of one job come in order, each once, with progress and attempt', async () => {
+test('the events of one job are sent once and in order, with progress and attempt', async () => {
   const job_id = 'streamed';
   const { events } = await follow(`?job_id=${job_id}&after=0`);
   const payload = { input: 60 };
@@ -90,9 +90,9 @@ test('the events of one job come in order, each once, with progress and attempt'
   const [ready, running] = events;
   expect(ready).toMatchObject({ status: 'ready', attempt: 0, progress: null });
   expect(running).toMatchObject({ status: 'running', attempt: 1, progress: null });
-  const told = events.slice(2, -1);
-  expect(told.map(({ status }) => status)).toEqual(['running', 'running']);
-  expect(told.map(({ progress }) => progress.done)).toEqual([1, 3]);
+  const progressed = events.slice(2, -1);
+  expect(progressed.map(({ status }) => status)).toEqual(['running', 'running']);
+  expect(progressed.map(({ progress }) => progress.done)).toEqual([1, 3]);
   expect(idsOf(events)).toEqual(idsOf(events).toSorted((a, b) => a - b));
   const { rows } = await service.pool.query(
     `select status from events where job_id = $1 and kind = 'job' order by id`,
@@ -101,7 +101,7 @@ test('the events of one job come in order, each once, with progress and attempt'
   expect(rows.map(({ status }) => status)).toEqual(['ready', 'running', 'cancelled']);
 });
 
-test('the events of one upload are those of its jobs, its pages and itself', async () => {
+test('the stream of an upload has the events of its jobs, its pages and itself', async () => {
   const everything = await followAll();
   const { body } = await service.upload([['a.pdf', await makePdf([{ color: RED }, { color: RED }])]]);
   const { events } = await follow(`?upload_id=${body.id}&after=${everything.events[0].id}`);
@@ -124,11 +124,11 @@ test('the events of one upload are those of its jobs, its pages and itself', asy
     'running',
     'completed',
   ]);
-  // Who follows everything has these too.
+  // A stream of all events has these, too.
   await until(async () => idsOf(events).every((id) => idsOf(everything.events).includes(id)));
 });
 
-test('a stream that breaks off again and again is resumed without a gap or a repeat while many jobs run', async () => {
+test('a stream that is cut often resumes without a gap or a repeat while many jobs run', async () => {
   const watcher = await followAll();
   const from = watcher.events[0].id;
   const seen: number[] = [from];
@@ -140,7 +140,7 @@ test('a stream that breaks off again and again is resumed without a gap or a rep
   const working = work.finally(() => {
     done = true;
   });
-  // The last stream starts once all is done, and must give the rest.
+  // The last stream starts after the last job, and must send the rest.
   for (let last = false; !last; ) {
     last = done;
     const { socket, events, closed } = await follow(`?after=${seen.at(-1)}`);
@@ -158,7 +158,7 @@ test('a stream that breaks off again and again is resumed without a gap or a rep
   expect(idsOf(watcher.events)).toEqual(seen);
 });
 
-test('after=, of an old event or of none, gives all that is kept since, and then what comes', async () => {
+test('after= sends all kept events since that id, then new ones', async () => {
   await service
     .submit(many(300))
     .then((jobs: Json[]) => until(async () => (await service.leftovers()).jobs === 0 && jobs));
@@ -174,7 +174,7 @@ test('after=, of an old event or of none, gives all that is kept since, and then
   expect(idsOf(old.events)).toEqual((await storedIds(rows[0].id)).slice(1));
 });
 
-test('losing the connection that listens loses no event, and it is opened again', async () => {
+test('losing the LISTEN connection loses no event, and the connection is opened again', async () => {
   const { events } = await followAll();
   const from = events[0].id;
   for (let round = 0; round < 3; round++) {
@@ -210,7 +210,7 @@ test.each([
   ['?colour=red', 400, 'invalid_request'],
   ['/more', 404, 'not_found'],
   ['er', 404, 'not_found'],
-])('a WebSocket at /jobs/stream%s is answered with a problem, status %i', async (rest, status, code) => {
+])('a WebSocket at /jobs/stream%s is refused with a problem of status %i', async (rest, status, code) => {
   const socket = new WebSocket(`${service.url.replace('http', 'ws')}/jobs/stream${rest}`);
   const [, response] = await once(socket, 'unexpected-response');
   const body: Json = JSON.parse((await buffer(response)).toString());
@@ -223,7 +223,7 @@ test.each([
   expect(body.request_id).toMatch(/./);
 });
 
-test('a plain GET of the stream is told to upgrade, and a client that talks is sent away', async () => {
+test('a plain GET of the stream is refused, and a client that sends a message is disconnected', async () => {
   const answer = await service.send('GET', '/jobs/stream');
   expectProblem(answer, 426, 'invalid_request', /WebSocket/);
   expect(answer.headers.get('upgrade')).toBe('websocket');
@@ -232,19 +232,19 @@ test('a plain GET of the stream is told to upgrade, and a client that talks is s
   expect(await closed).toBe(1008);
 });
 
-test('a client that does not read is disconnected, and resumes where it was', async () => {
+test('a client that does not read is disconnected, and resumes without a gap', async () => {
   const { socket, events, closed } = await followAll();
   await until(async () => (await service.leftovers()).jobs === 0);
   const marker = randomUUID();
-  const passedOn = await follow(`?upload_id=${marker}`);
+  const marked = await follow(`?upload_id=${marker}`);
   socket.pause();
-  // More than the buffers of both kernels hold, and the marker last.
+  // More than the socket buffers hold, with the marker last.
   await service.pool.query(
     `insert into events (kind, job_id, upload_id, status)
      select 'job', n || repeat('x', 400), case n when 40000 then $1::uuid end, 'ready' from generate_series(1, 40000) n`,
     [marker],
   );
-  await until(async () => passedOn.events.length > 0);
+  await until(async () => marked.events.length > 0);
   socket.resume();
   expect(await closed).toBe(1013);
   const last = events.at(-1).id;
@@ -255,9 +255,9 @@ test('a client that does not read is disconnected, and resumes where it was', as
   expect(idsOf(resumed.events)).toEqual(missed);
 });
 
-test('an API that stops closes its streams with 1001, and the next one resumes them', async () => {
+test('an API that stops closes its streams with 1001, and the next API resumes them', async () => {
   const first = await followAll();
-  const other = await follow('?job_id=nobody');
+  const other = await follow('?job_id=unknown');
   await service.end(service.api);
   expect(await Promise.all([first.closed, other.closed])).toEqual([1001, 1001]);
   await service.startApi();

@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { buffer, text } from 'node:stream/consumers';
 import { exportJWK, generateKeyPair, SignJWT, UnsecuredJWT } from 'jose';
 import WebSocket from 'ws';
-import { createAdmission } from '../../../api/http/admission.ts';
+import { createAuthorize } from '../../../api/http/authorize.ts';
 import { parseConfig } from '../../../runtime/config.ts';
 import { makeImage, makePdf, RED } from '../../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../../support/service.ts';
@@ -522,12 +522,12 @@ describe('GET /jobs/stream', () => {
   });
 
   test('reads headers and queries of any length in linear time', async () => {
-    const admit = createAdmission(parseConfig({ DATA_DIR: service.folder }));
+    const authorize = createAuthorize(parseConfig({ DATA_DIR: service.folder }));
     const socket = { remoteAddress: '127.0.0.1' };
     const began = performance.now();
     for (const blanks of Array(40).fill(' '.repeat(15_900))) {
       const headers = { 'sec-websocket-protocol': `a${blanks}b`, authorization: `Bearer a${blanks}b` };
-      await admit({ method: 'GET', headers, socket } as unknown as IncomingMessage, '/jobs/stream');
+      await authorize({ method: 'GET', headers, socket } as unknown as IncomingMessage, '/jobs/stream');
     }
     expect(performance.now() - began).toBeLessThan(2_000);
   });
@@ -547,8 +547,8 @@ test('no key and no token stands in the log', () => {
 });
 
 describe('without keys', () => {
-  const start = async (file: string, env: Record<string, string>) => {
-    const child = spawn(process.execPath, [file], {
+  const start = async (command: string[], env: Record<string, string>) => {
+    const child = spawn(process.execPath, command, {
       cwd: `${import.meta.dirname}/../../..`,
       env: {
         ...process.env,
@@ -565,12 +565,12 @@ describe('without keys', () => {
   };
 
   test.each([
-    ['main.ts', '0.0.0.0'],
-    ['api/main.ts', '::'],
-    ['api/main.ts', '127.0.0.1.example.com'],
-  ])('%s does not start on %s, where others can reach it', async (file, HOST) => {
+    [['cli/main.ts', 'serve'], '0.0.0.0'],
+    [['api/main.ts'], '::'],
+    [['api/main.ts'], '127.0.0.1.example.com'],
+  ])('%s does not start on %s, where others can reach it', async (command, HOST) => {
     const refusal = /^sheetmill: HOST="[^"]+": .*API_KEYS.*AUTH=none.*\n$/;
-    expect(await start(file, { HOST })).toEqual([1, '', expect.stringMatching(refusal)]);
+    expect(await start(command, { HOST })).toEqual([1, '', expect.stringMatching(refusal)]);
   });
 
   test('it starts there if that is meant, and serves everybody', async () => {

@@ -1,12 +1,12 @@
 import { setImmediate as turn } from 'node:timers/promises';
-import { askTogether } from '../../../api/http/batch-loader.ts';
+import { createBatchLoader } from '../../../api/http/batch-loader.ts';
 
 const MAX = 3;
 
 test('calls that arrive together share queries of a bounded number of ids, one query at a time', async () => {
   const queries: string[][] = [];
   let running = 0;
-  const ask = askTogether<string>(MAX, async (ids) => {
+  const ask = createBatchLoader<string>(MAX, async (ids) => {
     expect(++running).toBe(1);
     queries.push(ids);
     await turn();
@@ -23,7 +23,7 @@ test('a call is answered by a query that began after it, and an error reaches on
   let state = 1;
   const running = Promise.withResolvers<void>();
   const gate = Promise.withResolvers<void>();
-  const ask = askTogether<number>(MAX, async (ids) => {
+  const ask = createBatchLoader<number>(MAX, async (ids) => {
     const seen = state;
     running.resolve();
     await gate.promise;

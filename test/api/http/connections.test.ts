@@ -3,8 +3,8 @@ import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import { type AddressInfo, connect, type Socket } from 'node:net';
 import express from 'express';
-import { admission, createAdmission } from '../../../api/http/admission.ts';
-import { createConnections } from '../../../api/http/connections.ts';
+import { createAuthorize, requireAuthorization } from '../../../api/http/authorize.ts';
+import { Connections } from '../../../api/http/connections.ts';
 import { problems } from '../../../api/http/problem.ts';
 import { parseConfig } from '../../../runtime/config.ts';
 import { createLogger } from '../../../runtime/log.ts';
@@ -22,12 +22,12 @@ const sockets = new Set<Socket>();
 beforeEach(async () => {
   const sha256 = createHash('sha256').update('alice').digest('hex');
   const config = parseConfig({ API_KEYS: JSON.stringify([{ name: 'alice', sha256, scopes: ['admin'] }]) });
-  const connections = createConnections({ maxConnections: MAX, maxUnknownPerAddress: MAX_UNKNOWN });
+  const connections = new Connections({ maxConnections: MAX, maxUnknownPerAddress: MAX_UNKNOWN });
   const released = Promise.withResolvers<void>();
   release = released.resolve;
   held = 0;
   const app = express();
-  app.use(admission(createAdmission(config, ({ socket }) => connections.trust(socket))));
+  app.use(requireAuthorization(createAuthorize(config, ({ socket }) => connections.trust(socket))));
   app.get('/jobs', (_request, response) => void response.json({}));
   app.get('/jobs/held', async (_request, response) => {
     held++;

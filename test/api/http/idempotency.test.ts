@@ -80,7 +80,7 @@ describe('POST /jobs with an Idempotency-Key', () => {
     const created = answers.filter(({ status }) => status === 201);
     expect(created.length).toBeGreaterThan(0);
     expect(new Set(created.map(({ text }) => text)).size).toBe(1);
-    for (const answer of answers) if (answer.status !== 201) expectProblem(answer, 409, 'conflict', /under way/);
+    for (const answer of answers) if (answer.status !== 201) expectProblem(answer, 409, 'conflict', /in progress/);
     expect(await countOf('jobs')).toBe(before + 1);
     const { status, text } = await post(key, { type: 'noop' });
     expect([status, text]).toEqual([201, created[0]?.text]);
@@ -157,7 +157,7 @@ describe('POST /uploads with an Idempotency-Key', () => {
     const created = answers.filter(({ status }) => status === 200);
     expect(created.length).toBeGreaterThan(0);
     expect(new Set(created.map(({ text }) => text)).size).toBe(1);
-    for (const answer of answers) if (answer.status !== 200) expectProblem(answer, 409, 'conflict', /under way/);
+    for (const answer of answers) if (answer.status !== 200) expectProblem(answer, 409, 'conflict', /in progress/);
     expect(await countOf('uploads')).toBe(before + 1);
   });
 
@@ -168,8 +168,8 @@ describe('POST /uploads with an Idempotency-Key', () => {
     opened.write(filePart('a.png', png).subarray(0, -20));
     const held = `select from idempotency_keys where key = '${key}'`;
     await until(async () => (await service.pool.query(held)).rowCount === 1);
-    expectProblem(await upload(key, [['a.png', png]]), 409, 'conflict', /under way/);
-    expectProblem(await post(key, { type: 'noop' }), 409, 'conflict', /under way/);
+    expectProblem(await upload(key, [['a.png', png]]), 409, 'conflict', /in progress/);
+    expectProblem(await post(key, { type: 'noop' }), 409, 'conflict', /in progress/);
     opened.end(Buffer.concat([filePart('a.png', png).subarray(-20), CLOSING]));
     const { status, body } = await slow;
     expect(status).toBe(200);

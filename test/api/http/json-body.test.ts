@@ -3,7 +3,7 @@ import { createServer, type Server } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
 import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib';
 import express from 'express';
-import { admission } from '../../../api/http/admission.ts';
+import { requireAuthorization } from '../../../api/http/authorize.ts';
 import { jsonBody } from '../../../api/http/json-body.ts';
 import { problems } from '../../../api/http/problem.ts';
 import { createLogger } from '../../../runtime/log.ts';
@@ -16,7 +16,7 @@ const room = new Quota({ name: 'bytes of JSON', max: 2 * MAX_BYTES });
 let server: Server;
 beforeAll(async () => {
   const app = express();
-  app.use(admission(async () => ({ owner: 'alice', sees: 'alice', countedAs: 'alice' })));
+  app.use(requireAuthorization(async () => ({ owner: 'alice', sees: 'alice', holder: 'alice' })));
   app.post('/', jsonBody(room, MAX_BYTES, 300), (request, response) => void response.json(request.body));
   app.use(problems(createLogger('silent', {})));
   server = createServer(app).listen(0, '127.0.0.1');
@@ -58,7 +58,7 @@ test.each([
   ['a bomb', gzipSync(Buffer.alloc(50_000_000, ' ')), { 'Content-Encoding': 'gzip' }, 413, /MB/],
   ['no gzip', '{}', { 'Content-Encoding': 'gzip' }, 400, /cannot be read/],
   ['of another encoding', '{}', { 'Content-Encoding': 'rot13' }, 415, /gzip, deflate, br/],
-  ['in UTF-16', '{}', { 'Content-Type': 'application/json; charset=utf-16' }, 415, /UTF-8/],
+  ['in UTF-16', '{}', { 'Content-Type': 'application/json; charset=utf-16' }, 415, /utf-8/],
   ['no JSON', '{"a"', {}, 400, /the body is not JSON/],
   ['a text', '"a"', {}, 400, /object or array/],
   ['of another type', '{}', { 'Content-Type': 'text/plain' }, 415, /application\/json/],

@@ -17,7 +17,7 @@ afterAll(() => service.stop());
 const job = (payload: string) => `{"type": "any", "payload": ${payload}}`;
 
 test.each([
-  ['{"n": 1e400}', /^payload\.n: must be a number within the range of IEEE doubles/],
+  ['{"n": 1e400}', /^payload\.n: must be a number within the range of IEEE 754 doubles/],
   ['{"a": [{"b": -1e999}]}', /^payload\.a\.0\.b: /],
   ['{"a": "\\u0000"}', /^payload\.a: must not contain NUL/],
   ['{"\\u0000": 1}', /NUL/],

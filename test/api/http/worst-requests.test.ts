@@ -9,9 +9,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { createApp } from '../../../api/app.ts';
 import { createEventHub } from '../../../api/events/event-hub.ts';
 import { attachStream } from '../../../api/events/stream.ts';
-import { createAdmission } from '../../../api/http/admission.ts';
-import { createWaiting } from '../../../api/http/long-poll.ts';
-import { createOrigins } from '../../../api/http/origins.ts';
+import { createAuthorize } from '../../../api/http/authorize.ts';
+import { LongPoll } from '../../../api/http/long-poll.ts';
+import { Origins } from '../../../api/http/origins.ts';
 import { openStatusCache } from '../../../api/http/status-cache.ts';
 import { createGuard } from '../../../api/webhooks/ssrf-guard.ts';
 import { loadTasks } from '../../../conversion/registry.ts';
@@ -79,23 +79,23 @@ beforeAll(async () => {
   const queues = await openQueues(db, { supervise: false, log });
   await registerJobTypes(db, tasks.values());
   const hub = createEventHub({ db, heavyDb: db, databaseUrl: database.url, log });
-  const waiting = createWaiting(hub);
+  const longPoll = new LongPoll(hub);
   const cache = await openStatusCache(undefined, log);
-  const origins = createOrigins(config);
-  const admit = createAdmission(config);
+  const origins = new Origins(config);
+  const authorize = createAuthorize(config);
   const store = await openStore(config);
   const guard = createGuard(config);
   const read = <T>(query: (from: typeof db) => Promise<T>) => query(db);
   server = createServer(
-    createApp({ db, heavyDb: db, read, queues, store, tasks, guard, config, origins, admit, log, cache, waiting }),
+    createApp({ db, heavyDb: db, read, queues, store, tasks, guard, config, origins, authorize, log, cache, longPoll }),
   );
-  const stream = attachStream(server, hub, { origins, admit }, log);
+  const stream = attachStream(server, hub, { origins, authorize }, log);
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   stop = async () => {
     server.closeAllConnections();
     server.close();
-    waiting.close();
+    longPoll.close();
     await Promise.all([stream.close(), hub.close()]);
     await queues.close();
     await close();

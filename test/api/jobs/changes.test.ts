@@ -5,7 +5,7 @@ import { expectProblem } from '../http/problems.ts';
 const TOMORROW = new Date(Date.now() + 86_400_000).toISOString();
 const YESTERDAY = new Date(Date.now() - 86_400_000).toISOString();
 
-/** Nothing runs the jobs. */
+/** Without a converter, so that jobs wait. */
 let service: Service;
 beforeAll(async () => {
   service = await startService({ converters: 0, env: { TASKS: './examples/tasks/index.ts', LOG_LEVEL: 'fatal' } });
@@ -15,7 +15,7 @@ afterEach(async () => expect(await service.audit()).toEqual([]));
 
 const change = (id: string, body: unknown) => service.send('PATCH', `/jobs/${id}`, body);
 
-test('a job that waits changes, and answers with its new place', async () => {
+test('a change of a waiting job answers with its new position', async () => {
   const [first, second] = await service.submit([
     { type: 'reverse', payload: { input: 'a' } },
     { type: 'reverse', payload: { input: 'b' }, priority: 'low' },
@@ -34,24 +34,24 @@ test('a job that waits changes, and answers with its new place', async () => {
   }
 });
 
-test('a change that is empty, unknown or wrong by the schema of the task is invalid', async () => {
+test('a change that is empty, unknown or invalid by the schema of its task is refused', async () => {
   const { job_id } = await service.submit({ type: 'reverse', payload: { input: 'a' } });
   const wrong: [unknown, RegExp][] = [
-    [{}, /empty/],
+    [{}, /at least one field/],
     [[], /expected object/i],
     [{ timeout_seconds: 1 }, /unknown field "timeout_seconds"; valid fields: priority, run_at, payload/],
     [{ priority: 'urgent' }, /priority: must be one of/],
-    [{ run_at: '2999-01-01T00:00:00Z' }, /run_at: lies too far/],
+    [{ run_at: '2999-01-01T00:00:00Z' }, /run_at: must be less than 30 years in the future/],
     [{ payload: { input: 1 } }, /payload\.input/],
     [{ payload: { input: 'a\0' } }, /payload\.input: must not contain NUL/],
   ];
   for (const [body, detail] of wrong) expectProblem(await change(job_id, body), 400, 'invalid_request', detail);
-  expectProblem(await change('nobody', { priority: 'high' }), 404, 'not_found');
+  expectProblem(await change('unknown', { priority: 'high' }), 404, 'not_found');
   await service.patch(`/jobs/${job_id}/cancel`);
   expectProblem(await change(job_id, { priority: 'high' }), 409, 'conflict', /is cancelled/);
 });
 
-test('of jobs of uploads the priority alone changes, and an archive stays with its upload', async () => {
+test('only the priority of a job of an upload can change, and the payload of an archive cannot', async () => {
   const { id } = (await service.upload([['a.png', await makeImage()]])).body;
   const { items } = await service.get(`/jobs?upload_id=${id}`);
   const convert = items[0].job_id;
@@ -60,11 +60,11 @@ test('of jobs of uploads the priority alone changes, and an archive stays with i
   expectProblem(await change(convert, { payload: items[0].payload }), 409, 'conflict');
   const archive = { type: 'archive', payload: { upload_id: id } };
   const { job_id } = await service.submit(archive);
-  expectProblem(await change(job_id, { payload: archive.payload }), 400, 'invalid_request', /stays with its upload/);
+  expectProblem(await change(job_id, { payload: archive.payload }), 400, 'invalid_request', /cannot change/);
   expect((await service.submit([archive, archive])).map((one: Json) => one.job_id)).toEqual([job_id, job_id]);
 });
 
-test('a unique key gives the existing job, as a job_id does', async () => {
+test('a job with a unique key in use is the existing job', async () => {
   const job = { type: 'noop', unique: { key: 'nightly', period_seconds: 3_600 } };
   const first = await service.post('/jobs', job);
   const again = await service.post('/jobs', { ...job, priority: 'high' });

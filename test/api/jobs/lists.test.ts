@@ -4,7 +4,6 @@ import { expectProblem } from '../http/problems.ts';
 
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 
-/** Lists of jobs, and of what happened to one. */
 let service: Service;
 beforeAll(async () => {
   service = await startService({ env: { TASKS: './examples/tasks/index.ts', CAPACITY_MEMORY_MB: '8192' } });
@@ -13,7 +12,7 @@ afterEach(() => expectNothingLeft(service));
 afterAll(() => service.stop());
 
 const ids = (items: Json[]) => items.map(({ job_id }) => job_id);
-/** Fails at once, for good. */
+/** Fails without a retry. */
 const bad = { type: 'fail', payload: { times: 9 }, retry_config: { max_attempts: 1 } };
 
 async function submitDone(jobs: Json[]): Promise<Json[]> {
@@ -21,7 +20,7 @@ async function submitDone(jobs: Json[]): Promise<Json[]> {
   return Promise.all(submitted.map(({ job_id }) => service.jobDone(job_id)));
 }
 
-test('a list is narrowed by each filter, newest first', async () => {
+test('each filter narrows the list, which is newest first', async () => {
   const [old] = await submitDone([{ type: 'email', priority: 'low' }]);
   const { body: upload } = await service.upload([['a.pdf', await makePdf([{ color: RED }])]]);
   await service.done(upload.id);
@@ -35,7 +34,7 @@ test('a list is narrowed by each filter, newest first', async () => {
   expect(await list('status=failed&limit=1')).toEqual([failed.job_id]);
   const ofUpload = (await service.get(`/jobs?upload_id=${upload.id}`)).items;
   expect(ofUpload).toMatchObject([{ type: 'convert', upload_id: upload.id }]);
-  // From this moment on, and before it, in whatever zone it is written.
+  // `created_after` includes its moment, `created_before` excludes it, and both accept any time zone.
   expect(await list(`created_after=${last.created_at}`)).toEqual([last.job_id]);
   expect(await list(`created_before=${old.created_at}&priority=low`)).toEqual([]);
   const shifted = new Date(Date.parse(last.created_at) + 3_600_000).toISOString().replace('Z', '%2B01:00');
@@ -50,7 +49,7 @@ test('a list is narrowed by each filter, newest first', async () => {
   await service.patch(`/jobs/${last.job_id}/cancel`);
 });
 
-test('a list gives each job exactly once, page after page, though many came at one time', async () => {
+test('the pages of a list give each job exactly once, although many have the same time', async () => {
   const batch = Array.from({ length: 25 }, (_, index) => ({ job_id: `page-${index}`, type: 'noop' }));
   await submitDone(batch);
   await submitDone(batch.map(({ type }, index) => ({ job_id: `other-${index}`, type })));
@@ -61,7 +60,7 @@ test('a list gives each job exactly once, page after page, though many came at o
     expect(page.items.length).toBe(page.next_cursor === null ? 1 : 7);
     seen.push(...ids(page.items));
     cursor = page.next_cursor;
-    // What comes meanwhile stands before the first page.
+    // A new job belongs before the first page.
     if (pages === 2) await submitDone([{ job_id: 'meanwhile', type: 'noop' }]);
   }
   const expected = batch.flatMap((_, index) => [`page-${index}`, `other-${index}`]);
@@ -93,7 +92,7 @@ test.each([
   expectProblem(await service.send('GET', `/jobs?${query}`), 400, 'invalid_request', detail);
 });
 
-test('the log of a job has what happened to it and what its task said, page after page', async () => {
+test('the log of a job has its status changes and the lines of its task, in pages', async () => {
   const [job, other] = await submitDone([{ type: 'email', payload: { to: 'a', subject: 'b' } }, { type: 'email' }]);
   const { items, next_cursor } = await service.get(`/jobs/${job.job_id}/logs`);
   expect(next_cursor).toBeNull();

@@ -4,7 +4,7 @@ import { type Json, type Service, startService } from '../../support/service.ts'
 import { expectProblem } from '../http/problems.ts';
 import { answerTo, openPost } from '../uploads/multipart.ts';
 
-/** Each test has another owner; nothing runs the jobs. */
+/** Each test has a separate owner, and no converter runs the jobs. */
 const NAMES = ['flood', 'other', 'bytes', 'shapes', 'burst', 'early', 'small'];
 const LIMITS = {
   MAX_QUEUED_JOBS: '100',
@@ -38,7 +38,7 @@ const upload = (name: string) => service.upload([['a.png', png]], {}, as(name));
 const noops = (count: number, more: Json = {}) => Array.from({ length: count }, () => ({ type: 'noop', ...more }));
 const waiting = async (name: string) => (await service.send('GET', '/jobs?limit=200', undefined, as(name))).body.items;
 
-test('an owner that floods is refused with 429, uploads too, and nobody else is', async () => {
+test('an owner beyond its limit is refused with 429, for uploads too, and other owners are not', async () => {
   expect((await post('flood', noops(4))).status).toBe(201);
   expect((await post('flood', noops(3, { run_at: TOMORROW }))).status).toBe(201);
   expectProblem(await post('flood', noops(2)), 429, 'too_many_requests', /at most 8 of your jobs may wait, and 7 do/);
@@ -53,27 +53,27 @@ test('an owner that floods is refused with 429, uploads too, and nobody else is'
 
   const [job] = await waiting('flood');
   expect((await service.send('PATCH', `/jobs/${job.job_id}/cancel`, undefined, as('flood'))).status).toBe(200);
-  const { status } = await afterALook(() => post('flood', noops(1)));
+  const { status } = await untilAccepted(() => post('flood', noops(1)));
   expect(status).toBe(201);
 });
 
-test('parts that converters add do not fill the queue for others', async () => {
+test('children that converters add do not count against the limit of the queue', async () => {
   await service.pool.query(`
     insert into jobs (id, type, priority, arrived_at, payload, cpu_units, memory_mb, status, ready_at, queue_id, max_attempts,
       initial_delay_seconds, backoff_multiplier, timeout_seconds, owner)
     select 'part_' || n, 'noop', 'normal', now(), '{}', 1, 256, 'ready', now(), gen_random_uuid(), 1, 1, 1, 1, 'large'
     from generate_series(1, 100) n`);
-  expect((await afterALook(() => upload('other'))).status).toBe(200);
+  expect((await untilAccepted(() => upload('other'))).status).toBe(200);
 });
 
-test('requests at the same time get no more than the bound together', async () => {
+test('concurrent requests do not exceed the limit together', async () => {
   const answers = await Promise.all(Array.from({ length: 30 }, () => post('burst', noops(2))));
   expect(answers.filter(({ status }) => status === 201)).toHaveLength(4);
   expect(answers.filter(({ status }) => status === 429)).toHaveLength(26);
   expect(await waiting('burst')).toHaveLength(8);
 });
 
-test('the payloads that wait are bounded in bytes, also those of changed jobs', async () => {
+test('the bytes of waiting payloads are limited, also when jobs are changed', async () => {
   // Two bytes each.
   const large = { type: 'reverse', payload: { input: 'é'.repeat(100_000) } };
   const [job] = (await post('bytes', [large, large, large, large])).body.items;
@@ -86,24 +86,24 @@ test('the payloads that wait are bounded in bytes, also those of changed jobs', 
   expect((await change(job.job_id, { input: 'é'.repeat(99_999) })).status).toBe(200);
 });
 
-test('the shapes that wait are bounded; jobs of those that wait already are accepted', async () => {
+test('the number of waiting shapes is limited, and a shape that waits already is accepted', async () => {
   const shaped = (cpu_units: number, memory_mb = 256) => ({
     type: 'noop',
     resource_requirements: { cpu_units, memory_mb },
   });
   expect((await post('shapes', [shaped(1), shaped(2), shaped(3)])).status).toBe(201);
-  expectProblem(await post('shapes', shaped(4)), 429, 'too_many_requests', /at most 3 different ones/);
+  expectProblem(await post('shapes', shaped(4)), 429, 'too_many_requests', /at most 3 different values \(now 3/);
   // Another size of the same class is the same shape.
   expect((await post('shapes', shaped(3, 200))).status).toBe(201);
   const many = [shaped(1), shaped(2), shaped(3), shaped(4)];
-  expectProblem(await post('shapes', many), 400, 'invalid_request', /4 different ones in one batch, more than 3/);
+  expectProblem(await post('shapes', many), 400, 'invalid_request', /at most 3 different values \(got 4\)/);
 });
 
-test('a batch that could never be accepted is invalid', async () => {
-  expectProblem(await post('small', noops(9)), 400, 'invalid_request', /9 jobs in one batch, more than the 8/);
+test('a batch beyond the limit of its owner is invalid', async () => {
+  expectProblem(await post('small', noops(9)), 400, 'invalid_request', /at most 8 jobs \(got 9\)/);
 });
 
-test('a full owner is refused before its body is read', async () => {
+test('an owner at its limit is refused before the body is read', async () => {
   expect((await post('early', noops(8))).status).toBe(201);
   const opened = openPost(service.url, { 'Content-Length': 1_000_000, ...as('early') });
   opened.flushHeaders();
@@ -111,7 +111,7 @@ test('a full owner is refused before its body is read', async () => {
   opened.destroy();
 });
 
-test('without keys, the whole queue is the only bound of jobs, and shapes have theirs', async () => {
+test('without keys, only the limit of the whole queue applies to jobs', async () => {
   expect((await open.post('/jobs', noops(39))).status).toBe(201);
   expectProblem(await open.post('/jobs', noops(2)), 503, 'unavailable', /at most 40 jobs may be ready, and 39 are/);
   expect((await open.post('/jobs', noops(1))).status).toBe(201);
@@ -119,7 +119,7 @@ test('without keys, the whole queue is the only bound of jobs, and shapes have t
   expect((await open.upload([['a.png', png]])).status).toBe(503);
 });
 
-test('series of shapes have a bound', async () => {
+test('metrics have separate series for 64 shapes at most', async () => {
   await open.pool.query(`
     insert into jobs (id, type, priority, arrived_at, payload, cpu_units, memory_mb, status, ready_at, queue_id, max_attempts,
       initial_delay_seconds, backoff_multiplier, timeout_seconds)
@@ -131,8 +131,8 @@ test('series of shapes have a bound', async () => {
   expect(series).toContain('sheetmill_queue_depth{cpu_units="other",memory_mb="other"} 37');
 });
 
-/** Asks again, for a second at most, until the answer is no longer that of the bounds. */
-async function afterALook<Answer extends { status: number }>(ask: () => Promise<Answer>): Promise<Answer> {
+/** Repeats a request for at most a second while a limit refuses it, since the limits read the database twice a second. */
+async function untilAccepted<Answer extends { status: number }>(ask: () => Promise<Answer>): Promise<Answer> {
   const deadline = performance.now() + 1_000;
   for (;;) {
     const answer = await ask();

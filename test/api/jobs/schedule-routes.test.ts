@@ -29,7 +29,7 @@ const makeDue = (name: string) =>
     [name],
   );
 
-test('a schedule is read with its next and its last run', async () => {
+test('a schedule has its next and its last run', async () => {
   const put = await service.put('/schedules/nightly', { ...YEARLY, timezone: 'Europe/Berlin' });
   const year = new Date().getUTCFullYear() + 1;
   expect([put.status, put.body]).toEqual([
@@ -52,7 +52,7 @@ test('a schedule is read with its next and its last run', async () => {
   expect((await service.get('/jobs?type=noop')).items).toHaveLength(1);
 });
 
-test('a paused schedule is kept, has no next run, and may be run by hand', async () => {
+test('a paused schedule has no next run, and can be run manually', async () => {
   const { body } = await service.put('/schedules/paused', { ...YEARLY, paused: true });
   expect(body).toMatchObject({ paused: true, next_run_at: null });
   const ran = await service.post('/schedules/paused/run');
@@ -64,7 +64,7 @@ test('a paused schedule is kept, has no next run, and may be run by hand', async
   expect(resumed.body).toMatchObject({ paused: false, next_run_at: expect.stringMatching(TIME), last_run_at });
 });
 
-test('a run by hand is refused while the previous job has not ended, where runs must not overlap', async () => {
+test('a manual run of a schedule without overlap is refused until its previous job ends', async () => {
   await service.put('/schedules/alone', { ...YEARLY, overlap: 'skip' });
   const { body } = await service.post('/schedules/alone/run');
   expectProblem(await service.post('/schedules/alone/run'), 409, 'conflict', new RegExp(body.job_id));
@@ -89,7 +89,7 @@ test('schedules are listed by name in pages', async () => {
   }
 });
 
-test('one more schedule than an owner may have is refused with the limit, and those that are there may change', async () => {
+test('a schedule beyond the limit of its owner is refused, and existing schedules can change', async () => {
   for (let index = 1; index <= MAX_SCHEDULES; index++) await service.put(`/schedules/s${index}`, YEARLY);
   const refused = await service.put('/schedules/one-more', YEARLY);
   expectProblem(refused, 429, 'too_many_requests', /at most 7 for each owner/);
@@ -109,11 +109,11 @@ test.each([
   [{ overlap: 'queue' }, /^overlap: must be one of allow, skip/],
   [{ missed: 'all' }, /^missed: must be one of once, skip/],
   [{ paused: 'yes' }, /^paused: /],
-])('%j is refused, with what is valid', async (change, detail) => {
+])('%j is refused with the valid values', async (change, detail) => {
   expectProblem(await service.put('/schedules/a', { ...YEARLY, ...change }), 400, 'invalid_request', detail);
 });
 
-test('what is not there is not found', async () => {
+test('an unknown schedule is 404 for every call', async () => {
   for (const [method, route] of [
     ['GET', '/schedules/nothing'],
     ['DELETE', '/schedules/nothing'],
@@ -124,7 +124,7 @@ test('what is not there is not found', async () => {
   }
 });
 
-test('a run that cannot be submitted is the last error of its schedule, a line of the log, and counted', async () => {
+test('a run that cannot be submitted is shown on its schedule, logged and counted', async () => {
   await service.put('/schedules/broken', YEARLY);
   await service.pool.query(`update schedules set cron = '*/5 * * * * *'`);
   await makeDue('broken');
@@ -136,18 +136,18 @@ test('a run that cannot be submitted is the last error of its schedule, a line o
     ...{ next_run_at: null, last_run_at: null },
     last_error: { code: 'invalid_request', message: expect.stringMatching(/^cron: must be five fields/) },
   });
-  await until(async () => /"schedule":"broken".*run of a schedule not submitted/.test(service.log()));
+  await until(async () => /"schedule":"broken".*scheduled job could not be submitted/.test(service.log()));
   const metrics = await (await fetch(`${service.url}/metrics`)).text();
   expect(metrics).toMatch(/^sheetmill_schedule_runs_total\{outcome="failed"\} 1$/m);
 });
 
-test('schedules are run again after an outage of Postgres, until the runner is closed', async () => {
+test('schedules run again after an outage of Postgres', async () => {
   const way = await startWay(service.pool.options.connectionString ?? '');
   way.open();
   const log = createLogger('silent', {});
   const { db, close } = await openDatabase(way.url, { name: 'test', log });
   const queues = await openQueues(db, { supervise: false, log });
-  // The API would run them, too.
+  // The API must not run the schedule instead.
   await service.put('/schedules/outage', YEARLY);
   await service.end(service.api);
   const runner = followSchedules(db, queues, log);

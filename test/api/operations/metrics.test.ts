@@ -34,7 +34,7 @@ afterAll(async () => {
 
 type Labels = Record<string, string | number>;
 
-/** All that a process tells just now; a function that gives the sum of those series of a name that have these labels. */
+/** Reads the metrics of a process: `of` gives the series with a name and labels, and `sum` adds their values. */
 async function read(url: string) {
   const response = await fetch(`${url}/metrics`);
   expect([response.status, response.headers.get('content-type')]).toEqual([
@@ -55,19 +55,19 @@ async function read(url: string) {
   return { of, sum };
 }
 const ofApi = () => read(service.url);
-const ofConverter = () => read(service.metricsUrls[0] as string);
+const ofConverter = () => read(String(service.metricsUrls[0]));
 
 const runs = (type: string, outcome: string) => ['sheetmill_job_run_seconds_count', { type, outcome }] as const;
 const once = { retry_config: { max_attempts: 1 } };
 const endless = { type: 'balloon', payload: { megabytes: 100 } };
 
-test('the numbers are what has happened', async () => {
+test('metrics count uploads, jobs, pages, sandboxes and webhooks', async () => {
   const pdf = await makePdf([{ color: RED }, { color: RED }]);
   const png = await makeImage();
   const key = { 'Idempotency-Key': 'of the first upload' };
   const upload = () => service.upload([['a.pdf', pdf]], { notify_url: receiver.url('/fails-once') }, key);
   const first = await upload();
-  // The answer again: no other upload.
+  // A repeat is not counted.
   expect((await upload()).body).toEqual(first.body);
   const second = await service.upload([['a.png', png]], { notify_url: receiver.url('/gone') });
   expect((await service.upload([['a.txt', Buffer.from('text')]])).status).toBe(415);
@@ -81,13 +81,13 @@ test('the numbers are what has happened', async () => {
   ]);
   const pid = await until(async () => {
     const { items } = await service.get(`/jobs/${killed.job_id}/logs`);
-    const told = items.find(({ message }: Json) => message === 'full');
-    return told && processOf(service.converters[0]?.pid as number, told.data);
+    const full = items.find(({ message }: Json) => message === 'full');
+    return full && processOf(Number(service.converters[0]?.pid), full.data);
   });
   process.kill(pid, 'SIGKILL');
   for (const { job_id } of [hash, leak, stuck, killed]) await service.jobDone(job_id, 60_000);
 
-  // One job takes all CPU units, so that two others wait; then it is cancelled.
+  // One job reserves all CPU units, so that two others wait until it is cancelled.
   const [all] = await service.submit([{ ...endless, resource_requirements: { cpu_units: 2, memory_mb: 512 } }]);
   await service.jobIn('running', all.job_id);
   const waiting: Json[] = await service.submit([1, 2].map(() => ({ type: 'look_for', payload: { pids: [] } })));
@@ -140,7 +140,6 @@ test('the numbers are what has happened', async () => {
     const claimed = attempts.filter((one) => one.type === type).reduce((total, one) => total + one.attempts, 0);
     expect([type, converter.sum('sheetmill_job_wait_seconds_count', { type })]).toEqual([type, claimed]);
   }
-  // The two that waited for the one that was cancelled.
   expect(converter.sum('sheetmill_job_wait_seconds_sum', { type: 'look_for' })).toBeGreaterThan(0);
   for (const [reserved_mb, group] of Map.groupBy(attempts, ({ memory_mb }) => memory_mb)) {
     const total = (of: 'measured' | 'peak') => group.reduce((sum, one) => sum + (one[of] ?? 0), 0);
@@ -191,12 +190,12 @@ test('the numbers are what has happened', async () => {
   expect(api.sum('sheetmill_postgres_connections', { state: 'idle' })).toBeGreaterThan(0);
 });
 
-test('requests are counted by the pattern of their route, whatever clients think up', async () => {
+test('requests are counted by the pattern of their route, so that clients cannot create series', async () => {
   const uuids = Array.from({ length: 5 }, () => crypto.randomUUID());
   for (const id of uuids) expect((await service.send('GET', `/uploads/${id}/status`)).status).toBe(404);
   const unknown = ['/nothing', '/uploads/1/2/3/4', '/%41', '/docs/nothing.js', '/%ZZ'];
   for (const route of unknown) expect((await fetch(service.url + route)).ok).toBe(false);
-  // A client that does not wait for the end.
+  // This client disconnects before the answer.
   const [held] = await service.submit([{ ...endless }]);
   const leaving = new AbortController();
   const asked = fetch(`${service.url}/jobs/${held.job_id}`, { headers: { Prefer: 'wait=60' }, signal: leaving.signal });
@@ -211,20 +210,20 @@ test('requests are counted by the pattern of their route, whatever clients think
   await service.patch(`/jobs/${held.job_id}/cancel`);
   expect(api.sum(seconds, { method: 'GET', route: '/uploads/:id/status', status: 404 })).toBe(5);
   expect(api.sum(seconds, { route: 'none' })).toBe(unknown.length);
-  const told = JSON.stringify(api.of(seconds));
-  for (const word of [...uuids, 'nothing', held.job_id]) expect(told).not.toContain(word);
+  const series = JSON.stringify(api.of(seconds));
+  for (const word of [...uuids, 'nothing', held.job_id]) expect(series).not.toContain(word);
 });
 
-test('while Postgres is away, an API tells what it knows by itself', async () => {
-  const away = new pg.Pool({ host: '127.0.0.1', port: 1 });
-  const text = await readMetrics(drizzle({ client: away, schema }));
+test('an API without Postgres serves the metrics of its process', async () => {
+  const unreachable = new pg.Pool({ host: '127.0.0.1', port: 1 });
+  const text = await readMetrics(drizzle({ client: unreachable, schema }));
   expect(text).toContain('sheetmill_uploads_accepted_total 0');
   expect(text).not.toContain('sheetmill_queue_depth');
-  await away.end();
+  await unreachable.end();
 });
 
-test('a converter whose METRICS_PORT is taken says so, and ends', async () => {
-  const { port } = new URL(service.metricsUrls[0] as string);
+test('a converter whose METRICS_PORT is in use exits with the reason', async () => {
+  const { port } = new URL(String(service.metricsUrls[0]));
   await expect(service.startConverter({ METRICS_PORT: port })).rejects.toThrow('the converter ended with 1');
   const reason = new RegExp(`^sheetmill: METRICS_PORT=${port}: listen EADDRINUSE.*$`, 'm');
   await until(async () => reason.test(service.log()));

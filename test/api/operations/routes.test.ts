@@ -8,7 +8,7 @@ import { rowsReadBy } from '../../support/rows-read.ts';
 import { type Json, type Service, startService } from '../../support/service.ts';
 import { expectProblem } from '../http/problems.ts';
 
-/** What shows how jobs hang together and why they die. Jobs are brought to where they are as converters do, without one. */
+/** The fixture runs jobs as a converter does. */
 let fixture: JobsFixture;
 let service: Service;
 beforeAll(async () => {
@@ -43,8 +43,8 @@ describe('GET /jobs/{id}/graph', () => {
     depends_on,
   });
 
-  /** Two ways from `first` to `last`, one of them through a job that was split in two. Gives the ids of the two. */
-  async function makeDiamond(): Promise<string[]> {
+  /** Submits two paths from `first` to `last`, one through a job with two children. Gives the ids of the children. */
+  async function makeDiamond(): Promise<[string, string]> {
     await fixture.submit(
       one('first'),
       one('whole', ['first']),
@@ -57,11 +57,11 @@ describe('GET /jobs/{id}/graph', () => {
     if (whole === undefined) throw new Error('whole is not ready');
     await fixture.settle(whole, { kind: 'split', children: [range([1, 2]), range([3, 4])] });
     const { rows } = await service.pool.query(`select id from jobs where parent_id = 'whole' order by id`);
-    return rows.map(({ id }) => id);
+    return [rows[0].id, rows[1].id];
   }
 
-  test('shows a diamond with a job that was split, the job itself first and the nearest next', async () => {
-    const [left, right] = (await makeDiamond()) as [string, string];
+  test('shows a diamond with a split job, the job itself first and the nearest next', async () => {
+    const [left, right] = await makeDiamond();
     await fixture.submit(one('stranger'));
     const jobs = {
       first: expected('first', 'completed'),
@@ -99,7 +99,7 @@ describe('GET /jobs/{id}/graph', () => {
     });
   });
 
-  test("does not show what is another owner's, nor that it is there", async () => {
+  test('hides the jobs of other owners', async () => {
     await fixture.submit(one('mine'), one('theirs', ['mine'], 'root'), one('mine-too', ['mine', 'theirs']));
     const idsFor = async (name: string) =>
       (await get(name, '/jobs/mine/graph')).body.items.map(({ job_id }: Json) => job_id).sort();
@@ -109,10 +109,10 @@ describe('GET /jobs/{id}/graph', () => {
     expect(body.items[1]).toEqual(expected('mine-too', 'blocked', ['mine']));
     expectProblem(await get('bob', '/jobs/mine/graph'), 404, 'not_found');
     expectProblem(await get('alice', '/jobs/theirs/graph'), 404, 'not_found');
-    expectProblem(await get('alice', '/jobs/nobody/graph'), 404, 'not_found');
+    expectProblem(await get('alice', '/jobs/unknown/graph'), 404, 'not_found');
   });
 
-  test('of jobs beyond counting shows the nearest 200, and that these are not all, without reading the rest', async () => {
+  test('shows the nearest 200 of many jobs as incomplete, without reading the rest', async () => {
     await fixture.submit(one('hub'), one('spoke', ['hub']));
     await fixture.finishAll();
     await service.pool.query(`
@@ -125,7 +125,7 @@ describe('GET /jobs/{id}/graph', () => {
     expect([body.complete, body.items.length]).toEqual([false, 200]);
     expect(body.items.slice(0, 2)).toEqual([expected('spoke', 'completed', ['hub']), expected('hub', 'completed')]);
     const { read } = await rowsReadBy(fixture.db, 'job_dependencies', (tx) => listRelatives(tx, 'spoke', 201));
-    // The dependants of the hub once, and none of theirs.
+    // Reads the dependants of the hub once, and none of theirs.
     expect(read).toBeLessThan(7_500);
   });
 });
@@ -135,13 +135,13 @@ describe('deaths in GET /system', () => {
     ({ kind: 'failed', error: { code, message }, retryable: false }) as const;
   const deathsFor = async (name: string) => (await get(name, '/system')).body.deaths;
 
-  /** Runs one job of this owner to the end of an attempt. */
+  /** Runs one attempt of a job of this owner. */
   async function end(id: string, owner: string, outcome: Parameters<JobsFixture['settle']>[1], peakMb?: number) {
     await fixture.submit({ id, owner });
     expect(await fixture.settle(await fixture.claimOne(), outcome, peakMb)).toBe(true);
   }
 
-  test('are attempts that were ended for their memory or time or by a crash, with their figures, the latest first', async () => {
+  test('are attempts that ended by memory, timeout or crash, latest first', async () => {
     const outgrown = { code: 'out_of_memory', message: 'page 3 needs more than the 256 MB reserved' } as const;
     await end('grows', 'alice', { kind: 'outgrown', error: outgrown, spent: true }, 251);
     await end('hangs', 'alice', failed('timeout', 'took longer than 60 s'), 90);
@@ -170,7 +170,7 @@ describe('deaths in GET /system', () => {
     await fixture.cancel('grows');
   });
 
-  test('are neither what tasks report themselves, nor what was handed back, nor older than a day', async () => {
+  test('exclude errors of tasks, returned attempts and attempts older than a day', async () => {
     await end('reports', 'alice', failed('task_failed', 'says so itself'));
     await end('is corrupt', 'alice', failed('corrupt_file', 'the PDF cannot be read'));
     await end('is old', 'alice', failed('timeout', 'took longer than 60 s'));
@@ -182,7 +182,7 @@ describe('deaths in GET /system', () => {
     await fixture.cancel('comes back');
   });
 
-  test('are found by an index among many attempts that have failed', async () => {
+  test('are found by an index among many failed attempts', async () => {
     await end('fails', 'alice', failed('task_failed', 'says so itself'));
     await service.pool.query(`
       insert into job_attempts (job_id, attempt, status, converter_id, converter, cpu_units, memory_mb, error, finished_at)

@@ -5,8 +5,8 @@ import path from 'node:path';
 import { asc, eq } from 'drizzle-orm';
 import type pg from 'pg';
 import type { Idempotency } from '../../../api/http/idempotency.ts';
-import { uploadFields } from '../../../api/http/schemas.ts';
 import { createUploads } from '../../../api/uploads/create.ts';
+import { uploadFields } from '../../../api/uploads/requests.ts';
 import { type Database, openDatabase } from '../../../db/client.ts';
 import { type Answer, takeKey } from '../../../db/idempotency.ts';
 import { jobs, uploads } from '../../../db/schema.ts';
@@ -49,7 +49,7 @@ function recordStatements({ $client: pool }: Database): void {
   });
 }
 
-const KEYLESS: Idempotency = { known: () => undefined, key: undefined };
+const KEYLESS: Idempotency = { known: () => undefined, key: undefined, isAnswerKept: false };
 
 /** An upload that was received. A NUL in the name of its file is more than Postgres can store. */
 async function received(filename = 'a.png', idempotency = KEYLESS) {
@@ -72,7 +72,7 @@ const many = (count: number) => Promise.all(Array.from({ length: count }, (_, in
 
 async function keyed(key: string): Promise<Idempotency> {
   expect(await takeKey(fixture.db, '', key)).toBe('new');
-  return { known: () => undefined, key: { owner: '', key } };
+  return { known: () => undefined, isAnswerKept: false, key: { owner: '', key } };
 }
 
 async function storedUploads(): Promise<string[]> {

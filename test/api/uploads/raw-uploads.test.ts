@@ -93,7 +93,7 @@ describe('a file part without a filename is a file', () => {
     const { status, body } = await send([field('document', Buffer.alloc(100_000, pdf)), CLOSING]);
     expect([status, body.detail]).toEqual([
       400,
-      'document: must have 2048 bytes at most; send files in the field "file"',
+      'document: must have at most 2048 bytes; send files in the field "file"',
     ]);
   });
 });
@@ -261,7 +261,7 @@ test.each([
   ['engine', 'mupdf', 'engine: must be one of pdfium, pdf-to-img (got mupdf)'],
   ['priority', 'urgent', 'priority: must be one of critical, high, normal, low (got urgent)'],
   ['password', 'a\0b', 'password: must not contain NUL'],
-  ['password', 'x'.repeat(128), 'password: must have 127 characters at most'],
+  ['password', 'x'.repeat(128), 'password: must have at most 127 characters'],
 ])('%s=%j is refused in words', async (name, value, detail) => {
   const { status, body } = await send([field(name, value), filePart('a.pdf', pdf), CLOSING]);
   expect([status, body.detail]).toEqual([400, detail]);

@@ -5,12 +5,13 @@ import { type Received, startReceiver } from '../../support/receiver.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../../support/service.ts';
 import { expectProblem } from '../http/problems.ts';
 
-const SECRETS = [0, 1].map((index) => `whsec_${Buffer.alloc(32, index).toString('base64')}`) as [string, string];
+const secretOf = (byte: number) => `whsec_${Buffer.alloc(32, byte).toString('base64')}`;
+const SECRETS = [secretOf(0), secretOf(1)] as const;
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 
 let service: Service;
 let receiver: Awaited<ReturnType<typeof startReceiver>>;
-/** Of the first webhook to a receiver that takes its time. */
+/** The pending response to the first webhook at /retried. */
 let unanswered: ServerResponse | undefined;
 beforeAll(async () => {
   receiver = await startReceiver((path, before, response) => {
@@ -37,7 +38,13 @@ afterAll(async () => {
   }
 });
 
-/** Takes it as a receiver does: by the library, with whatever secret it knows. */
+async function firstAt(path: string): Promise<Received> {
+  const [received] = await receiver.have(path, 1);
+  if (received === undefined) throw new Error(`no webhook at ${path}`);
+  return received;
+}
+
+/** Verifies the signature as a receiver does, with the library and one secret. */
 function verify({ text, headers, body }: Received, secret: string): Json {
   const signed = Object.fromEntries(
     ['webhook-id', 'webhook-timestamp', 'webhook-signature'].map((name) => [name, String(headers[name])]),
@@ -46,7 +53,7 @@ function verify({ text, headers, body }: Received, secret: string): Json {
   return body;
 }
 
-/** The webhooks of an upload or job once none is pending. */
+/** Gives the webhooks of an upload or job when none is pending. */
 const settledAll = (route: string): Promise<Json[]> =>
   until(async () => {
     const { items } = await service.get(`${route}/webhooks`);
@@ -59,13 +66,13 @@ async function settled(route: string): Promise<Json> {
   return items[0];
 }
 
-test('an upload tells of its end once, with its status and counts, signed with every secret', async () => {
+test('an ended upload sends one webhook with its status and counts, signed with every secret', async () => {
   const files: [string, Uint8Array][] = [['a.pdf', await makePdf([{ color: RED }, { color: RED }])]];
   const { status, body: upload } = await service.upload(files, { notify_url: receiver.url('/upload') });
   expect([status, upload.notify_url]).toEqual([200, receiver.url('/upload')]);
-  const [received] = (await receiver.have('/upload', 1)) as [Received];
+  const received = await firstAt('/upload');
   for (const secret of SECRETS) verify(received, secret);
-  expect(() => verify(received, `whsec_${Buffer.alloc(32, 9).toString('base64')}`)).toThrow();
+  expect(() => verify(received, secretOf(9))).toThrow();
   expect(() => verify({ ...received, text: `${received.text} ` }, SECRETS[0])).toThrow();
   const document = await service.done(upload.id);
   expect(received.body).toEqual({
@@ -101,7 +108,7 @@ test('an upload tells of its end once, with its status and counts, signed with e
   expect(receiver.at('/upload')).toHaveLength(1);
 });
 
-test('a job tells of its end, with its result; so do those of a batch and those that fail or are cancelled', async () => {
+test('a job that completes, fails or is cancelled sends a webhook with its document', async () => {
   const notify = (name: string) => ({ job_id: name, notify_url: receiver.url(`/${name}`) });
   await service.submit([
     { ...notify('done'), type: 'reverse', payload: { input: 'abc' } },
@@ -111,23 +118,23 @@ test('a job tells of its end, with its result; so do those of a batch and those 
     { type: 'noop' },
   ]);
   await service.patch('/jobs/dropped/cancel');
-  for (const [name, type, told] of [
+  for (const [name, type, expected] of [
     ['done', 'job.completed', { result: { output: 'cba' }, counts: { attempts: 1, depends_on: 0 } }],
     ['broken', 'job.failed', { error: { code: 'task_failed' }, counts: { attempts: 1, depends_on: 0 } }],
     ['behind', 'job.failed', { error: { code: 'dependency_failed' }, counts: { attempts: 0, depends_on: 1 } }],
     ['dropped', 'job.cancelled', { counts: { attempts: 0, depends_on: 0 } }],
   ] as const) {
-    const [received] = (await receiver.have(`/${name}`, 1)) as [Received];
+    const received = await firstAt(`/${name}`);
     const { type: found, data } = verify(received, SECRETS[0]);
     const { attempts: _, depends_on: __, ...document } = await service.get(`/jobs/${name}`);
-    expect([found, data]).toEqual([type, { ...document, counts: told.counts, url: `/jobs/${name}` }]);
-    expect(data).toMatchObject({ job_id: name, ...told });
+    expect([found, data]).toEqual([type, { ...document, counts: expected.counts, url: `/jobs/${name}` }]);
+    expect(data).toMatchObject({ job_id: name, ...expected });
     await settled(`/jobs/${name}`);
     expect(receiver.at(`/${name}`)).toHaveLength(1);
   }
 });
 
-test('a receiver that fails twice has it the third time, within seconds, as the same webhook', async () => {
+test('a webhook that fails twice is delivered at the third attempt with the same id', async () => {
   const job = await service.submit({ type: 'noop', notify_url: receiver.url('/fails-twice') });
   const webhook = await settled(`/jobs/${job.job_id}`);
   expect(webhook).toMatchObject({ status: 'delivered' });
@@ -141,7 +148,7 @@ test('a receiver that fails twice has it the third time, within seconds, as the 
   expect(received.map(({ headers }) => headers['webhook-id'])).toEqual(Array(3).fill(webhook.id));
 });
 
-test('what is gone is left alone, a redirect is no delivery, and of an endless answer only the beginning is read', async () => {
+test('410 ends a webhook, a redirect is a failure, and an endless answer is cut off', async () => {
   const [gone, moved, endless] = await service.submit(
     ['/gone', '/moved', '/endless'].map((path) => ({ type: 'noop', notify_url: receiver.url(path) })),
   );
@@ -160,13 +167,13 @@ test('what is gone is left alone, a redirect is no delivery, and of an endless a
   expect(receiver.at('/elsewhere')).toEqual([]);
 });
 
-test('a receiver that is not there is seen in the log of the webhook', async () => {
+test('an unreachable receiver is recorded as the error of the attempt', async () => {
   const job = await service.submit({ type: 'noop', notify_url: 'http://127.0.0.1:1/hook' });
   const attempt = await until(async () => (await service.get(`/jobs/${job.job_id}/webhooks`)).items[0]?.attempts[0]);
   expect(attempt).toMatchObject({ attempt: 1, status_code: null, error: expect.stringMatching(/ECONNREFUSED/) });
 });
 
-test('a job that was retried before its failure could be told tells of its next end instead', async () => {
+test('a webhook about a failure is dropped when the job is retried before it is delivered', async () => {
   const notify = { notify_url: receiver.url('/retried'), retry_config: { max_attempts: 1 } };
   const { job_id } = await service.submit({ type: 'fail', payload: { times: 1 }, ...notify });
   await receiver.have('/retried', 1);
@@ -175,7 +182,7 @@ test('a job that was retried before its failure could be told tells of its next 
   unanswered?.writeHead(503).end();
   const [failed, completed] = await settledAll(`/jobs/${job_id}`);
   expect(failed).toMatchObject({ type: 'job.failed', status: 'failed' });
-  expect(failed.attempts.at(-1).error).toBe('not sent: it was retried since, and is completed');
+  expect(failed.attempts.at(-1).error).toBe('not sent: the status is now completed');
   expect(completed).toMatchObject({ type: 'job.completed', status: 'delivered' });
   expect(receiver.at('/retried').map(({ body }) => [body.type, body.data.status])).toEqual([
     ['job.failed', 'failed'],
@@ -207,7 +214,7 @@ describe('a notify_url', () => {
     expectProblem(await service.put('/schedules/a', schedule), 400, 'invalid_request', /^job\.notify_url: /);
   });
 
-  test('that is empty is refused in JSON, where null says that there is none', async () => {
+  test('that is empty is refused in JSON, and null means none', async () => {
     expectProblem(
       await service.post('/jobs', { type: 'noop', notify_url: '' }),
       400,
@@ -217,7 +224,7 @@ describe('a notify_url', () => {
     expect((await service.post('/jobs', { type: 'noop', notify_url: null })).status).toBe(201);
   });
 
-  test('to an address that is never sent to is refused at once', async () => {
+  test('with a forbidden address is refused at once', async () => {
     const notify_url = 'http://169.254.169.254/latest/meta-data';
     const uploaded = await service.upload([['a.pdf', await makePdf([{ color: RED }])]], { notify_url });
     expect([uploaded.status, uploaded.body.code]).toEqual([422, 'forbidden_url']);
@@ -227,27 +234,27 @@ describe('a notify_url', () => {
     expect((await service.get('/schedules')).items).toEqual([]);
   });
 
-  test('is part of what makes a job of a chosen id the same', async () => {
-    const job = { job_id: 'told', type: 'noop', notify_url: receiver.url('/told') };
-    expect(await service.submit(job)).toMatchObject({ notify_url: receiver.url('/told') });
+  test('belongs to the fingerprint of a job with a chosen id', async () => {
+    const job = { job_id: 'notified', type: 'noop', notify_url: receiver.url('/notified') };
+    expect(await service.submit(job)).toMatchObject({ notify_url: receiver.url('/notified') });
     expect((await service.post('/jobs', job)).status).toBe(201);
     expect((await service.post('/jobs', { ...job, notify_url: receiver.url('/other') })).status).toBe(409);
-    await receiver.have('/told', 1);
-    expect(receiver.at('/told')).toHaveLength(1);
+    await receiver.have('/notified', 1);
+    expect(receiver.at('/notified')).toHaveLength(1);
   });
 
-  test('of a schedule is that of each of its jobs', async () => {
+  test('of a schedule applies to each of its jobs', async () => {
     const job = { type: 'noop', notify_url: receiver.url('/scheduled') };
-    const { body } = await service.put('/schedules/told', { cron: '0 0 1 1 *', job });
+    const { body } = await service.put('/schedules/notified', { cron: '0 0 1 1 *', job });
     expect(body.job).toEqual(job);
-    expect((await service.post('/schedules/told/run')).status).toBe(201);
-    const [received] = (await receiver.have('/scheduled', 1)) as [Received];
+    expect((await service.post('/schedules/notified/run')).status).toBe(201);
+    const received = await firstAt('/scheduled');
     expect(received.body).toMatchObject({ type: 'job.completed', data: { notify_url: receiver.url('/scheduled') } });
-    await service.delete('/schedules/told');
+    await service.delete('/schedules/notified');
   });
 });
 
-test('there are no webhooks of what is not there, and none of what names no receiver', async () => {
+test('a job without notify_url has no webhooks, and webhooks of unknown ids are 404', async () => {
   const job = await service.submit({ type: 'noop' });
   await service.jobDone(job.job_id);
   expect(await service.get(`/jobs/${job.job_id}/webhooks`)).toEqual({ items: [], next_cursor: null });

@@ -12,13 +12,13 @@ afterEach(() => rm(folder, { recursive: true }));
 
 const secrets = (WEBHOOK_SECRET?: string) => webhookSecrets(parseConfig({ DATA_DIR: folder, WEBHOOK_SECRET }));
 
-test('those that are configured sign, and nothing is kept', async () => {
+test('configured secrets are used, and no file is written', async () => {
   const both = [`whsec_${Buffer.alloc(24).toString('base64')}`, `whsec_${Buffer.alloc(64, 1).toString('base64')}`];
   expect(await secrets(both.join(', '))).toEqual(both);
   expect(await readdir(folder)).toEqual([]);
 });
 
-test('without any, processes that start together make one, which only their owner can read and which stays', async () => {
+test('processes that start together create one secret, which they keep and only their user can read', async () => {
   const made = await Promise.all(Array.from({ length: 10 }, () => secrets()));
   expect(new Set(made.flat()).size).toBe(1);
   const [secret] = made.flat();
@@ -29,7 +29,7 @@ test('without any, processes that start together make one, which only their owne
   expect((await stat(path.join(folder, 'webhook-secret'))).mode & 0o777).toBe(0o600);
 });
 
-test('a folder that cannot be made is told', async () => {
+test('a folder that cannot be created is an error', async () => {
   await writeFile(path.join(folder, 'file'), '');
   await expect(webhookSecrets(parseConfig({ DATA_DIR: path.join(folder, 'file', 'data') }))).rejects.toThrow(/ENOTDIR/);
 });
