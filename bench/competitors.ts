@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 
 /** A program that turns a file into PNG files in a folder. */
-interface Rival {
+interface Competitor {
   name: string;
   /** The first of these that is there and says a version; the rest are other names of it. */
   programs: string[];
@@ -16,10 +16,10 @@ interface Rival {
   targets: Record<string, number>;
 }
 
-/** A rival that is on this machine. */
-export type Installed = Rival & { version: string };
+/** A competitor that is on this machine. */
+export type Installed = Competitor & { version: string };
 
-export const PDF_RIVALS: Rival[] = [
+export const PDF_COMPETITORS: Competitor[] = [
   {
     // The two options are those with which ImageMagick calls it.
     name: 'Ghostscript',
@@ -47,7 +47,7 @@ export const PDF_RIVALS: Rival[] = [
   },
 ];
 
-export const IMAGE_MAGICK: Rival = {
+export const IMAGE_MAGICK: Competitor = {
   name: 'ImageMagick',
   programs: ['/usr/bin/convert', 'convert', 'magick'],
   askVersion: '-version',
@@ -65,20 +65,20 @@ ${Object.entries({ memory: '64GiB', map: '64GiB', disk: '64GiB', width: '200KP',
 
 const SAMPLE_MS = 5;
 
-/** Looks for a rival; a program of that name which is something else (as `convert` may be) does not count. */
-export function find(rival: Rival): Installed | undefined {
-  const saysSo = new RegExp(`${rival.name === 'ImageMagick' ? 'ImageMagick ' : ''}(\\d[\\d.-]+)`);
-  for (const program of rival.programs) {
-    const { stdout, stderr } = spawnSync(program, [rival.askVersion], { encoding: 'utf8' });
+/** Looks for a competitor; a program of that name which is something else (as `convert` may be) does not count. */
+export function find(competitor: Competitor): Installed | undefined {
+  const saysSo = new RegExp(`${competitor.name === 'ImageMagick' ? 'ImageMagick ' : ''}(\\d[\\d.-]+)`);
+  for (const program of competitor.programs) {
+    const { stdout, stderr } = spawnSync(program, [competitor.askVersion], { encoding: 'utf8' });
     const version = saysSo.exec(`${stdout}${stderr}`)?.[1];
-    if (version) return { ...rival, programs: [program], version };
+    if (version) return { ...competitor, programs: [program], version };
   }
   return undefined;
 }
 
 /** Converts a file `count` times, `atOnce` at a time, into folders that are removed afterwards. */
 export async function convertBy(
-  rival: Installed,
+  competitor: Installed,
   file: string,
   { outputs, signal, count = 1, atOnce = 1 }: { outputs: string; signal: AbortSignal; count?: number; atOnce?: number },
 ): Promise<{ seconds: number; peakMb: number }> {
@@ -88,7 +88,10 @@ export async function convertBy(
   const waiting = [...folders];
   async function work(): Promise<void> {
     for (let folder = waiting.pop(); folder !== undefined; folder = waiting.pop()) {
-      peakMb = Math.max(peakMb, await runToEnd(rival.programs[0] ?? '', rival.arguments(file, folder), signal));
+      peakMb = Math.max(
+        peakMb,
+        await runToEnd(competitor.programs[0] ?? '', competitor.arguments(file, folder), signal),
+      );
     }
   }
   const began = performance.now();

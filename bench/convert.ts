@@ -5,7 +5,7 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import sharp from 'sharp';
 import { bench, folder, say, signal } from './bench.ts';
-import { convertBy, find, IMAGE_MAGICK, type Installed, MAGICK_POLICY, PDF_RIVALS } from './competitors.ts';
+import { convertBy, find, IMAGE_MAGICK, type Installed, MAGICK_POLICY, PDF_COMPETITORS } from './competitors.ts';
 import { writeLargeJpeg, writeScan, writeTextPdf } from './inputs.ts';
 import { type Service, startService } from './service.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
@@ -25,11 +25,11 @@ const FIRST_IDLE_MS = 60_000;
 const IDLE_MS = 3_000;
 
 const cores = availableParallelism();
-const rivalOptions = { outputs: path.join(folder, 'outputs'), signal };
+const options = { outputs: path.join(folder, 'outputs'), signal };
 
 await bench(async () => {
   const rows = await compareAll();
-  const versions = [...PDF_RIVALS, IMAGE_MAGICK].map((rival) => [rival.name, find(rival)?.version]);
+  const versions = [...PDF_COMPETITORS, IMAGE_MAGICK].map((competitor) => [competitor.name, find(competitor)?.version]);
   const { sharp: sharpVersion, vips } = sharp.versions;
   const ours = { 'Node.js': process.versions.node, sharp: `${sharpVersion} (libvips ${vips})` };
   process.stdout.write(`${describeMachine({ ...ours, ...Object.fromEntries(versions) })}\n${toMarkdown(rows)}`);
@@ -68,15 +68,15 @@ async function comparePdf(service: Service, title: string, file: string): Promis
   const speeds = { warm: cold.pages / warm, cold: cold.pages / cold.seconds };
 
   const rows: Row[] = [];
-  for (const rival of PDF_RIVALS) {
-    const speed = await speedOf(find(rival), title, file, cold.pages);
+  for (const competitor of PDF_COMPETITORS) {
+    const speed = await speedOf(find(competitor), title, file, cold.pages);
     for (const [state, ours] of Object.entries(speeds)) {
       rows.push({
         what: `${title}, ${cold.pages} pages, ${state}`,
         ours: `${ours.toFixed(1)} pages/s`,
-        other: speed ? `${rival.name} ${speed.toFixed(1)} pages/s` : `${rival.name} is not installed`,
+        other: speed ? `${competitor.name} ${speed.toFixed(1)} pages/s` : `${competitor.name} is not installed`,
         ratio: speed && ours / speed,
-        least: rival.targets[`${title}, ${state}`],
+        least: competitor.targets[`${title}, ${state}`],
       });
     }
   }
@@ -84,12 +84,12 @@ async function comparePdf(service: Service, title: string, file: string): Promis
 }
 
 /** Pages per second of one process, after one run that counts for nothing unless it was so long that it must do. */
-async function speedOf(rival: Installed | undefined, title: string, file: string, pages: number) {
-  if (rival === undefined) return undefined;
-  say(`${title}: ${rival.name}`);
-  const first = await convertBy(rival, file, rivalOptions);
+async function speedOf(competitor: Installed | undefined, title: string, file: string, pages: number) {
+  if (competitor === undefined) return undefined;
+  say(`${title}: ${competitor.name}`);
+  const first = await convertBy(competitor, file, options);
   if (first.seconds > LONG_RUN_SECONDS) return pages / first.seconds;
-  return pages / (await medianSeconds(() => convertBy(rival, file, rivalOptions)));
+  return pages / (await medianSeconds(() => convertBy(competitor, file, options)));
 }
 
 async function compareImages(service: Service): Promise<Row[]> {
@@ -103,29 +103,30 @@ async function compareImages(service: Service): Promise<Row[]> {
   await service.convert(file);
   const ours = await service.convert(file, IMAGES);
 
-  const rival = find(IMAGE_MAGICK);
-  if (rival === undefined) return [{ what, ours: perSecond(ours), other: `${IMAGE_MAGICK.name} is not installed` }];
+  const competitor = find(IMAGE_MAGICK);
+  if (competitor === undefined)
+    return [{ what, ours: perSecond(ours), other: `${IMAGE_MAGICK.name} is not installed` }];
   process.env.MAGICK_CONFIGURE_PATH = path.join(folder, 'magick');
   await mkdir(process.env.MAGICK_CONFIGURE_PATH);
   await writeFile(path.join(process.env.MAGICK_CONFIGURE_PATH, 'policy.xml'), MAGICK_POLICY);
-  const warmUp = await convertBy(rival, file, rivalOptions);
+  const warmUp = await convertBy(competitor, file, options);
   const rows: Row[] = [];
   for (const atOnce of new Set([1, cores])) {
-    say(`${title}: ${rival.name}, processes at a time: ${atOnce}`);
-    const theirs = await convertBy(rival, file, { ...rivalOptions, count: IMAGES, atOnce });
+    say(`${title}: ${competitor.name}, processes at a time: ${atOnce}`);
+    const theirs = await convertBy(competitor, file, { ...options, count: IMAGES, atOnce });
     rows.push({
       what,
       ours: perSecond(ours),
-      other: `${rival.name}, ${atOnce} at a time, ${perSecond(theirs)}`,
+      other: `${competitor.name}, ${atOnce} at a time, ${perSecond(theirs)}`,
       ratio: theirs.seconds / ours.seconds,
       // The target stands against one process at a time.
-      ...(atOnce === 1 && { least: rival.targets.images }),
+      ...(atOnce === 1 && { least: competitor.targets.images }),
     });
   }
   rows.push({
     what: `${title}, peak memory of the process that decodes it`,
     ours: `${ours.peakMb} MB`,
-    other: `${rival.name} ${warmUp.peakMb} MB`,
+    other: `${competitor.name} ${warmUp.peakMb} MB`,
     ratio: warmUp.peakMb ? ours.peakMb / warmUp.peakMb : undefined,
     most: 0.2,
   });

@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util';
 import sharp from 'sharp';
 import { compiledCodeFolder } from '../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../converter/sandbox/isolation/detect.ts';
-import { createSandboxPool, type SandboxPool } from '../converter/sandbox/pool.ts';
+import { SandboxPool } from '../converter/sandbox/pool.ts';
 import { ORDINARY_MB } from '../jobs/shape.ts';
 import type { PdfEngine } from '../jobs/task.ts';
 import { createLogger } from '../runtime/log.ts';
@@ -43,7 +43,7 @@ await bench(async () => {
   sharp.concurrency(1);
   const tools = findTools();
   const report = await Report.open(options.out, tools);
-  const pool = createSandboxPool({
+  const pool = new SandboxPool({
     keep: options.jobs,
     roomMb: () => options.jobs * ORDINARY_MB,
     workFolder: folder,

@@ -4,11 +4,11 @@ import path from 'node:path';
 import sharp from 'sharp';
 import { CONVERTER_MB } from '../runtime/config.ts';
 import { bench, folder, say, signal } from './bench.ts';
-import { find, IMAGE_MAGICK, MAGICK_POLICY, PDF_RIVALS } from './competitors.ts';
-import { startOldWay } from './incident/baseline.ts';
-import { makeMonsters } from './incident/hostile-files.ts';
+import { find, IMAGE_MAGICK, MAGICK_POLICY, PDF_COMPETITORS } from './competitors.ts';
+import { startBaseline } from './incident/baseline.ts';
+import { makeHostileFiles } from './incident/hostile-files.ts';
 import { canReadMemory } from './incident/memory.ts';
-import { makeInnocents } from './incident/normal-files.ts';
+import { makeNormalFiles } from './incident/normal-files.ts';
 import { compare, listFigures, listReasons, perMinute, type Runs } from './incident/report.ts';
 import { type Arrival, type Run, runTraffic, type System } from './incident/run.ts';
 import { startSheetmill } from './incident/sheetmill.ts';
@@ -16,7 +16,7 @@ import { makeTraffic, type Upload } from './incident/traffic.ts';
 import { describeMachine, toMarkdown } from './table.ts';
 
 /**
- * `npm run bench:incident`: traffic with a few monsters in it, through worker processes as they used to be and through
+ * `npm run bench:incident`: traffic with a few hostile files in it, through worker processes as they used to be and through
  * this service, with the same memory in all. Prints Markdown. INCIDENT_UPLOADS makes it shorter, INCIDENT_SEED another.
  */
 const UPLOADS = Number(process.env.INCIDENT_UPLOADS ?? 2_000);
@@ -27,7 +27,7 @@ const OPEN_UPLOADS = Math.min(UPLOADS, Math.max(60, Math.round(UPLOADS / 3)));
 const MEMORY_MB = 2_048;
 const AT_ONCE_PER_WORKER = 4;
 
-/** So much longer than the slowest run seen, for each upload, and for the monsters at its end. */
+/** So much longer than the slowest run seen, for each upload, and for the hostile files at its end. */
 const LIMIT = { secondsEach: 1, tailSeconds: 300 };
 
 const cores = availableParallelism();
@@ -38,27 +38,29 @@ await bench(async () => {
   say('making files');
   const files = path.join(folder, 'files');
   await mkdir(files);
-  const innocents = await makeInnocents(files, SEED);
-  const monsters = await makeMonsters(files, signal);
-  const traffic = makeTraffic(SEED, UPLOADS, innocents, monsters, { everyKind: true });
-  const openTraffic = makeTraffic(SEED + 1, OPEN_UPLOADS, innocents, monsters, { everyKind: false });
-  const calmTraffic = openTraffic.filter(({ monster }) => monster === undefined);
+  const normalFiles = await makeNormalFiles(files, SEED);
+  const hostileFiles = await makeHostileFiles(files, signal);
+  const traffic = makeTraffic(SEED, UPLOADS, normalFiles, hostileFiles, { everyKind: true });
+  const openTraffic = makeTraffic(SEED + 1, OPEN_UPLOADS, normalFiles, hostileFiles, { everyKind: false });
+  const calmTraffic = openTraffic.filter(({ hostileKind }) => hostileKind === undefined);
 
   const programs = findPrograms();
   const clients = { clients: cores * AT_ONCE_PER_WORKER };
-  const theirClosed = programs && (await run('old way, closed loop', () => startOld(programs), traffic, clients));
+  const theirClosed =
+    programs && (await run('baseline, closed loop', () => startBaselineSystem(programs), traffic, clients));
   const closed = await run('sheetmill, closed loop', startOurs, traffic, clients);
   const half = { perMinute: perMinute(closed) / 2 };
   const open = await run('sheetmill, open loop', startOurs, openTraffic, half);
-  const calm = await run('sheetmill, open loop without monsters', startOurs, calmTraffic, half);
-  const theirOpen = programs && (await run('old way, open loop', () => startOld(programs), openTraffic, half));
+  const calm = await run('sheetmill, open loop without hostile uploads', startOurs, calmTraffic, half);
+  const theirOpen =
+    programs && (await run('baseline, open loop', () => startBaselineSystem(programs), openTraffic, half));
 
-  const ours: Runs = { closed, open, openWithoutMonsters: calm };
+  const ours: Runs = { closed, open, openWithoutHostile: calm };
   const other = theirClosed && theirOpen && { closed: theirClosed, open: theirOpen };
   const columns = {
-    'old way, closed loop': theirClosed,
+    'baseline, closed loop': theirClosed,
     'sheetmill, closed loop': closed,
-    'old way, open loop': theirOpen,
+    'baseline, open loop': theirOpen,
     'sheetmill, open loop': open,
   };
   const { sharp: sharpVersion, vips } = sharp.versions;
@@ -67,11 +69,11 @@ await bench(async () => {
     sharp: `${sharpVersion} (libvips ${vips})`,
     ImageMagick: programs?.image.version,
     Ghostscript: programs?.pdf.version,
-    'Memory of each way': `${MEMORY_MB} MB; sheetmill: ${CONVERTER_MB} for the converter; old way: ${cores} workers`,
+    'Memory of each way': `${MEMORY_MB} MB; sheetmill: ${CONVERTER_MB} for the converter; baseline: ${cores} workers`,
     Arrivals: `open loop ${half.perMinute.toFixed(0)} a minute, closed loop ${clients.clients} at a time; seed ${SEED}`,
     'Time of the whole bench': `${((performance.now() - began) / 60_000).toFixed(0)} minutes`,
   });
-  const figures = listFigures({ ...columns, 'sheetmill, open loop, no monsters': calm });
+  const figures = listFigures({ ...columns, 'sheetmill, open loop, no hostile uploads': calm });
   process.stdout.write(`${machine}\n${toMarkdown(compare(ours, other))}\n${figures}\n${listReasons(columns)}`);
 });
 
@@ -79,23 +81,23 @@ type Programs = NonNullable<ReturnType<typeof findPrograms>>;
 
 function findPrograms() {
   const image = find(IMAGE_MAGICK);
-  const [ghostscript] = PDF_RIVALS.filter(({ name }) => name === 'Ghostscript');
+  const [ghostscript] = PDF_COMPETITORS.filter(({ name }) => name === 'Ghostscript');
   const pdf = ghostscript && find(ghostscript);
   if (image && pdf) return { image, pdf };
-  say('no comparison with the old way: it needs ImageMagick and Ghostscript');
+  say('no comparison with the baseline: it needs ImageMagick and Ghostscript');
   return undefined;
 }
 
-async function startOld(programs: Programs): Promise<System> {
+async function startBaselineSystem(programs: Programs): Promise<System> {
   process.env.MAGICK_CONFIGURE_PATH = path.join(folder, 'magick');
   await mkdir(process.env.MAGICK_CONFIGURE_PATH, { recursive: true });
   await writeFile(path.join(process.env.MAGICK_CONFIGURE_PATH, 'policy.xml'), MAGICK_POLICY);
-  return startOldWay({
+  return startBaseline({
     workers: cores,
     atOnce: AT_ONCE_PER_WORKER,
     workerMb: MEMORY_MB / cores,
     programs,
-    folder: path.join(folder, 'old-way'),
+    folder: path.join(folder, 'baseline'),
   });
 }
 

@@ -5,9 +5,9 @@ import type { PrivateFolder } from '../converter/files/private-folder.ts';
 import { openPdf } from '../converter/render/engines/fallback.ts';
 import { estimateImage } from '../converter/render/estimate-image.ts';
 import { estimatePages } from '../converter/render/estimate-pdf.ts';
-import { inspectImage } from '../converter/render/image.ts';
+import { inspectImage } from '../converter/render/inspect-image.ts';
 import { detectIsolation } from '../converter/sandbox/isolation/detect.ts';
-import { createSandboxPool } from '../converter/sandbox/pool.ts';
+import { SandboxPool } from '../converter/sandbox/pool.ts';
 import { MAX_CLASS_MB, memoryClass } from '../jobs/shape.ts';
 import type { ConversionContext } from '../jobs/task.ts';
 import { createLogger } from '../runtime/log.ts';
@@ -33,7 +33,7 @@ interface Measured {
   peakMb: number;
 }
 
-const pool = createSandboxPool({
+const pool = new SandboxPool({
   keep: 1,
   roomMb: () => ORDINARY_MB,
   workFolder: folder,
@@ -83,7 +83,14 @@ async function measureAll(files: string[]): Promise<Measured[]> {
 
 async function plan(file: string): Promise<{ page: number; estimateMb: number }[]> {
   if (!file.endsWith('.pdf')) return [{ page: 1, estimateMb: estimateImage(await inspectImage(file)) }];
-  const inspection = { input: file, password: null, avoid: [], limits: LIMITS, step: () => undefined };
+  const inspection = {
+    input: file,
+    password: null,
+    avoid: [],
+    limits: LIMITS,
+    step: () => undefined,
+    log: () => undefined,
+  };
   const document = await openPdf(inspection);
   try {
     const boxes: { page: number; width: number; height: number }[] = [];

@@ -217,9 +217,7 @@ class Jobs extends Resource {
    * The live events, without an end. A broken connection resumes after the last event. `after` selects the first event;
    * 0 starts with the oldest stored one.
    */
-  stream(
-    query: Request<typeof streamQuery> & { signal?: AbortSignal | undefined } = {},
-  ): AsyncGenerator<Event, never> {
+  stream(query: Request<typeof streamQuery> & { signal?: AbortSignal | undefined } = {}): AsyncGenerator<Event, never> {
     return followEvents(this.http, '/jobs/stream', query);
   }
 }

@@ -3,45 +3,46 @@ import type { Shape } from '../jobs/shape.ts';
 import { isFor, parseWakeUp, passOn, type WakeUp } from '../jobs/wake.ts';
 import { WakeFlag } from '../runtime/wake-flag.ts';
 
-/** How a look found the queue. */
-interface Found {
-  /** How many jobs it started. */
+/** The result of a claim. */
+export interface Found {
+  /** The number of jobs that it started. */
   started: number;
-  /** The jobs that it left. */
+  /** Jobs that it saw and did not start. */
   left: { shape: Shape; waitedSeconds: number }[];
-  /** Other ready jobs may not start here now. */
+  /** Other jobs are ready that may not start here now. */
   hasOthers: boolean;
-  /** Another look would find no more. */
+  /** Another claim would start no more. */
   isComplete: boolean;
 }
 
 interface Parts {
-  /** The converter's. */
+  /** The id of the converter. */
   id: string;
-  /** How long after a look the next one takes place at the latest. */
+  /** The longest pause between two claims. */
   pollMs: number;
   free: () => Room;
-  /** Starts what fits. It does not reject. */
+  /** Starts jobs that fit. Never rejects. */
   claim: () => Promise<Found>;
-  /** Sends wake-ups to other converters. It does not reject. */
+  /** Sends wake-ups to other converters. Never rejects. */
   send: (wakeUps: WakeUp[]) => Promise<void>;
 }
 
 /**
- * Decides when a converter looks for jobs: when a wake-up for it names a job that may fit, when one of its jobs ends and
- * others may wait, again after a claim that may have left some, and once in `pollMs`. A wake-up for which it starts nothing goes to the next
- * converter, unless nothing is left to start. The owner calls `close()`.
+ * Decides when a converter claims jobs: after a wake-up for a job that may fit, after the end of one of its jobs if others
+ * may wait, again after a claim that may have left some, and at least every `pollMs`. A wake-up that starts no job is
+ * passed on to the next converter, unless no job is left. The owner calls `close()`.
  */
 export class ClaimLoop {
   readonly #parts: Parts;
   readonly #signal = new WakeFlag();
   readonly #running: Promise<void>;
   #peers: readonly string[] = [];
-  #heard: WakeUp[] = [];
-  /** The shapes of jobs that have waited for longer than a poll: no converter has had room for them. */
+  /** Wake-ups that are not handled yet. */
+  #received: WakeUp[] = [];
+  /** The shapes of jobs that waited longer than a poll: no converter had room for them. */
   #stuck: Shape[] = [];
-  #mustLook = true;
-  /** Nothing was left to start at the last look, and nothing was heard since. */
+  #mustClaim = true;
+  /** The last claim left no job, and no wake-up came since. */
   #isQuiet = false;
   #isDraining = false;
   #isClosed = false;
@@ -57,30 +58,30 @@ export class ClaimLoop {
     this.#peers = ids;
   }
 
-  /** Takes the payload of a NOTIFY. */
-  hear(payload: string): void {
+  /** Handles the payload of a NOTIFY. */
+  notify(payload: string): void {
     this.#isQuiet = false;
     const wakeUp = parseWakeUp(payload);
     if (wakeUp === undefined) {
-      this.look();
+      this.claimSoon();
     } else if (isFor(wakeUp, this.#peers, this.#parts.id)) {
-      this.#heard.push(wakeUp);
+      this.#received.push(wakeUp);
       this.#signal.set();
     }
   }
 
-  /** A job of this converter has ended. */
+  /** Reports that a job of this converter has ended. */
   jobEnded(): void {
-    if (!this.#isQuiet) this.look();
+    if (!this.#isQuiet) this.claimSoon();
   }
 
-  /** Looks as soon as no other look is at work. */
-  look(): void {
-    this.#mustLook = true;
+  /** Claims as soon as no other claim runs. */
+  claimSoon(): void {
+    this.#mustClaim = true;
     this.#signal.set();
   }
 
-  /** Starts no more jobs, but still passes wake-ups on. Resolves when no claim is at work. */
+  /** Starts no more jobs, but still passes wake-ups on. Resolves when no claim runs. */
   async drain(): Promise<void> {
     this.#isDraining = true;
     await this.#claiming;
@@ -96,51 +97,51 @@ export class ClaimLoop {
   async #run(): Promise<void> {
     /** Wake-ups for which this converter has started nothing yet. */
     let open: WakeUp[] = [];
-    let lookAt = 0;
+    let nextClaimAt = 0;
     while (!this.#isClosed) {
-      const { fitting = [], others = [] } = Object.groupBy(this.#heard.splice(0), (wakeUp) =>
-        this.#mayTake(wakeUp) ? 'fitting' : 'others',
+      const { fitting = [], others = [] } = Object.groupBy(this.#received.splice(0), (wakeUp) =>
+        this.#mayFit(wakeUp) ? 'fitting' : 'others',
       );
       open.push(...fitting);
       await this.#pass(others.filter((wakeUp) => !this.#isPointless(wakeUp)));
-      if (this.#mustLook || open.length > 0 || performance.now() >= lookAt) {
-        const { started, leaves, isComplete } = await this.#look();
-        lookAt = performance.now() + this.#parts.pollMs;
+      if (this.#mustClaim || open.length > 0 || performance.now() >= nextClaimAt) {
+        const { started, hasLeft, isComplete } = await this.#claim();
+        nextClaimAt = performance.now() + this.#parts.pollMs;
         open.splice(0, started);
         if (started > 0 && !isComplete) {
-          this.#mustLook = true;
+          this.#mustClaim = true;
           continue;
         }
-        if (!leaves) open = [];
+        if (!hasLeft) open = [];
       }
       await this.#pass(open.splice(0));
-      await this.#signal.wait(Math.max(0, lookAt - performance.now()));
+      await this.#signal.wait(Math.max(0, nextClaimAt - performance.now()));
     }
   }
 
-  /** How many jobs it started, and whether it leaves others that are ready. */
-  async #look(): Promise<{ started: number; leaves: boolean; isComplete: boolean }> {
-    this.#mustLook = false;
-    if (this.#isDraining) return { started: 0, leaves: true, isComplete: true };
+  /** Returns the number of jobs that it started, and whether other ready jobs are left. */
+  async #claim(): Promise<{ started: number; hasLeft: boolean; isComplete: boolean }> {
+    this.#mustClaim = false;
+    if (this.#isDraining) return { started: 0, hasLeft: true, isComplete: true };
     this.#isQuiet = true;
     const claiming = this.#parts.claim();
     this.#claiming = claiming;
     const { started, left, hasOthers, isComplete } = await claiming;
-    const leaves = left.length > 0 || hasOthers;
-    this.#isQuiet &&= !leaves && isComplete;
+    const hasLeft = left.length > 0 || hasOthers;
+    this.#isQuiet &&= !hasLeft && isComplete;
     this.#stuck = left
       .filter(({ waitedSeconds }) => waitedSeconds * 1_000 > this.#parts.pollMs)
       .map(({ shape }) => shape);
-    return { started, leaves, isComplete };
+    return { started, hasLeft, isComplete };
   }
 
-  #mayTake({ shape }: WakeUp): boolean {
+  #mayFit({ shape }: WakeUp): boolean {
     if (this.#isDraining) return false;
     const { cpuUnits, memoryMb } = this.#parts.free();
     return isWithin(shape, { cpuUnits, memoryMb });
   }
 
-  /** A converter with room for such a job would have taken a stuck one that needs no more. */
+  /** A converter with room for this job would have taken a stuck one that needs no more. */
   #isPointless({ shape }: WakeUp): boolean {
     return this.#stuck.some((stuck) => isWithin(stuck, shape));
   }

@@ -12,13 +12,13 @@ import type { Logger } from '../runtime/log.ts';
 import { failSpan, inSpan, type Span, SpanKind } from '../runtime/tracing.ts';
 import { uploadFolder } from '../store/paths.ts';
 import { isAway, type Store } from '../store/store.ts';
-import { runAttempt } from './attempt.ts';
 import { RejectedOutput } from './files/rejected-output.ts';
-import { createJournal } from './journal.ts';
+import { LogRecorder } from './log-recorder.ts';
 import { jobRun, peakMemory } from './metrics.ts';
 import { persist } from './retry-until-stored.ts';
-import type { Lease } from './sandbox/pool.ts';
-import { traced } from './traced.ts';
+import { runAttempt } from './run-attempt.ts';
+import type { TaskRunner } from './task-runner.ts';
+import { traceRuns } from './trace-runs.ts';
 
 export interface ExecutorParts {
   db: Database;
@@ -28,42 +28,48 @@ export interface ExecutorParts {
   config: Config;
   /** The folder for the files of attempts. */
   workFolder: string;
-  /** Of the job that is executed. */
+  /** The log of the job. */
   log: Logger;
 }
 
-/** How a job is executed. */
 interface Execution {
-  /** Undefined for a task that is trusted. */
-  sandbox: Pick<Lease, 'run' | 'distrust'> | undefined;
-  /** Aborted, it hands the job back. */
+  runner: Pick<TaskRunner, 'run' | 'distrust'>;
+  /** Aborting it returns the job to the queue. */
   stop: AbortSignal;
-  /** Aborted, by the caller or here, when the job is no longer ours. */
+  /** Aborted, by the caller or here, when the job no longer belongs to this attempt. */
   lost: AbortController;
-  /** Called while the job waits for the store. */
+  /** Called while the job waits for the store or the database. */
   onWait: () => void;
 }
 
-/** How long the end of a job that was handed back may wait for Postgres, within the time that a shutdown has. */
+/** How a task ended, before that is stored. */
+interface TaskEnd {
+  outcome: Outcome;
+  peakMemoryMb: number | null;
+  /** The upload whose files the task reads or makes. */
+  uploadId: string | null;
+}
+
+/** The time to settle a job after the converter was stopped, within the time that a shutdown has. */
 const SETTLE_AFTER_STOP_MS = 5_000;
-/** Until a job of a type that this converter does not know may be claimed again, by one that does. */
+/** The delay before a converter that knows the job type may claim the job. */
 const UNKNOWN_TYPE_SECONDS = 5;
 
-const NOTHING_TO_READ: Outcome = {
+const UPLOAD_DELETED: Outcome = {
   kind: 'failed',
-  error: { code: 'unknown_upload', message: 'the upload that it reads was deleted' },
+  error: { code: 'unknown_upload', message: 'the upload was deleted' },
   retryable: false,
 };
 const RETURNED: Outcome = { kind: 'returned' };
-const BROKEN: Outcome = {
+const INTERNAL_ERROR: Outcome = {
   kind: 'failed',
   error: { code: 'internal', message: 'an unexpected error; the log has the details' },
   retryable: true,
 };
 
 /**
- * Runs one claimed job from claim to settlement, as a span of its request's trace. Waits for a database that is away, and
- * rejects when its end cannot be stored, or not before this converter stops.
+ * Runs one claimed job and settles it, as a span of its request's trace. Waits while the database is unavailable. Rejects
+ * when the outcome cannot be stored, or not before this converter stops.
  */
 export function executeJob(parts: ExecutorParts, job: ClaimedJob, execution: Execution): Promise<void> {
   const attributes = {
@@ -74,104 +80,114 @@ export function executeJob(parts: ExecutorParts, job: ClaimedJob, execution: Exe
     'sheetmill.memory_mb': job.memoryMb,
     'sheetmill.waited_seconds': job.waitedSeconds,
   };
-  return inSpan(`attempt ${job.type}`, job, { kind: SpanKind.CONSUMER, attributes }, (span) =>
-    execute(parts, job, execution, span),
-  );
-}
-
-async function execute(parts: ExecutorParts, job: ClaimedJob, execution: Execution, span: Span): Promise<void> {
-  const task = parts.tasks.get(job.type);
-  if (task !== undefined) return executeTask(parts, job, task, execution, span);
-  parts.log.info({ type: job.type }, 'handed back: this converter does not know the job type');
-  await settleOnce(parts, job, execution.stop, { kind: 'returned', afterSeconds: UNKNOWN_TYPE_SECONDS }, null);
+  return inSpan(`attempt ${job.type}`, job, { kind: SpanKind.CONSUMER, attributes }, async (span) => {
+    const task = parts.tasks.get(job.type);
+    if (task !== undefined) return executeTask(parts, job, task, execution, span);
+    parts.log.info({ type: job.type }, 'job returned to the queue: unknown job type');
+    const outcome: Outcome = { kind: 'returned', afterSeconds: UNKNOWN_TYPE_SECONDS };
+    await settleOnce(parts, { attempt: job, outcome, peakMemoryMb: null }, execution.stop);
+  });
 }
 
 async function executeTask(
   parts: ExecutorParts,
   job: ClaimedJob,
   task: Task,
-  { sandbox, stop, lost, onWait }: Execution,
+  execution: Execution,
   span: Span,
 ): Promise<void> {
-  const { db, log } = parts;
-  const journal = createJournal(db, job, log);
   const observeRun = jobRun.startTimer({ type: job.type });
   const observeEnd = (outcome: Outcome['kind'] | 'lost') => {
     observeRun({ outcome });
     span.setAttribute('sheetmill.outcome', outcome);
   };
-  const giveUp = AbortSignal.any([stop, lost.signal]);
-  // The upload whose files it reads or makes.
-  let uploadId = job.uploadId;
-  const run = async () => {
-    uploadId ??= task.reads?.(job.payload) ?? null;
-    const options = { uploadId, sandbox: sandbox && traced(sandbox, span), stop, lost, giveUp, onWait };
-    return runAttempt(parts, job, task, { ...options, tell: journal.tell });
-  };
-  const { settled, peakMemoryMb } = await run().catch((error) => {
-    // The job was to be handed back, or was lost, while files were fetched or the store or the database was away.
-    if (isAway(error) || isOutage(error) || error === giveUp.reason) return { settled: RETURNED, peakMemoryMb: null };
-    if (error instanceof RejectedOutput) {
-      log.warn({ code: 'rejected_output', reason: error.message }, 'result of the sandbox rejected');
-      sandbox?.distrust();
-      return { settled: rejected(task, error), peakMemoryMb: null };
-    }
-    // Such as a page that Postgres refuses: it must not take the converter, and all that runs here, with it.
-    log.error({ err: error }, 'attempt broken');
-    return { settled: BROKEN, peakMemoryMb: null };
-  });
-  await journal.close();
-
-  // Its jobs of its own go with an upload; what else reads it ends here.
-  const deleted = (lost.signal.aborted || job.uploadId === null) && (await removeIfDeleted(parts, uploadId));
-  if (lost.signal.aborted) {
+  const end = await runTaskOfJob(parts, job, task, execution, span);
+  const isLost = execution.lost.signal.aborted;
+  // Deleting an upload deletes its own jobs; other jobs that read it fail here.
+  const isDeleted = (isLost || job.uploadId === null) && (await removeIfDeleted(parts, end.uploadId));
+  if (isLost) {
     observeEnd('lost');
-    return log.info('job cancelled, deleted, or lost to another converter');
+    return parts.log.info('job was cancelled, deleted, or lost to another converter');
   }
-  const outcome = deleted ? NOTHING_TO_READ : settled;
-  const ours = await settleOnce(parts, job, stop, outcome, peakMemoryMb);
-  if (!ours) await removeIfDeleted(parts, uploadId);
-  observeEnd(ours ? outcome.kind : 'lost');
+  const { peakMemoryMb } = end;
+  const outcome = isDeleted ? UPLOAD_DELETED : end.outcome;
+  const isOwned = await settleOnce(parts, { attempt: job, outcome, peakMemoryMb }, execution.stop);
+  if (!isOwned) await removeIfDeleted(parts, end.uploadId);
+  observeEnd(isOwned ? outcome.kind : 'lost');
   if (outcome.kind === 'failed') failSpan(span, outcome.error.message);
   if (peakMemoryMb !== null) peakMemory.observe({ reserved_mb: job.memoryMb }, peakMemoryMb);
-  log.info(
-    { outcome: outcome.kind, ...('error' in outcome && { error: outcome.error }), peakMemoryMb, ours },
-    'settled',
-  );
+  const error = 'error' in outcome && { error: outcome.error };
+  parts.log.info({ outcome: outcome.kind, ...error, peakMemoryMb, ours: isOwned }, 'attempt settled');
 }
 
-/** How a job ends whose sandbox gave what it must not give: it would do so again. */
-function rejected(task: Task, { message }: RejectedOutput): Outcome {
+/** Runs the task and stores what it reports. Never rejects: errors become outcomes. */
+async function runTaskOfJob(
+  parts: ExecutorParts,
+  job: ClaimedJob,
+  task: Task,
+  { runner, stop, lost, onWait }: Execution,
+  span: Span,
+): Promise<TaskEnd> {
+  const logs = new LogRecorder(parts.db, job, parts.log);
+  const giveUp = AbortSignal.any([stop, lost.signal]);
+  let { uploadId } = job;
+  try {
+    uploadId ??= task.reads?.(job.payload) ?? null;
+    const { outcome, peakMemoryMb } = await runAttempt(parts, job, task, {
+      ...{ uploadId, stop, lost, giveUp, onWait },
+      runner: task.trusted ? runner : traceRuns(runner, span),
+      record: (event) => logs.record(event),
+    });
+    return { outcome, peakMemoryMb, uploadId };
+  } catch (error) {
+    if (error instanceof RejectedOutput) runner.distrust();
+    return { outcome: outcomeOfError(error, task, giveUp, parts.log), peakMemoryMb: null, uploadId };
+  } finally {
+    await logs.close();
+  }
+}
+
+function outcomeOfError(error: unknown, task: Task, giveUp: AbortSignal, log: Logger): Outcome {
+  // The converter stopped, or the job was lost, during an outage or while files were copied.
+  if (isAway(error) || isOutage(error) || error === giveUp.reason) return RETURNED;
+  if (error instanceof RejectedOutput) {
+    log.warn({ code: 'rejected_output', reason: error.message }, 'sandbox output rejected');
+    return rejectedOutcome(task, error);
+  }
+  // Such as a page that Postgres refuses: the other jobs of this converter must continue.
+  log.error({ err: error }, 'attempt failed unexpectedly');
+  return INTERNAL_ERROR;
+}
+
+/** Invalid output fails the job at once: a retry would make the same output. */
+function rejectedOutcome(task: Task, { message }: RejectedOutput): Outcome {
   const error: PublicError = task.internal
     ? { code: 'corrupt_file', message: 'the file did not convert to valid pages' }
-    : { code: 'task_failed', message: `its result was not accepted: ${message}` };
+    : { code: 'task_failed', message: `output rejected: ${message}` };
   return { kind: 'failed', error, retryable: false };
 }
 
 /**
- * Settles an attempt, however often it takes to reach the database: one whose answer was lost is settled. Gives whether
- * the attempt still owned its job.
+ * Settles an attempt, and retries while the database is unavailable. Returns whether the attempt still owned its job: a
+ * settlement whose answer was lost counts.
  */
 async function settleOnce(
   { db, settle, log }: ExecutorParts,
-  job: ClaimedJob,
+  settlement: Settlement,
   stop: AbortSignal,
-  outcome: Outcome,
-  peakMemoryMb: number | null,
 ): Promise<boolean> {
-  const settlement = { attempt: job, outcome, peakMemoryMb };
   const giveUp = new AbortController();
   const onStop = () => setTimeout(() => giveUp.abort(), SETTLE_AFTER_STOP_MS).unref();
   if (stop.aborted) onStop();
   stop.addEventListener('abort', onStop, { once: true });
-  let isRepeated = false;
+  let isRetry = false;
   try {
     return await persist(
       log,
       giveUp.signal,
-      async () => (await settle(settlement)) || (isRepeated && (await isSettledAs(db, settlement))),
+      async () => (await settle(settlement)) || (isRetry && (await isSettledAs(db, settlement))),
       () => {
-        isRepeated = true;
+        isRetry = true;
       },
     );
   } finally {
@@ -179,7 +195,7 @@ async function settleOnce(
   }
 }
 
-/** What an attempt has written since its upload was deleted goes as well. Gives whether it was deleted. */
+/** Removes the files that an attempt wrote after its upload was deleted. Returns whether it was deleted. */
 async function removeIfDeleted({ db, store, log }: ExecutorParts, uploadId: string | null): Promise<boolean> {
   if (uploadId === null) return false;
   try {
@@ -187,7 +203,10 @@ async function removeIfDeleted({ db, store, log }: ExecutorParts, uploadId: stri
     await store.removeFolder(uploadFolder(uploadId));
     return true;
   } catch (error) {
-    log.warn({ err: error, upload: uploadId }, 'files of a deleted upload left to the sweep');
+    log.warn(
+      { err: error, upload: uploadId },
+      'files of a deleted upload not removed; the store sweep will remove them',
+    );
     return false;
   }
 }

@@ -7,29 +7,29 @@ import type { Logger } from '../runtime/log.ts';
 import { WakeFlag } from '../runtime/wake-flag.ts';
 
 const HEARTBEAT_MS = 3_000;
-/** After a failure: what comes back must be heard well before it is declared lost. */
+/** The pause after a failure. It is short, so that a converter beats again before it is declared lost. */
 const RETRY_MS = 500;
-/** A round of the leader needs a heartbeat that is no older. */
+/** The maximum age of the leader's heartbeat before a round of maintenance. */
 const MAX_AGE_MS = HEARTBEAT_MS + 1_000;
 const CONNECT_MS = 2_000;
 const STATEMENT_MS = 3_000;
-/** One that missed three heartbeats is not woken for jobs. */
+/** A converter that missed three heartbeats gets no wake-ups. */
 const PEER_SECONDS = 10;
-/** Longer than the pause between two heartbeats, as silence then is no sign. */
+/** Longer than the pause between two heartbeats, in which the connection is silent. */
 const SILENT_MS = 4_000;
 
 /**
- * Tells Postgres every three seconds that a converter lives. It has a separate connection, since those of the pool may
- * all wait for locks, and gives up early on one that does not answer. `onLost` is called when others have declared the
- * converter lost, `onPeers` after each heartbeat with the sorted ids of all converters that live. The owner calls `close()`.
+ * Sends the heartbeat of a converter every three seconds. It uses a separate connection with short timeouts, because all
+ * connections of the pool may wait for locks. `onLost` is called when others have declared the converter lost, `onPeers`
+ * after each heartbeat with the sorted ids of all live converters. The owner calls `close()`.
  */
 export class Heartbeat {
   readonly #converterId: string;
   readonly #onPeers: (ids: string[]) => void;
   readonly #connection: OpenPool;
   readonly #stopped = new WakeFlag();
-  readonly #beating: Promise<void>;
-  #lastBeat = performance.now();
+  readonly #repeating: Promise<void>;
+  #lastSentAt = performance.now();
   #isClosed = false;
 
   constructor(
@@ -48,24 +48,24 @@ export class Heartbeat {
       },
       (error) => log.warn({ err: error }, 'heartbeat connection lost'),
     );
-    this.#beating = this.#repeat(log, onLost);
+    this.#repeating = this.#repeat(log, onLost);
   }
 
-  /** Beats now unless it did so lately: the leader must not judge the heartbeats of others by its own that is old. */
+  /** Sends a heartbeat unless the last one is recent. The leader calls it before it judges the heartbeats of others. */
   async refresh(): Promise<void> {
-    if (performance.now() - this.#lastBeat > MAX_AGE_MS) await this.#beat();
+    if (performance.now() - this.#lastSentAt > MAX_AGE_MS) await this.#send();
   }
 
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#stopped.set();
-    await this.#beating;
+    await this.#repeating;
     await this.#connection.pool.end();
   }
 
   async #repeat(log: Logger, onLost: () => void): Promise<void> {
     while (!this.#isClosed) {
-      const wait = await this.#beat().then(
+      const wait = await this.#send().then(
         () => HEARTBEAT_MS,
         (error) => {
           if (error instanceof ConverterLost) onLost();
@@ -77,8 +77,8 @@ export class Heartbeat {
     }
   }
 
-  async #beat(): Promise<void> {
-    const [alive] = await this.#connection.db
+  async #send(): Promise<void> {
+    const [updated] = await this.#connection.db
       .update(converters)
       .set({ heartbeatAt: sql`now()` })
       .where(and(eq(converters.id, this.#converterId), eq(converters.status, 'live')))
@@ -86,8 +86,8 @@ export class Heartbeat {
         peers: sql<string[]>`(select array_agg(id::text order by id) from converters peers
           where status = 'live' and (id = ${this.#converterId} or heartbeat_at > now() - make_interval(secs => ${PEER_SECONDS})))`,
       });
-    if (alive === undefined) throw new ConverterLost();
-    this.#lastBeat = performance.now();
-    this.#onPeers(alive.peers);
+    if (updated === undefined) throw new ConverterLost();
+    this.#lastSentAt = performance.now();
+    this.#onPeers(updated.peers);
   }
 }

@@ -11,37 +11,30 @@ import type { PrivateFolder } from './files/private-folder.ts';
 import type { TaskRequest } from './run-task.ts';
 
 /** The inputs of a task other than its payload. Files are named by their paths in the store until they are copied. */
-type Inputs = Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files' | 'dependencies'>;
+export type Inputs = Pick<TaskRequest, 'input' | 'password' | 'settledPages' | 'files' | 'dependencies'>;
 
-/** Results of prerequisites that a task is given, as JSON. */
+/** The limit of the results of prerequisites together, as JSON. */
 const MAX_RESULTS_BYTES = 256 * 1024;
 
-/** The password is read here and goes to the sandbox alone. */
+/** The password is read here, and only the sandbox gets it. */
 export async function readInputs(
   db: Database,
   job: ClaimedJob,
   uploadId: string | null,
   only: keyof UploadFiles | undefined,
 ): Promise<Inputs> {
-  const files: UploadFiles = { originals: [], pages: [] };
-  if (uploadId !== job.uploadId && uploadId !== null) {
-    const wanted = (kind: keyof UploadFiles) => only === undefined || only === kind;
-    for (const { original, path, mediaType, sha256 } of wanted('originals') ? await listOriginals(db, uploadId) : []) {
-      files.originals.push({ original, path, mediaType, sha256 });
-    }
-    for (const { original, page, path, sha256 } of wanted('pages') ? await listPages(db, uploadId) : []) {
-      if (path && sha256) files.pages.push({ original, page, path, sha256 });
-    }
-  }
+  const files =
+    uploadId === null || uploadId === job.uploadId
+      ? { originals: [], pages: [] }
+      : await listUploadFiles(db, uploadId, only);
   if (job.uploadId === null || job.original === null) {
     const dependencies = job.hasDependencies ? await listPrerequisites(db, job.id, MAX_RESULTS_BYTES) : [];
     return { input: '', password: null, settledPages: [], files, dependencies };
   }
-  const { path, media_type } = job.payload as { path: string; media_type?: string };
+  const isImage = String(job.payload.media_type).startsWith('image/');
   return {
-    input: path,
-    // An image has none.
-    password: media_type?.startsWith('image/') ? null : await findPassword(db, job.uploadId),
+    input: String(job.payload.path),
+    password: isImage ? null : await findPassword(db, job.uploadId),
     settledPages: job.attempt > 1 ? await settledPages(db, job.uploadId, job.original) : [],
     files,
     // Conversions depend on no other job.
@@ -49,7 +42,7 @@ export async function readInputs(
   };
 }
 
-/** Copies the files into the folder of the process that reads them, and gives their paths there. */
+/** Copies the files into the folder of the process that reads them, and returns their paths there. */
 export async function copyInputs(
   attempt: AttemptFiles,
   folder: PrivateFolder,
@@ -64,6 +57,21 @@ export async function copyInputs(
   for (const original of files.originals) local.originals.push(await copy(original));
   for (const page of files.pages) local.pages.push(await copy(page));
   return { input: input === '' ? '' : (await copy({ path: input })).path, files: local };
+}
+
+async function listUploadFiles(
+  db: Database,
+  uploadId: string,
+  only: keyof UploadFiles | undefined,
+): Promise<UploadFiles> {
+  const originals = only === 'pages' ? [] : await listOriginals(db, uploadId);
+  const pages = only === 'originals' ? [] : await listPages(db, uploadId);
+  return {
+    originals: originals.map(({ original, path, mediaType, sha256 }) => ({ original, path, mediaType, sha256 })),
+    pages: pages.flatMap(({ original, page, path, sha256 }) =>
+      path && sha256 ? [{ original, page, path, sha256 }] : [],
+    ),
+  };
 }
 
 async function findPassword(db: Database, uploadId: string): Promise<string | null> {

@@ -13,9 +13,9 @@ import { startTracing } from '../runtime/tracing.ts';
 import { openStore } from '../store/open.ts';
 import { serveMetrics } from './metrics.ts';
 import { persist } from './retry-until-stored.ts';
-import { startConverter } from './worker.ts';
+import { startWorker } from './worker.ts';
 
-/** A converter that is not warm after this time is ready all the same. */
+/** A converter counts as ready after this time, even if its sandboxes are not warmed up. */
 const WARM_MS = 5_000;
 
 /** One converter process. */
@@ -31,36 +31,36 @@ const database = await openDatabase(databaseUrl, { name: 'sheetmill-converter', 
 await migrateDatabase(databaseUrl).catch(exitWithReason);
 const queues = await whenReachable(() => openQueues(database.db, { supervise: true, log }));
 const store = await openStore(config);
-const start = () => startConverter({ db: database.db, databaseUrl, queues, store, tasks, config, log });
+const start = () => startWorker({ db: database.db, databaseUrl, queues, store, tasks, config, log });
 
-// Before anything is claimed: the port may be taken.
+// The port may be taken, so this comes before the first claim.
 const metrics =
   config.METRICS_PORT === undefined
     ? undefined
     : await serveMetrics(config.METRICS_PORT, database.pool, log).catch(exitWithReason);
-let converter = await whenReachable(start);
+let worker = await whenReachable(start);
 const closing = new AbortController();
-const isReady = Promise.race([converter.warm, delay(WARM_MS, undefined, { ref: false })]);
+const isReady = Promise.race([worker.warm, delay(WARM_MS, undefined, { ref: false })]);
 void isReady.then(() => process.send?.({ kind: 'ready', metricsPort: metrics?.port }));
 
 const graceMs = config.SHUTDOWN_GRACE_SECONDS * 1000;
 onShutdown(graceMs + 10_000, async ({ err }) => {
-  if (err) log.fatal({ err }, 'converter fails');
+  if (err) log.fatal({ err }, 'unhandled error, shutting down');
   closing.abort();
-  await converter.stop(err ? 0 : graceMs);
+  await worker.stop(err ? 0 : graceMs);
   await metrics?.close();
   await queues.close();
   await Promise.all([database.close(), flushSpans()]);
 });
 
 for (;;) {
-  await converter.lost;
+  await worker.lost;
   if (closing.signal.aborted) break;
-  log.warn('declared lost; starting again under a new id');
-  await converter.stop(0);
+  log.warn('converter was declared lost, restarting under a new id');
+  await worker.stop(0);
   try {
-    // It may be lost because Postgres is away.
-    converter = await persist(log, closing.signal, start);
+    // An outage of Postgres may be the reason, so this retries.
+    worker = await persist(log, closing.signal, start);
   } catch (error) {
     if (!closing.signal.aborted) throw error;
     break;

@@ -11,11 +11,11 @@ import { RejectedOutput } from './files/rejected-output.ts';
 import { pages as pagesMetric } from './metrics.ts';
 import { persist } from './retry-until-stored.ts';
 
-/** Pages that are ready within this time are recorded in one transaction. */
+/** Pages that finish within this time are recorded in one transaction. */
 const BATCH_MS = 200;
-/** The inspection of the original waits this long for the first page, to be recorded with it. */
+/** The time for which an inspection waits for the first page, to be recorded with it. */
 const INSPECTION_MS = 500;
-/** A task that makes pages faster than they are recorded waits. */
+/** A task that makes pages faster than they are recorded waits above this number. */
 const MAX_WAITING_PAGES = 200;
 
 type Publish = (
@@ -27,32 +27,34 @@ interface Parts {
   db: Database;
   job: ClaimedJob;
   log: Logger;
-  /** Ends attempts to reach the database. */
+  /** Aborting it ends retries during an outage of the database. */
   stop: AbortSignal;
-  /** Removes a page that no row will name. */
+  /** Removes the file of a page that is not recorded. */
   discard: (storePath: string) => Promise<unknown>;
-  /** The job no longer belongs to this attempt. */
+  /** Called when the job no longer belongs to this attempt. */
   onLost: () => void;
-  /** Writing failed for a reason that no further attempt mends. */
+  /** Called when pages cannot be recorded, and a retry would not help. */
   onBroken: () => void;
 }
 
 /**
- * Records what a running conversion reports of its original and pages, in order. The first page is recorded at once, later
- * ones in batches. `flush` resolves when all is recorded, and rejects with the error that broke the recording.
+ * Records the inspection and the pages of a running conversion, in order: the first page at once, later pages in batches.
+ * `flush` resolves when everything is recorded, and rejects with the error that ended the recording.
  */
 export class PageRecorder {
   readonly #parts: Parts;
   readonly #settled = new Set<number>();
   #selected: ReadonlySet<number>;
+  /** An inspection that is not recorded yet. */
   #found: Inspection | undefined;
+  /** Pages that are not recorded yet. */
   #waiting: { report: PageReport; publish: Publish }[] = [];
   #written: Promise<void> = Promise.resolve();
   #isWriting = false;
   #isEnding = false;
-  /** Set with each page, and by `flush`. */
-  readonly #news = new WakeFlag();
-  readonly #hurry = new WakeFlag();
+  /** Set by each page, and by `flush`. */
+  readonly #pageArrived = new WakeFlag();
+  readonly #flushNow = new WakeFlag();
 
   constructor(parts: Parts, selected: PageRange[]) {
     this.#parts = parts;
@@ -64,7 +66,7 @@ export class PageRecorder {
     return [...this.#settled];
   }
 
-  /** Those that have no outcome yet. */
+  /** Selected pages without an outcome. */
   get left(): number[] {
     return [...this.#selected].filter((page) => !this.#settled.has(page));
   }
@@ -81,21 +83,22 @@ export class PageRecorder {
   }
 
   /**
-   * `publish` moves the PNG of the page into the store. Gives a promise when too many pages wait, which resolves when they
-   * are recorded or never will be.
+   * `publish` moves the PNG of the page into the store. Returns a promise when too many pages wait; it resolves when they
+   * are recorded, or the recording failed.
    */
   page(report: PageReport, publish: Publish): Promise<void> | undefined {
     this.#settled.add(report.page);
     this.#waiting.push({ report, publish });
-    this.#news.set();
+    this.#pageArrived.set();
     this.#write();
+    // `flush` reports the error.
     return this.#waiting.length > MAX_WAITING_PAGES ? this.#written.catch(() => undefined) : undefined;
   }
 
   flush(): Promise<void> {
     this.#isEnding = true;
-    this.#news.set();
-    this.#hurry.set();
+    this.#pageArrived.set();
+    this.#flushNow.set();
     return this.#written;
   }
 
@@ -108,19 +111,19 @@ export class PageRecorder {
 
   async #writeBatches(): Promise<void> {
     while (this.#waiting.length > 0 || this.#found !== undefined) {
-      if (this.#waiting.length === 0 && !this.#isEnding) await this.#news.wait(INSPECTION_MS);
+      if (this.#waiting.length === 0 && !this.#isEnding) await this.#pageArrived.wait(INSPECTION_MS);
       const batch = this.#waiting.splice(0);
       const found = this.#found;
       this.#found = undefined;
       const outcomes = await this.#publish(batch);
       if (await this.#isOwned((db, job) => recordPages(db, job, outcomes, found))) countPages(outcomes);
       else await this.#discard(outcomes);
-      if (!this.#isEnding && batch.length > 0) await this.#hurry.wait(BATCH_MS);
+      if (!this.#isEnding && batch.length > 0) await this.#flushNow.wait(BATCH_MS);
     }
     this.#isWriting = false;
   }
 
-  /** Removes pages that no row names: the answer to a write that took place may have been lost before the job was. */
+  /** Removes pages that are not recorded. The write may have succeeded, and its answer been lost, so the rows are read. */
   async #discard(outcomes: PageOutcome[]): Promise<void> {
     const { db, job, log, discard } = this.#parts;
     try {
@@ -128,11 +131,11 @@ export class PageRecorder {
       for (const outcome of outcomes)
         if (outcome.status === 'completed' && !recorded.has(outcome.path)) await discard(outcome.path);
     } catch (error) {
-      log.warn({ err: error }, 'pages of a lost attempt left to the sweep');
+      log.warn({ err: error }, 'pages of a lost attempt not removed; the store sweep will remove them');
     }
   }
 
-  /** The path of a page comes from the job alone: a sandbox has no say in it. */
+  /** The path of a page comes from the job: a sandbox cannot choose it. */
   async #publish(batch: { report: PageReport; publish: Publish }[]): Promise<PageOutcome[]> {
     const { uploadId, original, attempt } = this.#parts.job;
     const outcomes: PageOutcome[] = [];
@@ -150,7 +153,7 @@ export class PageRecorder {
     return outcomes;
   }
 
-  /** Records something; false, and the attempt is lost, when the job belongs to another attempt or to none. */
+  /** Returns false, and marks the attempt as lost, when the job no longer belongs to it. */
   async #isOwned(record: (db: Database, job: ClaimedJob) => Promise<boolean>): Promise<boolean> {
     const { db, job, log, stop, onLost } = this.#parts;
     const isOwned = await persist(log, stop, () => record(db, job));

@@ -3,23 +3,32 @@ import type { Inspection, PageReport } from '../conversion/record-pages.ts';
 import type { LogLevel, Progress } from '../db/schema.ts';
 import { isStorable } from '../db/storable.ts';
 import type { ConversionContext, Part, Step, Task } from '../jobs/task.ts';
-import { AppError, ERROR_CODES, isOutOfMemory, type PublicError, publicError } from '../runtime/errors.ts';
 import {
-  boundedLine,
-  boundedPage,
-  boundedProgress,
-  boundedText,
+  AppError,
+  ERROR_CODES,
+  errorCode,
+  errorMessage,
+  isOutOfMemory,
+  memberOf,
+  type PublicError,
+  publicError,
+} from '../runtime/errors.ts';
+import { FILE_NAME, pageName } from './files/output-names.ts';
+import {
   isRecord,
+  limitLine,
+  limitPage,
+  limitProgress,
+  limitText,
   MAX_DELAY_SECONDS,
   MAX_DETAIL_LENGTH,
   MAX_LINES,
   MAX_MESSAGE_LENGTH,
   MAX_RESULT_LENGTH,
   textOf,
-} from './bounds.ts';
-import { FILE_NAME, pageName } from './files/output-names.ts';
+} from './report-limits.ts';
 
-/** All that a running task can know: plain data, since it crosses into the sandbox. */
+/** The input of a running task: plain data, because it is sent to the sandbox. */
 export type TaskRequest = Pick<
   ConversionContext<Record<string, unknown>>,
   | 'payload'
@@ -34,11 +43,11 @@ export type TaskRequest = Pick<
   | 'limits'
 > & {
   type: string;
-  /** The folder for what the task makes. */
+  /** The folder for the files that the task makes. */
   outputFolder: string;
 };
 
-/** What a task tells while it runs. */
+/** A report of a running task. */
 export type TaskEvent =
   | { kind: 'inspected'; found: Inspection }
   | { kind: 'page'; report: PageReport }
@@ -46,7 +55,7 @@ export type TaskEvent =
   | { kind: 'progress'; progress: Progress }
   | { kind: 'log'; level: LogLevel; message: string; data?: Record<string, unknown> | undefined };
 
-/** How a task ended by itself. `detail` is for our log alone. */
+/** How a task ended. `detail` goes only to the log. */
 export type TaskOutcome =
   | { kind: 'completed'; result: Record<string, unknown> }
   | { kind: 'split'; parts: Part[] }
@@ -59,95 +68,121 @@ export type TaskOutcome =
       detail?: string | undefined;
     };
 
+const OUT_OF_MEMORY: PublicError = { code: 'out_of_memory', message: 'the task ran out of memory' };
+
 /**
- * Runs a task where this is called: in the sandbox, or in the converter for trusted ones. Never rejects. `onEvent` gets
- * reports within the bounds, and none after the task has ended.
+ * Runs a task in this process: in the sandbox, or in the converter if the task is trusted. Never rejects. `onEvent` gets
+ * reports within their limits, and none after the end of the task.
  */
 export async function runTask(
   task: Task | undefined,
-  { type, outputFolder, ...given }: TaskRequest,
+  request: TaskRequest,
   signal: AbortSignal,
   onEvent: (event: TaskEvent) => void,
 ): Promise<TaskOutcome> {
-  let hasEnded = false;
-  const tell = (event: TaskEvent) => {
-    if (!hasEnded) onEvent(event);
-  };
-  try {
-    return await outcomeOf(task, { type, outputFolder, ...given }, signal, tell);
-  } finally {
-    hasEnded = true;
+  if (task === undefined) {
+    // During an update, another converter may know the type.
+    const message = `this converter does not know the job type ${request.type}`;
+    return failedOutcome(new AppError('task_failed', message, { retryable: true }), false);
   }
+  return new TaskRun(task, request, signal, onEvent).run();
 }
 
-async function outcomeOf(
-  task: Task | undefined,
-  { type, outputFolder, ...given }: TaskRequest,
-  signal: AbortSignal,
-  tell: (event: TaskEvent) => void,
-): Promise<TaskOutcome> {
-  let lines = 0;
-  let snoozed: number | undefined;
-  try {
-    if (task === undefined) {
-      // Another converter may: they are not all replaced at once.
-      throw new AppError('task_failed', `this converter knows no job type ${type}`, { retryable: true });
+class TaskRun {
+  readonly #task: Task;
+  readonly #request: TaskRequest;
+  readonly #signal: AbortSignal;
+  readonly #onEvent: (event: TaskEvent) => void;
+  #lineCount = 0;
+  /** Set once the task has called `snooze`. */
+  #snoozeSeconds: number | undefined;
+  /** Set once the task has called `split`. */
+  #parts: Part[] | undefined;
+  #hasEnded = false;
+
+  constructor(task: Task, request: TaskRequest, signal: AbortSignal, onEvent: (event: TaskEvent) => void) {
+    this.#task = task;
+    this.#request = request;
+    this.#signal = signal;
+    this.#onEvent = onEvent;
+  }
+
+  async run(): Promise<TaskOutcome> {
+    try {
+      const result = await this.#task.run(this.#context());
+      // A task may catch the error that `snooze` throws.
+      return this.#snoozed() ?? this.#split() ?? { kind: 'completed', result: checkedResult(result) };
+    } catch (error) {
+      return this.#snoozed() ?? failedOutcome(error, this.#task.internal === true);
+    } finally {
+      this.#hasEnded = true;
     }
-    let parts: Part[] | undefined;
-    const context: ConversionContext<Record<string, unknown>> = {
+  }
+
+  #snoozed(): TaskOutcome | undefined {
+    return this.#snoozeSeconds === undefined ? undefined : { kind: 'snoozed', seconds: this.#snoozeSeconds };
+  }
+
+  #split(): TaskOutcome | undefined {
+    return this.#parts === undefined ? undefined : { kind: 'split', parts: this.#parts };
+  }
+
+  #context(): ConversionContext<Record<string, unknown>> {
+    const { type: _, outputFolder, ...given } = this.#request;
+    return {
       ...given,
-      payload: payloadOf(task, given.payload),
-      signal,
+      payload: payloadOf(this.#task, given.payload),
+      signal: this.#signal,
       log: (level, message, data) => {
-        if (++lines <= MAX_LINES) tell({ kind: 'log', ...boundedLine(level, message, data) });
+        if (++this.#lineCount <= MAX_LINES) this.#report({ kind: 'log', ...limitLine(level, message, data) });
       },
       progress: (done, total) => {
-        const progress = boundedProgress(done, total);
-        if (progress !== undefined) tell({ kind: 'progress', progress });
+        const progress = limitProgress(done, total);
+        if (progress !== undefined) this.#report({ kind: 'progress', progress });
       },
       snooze: (seconds) => {
-        snoozed = checkedSnooze(seconds);
+        this.#snoozeSeconds = checkedSnooze(seconds);
         throw new Error(`snoozes for ${seconds} s`);
       },
       output: path.join(outputFolder, FILE_NAME),
       pageOutput: (page) => path.join(outputFolder, pageName(page)),
-      inspected: (found) => tell({ kind: 'inspected', found }),
-      step: (step) => tell({ kind: 'step', step }),
-      page: (report) => tell({ kind: 'page', report: boundedPage(report) }),
-      split: (given) => {
-        parts = given;
+      inspected: (found) => this.#report({ kind: 'inspected', found }),
+      step: (step) => this.#report({ kind: 'step', step }),
+      page: (report) => this.#report({ kind: 'page', report: limitPage(report) }),
+      split: (parts) => {
+        this.#parts = parts;
       },
     };
-    const result = await task.run(context);
-    // A task may have caught what `snooze` threw.
-    if (snoozed !== undefined) return { kind: 'snoozed', seconds: snoozed };
-    if (parts !== undefined) return { kind: 'split', parts };
-    return { kind: 'completed', result: checkedResult(result) };
-  } catch (error) {
-    if (snoozed !== undefined) return { kind: 'snoozed', seconds: snoozed };
-    const cause = error instanceof Error && error.cause !== undefined ? `; cause: ${textOf(error.cause)}` : '';
-    const known = task?.internal || error instanceof AppError ? publicError(error) : taskFailed(error);
-    if (isOutOfMemory(error)) Object.assign(known, OUT_OF_MEMORY);
-    return {
-      kind: 'failed',
-      error: {
-        code: ERROR_CODES.includes(known.code) ? known.code : 'task_failed',
-        message: boundedText(known.message, MAX_MESSAGE_LENGTH),
-      },
-      retryable: error instanceof AppError ? error.retryable : true,
-      ...(error instanceof AppError && delayOf(error)),
-      detail: boundedText(`${error instanceof Error ? error.stack : textOf(error)}${cause}`, MAX_DETAIL_LENGTH),
-    };
+  }
+
+  #report(event: TaskEvent): void {
+    if (!this.#hasEnded) this.#onEvent(event);
   }
 }
 
-const OUT_OF_MEMORY: PublicError = { code: 'out_of_memory', message: 'the task ran out of memory' };
+/** Only errors of clients' tasks and AppErrors are public; other errors of internal tasks are not. */
+function failedOutcome(error: unknown, isInternal: boolean): TaskOutcome {
+  const isOurs = error instanceof AppError;
+  const known = isInternal || isOurs ? publicError(error) : taskFailed(error);
+  const { code, message } = isOutOfMemory(error) ? OUT_OF_MEMORY : known;
+  const cause = error instanceof Error && error.cause !== undefined ? `; cause: ${textOf(error.cause)}` : '';
+  return {
+    kind: 'failed',
+    error: {
+      code: ERROR_CODES.includes(code) ? code : 'task_failed',
+      message: limitText(message, MAX_MESSAGE_LENGTH),
+    },
+    retryable: isOurs ? error.retryable : true,
+    ...(isOurs && delayOf(error)),
+    detail: limitText(`${error instanceof Error ? error.stack : textOf(error)}${cause}`, MAX_DETAIL_LENGTH),
+  };
+}
 
 function payloadOf(task: Task, payload: unknown): Record<string, unknown> {
   const { data, error } = task.payload.safeParse(payload);
   if (data !== undefined) return data;
   const issues = error?.issues.map((issue) => [...issue.path, issue.message].join(': '));
-  throw new AppError('task_failed', `its payload does not fit the task: ${issues?.join('; ')}`, { retryable: true });
+  throw new AppError('task_failed', `invalid payload: ${issues?.join('; ')}`, { retryable: true });
 }
 
 function checkedSnooze(seconds: number): number {
@@ -161,31 +196,33 @@ function delayOf({ retryAfterSeconds: seconds }: AppError): { retryAfterSeconds?
     : { retryAfterSeconds: Math.min(Math.max(seconds, 0), MAX_DELAY_SECONDS) };
 }
 
-/** A task's own words are its clients' to read; those of the system name our paths. */
+/** The message of a task's error is public; a system error names paths, so only its code is. */
 function taskFailed(error: unknown): PublicError {
-  const { syscall, code } = (error ?? {}) as NodeJS.ErrnoException;
-  if (syscall !== undefined) return { code: 'task_failed', message: `the system refused ${syscall}: ${code}` };
+  const syscall = memberOf(error, 'syscall');
+  if (syscall !== undefined) {
+    return { code: 'task_failed', message: `system call ${syscall} failed: ${errorCode(error)}` };
+  }
   const message = textOf(error instanceof Error ? error.message : error);
   return { code: 'task_failed', message: message || 'the task failed without a message' };
 }
 
-/** A result is kept as JSON. */
+/** A result must be storable as JSON. */
 function checkedResult(result: unknown): Record<string, unknown> {
   let json: string;
   try {
-    // A function has no JSON at all.
+    // A function has no JSON.
     json = JSON.stringify(result ?? {}) ?? 'null';
   } catch (cause) {
-    throw new AppError('task_failed', `its result cannot be kept as JSON: ${(cause as Error).message}`);
+    throw new AppError('task_failed', `invalid result: not JSON: ${errorMessage(cause)}`);
   }
   if (json.length > MAX_RESULT_LENGTH) {
     throw new AppError(
       'task_failed',
-      `its result has ${json.length} characters of JSON, more than ${MAX_RESULT_LENGTH}`,
+      `invalid result: must have at most ${MAX_RESULT_LENGTH} characters of JSON (got ${json.length})`,
     );
   }
   const value = JSON.parse(json);
   if (!isStorable(value))
-    throw new AppError('task_failed', 'its result holds a NUL or half a surrogate pair, or is nested too deep');
+    throw new AppError('task_failed', 'invalid result: contains NUL or a lone surrogate, or is nested too deep');
   return isRecord(value) ? value : { output: value };
 }

@@ -5,12 +5,12 @@ import { noteWaits, ownedAttempts } from '../jobs/running.ts';
 import type { Outcome, Settlement } from '../jobs/settle.ts';
 import type { Logger } from '../runtime/log.ts';
 
-/** An attempt that this converter executes. */
+/** An attempt that this converter runs. */
 interface Running {
   attempt: AttemptKey;
   execution: Promise<void>;
   lost: AbortController;
-  /** When it last found the store away. */
+  /** The time at which it last found the store unavailable. */
   waitedAt: number;
 }
 
@@ -21,30 +21,30 @@ interface Parts {
   log: Logger;
 }
 
-/** An attempt asks the store again within two seconds, so one that has not for longer no longer waits. */
+/** An attempt retries the store within two seconds, so it no longer waits when its last retry is older. */
 const WAITS_MS = 5_000;
 
 const UNSETTLED: Outcome = {
   kind: 'failed',
-  error: { code: 'internal', message: 'its end could not be stored' },
+  error: { code: 'internal', message: 'task result could not be stored' },
   retryable: true,
 };
 
 /**
- * The attempts that this converter executes, compared with those that it owns in the database: one that is executed and
- * not owned is aborted, one that is owned and not executed is settled.
+ * The attempts that run here, compared with those that this converter owns in the database. An attempt that runs and is
+ * not owned is aborted; an attempt that is owned and does not run (a stray attempt) is settled.
  */
 export class RunningAttempts {
   readonly #parts: Parts;
   readonly #running = new Map<string, Running>();
-  /** Names of attempts whose execution ended without a settlement. */
+  /** Names of attempts that ended and could not be settled. */
   readonly #unsettled = new Set<string>();
 
   constructor(parts: Parts) {
     this.#parts = parts;
   }
 
-  /** Begins an attempt; `execute` gets the function to call when it finds the store away. */
+  /** Starts an attempt. `execute` gets the function to call when the store is unavailable. */
   begin(attempt: AttemptKey, lost: AbortController, execute: (onWait: () => void) => Promise<void>): void {
     const name = attemptName(attempt);
     const running: Running = { attempt, lost, waitedAt: Number.NEGATIVE_INFINITY, execution: Promise.resolve() };
@@ -53,18 +53,21 @@ export class RunningAttempts {
       running.waitedAt = performance.now();
     })
       .catch((error) => {
-        this.#parts.log.error({ err: error, job: attempt.id, attempt: attempt.attempt }, 'attempt not settled');
+        this.#parts.log.error(
+          { err: error, job: attempt.id, attempt: attempt.attempt },
+          'attempt could not be settled',
+        );
         this.#unsettled.add(name);
       })
       .finally(() => this.#running.delete(name));
   }
 
-  /** Resolves when every attempt that runs now has ended. */
+  /** Resolves when all current attempts have ended. */
   async ended(): Promise<void> {
     await Promise.all([...this.#running.values()].map(({ execution }) => execution));
   }
 
-  /** Aborts what runs here and is no longer ours, such as a cancelled job; notes which attempts wait for the store. */
+  /** Aborts attempts that no longer own their job, such as a cancelled one, and records which wait for the store. */
   async abortLost(): Promise<void> {
     const before = [...this.#running];
     if (before.length === 0) return;
@@ -80,15 +83,15 @@ export class RunningAttempts {
   }
 
   /**
-   * Settles what this converter owns and does not execute: claims whose answer was lost are handed back, and what could
-   * not be settled has failed. The caller sees to it that no claim is at work meanwhile.
+   * Settles stray attempts: jobs of a claim whose answer was lost return to the queue, and attempts that could not be
+   * settled fail. No claim may run meanwhile.
    */
   async settleStray(): Promise<void> {
     const { db, converterId, settle, log } = this.#parts;
-    // Read first: an attempt may end and be settled while the database is asked.
-    const executed = new Set(this.#running.keys());
+    // Read before the query, during which an attempt may end and be settled.
+    const running = new Set(this.#running.keys());
     const owned = await ownedAttempts(db, converterId);
-    const stray = owned.filter((attempt) => !executed.has(attemptName(attempt)));
+    const stray = owned.filter((attempt) => !running.has(attemptName(attempt)));
     for (const name of this.#unsettled)
       if (!stray.some((one) => attemptName(one) === name)) this.#unsettled.delete(name);
     await Promise.all(

@@ -1,22 +1,24 @@
 import { MAX_LISTENERS } from '../jobs/wake.ts';
 
+interface NotifyListener {
+  close(): Promise<void>;
+}
+
 interface Parts {
-  /** The converter's. */
+  /** The id of the converter. */
   id: string;
-  /** Begins to listen to NOTIFYs; gives what ends that. */
-  listen: () => { close(): Promise<void> };
-  /** Takes the sorted ids of the converters that listen. */
+  listen: () => NotifyListener;
+  /** Gets the sorted ids of the converters that listen. */
   onListeners: (ids: string[]) => void;
 }
 
 /**
- * Lets a converter listen to NOTIFYs while it is one of the first `MAX_LISTENERS`. Postgres wakes all that listen at each
- * commit that notifies, so in a large fleet most converters rely on their polls, which then come many times a second, and on
- * the ends of their own jobs. The owner calls `close()`.
+ * Listens to NOTIFY while the converter is one of the first `MAX_LISTENERS`. Each commit that notifies wakes all listeners,
+ * so in a large fleet most converters rely on polls and on the ends of their own jobs. The owner calls `close()`.
  */
 export class WakeListener {
   readonly #parts: Parts;
-  #listener: ReturnType<Parts['listen']> | undefined;
+  #listener: NotifyListener | undefined;
   #closing: Promise<unknown> = Promise.resolve();
 
   constructor(parts: Parts) {
@@ -24,12 +26,12 @@ export class WakeListener {
     this.#listener = parts.listen();
   }
 
-  /** Takes the sorted ids of all live converters. */
+  /** Sets the sorted ids of all live converters. */
   setPeers(ids: readonly string[]): void {
     const { id, listen, onListeners } = this.#parts;
     const listeners = ids.slice(0, MAX_LISTENERS);
     onListeners(listeners);
-    // A converter that is missing in a list has just come, and learns its place with its next heartbeat.
+    // A converter that is not in the list is new, and gets its position with the next heartbeat.
     if (listeners.includes(id) || !ids.includes(id)) this.#listener ??= listen();
     else this.#end();
   }

@@ -1,8 +1,8 @@
 import { type Request, type Response, Router } from 'express';
 import { register } from 'prom-client';
 import type { Database } from '../../db/client.ts';
-import { isMigrated } from '../../db/migrate.ts';
 import { isReadOnly } from '../../db/client.ts';
+import { isMigrated } from '../../db/migrate.ts';
 import { listConverters, queueDepths, recentDeaths, recentThroughput } from '../../db/system.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Store } from '../../store/store.ts';

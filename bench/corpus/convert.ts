@@ -5,10 +5,10 @@ import { convert, convertPayload, inspectionShape } from '../../conversion/tasks
 import { convertRange, rangeOf } from '../../conversion/tasks/convert-range.ts';
 import { pageName } from '../../converter/files/output-names.ts';
 import type { PrivateFolder } from '../../converter/files/private-folder.ts';
-import { runOn } from '../../converter/recovery.ts';
+import { type PrepareRetry, runWithRecovery } from '../../converter/recovery.ts';
 import type { TaskEvent, TaskRequest } from '../../converter/run-task.ts';
 import type { SandboxPool } from '../../converter/sandbox/pool.ts';
-import type { Ran } from '../../converter/sandbox/run.ts';
+import type { RunResult } from '../../converter/task-runner.ts';
 import type { PdfEngine } from '../../jobs/task.ts';
 
 /** The limits of one page: a corpus holds files that were made to break converters. */
@@ -106,11 +106,12 @@ class FileConversion {
     const onEvent = (event: TaskEvent) => this.#onEvent(event);
     const run = { deadlineMs: JOB_TIMEOUT_MS, spentOnPage: () => spentSeconds, signal, onEvent };
     const request = this.#request(type, payload, memoryMb);
-    const prepare = async (folder: PrivateFolder) => {
+    const prepare: PrepareRetry = async (folder, avoid) => {
       this.#folder = folder;
-      return { ...request, input: await folder.copyIn(this.#file), outputFolder: folder.output };
+      return { ...request, avoid, input: await folder.copyIn(this.#file), outputFolder: folder.output };
     };
-    const ran = await runOn(lease, { ...request, prepare }, run, MAX_MEMORY_MB).finally(() => {
+    const memory = { reservedMb: memoryMb, maxMb: MAX_MEMORY_MB };
+    const ran = await runWithRecovery(lease, prepare, run, memory).finally(() => {
       lease.release();
       pool.refill();
     });
@@ -119,7 +120,7 @@ class FileConversion {
   }
 
   async #settle(
-    { outcome, step, spentSeconds }: Ran,
+    { outcome, step, spentSeconds }: RunResult,
     { type, payload, memoryMb }: { type: string; payload: Record<string, unknown>; memoryMb: number },
   ): Promise<void> {
     if (outcome.kind === 'completed' || outcome.kind === 'aborted') return;

@@ -2,7 +2,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
-import { find, PDF_RIVALS } from '../competitors.ts';
+import { find, PDF_COMPETITORS } from '../competitors.ts';
 
 /** Programs that draw a page for comparison, each with limits of time and memory. */
 
@@ -35,8 +35,8 @@ const hasPrlimit = spawnSync('prlimit', ['--version']).status === 0;
 /** The tools that are installed here. */
 export function findTools(): Tool[] {
   return (['poppler', 'mutool'] as const).flatMap((name) => {
-    const rival = PDF_RIVALS.find((candidate) => candidate.name === PROGRAMS[name]);
-    const found = rival && find(rival);
+    const competitor = PDF_COMPETITORS.find((candidate) => candidate.name === PROGRAMS[name]);
+    const found = competitor && find(competitor);
     return found ? [{ name, program: PROGRAMS[name], version: found.version }] : [];
   });
 }

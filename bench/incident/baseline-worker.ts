@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { promisify } from 'node:util';
 
-/** The worker process of baseline.ts: for each order it runs a program. It knows nothing of memory. */
+/** The worker process of baseline.ts. It runs a program for each order, without a limit on memory. */
 
 export interface Order {
   id: number;
@@ -14,7 +14,7 @@ export interface Order {
 
 export interface Answer {
   id: number;
-  /** What the program complained about; null if there are pages. */
+  /** Why the program failed; null when it wrote pages. */
   problem: string | null;
 }
 
@@ -30,7 +30,7 @@ async function convert(order: Order): Promise<string | null> {
   } catch (error) {
     const { killed, code, signal, stderr } = error as { [name: string]: unknown };
     if (killed) return `took longer than ${TIMEOUT_MS / 1000} s`;
-    // Paths differ from one upload to the next; without them, equal complaints can be counted.
+    // Paths differ between uploads; without them, equal problems can be counted.
     return `ended with ${signal ?? code}: ${String(stderr)
       .split('\n')[0]
       ?.replaceAll(/\S*\/\S*/g, '')}`;
@@ -43,5 +43,5 @@ process.on('message', async (order: Order) => {
   const answer: Answer = { id: order.id, problem: await convert(order) };
   process.send?.(answer);
 });
-// Whoever started it is gone: the programs end with it, since they are of its group.
+// The parent has ended: kill the programs as well, which are in the group of this worker.
 process.on('disconnect', () => process.kill(-process.pid, 'SIGKILL'));

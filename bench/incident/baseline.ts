@@ -9,18 +9,18 @@ import type { End, System } from './run.ts';
 import type { Upload } from './traffic.ts';
 
 /**
- * The way it was done before: worker processes, several uploads at a time in each, a program for each upload, and a
- * limit on the memory of the whole worker. As in a container, all of a worker dies above the limit; a new one starts at
- * once, and the uploads that were under way are queued again.
+ * The baseline: worker processes with several uploads at a time in each, a program for each upload, and a limit on the
+ * memory of the whole worker. As in a container, a worker above the limit is killed with all its processes. A new one
+ * starts immediately, and the running uploads are queued again.
  */
 
 const WATCH_MS = 50;
-/** A monster is given up after so many workers. In favour of this way, it is known which upload was the monster. */
+/** A hostile upload is lost after this many workers. The baseline is favoured here: it knows which upload is hostile. */
 const MAX_WORKERS = 3;
 
 interface Ticket {
   upload: Upload;
-  /** Workers that died with it. */
+  /** How many workers ended while they had this upload. */
   deaths: number;
   resolve: (end: End) => void;
 }
@@ -28,10 +28,10 @@ interface Ticket {
 interface Worker {
   child: ChildProcess;
   folder: string;
-  underWay: Map<number, Ticket>;
+  uploads: Map<number, Ticket>;
 }
 
-export function startOldWay({
+export function startBaseline({
   workers,
   atOnce,
   workerMb,
@@ -41,7 +41,7 @@ export function startOldWay({
   workers: number;
   /** Uploads in one worker. */
   atOnce: number;
-  /** Memory of one worker with all that it has started. */
+  /** Memory of one worker with all its child processes. */
   workerMb: number;
   programs: { image: Installed; pdf: Installed };
   folder: string;
@@ -52,16 +52,16 @@ export function startOldWay({
   let stopped = false;
 
   function startWorker(): void {
-    // A group of its own, which can be killed as a whole.
+    // A separate process group can be killed as a whole.
     const child = fork(path.join(import.meta.dirname, 'baseline-worker.ts'), { detached: true });
-    const worker: Worker = { child, folder: path.join(folder, `worker-${child.pid}`), underWay: new Map() };
+    const worker: Worker = { child, folder: path.join(folder, `worker-${child.pid}`), uploads: new Map() };
     running.add(worker);
     child.on('message', (answer: Answer) => finish(worker, answer));
     child.once('exit', () => {
       running.delete(worker);
       rmSync(worker.folder, { recursive: true, force: true });
       if (stopped) return;
-      for (const ticket of worker.underWay.values()) queueAgain(ticket);
+      for (const ticket of worker.uploads.values()) queueAgain(ticket);
       startWorker();
       dispatch();
     });
@@ -69,7 +69,7 @@ export function startOldWay({
 
   function queueAgain(ticket: Ticket): void {
     ticket.deaths++;
-    if (ticket.upload.monster !== undefined && ticket.deaths >= MAX_WORKERS) {
+    if (ticket.upload.hostileKind !== undefined && ticket.deaths >= MAX_WORKERS) {
       end(ticket, 'lost', `${MAX_WORKERS} workers died`);
     } else {
       queue.unshift(ticket);
@@ -77,8 +77,8 @@ export function startOldWay({
   }
 
   function finish(worker: Worker, { id, problem }: Answer): void {
-    const ticket = worker.underWay.get(id);
-    worker.underWay.delete(id);
+    const ticket = worker.uploads.get(id);
+    worker.uploads.delete(id);
     if (ticket) end(ticket, problem === null ? 'converted' : 'failed', problem ?? '');
     dispatch();
   }
@@ -89,21 +89,21 @@ export function startOldWay({
 
   function dispatch(): void {
     while (queue.length > 0) {
-      const [worker] = [...running].sort((a, b) => a.underWay.size - b.underWay.size);
-      const ticket = worker && worker.underWay.size < atOnce ? queue.shift() : undefined;
+      const [worker] = [...running].sort((a, b) => a.uploads.size - b.uploads.size);
+      const ticket = worker && worker.uploads.size < atOnce ? queue.shift() : undefined;
       if (worker === undefined || ticket === undefined) return;
       const { file } = ticket.upload;
       const program = path.extname(file) === '.pdf' ? programs.pdf : programs.image;
       const id = ++lastId;
       const output = path.join(worker.folder, String(id));
-      worker.underWay.set(id, ticket);
+      worker.uploads.set(id, ticket);
       const order: Order = {
         id,
         folder: output,
         program: program.programs[0] ?? '',
         arguments: program.arguments(file, output),
       };
-      // One that is just dying does not hear it; its exit queues the upload again.
+      // A worker that is exiting does not receive the order; its exit queues the upload again.
       worker.child.send(order, () => undefined);
     }
   }
@@ -112,7 +112,7 @@ export function startOldWay({
     try {
       if (child.pid !== undefined && child.exitCode === null) process.kill(-child.pid, 'SIGKILL');
     } catch {
-      // Gone already.
+      // The group has ended already.
     }
   }
 
@@ -120,7 +120,7 @@ export function startOldWay({
     const trees = treesOf(roots());
     for (const worker of running) {
       const pids = trees.get(worker.child.pid ?? 0) ?? [];
-      // The true figure costs milliseconds of the same cores, so it is asked for only when it can matter.
+      // Reading the PSS takes milliseconds of the same cores, so it is read only above the limit of resident memory.
       if (residentMb(pids) > workerMb && pssMb(pids) > workerMb) kill(worker);
     }
   }, WATCH_MS);

@@ -8,8 +8,8 @@ import { makePdf, RED } from '../../test/support/files.ts';
 
 const run = promisify(execFile);
 
-/** Files that ate the memory of a worker, the hardest first. Gives their paths by what they are; `signal` ends the helper program. */
-export async function makeMonsters(folder: string, signal: AbortSignal): Promise<Record<string, string>> {
+/** Makes files that need much memory, the hardest first, and returns their paths by description. `signal` ends the helper program. */
+export async function makeHostileFiles(folder: string, signal: AbortSignal): Promise<Record<string, string>> {
   const write = async (name: string, bytes: Uint8Array) => {
     const file = path.join(folder, name);
     await writeFile(file, bytes);
@@ -41,7 +41,7 @@ export async function makeMonsters(folder: string, signal: AbortSignal): Promise
   };
 }
 
-/** Mostly flat, so that it is small as a file. */
+/** A picture that is mostly flat, so that its file is small. */
 function drawScene(width: number, height: number) {
   const boxes = Array.from(
     { length: 12 },
@@ -52,7 +52,7 @@ function drawScene(width: number, height: number) {
   return sharp({ create: { width, height, channels: 3, background: '#eee' } }).composite([{ input: picture }]);
 }
 
-/** As JPEG 2000, which sharp cannot write; where the vips program is missing, the JPEG must do. */
+/** Encodes a picture as JPEG 2000, which sharp cannot write; without the vips program, the JPEG is used. */
 async function encodePicture(folder: string, jpeg: string, signal: AbortSignal) {
   const file = path.join(folder, 'picture.jp2');
   try {

@@ -4,8 +4,8 @@ import { PDFDocument, StandardFonts } from 'pdf-lib';
 import sharp, { type Sharp } from 'sharp';
 import { createRandom, type Random } from '../random.ts';
 
-/** Files that hurt nobody, by kind; the traffic takes each of them many times. */
-export interface Innocents {
+/** Ordinary files by kind; the traffic sends each of them many times. */
+export interface NormalFiles {
   photos: string[];
   scans: string[];
   pdfs: string[];
@@ -19,7 +19,7 @@ const WORDS = 'the mill takes each sheet in turn and gives its picture back no p
 const MAX_PAGES = 20;
 
 /** Makes the files, the same ones for the same seed. */
-export async function makeInnocents(folder: string, seed: number): Promise<Innocents> {
+export async function makeNormalFiles(folder: string, seed: number): Promise<NormalFiles> {
   const random = createRandom(seed);
   const scenes: Buffer[] = [];
   for (let index = 0; index < SCENES; index++) scenes.push(await makeScene(random));
@@ -32,7 +32,7 @@ export async function makeInnocents(folder: string, seed: number): Promise<Innoc
   return { photos, scans, pdfs };
 }
 
-/** One after the other, so that each takes the random numbers that are its own. */
+/** Makes the files one after the other, so that the seed decides which random numbers each of them uses. */
 async function writeAll(
   folder: string,
   name: string,
@@ -65,7 +65,7 @@ async function makeScene(random: Random): Promise<Buffer> {
     .toBuffer();
 }
 
-/** As a PNG of the scene's size. Sharp has noise of its own, but none that follows a seed. */
+/** Noise as a PNG of the scene's size. The noise of sharp cannot be seeded. */
 async function makeNoise(random: Random, width: number, height: number, look: { amplitude: number; blur: number }) {
   const values = Uint8Array.from({ length: width * height }, () => 128 + (random.next() - 0.5) * 2 * look.amplitude);
   const small = await sharp(values, { raw: { width, height, channels: 1 } })
@@ -75,7 +75,7 @@ async function makeNoise(random: Random, width: number, height: number, look: { 
   return sharp(small).resize(SCENE.width, SCENE.height, { kernel: 'cubic' }).png({ compressionLevel: 1 }).toBuffer();
 }
 
-/** From 0.4 to 1.6 megapixels, upright or not. */
+/** A photo of 0.4 to 1.6 megapixels, portrait or landscape. */
 function makePhoto(random: Random, scene: Buffer): Promise<Buffer> {
   const long = Math.round(Math.sqrt(random.between(0.4e6, 1.6e6) * 1.5));
   const sides = [long, Math.round(long / 1.5)] as const;
@@ -120,7 +120,7 @@ function drawSheet(random: Random, dpi: number) {
   return sharp(Buffer.from(svg)).flatten({ background: 'white' }).greyscale();
 }
 
-/** Paper and lamp are never quite even. */
+/** Adds the uneven light of a scanner. */
 async function withGrain(random: Random, sheet: Sharp): Promise<Sharp> {
   const { data, info } = await sheet.toColourspace('b-w').raw().toBuffer({ resolveWithObject: true });
   for (let at = 0; at < data.length; at++) data[at] = Math.max(0, (data[at] ?? 0) - Math.floor(random.next() * 6));

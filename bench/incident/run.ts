@@ -2,20 +2,20 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type MemoryFigures, measureMemory } from './memory.ts';
 import type { Upload } from './traffic.ts';
 
-/** How an upload ended: `failed` with a reason that tells the client what is wrong with the file, `lost` without one. */
+/** How an upload ended: `failed` with a reason that says what is wrong with the file, `lost` without one. */
 export interface End {
   outcome: 'converted' | 'failed' | 'lost';
   reason: string;
-  /** Each time that work on it was thrown away, and why. */
+  /** Why work on it was discarded, once for each time. */
   disturbances: string[];
   /** As of Date.now(). */
   finished: number;
 }
 
-/** What converts uploads. */
+/** A system that converts uploads. */
 export interface System {
   convert(upload: Upload): Promise<End>;
-  /** The processes whose memory, with that of all below them, counts. */
+  /** The processes whose memory is measured, with all their descendants. */
   roots(): number[];
   stop(): Promise<void>;
 }
@@ -27,12 +27,12 @@ export interface Run extends MemoryFigures {
   seconds: number;
 }
 
-/** `clients` that send their next upload when the last one is done, or arrivals that wait for nobody. */
+/** `clients` that each send the next upload when the one before has ended, or uploads at a fixed rate. */
 export type Arrival = { clients: number } | { perMinute: number };
 
 const SAY_EVERY_MS = 15_000;
 
-/** Sends all of the traffic, and waits until it has ended or the time is up; what has not ended then is lost. */
+/** Sends all uploads and waits until they have ended. An upload that has not ended at the time limit is lost. */
 export async function runTraffic(
   system: System,
   traffic: Upload[],
@@ -44,11 +44,11 @@ export async function runTraffic(
   const secondsSince = (time: number) => (Date.now() - time) / 1000;
   const end = new AbortController();
   const stopped = AbortSignal.any([signal, end.signal]);
-  const timeIsUp = delay(limitSeconds * 1000, undefined, { signal: stopped });
+  const timeLimit = delay(limitSeconds * 1000, undefined, { signal: stopped });
 
   async function send(upload: Upload): Promise<void> {
     const sent = Date.now();
-    const late = timeIsUp.then((): End => {
+    const late = timeLimit.then((): End => {
       return { outcome: 'lost', reason: 'not done in time', disturbances: [], finished: Date.now() };
     });
     const isLate = secondsSince(began) >= limitSeconds;
@@ -79,8 +79,8 @@ export async function runTraffic(
     say(`${ended.length} of ${traffic.length} uploads after ${Math.round(secondsSince(began))} s`);
   }, SAY_EVERY_MS);
   try {
-    // An abort ends the timer; the rest of the work has its own ends, which nobody waits for.
-    await Promise.race([sendAll(), timeIsUp.then(() => new Promise(() => undefined))]);
+    // After an abort the timer rejects, and the results of the other work are not needed.
+    await Promise.race([sendAll(), timeLimit.then(() => new Promise(() => undefined))]);
     return { ended, seconds: secondsSince(began), ...memory.stop() };
   } finally {
     memory.stop();

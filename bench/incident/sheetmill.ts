@@ -58,7 +58,7 @@ export async function startSheetmill({
       for (const row of rows) {
         waiting.get(row.id)?.resolve(endOf(row));
         waiting.delete(row.id);
-        // As the old way does with its output. One whose other ranges still run is refused, and stays.
+        // As the baseline does with its output. One whose other ranges still run is refused, and stays.
         void fetch(`${service.url}/uploads/${row.id}`, { method: 'DELETE', signal }).catch(() => undefined);
       }
       await delay(POLL_MS, undefined, { signal: stopping.signal }).catch(() => undefined);

@@ -1,25 +1,24 @@
 import { createRandom } from '../random.ts';
-import type { Innocents } from './normal-files.ts';
+import type { NormalFiles } from './normal-files.ts';
 
-/** Of a thousand uploads, so many are monsters. */
-const MONSTERS_PER_THOUSAND = 5;
+const HOSTILE_PER_THOUSAND = 5;
 const PHOTOS = 0.6;
 const SCANS = 0.2;
 
 export interface Upload {
   file: string;
-  /** Which monster it is; undefined for the innocent. */
-  monster: string | undefined;
-  /** When it arrives, counted in mean spaces between two uploads. */
+  /** The kind of a hostile file; undefined for a normal file. */
+  hostileKind: string | undefined;
+  /** The time of arrival, in mean intervals between two uploads. */
   at: number;
 }
 
-/** The uploads in the order of their arrival, a pure function of the seed; with `everyKind`, each kind of monster comes at least once. */
+/** Makes the uploads in the order of their arrival. The same seed makes the same uploads. `everyKind`: each kind of hostile file is sent at least once. */
 export function makeTraffic(
   seed: number,
   count: number,
-  innocents: Innocents,
-  monsters: Record<string, string>,
+  normalFiles: NormalFiles,
+  hostileFiles: Record<string, string>,
   { everyKind }: { everyKind: boolean },
 ): Upload[] {
   const random = createRandom(seed);
@@ -27,19 +26,19 @@ export function makeTraffic(
   const uploads = Array.from({ length: count }, (): Upload => {
     at += random.space();
     const kind = random.next();
-    const pool = kind < PHOTOS ? innocents.photos : kind < PHOTOS + SCANS ? innocents.scans : innocents.pdfs;
-    return { file: random.pick(pool), monster: undefined, at };
+    const pool = kind < PHOTOS ? normalFiles.photos : kind < PHOTOS + SCANS ? normalFiles.scans : normalFiles.pdfs;
+    return { file: random.pick(pool), hostileKind: undefined, at };
   });
-  const kinds = Object.entries(monsters);
-  const monsterCount = Math.max(everyKind ? kinds.length : 1, Math.round((count * MONSTERS_PER_THOUSAND) / 1000));
-  // Where only some kinds come, it is the hardest, which stand first.
+  const kinds = Object.entries(hostileFiles);
+  const hostileCount = Math.max(everyKind ? kinds.length : 1, Math.round((count * HOSTILE_PER_THOUSAND) / 1000));
+  // The hardest kinds are first in the list, so a few uploads are of those.
   const turn = everyKind ? random.wholeNumber(0, kinds.length - 1) : 0;
-  // One in each stretch of the same length: the last ones to end are not all monsters, whatever the seed.
-  const stretch = count / monsterCount;
-  for (let index = 0; index < monsterCount; index++) {
-    const [monster, file] = kinds[(turn + index) % kinds.length] ?? [];
+  // One in each stretch of the same length, so that with no seed the last uploads are all hostile.
+  const stretch = count / hostileCount;
+  for (let index = 0; index < hostileCount; index++) {
+    const [hostileKind, file] = kinds[(turn + index) % kinds.length] ?? [];
     const upload = uploads[random.wholeNumber(Math.ceil(index * stretch), Math.ceil((index + 1) * stretch) - 1)];
-    if (upload !== undefined && file !== undefined) Object.assign(upload, { monster, file });
+    if (upload !== undefined && file !== undefined) Object.assign(upload, { hostileKind, file });
   }
   return uploads;
 }

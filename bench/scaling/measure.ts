@@ -4,125 +4,176 @@ import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { MIN_DIRECTED } from '../../jobs/wake.ts';
 import { installStatistics } from '../../test/support/admin.ts';
-import type { Innocents } from '../incident/normal-files.ts';
+import type { NormalFiles } from '../incident/normal-files.ts';
 import { cpuSecondsOf, treesOf } from '../processes.ts';
 import type { Service } from '../service.ts';
-import { add, type Cost, type Costs, times, type Work, workSeconds } from './simulate.ts';
+import { type Cost, scaleCost, subtractCosts } from './costs.ts';
 
 export interface Measured {
-  costs: Costs;
-  /** By kind of upload: what one of its jobs takes, with as many pages as it has on average. */
+  costs: {
+    accepting: Cost;
+    /** One converter, in each second. */
+    idleSecond: Cost;
+    /** A converter that receives a wake-up for another and does not claim. */
+    wake: Cost;
+  };
+  /** The cost of a job of each kind of upload, with its pages on average. */
   jobs: Record<'an image' | 'a PDF', { cost: Cost; pages: number }>;
-  works: Work[];
-  /** Of a converter, while it converts. */
+  uploads: number;
+  jobsEach: number;
+  pagesEach: number;
+  /** CPU of the converter and its sandboxes. */
+  cpuSecondsEach: number;
+  /** The connections of a converter while it converts. */
   connections: number;
 }
 
-/** Seldom, since Postgres's own CPU is measured. */
+/** Uploads that a converter has converted. */
+interface Converted {
+  cost: Cost;
+  seconds: number;
+  cpuSeconds: number;
+  uploads: number;
+  jobs: number;
+  pages: number;
+}
+
+interface Bench {
+  signal: AbortSignal;
+  say: (line: string) => void;
+}
+
+/** Polling is rare, because the CPU of Postgres is measured. */
 const POLL_MS = 1_000;
 const IN_FLIGHT = 4;
-/** Whatever comes once a minute comes once in it. */
+/** Work that happens once a minute happens once in this time. */
 const MINUTE_S = 60;
 const BASE_S = 20;
 const SETTLE_MS = 5_000;
-/** Converters that idle, enough to be woken in turn, and the jobs of which they hear. */
+/** Enough idle converters that one wakes another, and the jobs for which they wake. */
 const IDLE = 2 * MIN_DIRECTED;
-const TOLD = 50;
+const WOKEN_JOBS = 50;
 const COMMITTERS = 16;
 const COMMITTING_MS = 3_000;
 
-/** What uploads, jobs, pages and idle converters take, each kind by itself, on a service that does nothing else. */
-export async function measure(
-  service: Service,
-  files: Innocents,
-  { signal, say }: { signal: AbortSignal; say: (line: string) => void },
-): Promise<Measured> {
-  await installStatistics(service.adminUrl);
-  const images = [...files.photos, ...files.scans];
-  const first = [...files.scans, ...files.pdfs.slice(0, 10)];
-  let connections = 0;
+/** Measures each kind of work alone, on a service that does nothing else. */
+export function measureCosts(service: Service, files: NormalFiles, bench: Bench): Promise<Measured> {
+  return new CostMeasurement(service, bench).measure(files);
+}
 
-  const during = (work: () => Promise<unknown>) => costOf(service, work);
-  const idleFor = (seconds: number) => during(() => delay(seconds * 1000, undefined, { signal }));
-  const drained = async () => {
+class CostMeasurement {
+  readonly #service: Service;
+  readonly #bench: Bench;
+  /** The most connections of a converter so far. */
+  #connections = 0;
+
+  constructor(service: Service, bench: Bench) {
+    this.#service = service;
+    this.#bench = bench;
+  }
+
+  async measure(files: NormalFiles): Promise<Measured> {
+    const { say } = this.#bench;
+    await installStatistics(this.#service.adminUrl);
+    const images = [...files.photos, ...files.scans];
+    const first = [...files.scans, ...files.pdfs.slice(0, 10)];
+    say('an API alone');
+    const base = perSecond(await this.#idle(BASE_S));
+    say('uploads that are only accepted');
+    const accepted = await costOf(this.#service, () => this.#send(first));
+    const accepting = scaleCost(subtractCosts(accepted.cost, scaleCost(base, accepted.seconds)), 1 / first.length);
+    say('one converter, to warm up');
+    await this.#service.restartConverter();
+    await this.#drained();
+    say('images');
+    const ofImages = await this.#convert(images, base, accepting);
+    say('PDFs');
+    const ofPdfs = await this.#convert(files.pdfs, base, accepting);
+    const { idleSecond, wake } = await this.#measureIdle(base);
+    const perJob = ({ cost, seconds, jobs, pages }: Converted) => ({
+      cost: scaleCost(subtractCosts(cost, scaleCost(idleSecond, seconds)), 1 / jobs),
+      pages: pages / jobs,
+    });
+    const uploads = ofImages.uploads + ofPdfs.uploads;
+    return {
+      costs: { accepting, idleSecond, wake },
+      jobs: { 'an image': perJob(ofImages), 'a PDF': perJob(ofPdfs) },
+      uploads,
+      jobsEach: (ofImages.jobs + ofPdfs.jobs) / uploads,
+      pagesEach: (ofImages.pages + ofPdfs.pages) / uploads,
+      cpuSecondsEach: (ofImages.cpuSeconds + ofPdfs.cpuSeconds) / uploads,
+      connections: this.#connections,
+    };
+  }
+
+  async #convert(files: string[], base: Cost, accepting: Cost): Promise<Converted> {
+    const { pool, converterPid } = this.#service;
+    const before = cpuOfTree(converterPid());
+    const since = new Date();
+    const { cost, seconds } = await costOf(this.#service, async () => {
+      await this.#send(files);
+      await this.#drained();
+    });
+    const cpuSeconds = cpuOfTree(converterPid()) - before;
+    const own = subtractCosts(cost, scaleCost(base, seconds), scaleCost(accepting, files.length));
+    return { cost: own, seconds, cpuSeconds, ...(await countConverted(pool, since)) };
+  }
+
+  /** Compares jobs that wake one converter with jobs that others also receive, and measures the others while they idle. */
+  async #measureIdle(base: Cost): Promise<{ idleSecond: Cost; wake: Cost }> {
+    const { say, signal } = this.#bench;
+    const service = this.#service;
+    const wakeForJobs = () =>
+      costOf(service, () => runEach(Array(WOKEN_JOBS).fill(0), 1, () => submitAndWait(service, signal)));
+    say('jobs with one converter');
+    await wakeForJobs();
+    const alone = await wakeForJobs();
+    say(`jobs with ${IDLE - 1} other converters`);
+    const others = [];
+    while (others.length < IDLE - 1) others.push(await service.startOtherConverter());
+    await delay(SETTLE_MS, undefined, { signal });
+    await wakeForJobs();
+    const together = await wakeForJobs();
+    say(`${IDLE} idle converters`);
+    const idleSecond = scaleCost(subtractCosts(perSecond(await this.#idle(MINUTE_S)), base), 1 / IDLE);
+    await Promise.all(others.map(({ stop }) => stop()));
+    const difference = subtractCosts(
+      together.cost,
+      alone.cost,
+      scaleCost(base, together.seconds - alone.seconds),
+      scaleCost(idleSecond, IDLE * together.seconds - alone.seconds),
+    );
+    // A converter that only receives a wake-up writes nothing.
+    return { idleSecond, wake: { ...scaleCost(difference, 1 / (WOKEN_JOBS * (IDLE - 1))), commits: 0 } };
+  }
+
+  #idle(seconds: number): Promise<{ cost: Cost; seconds: number }> {
+    return costOf(this.#service, () => delay(seconds * 1000, undefined, { signal: this.#bench.signal }));
+  }
+
+  #send(files: string[]): Promise<void> {
+    return runEach(files, IN_FLIGHT, async (file) => {
+      const form = new FormData();
+      form.append('file', await openAsBlob(file), path.basename(file));
+      await post(`${this.#service.url}/uploads`, form, this.#bench.signal);
+    });
+  }
+
+  /** Waits until no job is left. */
+  async #drained(): Promise<void> {
     for (;;) {
-      const { rows } = await service.pool.query(
+      const { rows } = await this.#service.pool.query(
         `select /* bench */ (select count(*)::int from jobs where finished_at is null) as left,
            (select count(*)::int from pg_stat_activity where application_name = 'sheetmill-converter') as connections`,
       );
-      connections = Math.max(connections, rows[0].connections);
+      this.#connections = Math.max(this.#connections, rows[0].connections);
       if (rows[0].left === 0) return;
-      await delay(POLL_MS, undefined, { signal });
+      await delay(POLL_MS, undefined, { signal: this.#bench.signal });
     }
-  };
-  const send = (sent: string[]) =>
-    inTurns(sent, IN_FLIGHT, async (file) => {
-      const form = new FormData();
-      form.append('file', await openAsBlob(file), path.basename(file));
-      await post(`${service.url}/uploads`, form, signal);
-    });
-
-  say('an API alone');
-  const base = perSecond(await idleFor(BASE_S));
-  say('uploads that are only accepted');
-  const accepted = await during(() => send(first));
-  const accepting = times(less(accepted.cost, times(base, accepted.seconds)), 1 / first.length);
-  say('one converter, to warm up');
-  await service.restartConverter();
-  await drained();
-
-  const converting = async (sent: string[]) => {
-    const before = cpuOfTree(service.converterPid());
-    const since = new Date();
-    const { cost, seconds } = await during(async () => {
-      await send(sent);
-      await drained();
-    });
-    const cpu = cpuOfTree(service.converterPid()) - before;
-    const works = scale(await readWorks(service.pool, since), cpu);
-    return { cost: less(cost, times(base, seconds), times(accepting, sent.length)), seconds, works };
-  };
-  say('images');
-  const ofImages = await converting(images);
-  say('PDFs');
-  const ofPdfs = await converting(files.pdfs);
-
-  say('jobs, of which nobody else hears');
-  const tell = () => during(() => inTurns(Array(TOLD).fill(0), 1, () => submitAndWait(service, signal)));
-  await tell();
-  const alone = await tell();
-  say(`jobs, of which ${IDLE - 1} others hear`);
-  const others = [];
-  while (others.length < IDLE - 1) others.push(await service.startOtherConverter());
-  await delay(SETTLE_MS, undefined, { signal });
-  await tell();
-  const heard = await tell();
-  say(`${IDLE} idle converters`);
-  const idle = await idleFor(MINUTE_S);
-  const idleSecond = times(less(perSecond(idle), base), 1 / IDLE);
-  await Promise.all(others.map(({ stop }) => stop()));
-
-  const idling = (seconds: number) => times(idleSecond, seconds);
-  const busy = ({ cost, seconds, works }: typeof ofPdfs) => ({ cost: less(cost, idling(seconds)), works });
-  const [convertedImages, convertedPdfs] = [busy(ofImages), busy(ofPdfs)];
-  const works = [...ofImages.works, ...ofPdfs.works];
-  const longer = heard.seconds - alone.seconds;
-  const told = less(heard.cost, alone.cost, times(base, longer), idling(IDLE * heard.seconds - alone.seconds));
-  return {
-    costs: {
-      accepting,
-      converting: times(add(convertedImages.cost, convertedPdfs.cost), 1 / works.length),
-      idleSecond,
-      // One that only hears writes nothing.
-      wake: { ...times(told, 1 / (TOLD * (IDLE - 1))), commits: 0 },
-    },
-    jobs: { 'an image': perJob(convertedImages), 'a PDF': perJob(convertedPdfs) },
-    works,
-    connections,
-  };
+  }
 }
 
-/** Transactions that end in a second, many at a time: those that notify, and others. */
+/** Commits in a second with and without a notification, many transactions at a time. */
 export async function measureCommits(url: string): Promise<{ notifying: number; silent: number }> {
   const pool = new pg.Pool({ connectionString: url, max: COMMITTERS });
   try {
@@ -130,14 +181,14 @@ export async function measureCommits(url: string): Promise<{ notifying: number; 
     const rateOf = async (statement: string) => {
       const until = performance.now() + COMMITTING_MS;
       let commits = 0;
-      await inTurns(Array(COMMITTERS).fill(0), COMMITTERS, async () => {
+      await runEach(Array(COMMITTERS).fill(0), COMMITTERS, async () => {
         for (; performance.now() < until; commits++) await pool.query(statement);
       });
       return commits / (COMMITTING_MS / 1000);
     };
     const silent = await rateOf('insert into committed values (1)');
     const notifying = await rateOf(
-      `with told as (select pg_notify('bench', '')) insert into committed select 1 from told`,
+      `with notified as (select pg_notify('bench', '')) insert into committed select 1 from notified`,
     );
     return { notifying, silent };
   } finally {
@@ -145,9 +196,9 @@ export async function measureCommits(url: string): Promise<{ notifying: number; 
   }
 }
 
-/** What Postgres was asked while `work` went on, but for what the bench itself asks. */
+/** The cost of `work` for Postgres, without the statements of the bench. */
 async function costOf({ pool }: Service, work: () => Promise<unknown>): Promise<{ cost: Cost; seconds: number }> {
-  const look = async () => {
+  const read = async () => {
     const { rows } = await pool.query(
       `select /* bench */ pg_snapshot_xmax(pg_current_snapshot())::text::float as commits, pg_backend_pid() as pid,
          (select sum(calls)::float from pg_stat_statements where query not like '%/* bench */%') as statements`,
@@ -155,38 +206,21 @@ async function costOf({ pool }: Service, work: () => Promise<unknown>): Promise<
     const { commits, pid, statements } = rows[0];
     return { at: performance.now(), cost: { commits, statements, seconds: cpuOfTree(parentOf(pid)) } };
   };
-  const before = await look();
+  const before = await read();
   await work();
-  const after = await look();
-  return { cost: less(after.cost, before.cost), seconds: (after.at - before.at) / 1000 };
+  const after = await read();
+  return { cost: subtractCosts(after.cost, before.cost), seconds: (after.at - before.at) / 1000 };
 }
 
-/** Uploads that came since, each with how long its jobs ran. */
-async function readWorks(pool: pg.Pool, since: Date): Promise<Work[]> {
+/** The uploads since a time, with their jobs and pages. */
+async function countConverted(pool: pg.Pool, since: Date): Promise<{ uploads: number; jobs: number; pages: number }> {
   const { rows } = await pool.query(
-    `select /* bench */ uploads.pages_done as pages,
-       array_agg(extract(epoch from job_attempts.finished_at - job_attempts.started_at)::float order by parent_id nulls first) as seconds
-     from uploads join jobs on upload_id = uploads.id join job_attempts on job_id = jobs.id
-     where uploads.created_at >= $1 group by uploads.id order by uploads.created_at`,
+    `select /* bench */ count(*)::int as uploads, sum(pages_done)::int as pages,
+       sum((select count(*) from jobs where upload_id = uploads.id))::int as jobs
+     from uploads where created_at >= $1`,
     [since],
   );
-  return rows.map(({ pages, seconds: [firstSeconds, ...partSeconds] }) => ({ pages, firstSeconds, partSeconds }));
-}
-
-/** The same shares, of the CPU that all of them took, the converter's own included: how long they ran depends on who else did. */
-function scale(works: Work[], cpuSeconds: number): Work[] {
-  const factor = cpuSeconds / works.reduce((sum, work) => sum + workSeconds(work), 0);
-  return works.map(({ pages, firstSeconds, partSeconds }) => ({
-    pages,
-    firstSeconds: firstSeconds * factor,
-    partSeconds: partSeconds.map((seconds) => seconds * factor),
-  }));
-}
-
-function perJob({ cost, works }: { cost: Cost; works: Work[] }): { cost: Cost; pages: number } {
-  const jobs = works.reduce((sum, { partSeconds }) => sum + 1 + partSeconds.length, 0);
-  const pages = works.reduce((sum, work) => sum + work.pages, 0);
-  return { cost: times(cost, 1 / jobs), pages: pages / jobs };
+  return rows[0];
 }
 
 async function submitAndWait({ url }: Service, signal: AbortSignal): Promise<void> {
@@ -203,25 +237,21 @@ async function post(url: string, body: FormData | string, signal: AbortSignal): 
   return (await response.json()) as { job_id?: string };
 }
 
-/** One after the other, so many at a time. */
-async function inTurns<T>(list: T[], atOnce: number, work: (item: T) => Promise<void>): Promise<void> {
+/** Works on all items, `atOnce` at a time. */
+async function runEach<T>(list: T[], atOnce: number, work: (item: T) => Promise<void>): Promise<void> {
   const left = list.values();
-  const turn = async () => {
+  const runner = async () => {
     for (const item of left) await work(item);
   };
-  await Promise.all(Array.from({ length: atOnce }, turn));
-}
-
-function less(from: Cost, ...costs: Cost[]): Cost {
-  return add(from, times(add(...costs), -1));
+  await Promise.all(Array.from({ length: atOnce }, runner));
 }
 
 function perSecond({ cost, seconds }: { cost: Cost; seconds: number }): Cost {
-  return times(cost, 1 / seconds);
+  return scaleCost(cost, 1 / seconds);
 }
 
 function cpuOfTree(pid: number | undefined): number {
-  if (pid === undefined) throw new Error('the converter died');
+  if (pid === undefined) throw new Error('the converter has ended');
   return cpuSecondsOf(treesOf([pid]).get(pid) ?? []);
 }
 

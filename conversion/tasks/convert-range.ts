@@ -22,6 +22,6 @@ export const convertRange = defineTask({
 });
 
 /** The payload for some pages, in ascending order, of what this conversion converts. */
-export function rangeOf(payload: Omit<ConvertRangePayload, 'pages'>, pages: number[]): ConvertRangePayload {
+export function rangeOf(payload: Record<string, unknown>, pages: number[]): ConvertRangePayload {
   return { ...convertRangePayload.omit({ pages: true }).parse(payload), spent_seconds: 0, pages: toRanges(pages) };
 }

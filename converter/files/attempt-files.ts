@@ -1,55 +1,66 @@
 import { stat } from 'node:fs/promises';
-import type { PageReport, StoredFile } from '../../conversion/record-pages.ts';
+import type { PageOutcome, PageReport, StoredFile } from '../../conversion/record-pages.ts';
 import type { LocalCopy, Store } from '../../store/store.ts';
 import { checkedPage, isPageSize, maxPageBytes } from './checked-page.ts';
 import { FILE_NAME, pageName } from './output-names.ts';
 import type { PrivateFolder } from './private-folder.ts';
 import { RejectedOutput } from './rejected-output.ts';
 
-/** The most that the file of a task may have: so many bytes for each that it reads, or a fixed number if that is more. */
+/** The size limit of the file that a task makes: a multiple of its inputs, or a fixed size if that is larger. */
 const MAX_FILE = { ratio: 4, bytes: 256 * 2 ** 20 };
 
-export type AttemptFiles = ReturnType<typeof createAttemptFiles>;
-
 /**
- * The way of an attempt's files from the store into private folders and back: the only one, since what runs in a private
- * folder has no path to the store. `work` is a folder for copies; the caller ends with `close`.
+ * Copies the files of an attempt from the store into private folders, and its results back. Processes in a private folder
+ * have no other access to the store. The owner calls `close()`.
  */
-export function createAttemptFiles(store: Store, work: string) {
-  const copies: LocalCopy[] = [];
-  let bytesRead = 0;
+export class AttemptFiles {
+  readonly #store: Store;
+  /** The folder for local copies of files from a remote store. */
+  readonly #workFolder: string;
+  readonly #copies: LocalCopy[] = [];
+  #bytesRead = 0;
 
-  async function publish(content: AsyncIterable<Buffer>, storePath: string): Promise<StoredFile> {
-    const { path, bytes, sha256 } = await store.receive(content, () => storePath);
-    return { path, bytes, sha256 };
+  constructor(store: Store, workFolder: string) {
+    this.#store = store;
+    this.#workFolder = workFolder;
   }
 
-  return {
-    /** Gives the path of a new copy of a stored file, in the folder. */
-    async copyIn(folder: PrivateFolder, storePath: string): Promise<string> {
-      const copy = await store.local(storePath, work);
-      copies.push(copy);
-      bytesRead += (await stat(copy.file)).size;
-      return folder.copyIn(copy.file);
-    },
-    /** Checks and stores a page that was reported. Rejects with RejectedOutput. */
-    async publishPage(folder: PrivateFolder, report: PageReport & { status: 'completed' }, storePath: string) {
-      if (!isPageSize(report)) throw new RejectedOutput('a page has no valid size');
-      const name = pageName(report.page);
-      const stored = await folder.read(name, maxPageBytes(report), ({ content }) =>
-        publish(checkedPage(content, report), storePath),
-      );
-      await folder.drop(name);
-      return { ...report, ...stored };
-    },
-    /** Stores the file that the task has made. Rejects with RejectedOutput. */
-    async publishFile(folder: PrivateFolder, storePath: string): Promise<StoredFile> {
-      const maxBytes = Math.max(MAX_FILE.bytes, MAX_FILE.ratio * bytesRead);
-      return folder.read(FILE_NAME, maxBytes, ({ content }) => publish(content, storePath));
-    },
-    /** Never rejects. */
-    async close(): Promise<void> {
-      await Promise.all(copies.splice(0).map((copy) => copy.release()));
-    },
-  };
+  /** Copies a stored file into the folder and returns the path of the copy. */
+  async copyIn(folder: PrivateFolder, storePath: string): Promise<string> {
+    const copy = await this.#store.local(storePath, this.#workFolder);
+    this.#copies.push(copy);
+    this.#bytesRead += (await stat(copy.file)).size;
+    return folder.copyIn(copy.file);
+  }
+
+  /** Checks and stores a page that was reported. Rejects with RejectedOutput. */
+  async publishPage(
+    folder: PrivateFolder,
+    report: PageReport & { status: 'completed' },
+    storePath: string,
+  ): Promise<PageOutcome & { status: 'completed' }> {
+    if (!isPageSize(report)) throw new RejectedOutput('a page has no valid size');
+    const name = pageName(report.page);
+    const stored = await folder.read(name, maxPageBytes(report), ({ content }) =>
+      this.#publish(checkedPage(content, report), storePath),
+    );
+    await folder.drop(name);
+    return { ...report, ...stored };
+  }
+
+  /** Stores the file that the task has made. Rejects with RejectedOutput. */
+  async publishFile(folder: PrivateFolder, storePath: string): Promise<StoredFile> {
+    const maxBytes = Math.max(MAX_FILE.bytes, MAX_FILE.ratio * this.#bytesRead);
+    return folder.read(FILE_NAME, maxBytes, ({ content }) => this.#publish(content, storePath));
+  }
+
+  /** Never rejects. */
+  async close(): Promise<void> {
+    await Promise.all(this.#copies.splice(0).map((copy) => copy.release()));
+  }
+
+  async #publish(content: AsyncIterable<Buffer>, storePath: string): Promise<StoredFile> {
+    const { path, bytes, sha256 } = await this.#store.receive(content, () => storePath);
+    return { path, bytes, sha256 };
+  }
 }

@@ -5,11 +5,11 @@ import { RejectedOutput } from './rejected-output.ts';
 const SIGNATURE = Buffer.from('\x89PNG\r\n\x1a\n', 'latin1');
 const IHDR = Buffer.from([0, 0, 0, 13, ...Buffer.from('IHDR')]);
 const IEND = Buffer.from([0, 0, 0, 0, ...Buffer.from('IEND'), 0xae, 0x42, 0x60, 0x82]);
-/** Signature and IHDR with its checksum. */
+/** The signature, and IHDR with its checksum. */
 const HEAD_BYTES = 33;
-/** Bit depths by colour type, up to 8: pages have no more. */
+/** The bit depths of each colour type, up to the 8 of our pages. */
 const DEPTHS: Record<number, number[]> = { 0: [1, 2, 4, 8], 2: [8], 3: [1, 2, 4, 8], 4: [8], 6: [8] };
-/** Pixels of four bytes that do not compress, with the frames of deflate and PNG around them. */
+/** The overhead of deflate and PNG on pixels that do not compress. */
 const MAX_OVERHEAD = { share: 1.01, bytes: 64 * 1024 };
 
 export interface Size {
@@ -17,7 +17,7 @@ export interface Size {
   height: number;
 }
 
-/** The most that the PNG of a page takes. */
+/** The size of the largest PNG for a page: four bytes per pixel, without compression. */
 export function maxPageBytes({ width, height }: Size): number {
   return Math.ceil(height * (4 * width + 1) * MAX_OVERHEAD.share) + MAX_OVERHEAD.bytes;
 }
@@ -27,8 +27,8 @@ export function isPageSize({ width, height }: Size): boolean {
 }
 
 /**
- * Passes the bytes of a page on, and ends with RejectedOutput unless they are a whole PNG file of this size. Checks what
- * passes, so that a file cannot change between the check and the copy.
+ * Passes the bytes of a page on, and throws RejectedOutput unless they are a complete PNG file of this size. It checks the
+ * bytes that it passes, so that the file cannot change between check and copy.
  */
 export async function* checkedPage(source: AsyncIterable<Buffer>, size: Size): AsyncGenerator<Buffer, void> {
   let head = Buffer.alloc(0);
@@ -41,7 +41,7 @@ export async function* checkedPage(source: AsyncIterable<Buffer>, size: Size): A
     tail = Buffer.concat([tail, chunk.subarray(-IEND.length)]).subarray(-IEND.length);
     yield chunk;
   }
-  if (head.length < HEAD_BYTES || !tail.equals(IEND)) throw new RejectedOutput('a page is no whole PNG file');
+  if (head.length < HEAD_BYTES || !tail.equals(IEND)) throw new RejectedOutput('a page is not a complete PNG file');
 }
 
 function checkHead(head: Buffer, { width, height }: Size): void {
@@ -54,8 +54,10 @@ function checkHead(head: Buffer, { width, height }: Size): void {
     compression === 0 &&
     filter === 0 &&
     interlace <= 1;
-  if (!isPng) throw new RejectedOutput('a page is no PNG file');
+  if (!isPng) throw new RejectedOutput('a page is not a PNG file');
   const [actualWidth, actualHeight] = [head.readUInt32BE(16), head.readUInt32BE(20)];
   if (actualWidth !== width || actualHeight !== height)
-    throw new RejectedOutput(`a page of ${actualWidth} x ${actualHeight} was announced with ${width} x ${height}`);
+    throw new RejectedOutput(
+      `a page has ${actualWidth} x ${actualHeight} pixels, and was reported with ${width} x ${height}`,
+    );
 }

@@ -1,8 +1,8 @@
-/** The names of results in the folder for output: a task and its converter agree on them, and nobody tells any. */
+/** The names of output files: fixed, so that a sandbox cannot choose paths. */
 
 export function pageName(page: number): string {
   return `${page}.png`;
 }
 
-/** Of the one file that a task makes. */
+/** The name of the single file of a task with a `filePath`. */
 export const FILE_NAME = 'file';

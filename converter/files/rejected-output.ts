@@ -1,4 +1,4 @@
-/** A result of a sandbox that breaks the rules. The reason names no path; the sandbox is not used again. */
+/** Invalid output of a sandbox, which is not used again. The reason is public, so it names no path. */
 export class RejectedOutput extends Error {
   constructor(reason: string) {
     super(reason);

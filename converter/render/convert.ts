@@ -6,28 +6,30 @@ import type { ConvertRangePayload } from '../../conversion/tasks/convert-range.t
 import { memoryClass } from '../../jobs/shape.ts';
 import type { ConversionContext } from '../../jobs/task.ts';
 import { AppError, publicError } from '../../runtime/errors.ts';
+import { convertImage } from './convert-image.ts';
 import { encodePng } from './encode-png.ts';
-import { openPdf, type TwoEngines } from './engines/fallback.ts';
+import { type FallbackDocument, openPdf } from './engines/fallback.ts';
 import { estimateImage } from './estimate-image.ts';
 import { estimatePages } from './estimate-pdf.ts';
-import { convertImage, inspectImage } from './image.ts';
+import { inspectImage } from './inspect-image.ts';
 import { useThreads } from './libvips.ts';
-import { type PlannedRange, planRanges } from './plan.ts';
+import { type PlannedRange, splitPages } from './split-pages.ts';
 
 type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;
-type MadePage = { png: Buffer[] } & Omit<PageReport & { status: 'completed' }, 'page' | 'status'>;
+type Selection = ReturnType<typeof parsePages> | null;
+type ConvertedPage = { png: Buffer[] } & Omit<PageReport & { status: 'completed' }, 'page' | 'status'>;
 
 /**
- * The job `convert`: inspects the original, then converts it here if its reservation holds that, or splits the job
- * into ranges that reserve what they need.
+ * The job `convert`: inspects the original, and converts it within its reservation or splits the job into ranges that
+ * reserve more.
  */
 export async function convertOriginal(given: ConversionContext<ConvertPayload>): Promise<Record<string, unknown>> {
   const context = withChosenEngine(given);
   const { media_type, page_selection } = context.payload;
   const selection = page_selection === null ? null : parsePages(page_selection);
   return media_type === 'application/pdf'
-    ? withPdf(context, (document) => inspectPdf(context, document, selection))
-    : inspectPicture(context, selection);
+    ? withPdf(context, (document) => inspectAndConvertPdf(context, document, selection))
+    : inspectAndConvertImage(context, selection);
 }
 
 /** The job `convert_range`: converts the pages of its range. */
@@ -36,18 +38,18 @@ export async function convertPages(given: ConversionContext<ConvertRangePayload>
   const { media_type, pages } = context.payload;
   return media_type === 'application/pdf'
     ? withPdf(context, (document) => drawPages(context, document, pagesIn(pages)))
-    : convertPicture(context);
+    : convertSinglePage(context);
 }
 
-/** The engine that the client chose comes first, before the one that the converter prefers. */
+/** The engine that the client chose draws first, instead of the default of the converter. */
 function withChosenEngine<C extends Context>(context: C): C {
   const { payload, limits } = context;
   return payload.engine === null ? context : { ...context, limits: { ...limits, firstEngine: payload.engine } };
 }
 
-async function inspectPicture(
+async function inspectAndConvertImage(
   context: ConversionContext<ConvertPayload>,
-  selection: ReturnType<typeof parsePages> | null,
+  selection: Selection,
 ): Promise<Record<string, unknown>> {
   const header = await inspectImage(context.input);
   const { width, height } = header;
@@ -60,21 +62,21 @@ async function inspectPicture(
   if (memoryMb > context.reservation.memoryMb) {
     return splitInto(context, [{ pages: [1], memoryMb }]);
   }
-  return convertPicture(context);
+  return convertSinglePage(context);
 }
 
-async function convertPicture(context: Context): Promise<Record<string, unknown>> {
+async function convertSinglePage(context: Context): Promise<Record<string, unknown>> {
   useThreads(context.reservation.cpuUnits);
-  await settlePage(context, 1, async () => {
-    const fatal = context.avoid.find(({ engine }) => engine === 'sharp');
-    if (fatal) throw new AppError(fatal.error.code, fatal.error.message);
+  await convertPage(context, 1, async () => {
+    const failure = context.avoid.find(({ engine }) => engine === 'sharp');
+    if (failure) throw new AppError(failure.error.code, failure.error.message);
     context.step({ page: 1, engine: 'sharp', last: true });
     return { ...(await convertImage(context.input)), dpi: null, reduced: null, engine: 'sharp', note: null };
   });
   return { pages: 1 };
 }
 
-async function withPdf<T>(context: Context, work: (document: TwoEngines) => Promise<T>): Promise<T> {
+async function withPdf<T>(context: Context, work: (document: FallbackDocument) => Promise<T>): Promise<T> {
   const document = await openPdf(context);
   try {
     return await work(document);
@@ -83,10 +85,10 @@ async function withPdf<T>(context: Context, work: (document: TwoEngines) => Prom
   }
 }
 
-async function inspectPdf(
+async function inspectAndConvertPdf(
   context: ConversionContext<ConvertPayload>,
-  document: TwoEngines,
-  selection: ReturnType<typeof parsePages> | null,
+  document: FallbackDocument,
+  selection: Selection,
 ): Promise<Record<string, unknown>> {
   const { limits, payload, reservation } = context;
   const selected = selectPages(selection, document.pageCount);
@@ -98,47 +100,50 @@ async function inspectPdf(
   const sized: { page: number; width: number; height: number }[] = [];
   for (const page of pagesIn(selected)) {
     if (context.settledPages.includes(page)) continue;
-    // One whose size cannot be read fails by itself.
-    const box = await orFailed(context, page, () => document.pageBox(page));
+    const box = await orReportFailure(context, page, () => document.pageBox(page));
     if (box !== undefined) sized.push({ page, ...box });
   }
-  const ranges = planRanges(await estimatePages(context, sized, payload.dpi), reservation);
+  const ranges = splitPages(await estimatePages(context, sized, payload.dpi), reservation);
   const [first] = ranges;
   if (first === undefined) return { pages: 0 };
   if (ranges.length > 1 || first.memoryMb > reservation.memoryMb) return splitInto(context, ranges);
   return drawPages(context, document, first.pages);
 }
 
-async function drawPages(context: Context, document: TwoEngines, pages: number[]): Promise<Record<string, unknown>> {
+async function drawPages(
+  context: Context,
+  document: FallbackDocument,
+  pages: number[],
+): Promise<Record<string, unknown>> {
   useThreads(context.reservation.cpuUnits);
   for (const page of pages) {
-    await settlePage(context, page, async () => {
+    await convertPage(context, page, async () => {
       const { image, fit, engine, note } = await document.draw(page, context.payload.dpi);
       const png = await encodePng(image);
       return { png, width: image.width, height: image.height, dpi: fit.dpi, reduced: fit.reduced, engine, note };
     });
-    // V8 does not see how large the pixels are that wait to be collected: left to it, up to three pages of them.
+    // V8 does not see the size of uncollected pixels, and would keep up to three pages of them.
     globalThis.gc?.({ type: 'minor' });
   }
   return { pages: pages.length };
 }
 
-/** Makes one page, unless an earlier attempt did. */
-async function settlePage(context: Context, page: number, make: () => Promise<MadePage>): Promise<void> {
+/** Converts one page, unless an earlier attempt did. */
+async function convertPage(context: Context, page: number, convert: () => Promise<ConvertedPage>): Promise<void> {
   if (context.settledPages.includes(page)) return;
-  await orFailed(context, page, async () => {
-    const { png, ...facts } = await make();
+  await orReportFailure(context, page, async () => {
+    const { png, ...facts } = await convert();
     await writeFile(context.pageOutput(page), png);
     context.page({ page, status: 'completed', ...facts });
   });
 }
 
-/** A page that cannot be read or made fails by itself and leaves the others alone. */
-async function orFailed<T>(context: Context, page: number, work: () => Promise<T>): Promise<T | undefined> {
+/** Reports a page that cannot be read or converted as failed; other pages are not affected. */
+async function orReportFailure<T>(context: Context, page: number, work: () => Promise<T>): Promise<T | undefined> {
   try {
     return await work();
   } catch (error) {
-    // An unreadable page is the file's fault; anything else (a full disk, say) is ours, and worth another attempt.
+    // Other errors (a full disk, for example) are not about the file, so the attempt fails and is retried.
     if (!(error instanceof AppError) || error.retryable) throw error;
     context.page({ page, status: 'failed', error: publicError(error) });
     return undefined;

@@ -22,24 +22,25 @@ const UP = 2;
 
 /** Level 2 is a few per cent larger than level 6 at half the time. */
 const UNFILTERED = { compressionLevel: 2, adaptiveFiltering: false } as const;
-/** Searching for repeats pays in a filtered scan, not in a filtered photograph. The largest hash table is the fastest. */
+/** The search for repeats pays off in a filtered scan, not in a filtered photograph. The largest hash table is the fastest. */
 const FILTERED_SCAN = { level: 1, memLevel: constants.Z_MAX_MEMLEVEL, chunkSize: 256 * 1024 } as const;
 const FILTERED_PHOTOGRAPH = { ...FILTERED_SCAN, strategy: constants.Z_RLE } as const;
 /** Each band costs a round trip to a thread. */
 const BAND_BYTES = 1024 * 1024;
-/** Rows in so many places are compressed in every way to choose one. */
+/** Rows at this many positions are compressed in each way to choose one. */
 const SAMPLES = 3;
 const SAMPLE_ROWS = 4;
-/** Rows that compress to less than this share are of a drawing or a scan of text, which a filter hardly helps. */
+/** Rows that compress to less than this share belong to a drawing or a scan of text, which a filter hardly helps. */
 const MIN_FILTERED_SHARE = 0.25;
-/** A faster way is taken if it costs no more than this share of bytes. */
+/** A faster way is chosen if it adds at most this share of bytes. */
 const MAX_EXTRA = { photograph: 0.1, unfiltered: 0.2 };
-/** Pixels that compress less than this are encoded in parts, because sharp keeps the whole file in a buffer that doubles. */
+/** Pixels that compress to more than this share are encoded in parts, because sharp keeps the whole file in a buffer that doubles. */
 const MAX_BUFFERED_SHARE = 0.5;
 
 /**
- * Encodes pixels as a PNG file (https://www.w3.org/TR/png-3/), in parts. A drawn page (RGBX) gets the fewest bits per pixel
- * that hold its colours. All rows have one filter: libpng tries five for each row, and that takes longer than all else.
+ * Encodes pixels as a PNG file (https://www.w3.org/TR/png-3/) and returns its parts. A drawn page (RGBX) gets the fewest
+ * bits per pixel that hold its colours. All rows have the same filter: libpng tries five for each row, which takes longer
+ * than all other work.
  */
 export async function encodePng(raw: RawPixels): Promise<Buffer[]> {
   const { width, height, channels } = raw;
@@ -56,9 +57,9 @@ export async function encodePng(raw: RawPixels): Promise<Buffer[]> {
   return [...parts, ...data, ...pngChunk('IEND', Buffer.alloc(0))];
 }
 
-/** How to compress filtered rows, or null if the pixels are better left unfiltered. */
+/** The options to compress filtered rows; null when the pixels compress better without a filter. */
 function chooseFiltered(packed: PackedPixels, height: number): ZlibOptions | null {
-  // Indexes into a palette and bits in a byte are no numbers to subtract.
+  // Differences of palette indexes or of packed bits have no meaning.
   if (packed.palette || packed.bitDepth === 1) return null;
   const tops = Array.from({ length: SAMPLES }, (_, index) => Math.floor((height * (index + 1)) / (SAMPLES + 1)));
   const sampleWith = (filter: Filter) =>
@@ -74,7 +75,7 @@ function chooseFiltered(packed: PackedPixels, height: number): ZlibOptions | nul
   return isBuffered && plain <= scan * (1 + MAX_EXTRA.unfiltered) ? null : FILTERED_SCAN;
 }
 
-/** libvips compresses 20% faster than Node's zlib. It sees an image of bytes, and its header is left behind. */
+/** libvips compresses 20% faster than Node's zlib. The rows are given as an image of bytes, and only its data is used. */
 async function encodeUnfiltered({ data, rowBytes, colorType }: PackedPixels, height: number): Promise<Buffer[]> {
   const channels = colorType === RGB ? 3 : 1;
   const image = sharp(data, { raw: { width: rowBytes / channels, height, channels } });
@@ -107,7 +108,7 @@ function* filteredBands(packed: PackedPixels, height: number): Generator<Buffer>
   }
 }
 
-/** The rows from `top` to before `end`, each behind the number of its filter. */
+/** The rows from `top` up to `end`, each after the number of its filter. */
 function filterRows({ data, rowBytes }: PackedPixels, top: number, end: number, filter: Filter): Buffer {
   const band = Buffer.allocUnsafe((end - top) * (rowBytes + 1));
   const rowOf = (row: number) => data.subarray(row * rowBytes, (row + 1) * rowBytes);
@@ -116,7 +117,7 @@ function filterRows({ data, rowBytes }: PackedPixels, top: number, end: number, 
   if (top > 0) bytesOf(above).set(rowOf(top - 1));
   let to = 0;
   for (let row = top; row < end; row++) {
-    // The first row has none above it.
+    // The first row has no row above.
     const isFiltered = filter === UP && row > 0;
     band[to++] = isFiltered ? UP : NONE;
     if (isFiltered) {
@@ -137,7 +138,7 @@ function bytesOf(words: Int32Array): Uint8Array {
   return new Uint8Array(words.buffer);
 }
 
-/** Leaves in `above` what each byte of `current` has more, four bytes at a time: no byte borrows from the next. */
+/** Writes `current` minus `above` to `above`, four bytes at a time, without a borrow between bytes. */
 function subtractBytes(current: Int32Array, above: Int32Array): void {
   for (let at = 0; at < current.length; at++) {
     const x = current[at] ?? 0;
@@ -146,7 +147,7 @@ function subtractBytes(current: Int32Array, above: Int32Array): void {
   }
 }
 
-/** Pixels that are in the form of a PNG file already. */
+/** Pixels that a PNG file stores as they are. */
 function packBytes(data: Uint8Array, width: number, channels: 1 | 3): PackedPixels {
   const colorType = channels === 1 ? GREY : RGB;
   return { colorType, bitDepth: 8, palette: null, data, rowBytes: width * channels };

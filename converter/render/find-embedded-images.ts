@@ -1,6 +1,6 @@
 import { createReadStream } from 'node:fs';
 
-/** An image in a PDF, as its dictionary tells it. */
+/** An image in a PDF, as its dictionary describes it. */
 export interface EmbeddedImage {
   width: number;
   height: number;
@@ -8,13 +8,13 @@ export interface EmbeddedImage {
   kind: 'bilevel' | 'wide' | 'jpx' | 'other';
 }
 
-const CHUNK = 4 * 2 ** 20;
-/** No dictionary of an image is longer than this. */
-const LONGEST = 4096;
+const CHUNK_BYTES = 4 * 2 ** 20;
+/** A dictionary of an image is shorter than this. */
+const MAX_DICTIONARY = 4096;
 
 /**
- * Finds the images of a PDF without opening it: a stream's dictionary stands in the clear, even where the file is
- * encrypted. One whose size stands elsewhere in the file is not found.
+ * Finds the images of a PDF without opening it: the dictionary of a stream is plain text, even in an encrypted file. An
+ * image whose dictionary refers to its size elsewhere is not found.
  */
 export async function findImages(file: string): Promise<EmbeddedImage[]> {
   const images: EmbeddedImage[] = [];
@@ -27,12 +27,12 @@ export async function findImages(file: string): Promise<EmbeddedImage[]> {
       if (image !== undefined) images.push(image);
     }
   };
-  for await (const chunk of createReadStream(file, { encoding: 'latin1', highWaterMark: CHUNK })) {
+  for await (const chunk of createReadStream(file, { encoding: 'latin1', highWaterMark: CHUNK_BYTES })) {
     text += chunk;
-    const end = text.length - LONGEST;
+    const end = text.length - MAX_DICTIONARY;
     search(end);
-    // What lies before the next match's dictionary stays, and is not searched again.
-    const dropped = Math.max(0, end - LONGEST);
+    // The dictionary of the next match may begin before `end`, so that part is kept, and not searched again.
+    const dropped = Math.max(0, end - MAX_DICTIONARY);
     text = text.slice(dropped);
     searched = Math.max(0, end - dropped);
   }
@@ -40,11 +40,11 @@ export async function findImages(file: string): Promise<EmbeddedImage[]> {
   return images;
 }
 
-/** The dictionary around a place in it: from the object's start, at most, to its stream. */
+/** Reads the dictionary around a position: from the start of the object to its stream. */
 function readDictionary(text: string, at: number): EmbeddedImage | undefined {
-  const from = Math.max(text.lastIndexOf('obj', at), at - LONGEST, 0);
+  const from = Math.max(text.lastIndexOf('obj', at), at - MAX_DICTIONARY, 0);
   const to = text.indexOf('stream', at);
-  const dictionary = text.slice(from, to < 0 || to > at + LONGEST ? at + LONGEST : to);
+  const dictionary = text.slice(from, to < 0 || to > at + MAX_DICTIONARY ? at + MAX_DICTIONARY : to);
   const number = (name: string) =>
     Number(new RegExp(`/${name}\\s+(\\d{1,9})(?!\\d|\\s+\\d+\\s+R)`).exec(dictionary)?.[1]);
   const [width, height, bits] = [number('Width'), number('Height'), number('BitsPerComponent')];

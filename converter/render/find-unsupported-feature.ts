@@ -3,7 +3,7 @@ import { isFrame, segmentsOf } from './jpeg-segments.ts';
 
 /** The frame header may follow a colour profile and a preview image, each of several segments. */
 const MAX_SEARCHED_BYTES = 8 * 2 ** 20;
-/** Where the first chunk of a PNG file has its name. */
+/** The position of the name of the first chunk of a PNG file. */
 const FIRST_CHUNK_NAME = 12;
 
 const JPEG_SIGNATURE = 0xffd8;
@@ -22,7 +22,7 @@ const PROCESSES: Record<number, string> = {
   207: 'hierarchical JPEG',
 };
 
-/** Names what a PNG or JPEG file that could not be decoded needs, if sound files of its kind cannot be decoded either. */
+/** The feature that a PNG or JPEG file needs and sharp lacks; null for a file whose failure has another reason. */
 export async function findUnsupportedFeature(file: string): Promise<string | null> {
   const start = await readStart(file);
   if (start.toString('latin1', FIRST_CHUNK_NAME, FIRST_CHUNK_NAME + 4) === 'CgBI') return 'Apple CgBI PNG';

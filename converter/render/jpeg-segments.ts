@@ -3,7 +3,7 @@ export const RESTART = 0xd0;
 export const END_OF_IMAGE = 0xd9;
 export const START_OF_SCAN = 0xda;
 
-/** Markers with a length, each at the position of that length. */
+/** The markers that have a length, each with the position of its length. */
 export function* segmentsOf(jpeg: Buffer): Generator<{ marker: number; at: number }> {
   for (let at = jpeg.indexOf(0xff, 2); at !== -1 && at + 4 <= jpeg.length; at = jpeg.indexOf(0xff, at)) {
     const marker = jpeg[at + 1] ?? 0;
@@ -17,7 +17,7 @@ export function* segmentsOf(jpeg: Buffer): Generator<{ marker: number; at: numbe
   }
 }
 
-/** SOF0 to SOF15, without the three markers among them that are none. */
+/** True for SOF0 to SOF15. Three markers in that range have another meaning. */
 export function isFrame(marker: number): boolean {
   return marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc;
 }

@@ -1,10 +1,10 @@
 import sharp from 'sharp';
 
-/** sharp with our settings, which hold for the whole process and must be made before its first use. */
+/** sharp with the settings of the service, which apply to the whole process and must precede its first use. */
 
-// Nothing is decoded twice.
+// No image is decoded twice.
 sharp.cache(false);
-// libvips goes by a file's content, not by its name: an SVG or a TIFF named .png must not reach its loader.
+// libvips recognizes a file by its content: an SVG or a TIFF named .png must not reach its loader.
 sharp.block({ operation: ['VipsForeignLoad'] });
 sharp.unblock({
   operation: [
@@ -15,7 +15,13 @@ sharp.unblock({
   ],
 });
 
-/** How many threads a conversion may use: as many units of CPU as its sandbox has reserved, one at least. */
+/**
+ * How files are decoded. 'error' refuses truncated and damaged files; 'warning' would also refuse files that all viewers
+ * show (stray bytes between JPEG markers, odd colour profiles). The pixel limit is checked before, against the header.
+ */
+export const DECODER = { failOn: 'error', limitInputPixels: false, sequentialRead: true } as const;
+
+/** Lets a conversion use as many threads as its sandbox has reserved units of CPU, at least one. */
 export function useThreads(count: number): void {
   sharp.concurrency(Math.max(1, count));
 }

@@ -1,29 +1,30 @@
 import type { ChildProcess } from 'node:child_process';
 import { Duplex } from 'node:stream';
+import { errorCode, errorMessage } from '../../runtime/errors.ts';
 import type { TaskRequest } from '../run-task.ts';
-import { Lines } from './lines.ts';
+import { LineSplitter } from './line-splitter.ts';
 import { parseMessage, type RunMessage, type SandboxMessage, type SandboxOrder, Violation } from './protocol.ts';
 import { RunCheck } from './run-check.ts';
 
-/** `ready` and `warm` are all that a sandbox sends between two tasks. */
+/** Between two tasks, a sandbox sends only `ready` and `warm`. */
 const MAX_IDLE_LINE_BYTES = 64;
 
-/** Takes a message that was checked; no further one is read before its promise has settled. */
+/** Handles a valid message. The next one is read after the returned promise settles. */
 export type OnMessage = (message: RunMessage) => Promise<void> | undefined;
 
 /**
- * The converter's end of the connection to one sandbox. It holds one line at most, and everything that it hands on is
- * checked. The first violation ends the reading.
+ * The converter's side of the connection to one sandbox. It buffers at most one line, and passes on only valid messages.
+ * The first invalid message ends the connection.
  */
 export class Channel {
-  /** Resolves when the libraries of the sandbox are loaded. */
+  /** Resolves when the sandbox has loaded its libraries. */
   readonly ready: Promise<void>;
-  /** Resolves when the sandbox has compiled what an ordinary page runs, or has work. */
+  /** Resolves when the sandbox has compiled the code of an ordinary page, or runs a task. */
   readonly warm: Promise<void>;
-  /** Resolves when nothing more will be read. */
+  /** Resolves when the connection has ended. */
   readonly ended: Promise<void>;
   readonly #stream: Duplex;
-  readonly #lines = new Lines(MAX_IDLE_LINE_BYTES);
+  readonly #lines = new LineSplitter(MAX_IDLE_LINE_BYTES);
   readonly #becomeReady: () => void;
   readonly #becomeWarm: () => void;
   #isReady = false;
@@ -35,21 +36,21 @@ export class Channel {
     const warm = Promise.withResolvers<void>();
     [this.ready, this.#becomeReady] = [ready.promise, ready.resolve];
     [this.warm, this.#becomeWarm] = [warm.promise, warm.resolve];
-    // A process that could not be started has no connection.
+    // A process that could not be started has none.
     const connection = stdio?.[3];
     const stream = connection instanceof Duplex ? connection : new Duplex().destroy();
     this.#stream = stream;
-    // It ends the reading.
+    // `#readAll` gets the error.
     stream.on('error', () => undefined);
     this.ended = this.#readAll(onViolation);
   }
 
-  /** Sends a task; its messages are read until `ended`, which is the last. */
+  /** Sends a task, and passes its messages on until the last one, `ended`. */
   run(request: TaskRequest, onMessage: OnMessage): void {
     const check = new RunCheck(request);
     this.#run = { check, onMessage };
     this.#lines.maxBytes = check.maxLineBytes;
-    // With work to do, it compiles nothing in advance.
+    // A sandbox with a task does not warm up further.
     this.#becomeWarm();
     this.#send({ kind: 'run', request });
   }
@@ -69,24 +70,24 @@ export class Channel {
   async #readAll(onViolation: (reason: string) => void): Promise<void> {
     try {
       for await (const chunk of this.#stream) {
-        for (const line of this.#lines.cut(chunk)) {
-          const handled = this.#take(line);
+        for (const line of this.#lines.split(chunk)) {
+          const handled = this.#handle(line);
           if (handled !== undefined) await handled;
         }
       }
     } catch (error) {
-      // A connection that breaks is no violation: the end of the process says why.
-      const isOfConnection = error === this.#stream.errored || Object(error).code === 'ERR_STREAM_PREMATURE_CLOSE';
-      if (!isOfConnection) onViolation(error instanceof Error ? error.message : 'unknown');
+      // A broken connection is no violation: the exit of the process explains it.
+      const isBroken = error === this.#stream.errored || errorCode(error) === 'ERR_STREAM_PREMATURE_CLOSE';
+      if (!isBroken) onViolation(errorMessage(error));
     } finally {
       this.#stream.destroy();
     }
   }
 
-  #take(line: Buffer): Promise<void> | undefined {
+  #handle(line: Buffer): Promise<void> | undefined {
     this.#run?.check.spend(line.length);
     const message = parseMessage(line);
-    if (message.kind === 'ready' || message.kind === 'warm') return this.#takeStart(message);
+    if (message.kind === 'ready' || message.kind === 'warm') return this.#becomes(message);
     if (this.#run === undefined) throw new Violation(`${message.kind} without a task`);
     const { check, onMessage } = this.#run;
     check.check(message);
@@ -97,9 +98,8 @@ export class Channel {
     return onMessage(message);
   }
 
-  #takeStart({ kind }: Extract<SandboxMessage, { kind: 'ready' | 'warm' }>): undefined {
-    if (kind === 'ready' ? this.#isReady : this.#isWarm || !this.#isReady)
-      throw new Violation(`${kind} at a wrong time`);
+  #becomes({ kind }: Extract<SandboxMessage, { kind: 'ready' | 'warm' }>): undefined {
+    if (kind === 'ready' ? this.#isReady : this.#isWarm || !this.#isReady) throw new Violation(`unexpected ${kind}`);
     if (kind === 'ready') this.#isReady = true;
     else this.#isWarm = true;
     if (kind === 'ready') this.#becomeReady();

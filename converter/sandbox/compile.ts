@@ -1,8 +1,8 @@
 import { loadTasks } from '../../conversion/registry.ts';
 
 /**
- * Loads what sandboxes load and draws what they draw first: Node then keeps the compiled code in NODE_COMPILE_CACHE. A
- * process of the converter does this, which decodes nothing from clients: sandboxes could leave code there for each other.
+ * Loads the modules of a sandbox and draws its samples, so that Node stores the compiled code in NODE_COMPILE_CACHE. A
+ * separate process does this, because a sandbox that can write the cache could plant code for others.
  */
 const { drawSamples, warmUp } = await import('../render/warm-up.ts');
 const parts = [import('../render/convert.ts'), import('./isolation/apply.ts'), import('./isolation/kernel.ts')];

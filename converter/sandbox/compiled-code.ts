@@ -6,14 +6,14 @@ import { promisify } from 'node:util';
 import { CODE_FOLDERS } from './isolation/paths.ts';
 import { NODE_FLAGS } from './process.ts';
 
-/** Compiled code that sandboxes read and never write: they could leave some for each other. */
+/** The cache of compiled code. Sandboxes can only read it: otherwise one could plant code for others. */
 
 const COMPILER = fileURLToPath(new URL('./compile.ts', import.meta.url));
 const CODE = path.resolve(import.meta.dirname, '../..');
 
 /**
- * Where a converter keeps it: beside its own compiled code, or in its data folder if that lies within the project, where
- * sandboxes see the project's folders and nothing can be mounted.
+ * The folder of the cache: beside the converter's compiled code, or in its data folder if that code lies in the project,
+ * whose folders sandboxes see and nothing can be mounted into.
  */
 export function compiledCodeFolder(dataFolder: string): string {
   const own = path.resolve(process.env.NODE_COMPILE_CACHE ?? CODE);
@@ -21,7 +21,7 @@ export function compiledCodeFolder(dataFolder: string): string {
   return path.join(isApart ? own : path.resolve(dataFolder, 'compile-cache'), 'sandboxes');
 }
 
-/** Fills `cacheFolder` unless that has happened since the code last changed. */
+/** Fills `cacheFolder` unless it is newer than the code. */
 export async function compileSandboxCode(
   cacheFolder: string,
   tasksModule: string | undefined,

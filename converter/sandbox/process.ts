@@ -3,36 +3,36 @@ import { chownSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { childrenOf, descendantsOf, killAll } from '../../runtime/process-tree.ts';
-import { dieWithConverter, isolatedCommand, surroundingsOf } from './isolation/command.ts';
+import { isolatedCommand, surroundingsOf, withParentDeathSignal } from './isolation/command.ts';
 import { type Isolation, MAX_UIDS } from './isolation/detect.ts';
-import { dieFirst } from './limits.ts';
+import { setOomScore } from './memory-limit.ts';
 
 const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));
 
 /**
- * A sandbox is one unit of CPU. V8's helper threads took 15% more of it for the same pages: pixel buffers make it collect
- * often. It counts them against its old space, which starts so small that every page set off a full collection.
+ * A sandbox uses one CPU unit. Pixel buffers make V8 collect garbage often, and its helper threads used 15% more CPU for
+ * the same pages. V8 counts the buffers against its old space, whose small initial size caused a full collection per page.
  */
 export const NODE_FLAGS = ['--single-threaded-gc', '--expose-gc', '--initial-old-space-size=192'];
 
 export interface SandboxOptions {
-  /** The private folder of the sandbox, which the caller has created with its parts `in` and `out`. A sandbox that has its own user owns it. */
+  /** The private folder, which the caller has created. It belongs to the user of the sandbox. */
   folder: string;
-  /** Compiled code kept here takes a third off the start. The sandbox reads it and cannot change it. */
+  /** The cache of compiled code, which makes the start a third faster. The sandbox cannot write to it. */
   cacheFolder: string;
-  /** The own tasks that it loads as well. */
+  /** The module of the operator's tasks. */
   tasksModule: string | undefined;
-  /** Folders that it must not see, wherever they lie. */
+  /** Folders that it must not see. */
   hidden: string[];
   isolation: Isolation;
 }
 
-/** Several sandboxes of one user could reach each other. */
+/** Each sandbox has a separate user: sandboxes of one user could access each other. */
 const uidsInUse = new Set<number>();
 
 /**
- * Starts a sandbox process in a separate process group. It gets none of the converter's environment: no credentials
- * reach untrusted bytes. The caller reads what it prints, and talks to it over file descriptor 3.
+ * Starts a sandbox process in a separate process group. It gets nothing of the converter's environment, which may hold
+ * credentials. The caller reads its output, and exchanges messages over file descriptor 3.
  */
 export function startSandboxProcess(options: SandboxOptions): SandboxProcess {
   const { folder, isolation } = options;
@@ -59,7 +59,7 @@ function commandOf({ folder, cacheFolder, tasksModule, hidden, isolation }: Sand
     return isolatedCommand(isolation, node, { folder, uid, readable, nodeFlags: NODE_FLAGS });
   }
   const command = [node.program, ...node.args];
-  const [program = '', ...args] = isolation.hasSetpriv ? dieWithConverter(command) : command;
+  const [program = '', ...args] = isolation.hasSetpriv ? withParentDeathSignal(command) : command;
   return { program, args };
 }
 
@@ -67,17 +67,17 @@ function environmentOf({ folder, cacheFolder, tasksModule }: SandboxOptions): No
   return {
     PATH: process.env.PATH,
     HOME: folder,
-    // Its converter empties this one between two tasks.
+    // The converter empties this folder between two tasks.
     TMPDIR: path.join(folder, 'out'),
     MALLOC_ARENA_MAX: '2',
-    // What is freed goes back at once: a sandbox kept 200 MB of mixed images without these, and 84 with them.
+    // Freed memory returns to the system at once: after mixed images, a sandbox kept 200 MB without these, and 84 MB with.
     MALLOC_MMAP_THRESHOLD_: '131072',
     MALLOC_TRIM_THRESHOLD_: '131072',
-    // Memory that is given back is taken anew: by huge pages a drawn page has a third of the page faults.
+    // Returned memory is allocated again for each page: huge pages cause a third of the page faults.
     GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1',
     // Pages must not depend on the fonts of the machine.
     DISABLE_SYSTEM_FONTS_LOAD: '1',
-    // The canvas library would map a gigabyte that it never uses, and the cap counts what is mapped.
+    // The canvas library would map a gigabyte that it never uses, and the memory limit counts mapped memory.
     MIMALLOC_ARENA_EAGER_COMMIT: '0',
     NODE_COMPILE_CACHE: cacheFolder,
     ...(tasksModule !== undefined && { TASKS: tasksModule }),
@@ -99,13 +99,13 @@ function giveBack(uid: number | null): void {
 }
 
 /**
- * The processes of one sandbox. With namespaces, the process that the converter started holds them; its child is the
- * first process in them, and the sandbox itself the first child of that. Orphans become children of that first process.
+ * The processes of one sandbox. With namespaces, the converter starts a process outside of them, whose child is the first
+ * process inside; the first child of that one runs the tasks. Orphans become children of the first process inside.
  */
 export class SandboxProcess {
   readonly child: ChildProcess;
   readonly folder: string;
-  /** The user that it runs as; null for the converter's. Files for it in its folder must be readable for that user. */
+  /** The user of the sandbox, who must be able to read its files; null for the user of the converter. */
   readonly uid: number | null;
   readonly #hasNamespaces: boolean;
   #main: number | undefined;
@@ -115,23 +115,23 @@ export class SandboxProcess {
     this.folder = folder;
     this.uid = uid;
     this.#hasNamespaces = hasNamespaces;
-    if (child.pid !== undefined) dieFirst(child.pid);
+    if (child.pid !== undefined) setOomScore(child.pid);
   }
 
-  /** The process that runs tasks; to be asked for when it is ready. 0 when it is gone. */
+  /** The process that runs tasks, once the sandbox is ready. 0 when it is gone. */
   get pid(): number {
     const { pid = 0 } = this.child;
     this.#main ??= this.#hasNamespaces ? childOf(childOf(pid)) : pid;
     return this.#main ?? 0;
   }
 
-  /** All that the sandbox has started. */
-  others(): number[] {
+  /** The processes that the sandbox started. */
+  descendants(): number[] {
     const above = this.#hasNamespaces ? childOf(this.child.pid) : this.child.pid;
     return descendantsOf(above ?? 0).filter((pid) => pid !== this.pid);
   }
 
-  /** Kills it with all that it has started: namespaces end with the sandbox that they were made for. */
+  /** Kills all processes of the sandbox. Those in namespaces end with the process that runs tasks. */
   kill(): void {
     const { pid, exitCode, signalCode } = this.child;
     if (pid === undefined || exitCode !== null || signalCode !== null) return;

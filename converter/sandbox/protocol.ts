@@ -4,6 +4,7 @@ import { isStorable } from '../../db/storable.ts';
 import { MEMORY_CLASSES } from '../../jobs/shape.ts';
 import { ENGINES } from '../../jobs/task.ts';
 import { ERROR_CODES } from '../../runtime/errors.ts';
+import { MAX_SIDE } from '../render/fit.ts';
 import {
   MAX_DATA_LENGTH,
   MAX_DELAY_SECONDS,
@@ -11,31 +12,30 @@ import {
   MAX_LINE_LENGTH,
   MAX_MESSAGE_LENGTH,
   MAX_RESULT_LENGTH,
-} from '../bounds.ts';
-import { MAX_SIDE } from '../render/fit.ts';
+} from '../report-limits.ts';
 import type { TaskRequest } from '../run-task.ts';
 
 /**
- * The messages between a converter and its sandbox: one line of JSON each. Nothing that a sandbox sends is used before
- * `parseMessage` has accepted it.
+ * The messages between a converter and its sandbox, one line of JSON each. The converter uses no data of a sandbox before
+ * `parseMessage` has validated it.
  */
 
-/** The orders of the converter: one task at a time, and the end of the running one. */
+/** Messages of the converter: run a task, and abort the running one. */
 export type SandboxOrder = { kind: 'run'; request: TaskRequest } | { kind: 'abort'; reason: string };
 
-/** A message that a sound sandbox never sends. Its text is for our log alone. */
+/** A message that a sandbox without a fault never sends. Its text goes only to the log. */
 export class Violation extends Error {}
 
 const MAX_INT = 2 ** 31 - 1;
 const MAX_REDUCED_LENGTH = 100;
 const MAX_DPI = 600;
-/** Ranges of a selection, and parts of a split; `run-check.ts` compares them with the limits of the job. */
+/** Ranges of a selection and parts of a split; `run-check.ts` compares them with the limits of the job. */
 const MAX_ITEMS = 1_000_000;
 /** Characters of a violation in the log. */
 const MAX_REASON_LENGTH = 300;
 
 const text = (maxLength: number) => z.string().max(maxLength).refine(isStorable, 'cannot be stored');
-/** The length is checked before the items: a list of a million wrong items would become a million issues. */
+/** Stops at the first invalid item: a list of a million invalid items would cause a million issues. */
 const list = <Item extends z.ZodType>(item: Item) =>
   z
     .array(z.unknown())
@@ -46,7 +46,7 @@ const list = <Item extends z.ZodType>(item: Item) =>
       for (const given of items) {
         const { success, data } = item.safeParse(given);
         if (!success) {
-          context.addIssue(`item ${parsed.length} is not valid`);
+          context.addIssue(`item ${parsed.length} is invalid`);
           return z.NEVER;
         }
         parsed.push(data);
@@ -60,7 +60,7 @@ const record = (maxLength: number) =>
     .refine((value) => JSON.stringify(value).length <= maxLength, 'too large');
 
 const pageNumber = z.int().min(1).max(MAX_INT);
-const pageRange = z.tuple([pageNumber, pageNumber]).refine(([from, to]) => from <= to, 'runs backwards');
+const pageRange = z.tuple([pageNumber, pageNumber]).refine(([from, to]) => from <= to, 'must ascend');
 const error = z.strictObject({ code: z.enum(ERROR_CODES), message: text(MAX_MESSAGE_LENGTH) });
 const side = z.int().min(1).max(MAX_SIDE);
 
@@ -70,7 +70,7 @@ const page = z.discriminatedUnion('status', [
     status: z.literal('completed'),
     width: side,
     height: side,
-    // Rounded, it is 0 for a page of a kilometre.
+    // The rounded dpi of a page of a kilometre is 0.
     dpi: z.number().min(0).max(MAX_DPI).nullable(),
     reduced: text(MAX_REDUCED_LENGTH).nullable(),
     engine: z.enum(ENGINES),
@@ -98,9 +98,9 @@ const outcome = z.discriminatedUnion('kind', [
 ]);
 
 const message = z.discriminatedUnion('kind', [
-  /** Comes once, when the libraries are loaded. */
+  /** Sent once, after the libraries are loaded. */
   z.strictObject({ kind: z.literal('ready') }),
-  /** Comes once after `ready`, unless a task comes first. */
+  /** Sent once after `ready`, unless a task arrives first. */
   z.strictObject({ kind: z.literal('warm') }),
   z.strictObject({
     kind: z.literal('inspected'),
@@ -122,22 +122,22 @@ const message = z.discriminatedUnion('kind', [
 ]);
 
 export type SandboxMessage = z.output<typeof message>;
-/** The messages that a sandbox sends while it runs a task. */
+/** Messages during a task. */
 export type RunMessage = Exclude<SandboxMessage, { kind: 'ready' | 'warm' }>;
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
-/** Reads one line of a sandbox. Throws a `Violation` for anything but a valid message. */
+/** Parses one line of a sandbox. Throws a `Violation` unless it is a valid message. */
 export function parseMessage(line: Uint8Array): SandboxMessage {
   let value: unknown;
   try {
     value = JSON.parse(utf8.decode(line));
   } catch {
-    throw new Violation('a line is no JSON');
+    throw new Violation('a line is not JSON');
   }
   const { data, error: refusal } = message.safeParse(value);
   if (data !== undefined) return data;
   const issue = refusal?.issues[0];
   const reason = [...(issue?.path ?? []), issue?.message].join(': ');
-  throw new Violation(`a message is not valid: ${reason.slice(0, MAX_REASON_LENGTH)}`);
+  throw new Violation(`invalid message: ${reason.slice(0, MAX_REASON_LENGTH)}`);
 }

@@ -3,18 +3,18 @@ import { type ConvertPayload, convert, convertPayload } from '../../conversion/t
 import { convertRange, convertRangePayload } from '../../conversion/tasks/convert-range.ts';
 import type { PageRange } from '../../db/schema.ts';
 import { AppError } from '../../runtime/errors.ts';
-import { MAX_LINES } from '../bounds.ts';
+import { MAX_LINES } from '../report-limits.ts';
 import type { TaskRequest } from '../run-task.ts';
 import { type RunMessage, Violation } from './protocol.ts';
 
-/** A sound task sends a few messages for each page, and reports progress at most ten times a second. */
+/** A task without a fault sends a few messages for each page, and reports progress at most ten times per second. */
 const MESSAGES_PER_PAGE = 10;
 const MIN_MESSAGES = 10_000;
 const MESSAGES_PER_SECOND = 100;
-/** Enough for all log lines that a task may write. */
+/** Enough for all log lines of a task. */
 const MAX_BYTES = 128 * 2 ** 20;
 const BYTES_PER_SECOND = 2 ** 20;
-/** A line holds a result, or the parts of a split: one for each page at worst. */
+/** The longest line has a result, or the parts of a split, at most one per page. */
 const MIN_LINE_BYTES = 2 ** 20;
 const LINE_BYTES_PER_PAGE = 64;
 
@@ -22,18 +22,18 @@ type Sent<Kind extends RunMessage['kind']> = Extract<RunMessage, { kind: Kind }>
 type CompletedPage = Extract<Sent<'page'>['report'], { status: 'completed' }>;
 
 /**
- * Compares what a sandbox sends during one run with what was asked of it: pages of the selection, each once, and
- * an end that accounts for all of them. Every method throws a `Violation` for what cannot be.
+ * Checks the messages of one run against its request: only selected pages, each once, and an outcome that covers all of
+ * them. Every method throws a `Violation` for an invalid message.
  */
 export class RunCheck {
   readonly maxLineBytes: number;
   readonly #request: TaskRequest;
   /** Null for tasks other than conversions. */
   readonly #conversion: Pick<ConvertPayload, 'media_type' | 'dpi'> | null;
-  readonly #messages: Allowance;
-  readonly #bytes = new Allowance(MAX_BYTES, BYTES_PER_SECOND);
+  readonly #messages: TokenBucket;
+  readonly #bytes = new TokenBucket(MAX_BYTES, BYTES_PER_SECOND);
   readonly #settled: Set<number>;
-  /** Undefined until it is known. */
+  /** Undefined until the inspection. */
   #selected: PageRange[] | undefined;
   #lines = 0;
 
@@ -42,14 +42,14 @@ export class RunCheck {
     this.#request = request;
     this.#settled = new Set(settledPages);
     this.maxLineBytes = Math.max(MIN_LINE_BYTES, LINE_BYTES_PER_PAGE * limits.maxPages);
-    this.#messages = new Allowance(MIN_MESSAGES + MESSAGES_PER_PAGE * limits.maxPages, MESSAGES_PER_SECOND);
-    // A task fails with a payload that does not fit, so nothing but that end is expected of it.
+    this.#messages = new TokenBucket(MIN_MESSAGES + MESSAGES_PER_PAGE * limits.maxPages, MESSAGES_PER_SECOND);
+    // A task with an invalid payload only fails.
     const range = type === convertRange.type ? convertRangePayload.safeParse(payload).data : undefined;
     this.#selected = range?.pages;
     this.#conversion = range ?? (type === convert.type ? convertPayload.safeParse(payload).data : null) ?? null;
   }
 
-  /** To be called before a line is parsed. */
+  /** Checks the rate of messages, before a line is parsed. */
   spend(bytes: number): void {
     if (!this.#messages.take(1)) throw new Violation('too many messages');
     if (!this.#bytes.take(bytes)) throw new Violation('too many bytes');
@@ -79,7 +79,7 @@ export class RunCheck {
     }
   }
 
-  /** The page of a step that kills the sandbox becomes a separate job. */
+  /** A step must be selected, because the page of a step that ends the sandbox becomes a separate job. */
   #step({ step: { page, engine } }: Sent<'step'>): void {
     this.#mustConvert('a step');
     if (page !== null && !this.#isSelected(page))
@@ -87,7 +87,7 @@ export class RunCheck {
     if ((engine === 'sharp') !== this.#isImage()) throw new Violation(`a step of ${engine}`);
   }
 
-  /** The selection is computed here: a sandbox chooses no pages. */
+  /** The selection is computed here, so that a sandbox cannot choose pages. */
   #inspected({ found }: Sent<'inspected'>): void {
     const { page_selection } = this.#request.payload;
     this.#mustConvert('an inspection');
@@ -121,18 +121,18 @@ export class RunCheck {
     const isConversion = this.#conversion !== null;
     if (outcome.kind === 'split') this.#split(outcome.parts);
     if (outcome.kind === 'snoozed' && isConversion) throw new Violation('a conversion snoozes');
-    if (outcome.kind === 'completed' && isConversion && this.#left().length > 0) {
-      throw new Violation(`completed without page ${this.#left()[0]}`);
+    if (outcome.kind === 'completed' && isConversion && this.#unsettled().length > 0) {
+      throw new Violation(`completed without page ${this.#unsettled()[0]}`);
     }
   }
 
-  /** Children take all pages that are left, each once. */
+  /** The parts must have all unsettled pages, each once. */
   #split(parts: { pages: PageRange[] }[]): void {
-    if (this.#request.type !== convert.type) throw new Violation('a split of what is not split');
-    const left = new Set(this.#left());
+    if (this.#request.type !== convert.type) throw new Violation('a split of another task than a conversion');
+    const left = new Set(this.#unsettled());
     for (const { pages } of parts) {
       for (const [from, to] of pages) {
-        // A range may have two thousand million pages.
+        // Not `pagesIn`: a range may have two billion pages.
         for (let page = from; page <= to; page++) {
           if (!left.delete(page)) throw new Violation(`page ${page} is in no part, or in two`);
         }
@@ -141,7 +141,7 @@ export class RunCheck {
     if (left.size > 0) throw new Violation('a split that leaves out pages');
   }
 
-  #left(): number[] {
+  #unsettled(): number[] {
     if (this.#selected === undefined) throw new Violation('an end before the inspection');
     return pagesIn(this.#selected).filter((page) => !this.#settled.has(page));
   }
@@ -168,8 +168,7 @@ function select(selection: string | null, pageCount: number): PageRange[] {
   }
 }
 
-/** A token bucket that begins full. */
-class Allowance {
+class TokenBucket {
   readonly #max: number;
   readonly #perSecond: number;
   #left: number;

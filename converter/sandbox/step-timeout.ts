@@ -1,35 +1,36 @@
 import type { Step } from '../../jobs/task.ts';
-import { cpuSeconds } from './limits.ts';
+import type { RunOptions } from '../task-runner.ts';
 
 const SAMPLE_MS = 100;
-/** How many times its processor time a step may take by the clock, on a machine that gives it little. */
+/** The ratio of elapsed time to processor time that a step may use, on a busy machine. */
 const MAX_WAIT_FACTOR = 5;
 
-/** The processor time in seconds that a page (null: opening the file) has used in earlier runs. */
-export type SpentOnPage = (page: number | null) => number;
+export interface StepTimeoutOptions {
+  /** Reads the processor time of the sandbox; null where the kernel does not report it. */
+  cpuSeconds: () => number | null;
+  /** The limit of a page. */
+  limitSeconds: number;
+  /** The time that earlier runs spent on a page. */
+  spentBefore: NonNullable<RunOptions['spentOnPage']>;
+  onTimeout: (step: Step) => void;
+}
 
 /**
- * Holds each page to one limit of processor time, whatever engines draw it and however often its sandbox is started
- * again. An engine that has a substitute gets half of what is left, so that the substitute gets the other half.
+ * Limits the processor time of each page, over all engines that draw it and all sandboxes that they run in. An engine with
+ * a fallback gets half of the time left, so that the fallback gets the other half.
  */
 export class StepTimeout {
-  readonly #pid: () => number;
-  readonly #limitSeconds: number;
-  readonly #spentBefore: SpentOnPage;
-  readonly #onTimeout: (step: Step) => void;
+  readonly #options: StepTimeoutOptions;
   #step: Step | null = null;
-  /** The time that earlier steps of this run spent on the page of the current one. */
+  /** The time that earlier steps of this run used for the page of the current step. */
   #spentOnPage = 0;
   #usedByStep = 0;
   #cpuAtStart: number | null = null;
   #startedAt = 0;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(pid: () => number, limitSeconds: number, spentBefore: SpentOnPage, onTimeout: (step: Step) => void) {
-    this.#pid = pid;
-    this.#limitSeconds = limitSeconds;
-    this.#spentBefore = spentBefore;
-    this.#onTimeout = onTimeout;
+  constructor(options: StepTimeoutOptions) {
+    this.#options = options;
   }
 
   begin(step: Step): void {
@@ -37,18 +38,18 @@ export class StepTimeout {
     this.#spentOnPage = this.#step?.page === step.page ? this.#spentOnPage + this.#usedByStep : 0;
     this.#step = step;
     this.#usedByStep = 0;
-    this.#cpuAtStart = cpuSeconds(this.#pid());
+    this.#cpuAtStart = this.#options.cpuSeconds();
     this.#startedAt = performance.now();
-    const left = Math.max(0, this.#limitSeconds - this.spentSeconds());
+    const left = Math.max(0, this.#options.limitSeconds - this.spentSeconds());
     const allowed = step.last ? left : left / 2;
     this.#timer = setInterval(() => {
       if (!this.#isOver(allowed)) return;
       this.stop();
-      this.#onTimeout(step);
+      this.#options.onTimeout(step);
     }, SAMPLE_MS);
   }
 
-  /** Ends the watch over the current step. */
+  /** Stops timing the current step. */
   stop(): void {
     if (this.#timer === undefined) return;
     clearInterval(this.#timer);
@@ -56,22 +57,22 @@ export class StepTimeout {
     this.#sample();
   }
 
-  /** The time that the page of the current step has used, in this run and before. */
+  /** The processor time that the page of the current step used, in this run and earlier ones. */
   spentSeconds(): number {
-    return this.#spentBefore(this.#step?.page ?? null) + this.#spentOnPage + this.#usedByStep;
+    return this.#options.spentBefore(this.#step?.page ?? null) + this.#spentOnPage + this.#usedByStep;
   }
 
   #isOver(allowedSeconds: number): boolean {
-    const waited = this.#sample();
-    return this.#usedByStep >= allowedSeconds || waited >= allowedSeconds * MAX_WAIT_FACTOR;
+    const elapsed = this.#sample();
+    return this.#usedByStep >= allowedSeconds || elapsed >= allowedSeconds * MAX_WAIT_FACTOR;
   }
 
-  /** Reads the processor time, or the clock where the kernel does not tell; gives the seconds by the clock. */
+  /** Reads the processor time, or the clock where the kernel does not report it. Returns the elapsed seconds. */
   #sample(): number {
-    const waited = (performance.now() - this.#startedAt) / 1000;
-    const cpu = cpuSeconds(this.#pid());
-    if (this.#cpuAtStart === null) this.#usedByStep = waited;
+    const elapsed = (performance.now() - this.#startedAt) / 1000;
+    const cpu = this.#options.cpuSeconds();
+    if (this.#cpuAtStart === null) this.#usedByStep = elapsed;
     else if (cpu !== null) this.#usedByStep = cpu - this.#cpuAtStart;
-    return waited;
+    return elapsed;
   }
 }

@@ -12,9 +12,9 @@
  *     });
  *     export default [greet];
  *
- * `run` is also given `dependencies`: the results of the jobs that its job depends on, as `collect` below shows.
+ * `run` also gets `dependencies`, the results of the jobs that its job depends on, as `collect` below shows.
  *
- * It runs in a sandbox, unless it is `trusted`. The API and the converters are to load the same module:
+ * A task runs in a sandbox unless it is `trusted`. The API and the converters must load the same module:
  *
  *     TASKS=./examples/tasks/index.ts npm start
  *     curl -H 'content-type: application/json' -d '{"type": "prime", "payload": {"input": 1000}}' http://127.0.0.1:3000/jobs
@@ -36,7 +36,7 @@ const seconds = z
   .min(0, 'must be from 0 to 3600 seconds')
   .max(3600, 'must be from 0 to 3600 seconds');
 
-/** Waits, and throws the signal's reason as soon as there is one. */
+/** Waits, and throws the reason of the signal when it is aborted. */
 async function pause(length: number, signal: AbortSignal): Promise<void> {
   await setTimeout(length * 1000, undefined, { signal }).catch(() => signal.throwIfAborted());
 }
@@ -62,12 +62,17 @@ const prime = defineTask({
 function nthPrime(n: number): number {
   const primes = [2];
   for (let candidate = 3; primes.length < n; candidate += 2) {
-    const root = Math.sqrt(candidate);
-    let divisor = 0;
-    while ((primes[divisor] as number) <= root && candidate % (primes[divisor] as number) !== 0) divisor++;
-    if ((primes[divisor] as number) > root) primes.push(candidate);
+    if (!hasDivisor(candidate, primes)) primes.push(candidate);
   }
-  return primes[n - 1] as number;
+  return primes.at(-1) ?? 2;
+}
+
+function hasDivisor(candidate: number, primes: number[]): boolean {
+  for (const prime of primes) {
+    if (prime * prime > candidate) return false;
+    if (candidate % prime === 0) return true;
+  }
+  return false;
 }
 
 const fibonacci = defineTask({
@@ -90,7 +95,7 @@ function fastFibonacci(n: number): bigint {
   return current;
 }
 
-/** Takes exponential time on purpose, to burn CPU: seconds at 45. */
+/** Takes exponential time on purpose, to use CPU: seconds at 45. */
 function slowFibonacci(n: number): number {
   return n < 2 ? n : slowFibonacci(n - 1) + slowFibonacci(n - 2);
 }
@@ -113,7 +118,7 @@ function multiply(left: Float64Array, right: Float64Array, size: number): Float6
   for (let row = 0; row < size; row++) {
     for (let column = 0; column < size; column++) {
       let sum = 0;
-      for (let k = 0; k < size; k++) sum += (left[row * size + k] as number) * (right[k * size + column] as number);
+      for (let k = 0; k < size; k++) sum += (left[row * size + k] ?? 0) * (right[k * size + column] ?? 0);
       product[row * size + column] = sum;
     }
   }
@@ -130,7 +135,7 @@ const reverse = defineTask({
   trusted: true,
   async run({ payload, signal }) {
     await pause(payload.delay_seconds, signal);
-    // By code points: halves of a surrogate pair that change places are no character any more.
+    // By code points: swapped halves of a surrogate pair are not a character.
     return { output: [...payload.input].reverse().join('') };
   },
 });
@@ -146,7 +151,7 @@ const fail = defineTask({
   },
 });
 
-/** Does nothing and reserves no CPU: what is left is the cost of the queue itself. */
+/** Does nothing and reserves no CPU, to measure the cost of the queue. */
 const noop = defineTask({
   type: 'noop',
   payload: anyPayload,
@@ -155,7 +160,7 @@ const noop = defineTask({
   run: async () => ({}),
 });
 
-/** Gathers the results of the jobs that its own depends on, whatever became of them. */
+/** Returns the results of the jobs that its job depends on. */
 const collect = defineTask({
   type: 'collect',
   payload: anyPayload,
@@ -176,7 +181,7 @@ const SIMULATED = [
   { type: 'generate_report', length: 0.3 },
 ];
 
-/** Looks like work to a client, and does none. */
+/** Simulates work for clients. */
 function simulate({ type, length }: (typeof SIMULATED)[number]) {
   const steps = 4;
   return defineTask({
@@ -190,7 +195,7 @@ function simulate({ type, length }: (typeof SIMULATED)[number]) {
         await pause(length / steps, signal);
         progress(step, steps);
       }
-      log('info', `${type} is done, or would be if it were real`);
+      log('info', `${type} finished (simulated)`);
       return { simulated: true, seconds: length };
     },
   });

@@ -6,11 +6,12 @@ import { judgeErrors, type Verdict } from '../../bench/fuzz/judge.ts';
 import { type Mutant, mutate } from '../../bench/fuzz/mutate.ts';
 import { makeSeeds, PASSWORD, type Seed } from '../../bench/fuzz/seeds.ts';
 import { convert } from '../../conversion/tasks/convert.ts';
-import { runOn } from '../../converter/recovery.ts';
+import { runWithRecovery } from '../../converter/recovery.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
 import { compiledCodeFolder } from '../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../converter/sandbox/isolation/detect.ts';
-import { createSandboxPool, type Lease, type SandboxPool } from '../../converter/sandbox/pool.ts';
+import type { Lease } from '../../converter/sandbox/lease.ts';
+import { SandboxPool } from '../../converter/sandbox/pool.ts';
 import { LARGE_MB } from '../../jobs/shape.ts';
 import { createLogger } from '../../runtime/log.ts';
 import { prepareFor } from '../support/prepare.ts';
@@ -31,7 +32,7 @@ let lease: Lease;
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-fuzz-'));
   seeds = await makeSeeds();
-  pool = createSandboxPool({
+  pool = new SandboxPool({
     keep: 1,
     roomMb: () => LARGE_MB,
     workFolder: folder,
@@ -63,11 +64,11 @@ async function convertMutant({ index, name, bytes }: Mutant): Promise<Verdict> {
     ...{ input, password: PASSWORD, reservation },
     limits: { maxPages: 10, maxPixels: 1e7, stepSeconds: 20, firstEngine: engineFor(index) },
   };
-  const { outcome } = await runOn(
+  const { outcome } = await runWithRecovery(
     lease,
-    { ...request, prepare: prepareFor(request) },
+    prepareFor(request),
     { deadlineMs: 60_000, signal: new AbortController().signal, onEvent: (event) => void events.push(event) },
-    LARGE_MB,
+    { reservedMb: LARGE_MB, maxMb: LARGE_MB },
   );
   await rm(input);
   const pages = events.flatMap((event) => (event.kind === 'page' ? [event.report] : []));

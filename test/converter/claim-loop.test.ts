@@ -1,13 +1,13 @@
 import { eq, sql } from 'drizzle-orm';
 import { ClaimLoop } from '../../converter/claim-loop.ts';
-import { createLedger } from '../../converter/reservations.ts';
+import { Reservations } from '../../converter/reservations.ts';
 import { listen } from '../../db/listen.ts';
 import { jobs } from '../../db/schema.ts';
 import { claimJobs } from '../../jobs/claim.ts';
 import { READY_CHANNEL, sendWakeUps } from '../../jobs/running.ts';
 import { COMPLETED, type JobsFixture, openJobsFixture, SMALL } from '../jobs/fixture.ts';
 
-/** No poll helps where a test says nothing else. */
+/** Disables polling. */
 const NEVER_MS = 2 ** 30;
 const LARGE = { cpuUnits: 4, memoryMb: 4_096 };
 const AMPLE = { cpuUnits: 1_000, memoryMb: 1_000_000 };
@@ -27,27 +27,27 @@ afterAll(() => fixture.close());
 
 type Converter = Awaited<ReturnType<typeof startConverter>>;
 
-/** A claim loop with a ledger and a listener of its own, that starts jobs and runs none. */
+/** A claim loop with separate reservations and a separate listener, which starts jobs and does not run them. */
 async function startConverter(capacity: typeof SMALL, { pollMs = NEVER_MS, types = ['test'] } = {}) {
   const row = await fixture.converter();
-  const ledger = createLedger(capacity);
+  const reservations = new Reservations(capacity);
   const running: (() => Promise<void>)[] = [];
   const isListening = Promise.withResolvers<void>();
-  let onHeard: (() => void) | undefined;
-  /** They wait for a look that begins later and starts nothing. */
+  let onReceived: (() => void) | undefined;
+  /** Resolved by a later claim that starts nothing. */
   const atRest: (() => void)[] = [];
-  const counts = { looks: 0, passes: 0, heard: 0 };
+  const counts = { claims: 0, passes: 0, received: 0 };
   const loop = new ClaimLoop({
     id: row.id,
     pollMs,
-    free: ledger.free,
+    free: () => reservations.free(),
     async claim() {
-      counts.looks++;
+      counts.claims++;
       const waiting = atRest.splice(0);
-      const claimant = { ...row, capacity, types, running: ledger.running() };
+      const claimant = { ...row, capacity, types, running: reservations.list() };
       const claim = await claimJobs(fixture.db, fixture.queues, claimant);
       for (const job of claim.started) {
-        const release = ledger.reserve(job, job.timeoutSeconds);
+        const release = reservations.reserve(job, job.timeoutSeconds);
         running.push(async () => {
           await fixture.settle(job, COMPLETED);
           release();
@@ -69,11 +69,11 @@ async function startConverter(capacity: typeof SMALL, { pollMs = NEVER_MS, types
     log: fixture.log,
     channels: {
       [READY_CHANNEL]: (payload) => {
-        // The one without content is that of the connection.
+        // The connection itself sends an empty payload.
         if (payload === '') return isListening.resolve();
-        counts.heard++;
-        loop.hear(payload);
-        onHeard?.();
+        counts.received++;
+        loop.notify(payload);
+        onReceived?.();
       },
     },
   });
@@ -81,21 +81,21 @@ async function startConverter(capacity: typeof SMALL, { pollMs = NEVER_MS, types
     id: row.id,
     counts,
     loop,
-    /** Ends the job that has run longest. */
+    /** Ends its oldest job. */
     end: async () => running.shift()?.(),
-    /** Resolves when it has heard so many wake-ups, whomever they were for. */
-    async heard(count: number): Promise<void> {
-      while (counts.heard < count) {
+    /** Resolves after this number of wake-ups, for any converter. */
+    async received(count: number): Promise<void> {
+      while (counts.received < count) {
         await new Promise<void>((resolve) => {
-          onHeard = resolve;
+          onReceived = resolve;
         });
       }
     },
-    /** Looks. By then it has dealt with all that it has heard, and looks no more until something happens. */
-    async look(): Promise<void> {
+    /** Claims until nothing starts, so that all received wake-ups are handled. */
+    async settle(): Promise<void> {
       await new Promise<void>((resolve) => {
         atRest.push(resolve);
-        loop.look();
+        loop.claimSoon();
       });
     },
     async close(): Promise<void> {
@@ -104,14 +104,14 @@ async function startConverter(capacity: typeof SMALL, { pollMs = NEVER_MS, types
     },
   };
   await isListening.promise;
-  await self.look();
-  counts.looks = 0;
+  await self.settle();
+  counts.claims = 0;
   return self;
 }
 
-/** Lets all have dealt with all that they have heard. */
+/** Resolves when all received wake-ups are handled. */
 async function rest(): Promise<void> {
-  await Promise.all(converters.map(({ look }) => look()));
+  await Promise.all(converters.map(({ settle }) => settle()));
 }
 
 async function startConverters(capacities: (typeof SMALL)[], options?: Parameters<typeof startConverter>[1]) {
@@ -120,14 +120,14 @@ async function startConverters(capacities: (typeof SMALL)[], options?: Parameter
   for (const { loop } of converters) loop.setPeers(peers);
 }
 
-/** The start of a job, whoever asks first. */
+/** The start of a job. */
 function start(id: string): PromiseWithResolvers<Converter> {
   const known = starts.get(id) ?? Promise.withResolvers<Converter>();
   starts.set(id, known);
   return known;
 }
 
-/** Submits one job; resolves with the converter that starts it. */
+/** Submits one job. Resolves with the converter that starts it. */
 async function run(job: Parameters<JobsFixture['submit']>[0] = {}): Promise<Converter> {
   const [id = ''] = await fixture.submit(job);
   return start(id).promise;
@@ -135,59 +135,59 @@ async function run(job: Parameters<JobsFixture['submit']>[0] = {}): Promise<Conv
 
 const total = (count: keyof Converter['counts']) => converters.reduce((sum, { counts }) => sum + counts[count], 0);
 
-test('of eight idle converters one looks for each job', async () => {
+test('one of eight idle converters claims for each job', async () => {
   await startConverters(Array(8).fill(AMPLE));
   const used = new Set<string>();
   for (let job = 0; job < 100; job++) used.add((await run()).id);
   expect(used.size).toBeGreaterThan(4);
-  expect(total('looks')).toBeGreaterThanOrEqual(100);
-  expect(total('looks')).toBeLessThanOrEqual(110);
+  expect(total('claims')).toBeGreaterThanOrEqual(100);
+  expect(total('claims')).toBeLessThanOrEqual(110);
   expect(total('passes')).toBe(0);
 });
 
-test('of many jobs at a time none waits for a poll', async () => {
+test('many jobs at a time start without a poll', async () => {
   await startConverters([...Array(7).fill(SMALL), AMPLE]);
   await Promise.all(Array.from({ length: 100 }, () => run()));
   const ids = await fixture.submit(...Array.from({ length: 100 }, () => ({})));
   await Promise.all(ids.map((id) => start(id).promise));
 });
 
-test('full converters do not look, and pass the wake-up on to one with room', async () => {
+test('full converters do not claim, and pass the wake-up on to one with room', async () => {
   await startConverters(Array(9).fill(SMALL));
   for (let job = 0; job < 9; job++) await run();
   await rest();
   for (let turn = 0; turn < 20; turn++) {
     const free = converters[turn % 9] as Converter;
     await free.end();
-    await free.look();
+    await free.settle();
     const others = converters.filter((one) => one !== free);
-    const before = others.map(({ counts }) => counts.looks);
+    const before = others.map(({ counts }) => counts.claims);
     expect((await run()).id).toBe(free.id);
-    await free.look();
-    expect(others.map(({ counts }) => counts.looks)).toEqual(before);
+    await free.settle();
+    expect(others.map(({ counts }) => counts.claims)).toEqual(before);
   }
 });
 
-test('a job too large for most converters reaches the one that is large enough, and makes no other look', async () => {
+test('a job that fits one converter makes only that one claim', async () => {
   await startConverters([...Array(8).fill(SMALL), LARGE]);
   const large = converters[8] as Converter;
   for (let turn = 0; turn < 10; turn++) {
     expect((await run({ shape: LARGE })).id).toBe(large.id);
     await large.end();
   }
-  expect(total('looks')).toBe(large.counts.looks);
+  expect(total('claims')).toBe(large.counts.claims);
 });
 
-test('a job that needs no CPU makes converters look that have memory alone', async () => {
+test('a job without CPU makes converters claim that only have memory', async () => {
   await startConverters(Array(5).fill({ cpuUnits: 1, memoryMb: 1_024 }));
   for (let job = 0; job < 5; job++) await run();
   await rest();
-  const before = total('looks');
+  const before = total('claims');
   await run({ shape: { cpuUnits: 0, memoryMb: 256 } });
-  expect(total('looks')).toBeLessThanOrEqual(before + 2);
+  expect(total('claims')).toBeLessThanOrEqual(before + 2);
 });
 
-test('while a job waits longer than a poll, a full converter passes on no wake-up for others that need as much', async () => {
+test('while a job waits longer than a poll, full converters pass on no wake-ups for jobs of its size', async () => {
   const pollMs = 60_000;
   await startConverters(Array(9).fill(SMALL), { pollMs });
   for (let job = 0; job < 9; job++) await run();
@@ -197,20 +197,20 @@ test('while a job waits longer than a poll, a full converter passes on no wake-u
   const passes = total('passes');
   expect(passes).toBeGreaterThan(0);
   await Promise.all(Array.from({ length: 20 }, () => fixture.submit({})));
-  // The change of the job's arrival woke converters, too.
-  await Promise.all(converters.map((one) => one.heard(9 + 2 + 20 + passes)));
+  // Changing the arrival of the job also wakes converters.
+  await Promise.all(converters.map((one) => one.received(9 + 2 + 20 + passes)));
   await rest();
   expect(total('passes')).toBe(passes);
 });
 
-test('a converter that stops passes on what it hears', async () => {
+test('a converter that stops passes wake-ups on', async () => {
   await startConverters(Array(6).fill(AMPLE));
   const last = converters[5] as Converter;
   await Promise.all(converters.filter((one) => one !== last).map(({ loop }) => loop.drain()));
   for (let job = 0; job < 20; job++) expect((await run()).id).toBe(last.id);
 });
 
-test('a job of a type that others do not know reaches the converter that does', async () => {
+test('a job type reaches the converter that knows it', async () => {
   await startConverters(Array(5).fill(AMPLE));
   const knowing = await startConverter(AMPLE, { types: ['test', 'rare'] });
   converters.push(knowing);
@@ -219,7 +219,7 @@ test('a job of a type that others do not know reaches the converter that does', 
   for (let job = 0; job < 10; job++) expect((await run({ type: 'rare' })).id).toBe(knowing.id);
 });
 
-test('a poll finds what no converter was woken for, as their lists were wrong', async () => {
+test('a poll finds jobs for which no converter was woken', async () => {
   await startConverters(Array(4).fill(AMPLE), { pollMs: 50 });
   for (const { id, loop } of converters)
     loop.setPeers([...Array.from({ length: 1_000 }, (_, other) => `${other}`), id]);

@@ -8,9 +8,8 @@ import { z } from 'zod';
 import { type ExecutorParts, executeJob } from '../../converter/executor.ts';
 import { PrivateFolder } from '../../converter/files/private-folder.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
-import type { Lease } from '../../converter/sandbox/pool.ts';
-import type { RunOptions, RunOutcome } from '../../converter/sandbox/run.ts';
-import { createSettler } from '../../converter/settler.ts';
+import { settleInBatches } from '../../converter/settle-in-batches.ts';
+import type { RunOptions, RunOutcome, TaskRunner } from '../../converter/task-runner.ts';
 import { listOriginals } from '../../db/uploads.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Task } from '../../jobs/task.ts';
@@ -19,7 +18,7 @@ import { openDiskStore } from '../../store/disk.ts';
 import type { Store } from '../../store/store.ts';
 import { completedPage, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
 
-/** How a sandbox is run, and its folder. */
+/** The options of a run, with its folder. */
 type Sandboxed = RunOptions & { folder: PrivateFolder };
 
 let fixture: JobsFixture;
@@ -43,27 +42,27 @@ afterEach(async () => {
 
 const found: TaskEvent = { kind: 'inspected', found: { pageCount: 2, selected: [[1, 2]] } };
 
-/** Makes a page, with a PNG of this size. */
+/** Reports a page with a PNG of this size. */
 async function page(number: number, { onEvent, folder }: Sandboxed, size = { width: 10, height: 10 }) {
   const png = sharp({ create: { ...size, channels: 3, background: 'white' } }).png();
   await png.toFile(path.join(folder.output, `${number}.png`));
   onEvent({ kind: 'page', report: { ...completedPage(number), ...size } });
 }
-/** Folders that were removed from the store. */
+/** Folders removed from the store. */
 let removed: string[] = [];
 beforeEach(() => {
   removed = [];
 });
 
-/** A sandbox that goes on until it is told to end. */
+/** Runs until it is aborted. */
 const untilAborted = ({ signal }: RunOptions) =>
   new Promise<RunOutcome>((resolve) => {
     if (signal.aborted) resolve({ kind: 'aborted' });
     signal.addEventListener('abort', () => resolve({ kind: 'aborted' }));
   });
 
-/** One that makes a page first. */
-const tellOfPage = async (sandboxed: Sandboxed) => {
+/** Reports a page, and runs until it is aborted. */
+const reportPage = async (sandboxed: Sandboxed) => {
   sandboxed.onEvent(found);
   await page(1, sandboxed);
   return untilAborted(sandboxed);
@@ -72,7 +71,7 @@ const tellOfPage = async (sandboxed: Sandboxed) => {
 /** Completes without a page. */
 const complete = async (): Promise<RunOutcome> => ({ kind: 'completed', result: {} });
 
-/** Executes the only ready job with a sandbox that does this. */
+/** Executes the only ready job in a fake sandbox. */
 async function execute(
   sandbox: (sandboxed: Sandboxed) => Promise<RunOutcome>,
   {
@@ -90,7 +89,7 @@ async function execute(
     ...(reads && { reads }),
   } as Task;
   const folder = new PrivateFolder(root);
-  const run: Lease['run'] = async (prepare, options) => {
+  const run: TaskRunner['run'] = async (prepare, options) => {
     await folder.begin();
     await prepare(folder);
     return { outcome: await sandbox({ ...options, folder }), step: null, spentSeconds: 0, peakMemoryMb: 7 };
@@ -110,21 +109,21 @@ async function execute(
     },
     workFolder: root,
     tasks: new Map([['convert', task]]),
-    settle: createSettler(fixture.db, fixture.queues),
+    settle: settleInBatches(fixture.db, fixture.queues),
     config: { MAX_PAGES: 10, MAX_PIXELS: 10 } as Config,
     log: fixture.log,
   };
   const job = await fixture.claimOne();
   await onClaim?.(job);
   const lost = new AbortController();
-  await executeJob(parts, job, { sandbox: { run, distrust }, stop: stop.signal, lost, onWait: () => undefined });
+  await executeJob(parts, job, { runner: { run, distrust }, stop: stop.signal, lost, onWait: () => undefined });
   await folder.remove();
   return { job: await fixture.job(job.id).catch(() => undefined), lost: lost.signal.aborted, trusted };
 }
 
 const upload = () => fixture.upload(1, { payload: { path: 'a.pdf' } });
 
-test('what a task tells of its pages is recorded before its job is settled', async () => {
+test('reported pages are recorded before the job is settled', async () => {
   const id = await upload();
   const { job } = await execute(async (sandboxed) => {
     sandboxed.onEvent(found);
@@ -135,7 +134,7 @@ test('what a task tells of its pages is recorded before its job is settled', asy
   expect(await fixture.findUpload(id)).toMatchObject({ status: 'completed', pagesDone: 2, pagesTotal: 2 });
 });
 
-test('a page that is recorded has the size and the hash of its file in the store', async () => {
+test('a recorded page has the size and hash of its file in the store', async () => {
   const id = await upload();
   await execute(async (sandboxed) => {
     sandboxed.onEvent({ kind: 'inspected', found: { pageCount: 1, selected: [[1, 1]] } });
@@ -147,7 +146,7 @@ test('a page that is recorded has the size and the hash of its file in the store
   expect(row).toMatchObject({ bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') });
 });
 
-test('a page that Postgres refuses aborts and fails its attempt, and nothing else', async () => {
+test('a page that Postgres refuses aborts and fails only its attempt', async () => {
   await upload();
   const { job, lost, trusted } = await execute(async (sandboxed) => {
     sandboxed.onEvent(found);
@@ -161,7 +160,7 @@ test('a page that Postgres refuses aborts and fails its attempt, and nothing els
   expect([lost, trusted]).toEqual([false, true]);
 });
 
-test('a page that is rejected aborts its attempt, fails its job, and takes the sandbox out of use', async () => {
+test('a rejected page aborts its attempt, fails its job, and ends the sandbox', async () => {
   const id = await upload();
   const { job, trusted } = await execute(async (sandboxed) => {
     sandboxed.onEvent(found);
@@ -173,7 +172,7 @@ test('a page that is rejected aborts its attempt, fails its job, and takes the s
   expect(await fixture.findUpload(id)).toMatchObject({ status: 'failed', pagesDone: 0 });
 });
 
-test('a task that cannot say what it reads fails its attempt, and nothing else', async () => {
+test('a task whose `reads` throws fails only its attempt', async () => {
   await fixture.submit({ type: 'convert' });
   const reads = () => {
     throw new TypeError('no such upload');
@@ -181,12 +180,11 @@ test('a task that cannot say what it reads fails its attempt, and nothing else',
   const { job } = await execute(complete, { reads });
   expect(job).toMatchObject({ status: 'retrying', error: { code: 'internal' } });
   await fixture.passBackoff();
-  // Not the id of an upload, either.
   const again = await execute(complete, { reads: () => 'a\0b' });
   expect(again.job).toMatchObject({ status: 'retrying', failures: 2, error: { code: 'internal' } });
 });
 
-test('a job that the converter hands back is ready again, unspent', async () => {
+test('a job that is returned to the queue is ready again, and has spent no attempt', async () => {
   await fixture.submit({ type: 'convert' });
   const stop = new AbortController();
   const { job } = await execute(
@@ -199,16 +197,16 @@ test('a job that the converter hands back is ready again, unspent', async () => 
   expect(job).toMatchObject({ status: 'ready', failures: 0, attempt: 1 });
 });
 
-test('a task whose job was cancelled is aborted by the first page that is no longer wanted', async () => {
+test('a task whose job was cancelled is aborted by its next page', async () => {
   const id = await upload();
-  const { job, lost } = await execute(tellOfPage, { onClaim: ({ id: jobId }) => fixture.cancel(jobId) });
+  const { job, lost } = await execute(reportPage, { onClaim: ({ id: jobId }) => fixture.cancel(jobId) });
   expect([job?.status, lost]).toEqual(['cancelled', true]);
   expect(await fixture.pages(id)).toEqual([]);
   expect(removed).toEqual([]);
 });
 
 test.each([
-  ['tells of a page', tellOfPage],
+  ['reports a page', reportPage],
   ['completes', complete],
 ])('a task whose upload was deleted when it %s leaves no file behind', async (_name, sandbox) => {
   const id = await upload();
@@ -217,7 +215,7 @@ test.each([
   expect(removed).toEqual([`uploads/${id}`]);
 });
 
-test('a task that reads an upload fails for good when that is deleted, and leaves no file behind', async () => {
+test('a task whose input upload is deleted fails permanently, and leaves no file behind', async () => {
   const id = await upload();
   await fixture.finishAll();
   for (const original of await listOriginals(fixture.db, id))
@@ -234,7 +232,7 @@ test('a task that reads an upload fails for good when that is deleted, and leave
   expect(removed).toEqual([`uploads/${id}`]);
 });
 
-test('a job of a type that is unknown here is handed back for a while, unspent and without being run', async () => {
+test('a job of an unknown type is returned to the queue with a delay, without an attempt', async () => {
   await fixture.submit({ type: 'of the next version' });
   const { job } = await execute(async () => {
     throw new Error('it ran');

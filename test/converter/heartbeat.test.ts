@@ -13,7 +13,7 @@ beforeAll(async () => {
 afterEach(() => fixture.expectSound());
 afterAll(() => fixture.close());
 
-const nobodyIsLost = () => {
+const failOnLost = () => {
   throw new Error('declared lost');
 };
 
@@ -28,11 +28,11 @@ async function beats(id: string): Promise<void> {
   }, 10_000);
 }
 
-test('heartbeats go on while every connection of the pool waits for a lock', async () => {
+test('heartbeats continue while all connections of the pool wait for a lock', async () => {
   const pool = await openDatabase(fixture.url, { name: 'test', log: fixture.log, max: 3 });
   const { id } = await fixture.converter();
   await fixture.submit({});
-  const heartbeat = new Heartbeat(fixture.url, id, { log: fixture.log, onLost: nobodyIsLost, onPeers: ignore });
+  const heartbeat = new Heartbeat(fixture.url, id, { log: fixture.log, onLost: failOnLost, onPeers: ignore });
   const release = Promise.withResolvers<void>();
   const held = Promise.withResolvers<void>();
   const migration = fixture.db.transaction(async (tx) => {
@@ -51,13 +51,13 @@ test('heartbeats go on while every connection of the pool waits for a lock', asy
   await pool.close();
 });
 
-test('heartbeats come again soon after an outage, and at once for who is about to judge others', async () => {
+test('heartbeats continue soon after an outage, and `refresh` sends one at once', async () => {
   const way = await startWay(fixture.url);
   way.open();
   const { id } = await fixture.converter();
-  const heartbeat = new Heartbeat(way.url, id, { log: fixture.log, onLost: nobodyIsLost, onPeers: ignore });
+  const heartbeat = new Heartbeat(way.url, id, { log: fixture.log, onLost: failOnLost, onPeers: ignore });
   await beats(id);
-  // Sooner than the next one would be due, unless this machine has no time.
+  // A busy machine may need a second try.
   await until(async () => {
     way.close();
     await until(async () => way.refused() > 1);
@@ -71,7 +71,7 @@ test('heartbeats come again soon after an outage, and at once for who is about t
   await way.stop();
 });
 
-test('a converter that others have declared lost hears so', async () => {
+test('a converter that was declared lost is notified', async () => {
   const { id } = await fixture.converter();
   await fixture.db.update(converters).set({ status: 'lost' }).where(eq(converters.id, id));
   const lost = Promise.withResolvers<void>();
@@ -80,14 +80,14 @@ test('a converter that others have declared lost hears so', async () => {
   await heartbeat.close();
 });
 
-test('each heartbeat names the converters that live and have not been silent for long, in order', async () => {
+test('each heartbeat lists the live converters with recent heartbeats, in order', async () => {
   const { id } = await fixture.converter(3_600);
   const other = await fixture.converter();
   await fixture.converter(11);
   const stopped = await fixture.converter();
   await fixture.db.update(converters).set({ status: 'stopped' }).where(eq(converters.id, stopped.id));
   const peers = Promise.withResolvers<string[]>();
-  const heartbeat = new Heartbeat(fixture.url, id, { log: fixture.log, onLost: nobodyIsLost, onPeers: peers.resolve });
+  const heartbeat = new Heartbeat(fixture.url, id, { log: fixture.log, onLost: failOnLost, onPeers: peers.resolve });
   expect(await peers.promise).toEqual([id, other.id].sort());
   await heartbeat.close();
 });

@@ -43,7 +43,7 @@ async function start(pageCount: number) {
   return { id, job, ...all };
 }
 
-test('pages that are ready together are recorded in few transactions, each page once and in order', async () => {
+test('pages that finish together are recorded in one transaction, each page once', async () => {
   const { id, job, recorder, page, calls } = await start(40);
   for (let number = 1; number <= 40; number++) page(number);
   expect(recorder.left).toEqual([]);
@@ -60,7 +60,7 @@ test('pages that are ready together are recorded in few transactions, each page 
   await fixture.settle(job, COMPLETED, null);
 });
 
-test('the first page is recorded before the rest is ready', async () => {
+test('the first page is recorded before the others finish', async () => {
   const { id, job, recorder, page } = await start(2);
   page(1);
   while ((await fixture.db.$count(pages, eq(pages.uploadId, id))) === 0);
@@ -70,17 +70,17 @@ test('the first page is recorded before the rest is ready', async () => {
   await fixture.settle(job, COMPLETED, null);
 });
 
-test('a page that cannot be published takes those with it that no row names', async () => {
+test('a page that cannot be published removes the unrecorded pages of its batch', async () => {
   const { id, job, recorder, page, calls } = await start(2);
   page(1);
-  recorder.page(completedPage(2), () => Promise.reject(new RejectedOutput('a page is no PNG file')));
-  await expect(recorder.flush()).rejects.toThrow('a page is no PNG file');
+  recorder.page(completedPage(2), () => Promise.reject(new RejectedOutput('a page is not a PNG file')));
+  await expect(recorder.flush()).rejects.toThrow('a page is not a PNG file');
   expect(calls.discarded).toEqual(calls.published);
   expect(await fixture.db.$count(pages, eq(pages.uploadId, id))).toBe(0);
   await fixture.settle(job, COMPLETED, null);
 });
 
-test('an attempt that no longer owns its job learns that it is lost, and its page is removed', async () => {
+test('an attempt that no longer owns its job is marked as lost, and its page is removed', async () => {
   const { job, recorder, page, calls } = await start(1);
   await recorder.flush();
   await fixture.settle(job, COMPLETED, null);
@@ -90,7 +90,7 @@ test('an attempt that no longer owns its job learns that it is lost, and its pag
   expect(calls.discarded).toEqual([pagePath(job.uploadId ?? '', 1, 1, '1')]);
 });
 
-test('pages that were recorded without an answer keep their files when the job is lost before the next try', async () => {
+test('pages whose recording lost its answer keep their files when the job is lost before the retry', async () => {
   const way = await startWay(fixture.url);
   way.open();
   const database = await openDatabase(way.url, { name: 'test', log: fixture.log });

@@ -1,53 +1,53 @@
-import { createLedger } from '../../converter/reservations.ts';
+import { Reservations } from '../../converter/reservations.ts';
 
 const CAPACITY = { cpuUnits: 4, memoryMb: 1_024 };
 
-test('what is reserved is not free until it is released', () => {
-  const ledger = createLedger(CAPACITY);
-  expect(ledger.free()).toMatchObject(CAPACITY);
-  const release = ledger.reserve({ cpuUnits: 3, memoryMb: 256 }, 60);
-  expect(ledger.free()).toMatchObject({ cpuUnits: 1, memoryMb: 768 });
+test('a reserved shape is not free until its release', () => {
+  const reservations = new Reservations(CAPACITY);
+  expect(reservations.free()).toMatchObject(CAPACITY);
+  const release = reservations.reserve({ cpuUnits: 3, memoryMb: 256 }, 60);
+  expect(reservations.free()).toMatchObject({ cpuUnits: 1, memoryMb: 768 });
   release();
-  expect(ledger.free()).toMatchObject(CAPACITY);
+  expect(reservations.free()).toMatchObject(CAPACITY);
 });
 
 test('reservations add up to the capacity exactly', () => {
-  const ledger = createLedger(CAPACITY);
-  for (let count = 0; count < 4; count++) ledger.reserve({ cpuUnits: 1, memoryMb: 256 }, 60);
-  expect(ledger.free()).toMatchObject({ cpuUnits: 0, memoryMb: 0 });
+  const reservations = new Reservations(CAPACITY);
+  for (let count = 0; count < 4; count++) reservations.reserve({ cpuUnits: 1, memoryMb: 256 }, 60);
+  expect(reservations.free()).toMatchObject({ cpuUnits: 0, memoryMb: 0 });
 });
 
 test.each([
-  ['units', { cpuUnits: 5, memoryMb: 1 }],
+  ['CPU units', { cpuUnits: 5, memoryMb: 1 }],
   ['memory', { cpuUnits: 1, memoryMb: 1_025 }],
-])('more %s than there are cannot be reserved', (_, shape) => {
-  const ledger = createLedger(CAPACITY);
-  expect(() => ledger.reserve(shape, 60)).toThrow(/over capacity/);
+])('%s above the capacity cannot be reserved', (_, shape) => {
+  const reservations = new Reservations(CAPACITY);
+  expect(() => reservations.reserve(shape, 60)).toThrow(/over capacity/);
 });
 
-test('a reservation that was refused holds nothing', () => {
-  const ledger = createLedger(CAPACITY);
-  expect(() => ledger.reserve({ cpuUnits: 5, memoryMb: 256 }, 60)).toThrow();
-  expect(ledger.free()).toMatchObject(CAPACITY);
+test('a refused reservation reserves nothing', () => {
+  const reservations = new Reservations(CAPACITY);
+  expect(() => reservations.reserve({ cpuUnits: 5, memoryMb: 256 }, 60)).toThrow();
+  expect(reservations.free()).toMatchObject(CAPACITY);
 });
 
-test('so many jobs work in the background as there are CPU units, without taking any', () => {
-  const ledger = createLedger({ cpuUnits: 2, memoryMb: 4096 });
-  const release = ledger.reserve({ cpuUnits: 0, memoryMb: 768 }, 60);
-  ledger.reserve({ cpuUnits: 0, memoryMb: 768 }, 60);
-  // Small enough to be no work in the background.
-  ledger.reserve({ cpuUnits: 0, memoryMb: 256 }, 60);
-  expect(ledger.free()).toEqual({ cpuUnits: 2, memoryMb: 2304, backgroundMb: 0 });
+test('as many background jobs run as there are CPU units, and use none', () => {
+  const reservations = new Reservations({ cpuUnits: 2, memoryMb: 4096 });
+  const release = reservations.reserve({ cpuUnits: 0, memoryMb: 768 }, 60);
+  reservations.reserve({ cpuUnits: 0, memoryMb: 768 }, 60);
+  // Small enough not to count as a background job.
+  reservations.reserve({ cpuUnits: 0, memoryMb: 256 }, 60);
+  expect(reservations.free()).toEqual({ cpuUnits: 2, memoryMb: 2304, backgroundMb: 0 });
   release();
-  expect(ledger.free()).toEqual({ cpuUnits: 2, memoryMb: 3072, backgroundMb: 2816 });
+  expect(reservations.free()).toEqual({ cpuUnits: 2, memoryMb: 3072, backgroundMb: 2816 });
 });
 
-test('the first job in the background may take everything, and the others leave an ordinary one to each unit', () => {
-  const ledger = createLedger({ cpuUnits: 2, memoryMb: 2048 });
-  expect(ledger.free().backgroundMb).toBe(2048);
-  const release = ledger.reserve({ cpuUnits: 0, memoryMb: 768 }, 60);
-  expect(ledger.free().backgroundMb).toBe(2048 - 2 * 256 - 768);
+test('the first background job may use all memory, and further ones leave an ordinary job to each CPU unit', () => {
+  const reservations = new Reservations({ cpuUnits: 2, memoryMb: 2048 });
+  expect(reservations.free().backgroundMb).toBe(2048);
+  const release = reservations.reserve({ cpuUnits: 0, memoryMb: 768 }, 60);
+  expect(reservations.free().backgroundMb).toBe(2048 - 2 * 256 - 768);
   release();
-  ledger.reserve({ cpuUnits: 0, memoryMb: 1536 }, 60);
-  expect(ledger.free()).toEqual({ cpuUnits: 2, memoryMb: 512, backgroundMb: 0 });
+  reservations.reserve({ cpuUnits: 0, memoryMb: 1536 }, 60);
+  expect(reservations.free()).toEqual({ cpuUnits: 2, memoryMb: 512, backgroundMb: 0 });
 });

@@ -2,23 +2,11 @@ import { z } from 'zod';
 import { runTask, type TaskEvent, type TaskRequest } from '../../converter/run-task.ts';
 import type { ConversionContext, Part, Task } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
+import { taskRequest } from '../support/prepare.ts';
 
-const REQUEST: TaskRequest = {
-  type: 'test',
-  payload: {},
-  attempt: 2,
-  files: { originals: [], pages: [] },
-  input: '',
-  password: null,
-  dependencies: [],
-  settledPages: [],
-  avoid: [],
-  reservation: { cpuUnits: 1, memoryMb: 256 },
-  limits: { maxPages: 1, maxPixels: 1, stepSeconds: 30, firstEngine: 'pdf-to-img' },
-  outputFolder: '/out',
-};
+const REQUEST: TaskRequest = { ...taskRequest({ attempt: 2 }), outputFolder: '/out' };
 
-/** Runs a task that does this. */
+/** Runs a task. */
 async function run(
   work: (context: ConversionContext<Record<string, unknown>>) => unknown,
   { task = {}, payload = {} }: { task?: Partial<Task>; payload?: Record<string, unknown> } = {},
@@ -42,7 +30,7 @@ const fail = (thrown: unknown, options?: Parameters<typeof run>[1]) =>
     throw thrown;
   }, options).then(({ outcome }) => outcome);
 
-test('a task is given its payload as its schema reads it, its attempt, and paths for what it makes', async () => {
+test('a task gets its parsed payload, its attempt, and paths for its output', async () => {
   const task = { payload: z.strictObject({ rounds: z.int().default(3) }) } as Partial<Task>;
   const { outcome } = await run(
     ({ payload, attempt, output, pageOutput }) => ({ payload, attempt, paths: [output, pageOutput(7)] }),
@@ -54,7 +42,7 @@ test('a task is given its payload as its schema reads it, its attempt, and paths
   });
 });
 
-test('a task tells of its progress and its lines', async () => {
+test('a task reports progress and log lines', async () => {
   const { events } = await run(({ progress, log }) => {
     progress(1);
     progress(2, 3);
@@ -69,7 +57,7 @@ test('a task tells of its progress and its lines', async () => {
   ]);
 });
 
-test('lines are cut, and data that is too large or cannot be stored is left out', async () => {
+test('lines are cut, and data that is too large or not storable is dropped', async () => {
   const circle: Record<string, unknown> = {};
   circle.self = circle;
   const { events } = await run(({ log, progress }) => {
@@ -82,7 +70,7 @@ test('lines are cut, and data that is too large or cannot be stored is left out'
     progress(1, Number.POSITIVE_INFINITY);
     for (let count = 0; count < 2_000; count++) log('info', 'again');
   });
-  const dropped = { dropped: 'too large, or not to be stored' };
+  const dropped = { dropped: 'too large or not storable' };
   const lines = events.flatMap((event) => (event.kind === 'log' ? [[event.level, event.message, event.data]] : []));
   expect(lines.slice(0, 5)).toEqual([
     ['info', 'x'.repeat(10_000), { small: true }],
@@ -97,14 +85,14 @@ test('lines are cut, and data that is too large or cannot be stored is left out'
   ]);
 });
 
-test('nothing is heard of a task after its end', async () => {
+test('reports after the end of a task are dropped', async () => {
   const late = Promise.withResolvers<() => void>();
   const { events } = await run(({ log }) => late.resolve(() => log('info', 'late')));
   (await late.promise)();
   expect(events).toEqual([]);
 });
 
-test('a task that splits its job gives the parts, whatever it returns', async () => {
+test('a task that splits its job returns the parts, and not its result', async () => {
   const parts: Part[] = [{ pages: [[1, 2]], memoryMb: 256 }];
   const { outcome } = await run(({ split }) => {
     split(parts);
@@ -114,16 +102,16 @@ test('a task that splits its job gives the parts, whatever it returns', async ()
 });
 
 describe('a task that snoozes', () => {
-  test('ends at once with the seconds until it runs again', async () => {
+  test('ends at once with its delay', async () => {
     const { outcome, events } = await run(({ snooze, log }) => {
       snooze(60);
-      log('info', 'goes on');
+      log('info', 'continues');
     });
     expect(outcome).toEqual({ kind: 'snoozed', seconds: 60 });
     expect(events).toEqual([]);
   });
 
-  test('does so even if it catches every error', async () => {
+  test('snoozes even if it catches every error', async () => {
     const { outcome } = await run(({ snooze }) => {
       try {
         snooze(1);
@@ -134,7 +122,7 @@ describe('a task that snoozes', () => {
     expect(outcome).toEqual({ kind: 'snoozed', seconds: 1 });
   });
 
-  test.each([0, 0.5, -1, 31_536_001, Number.NaN])('may not do so for %s s', async (seconds) => {
+  test.each([0, 0.5, -1, 31_536_001, Number.NaN])('fails with %s s', async (seconds) => {
     const { outcome } = await run(({ snooze }) => snooze(seconds));
     const message = `snooze: must be between 1 and 31536000 seconds (got ${seconds})`;
     expect(outcome).toMatchObject({ kind: 'failed', error: { code: 'task_failed', message }, retryable: false });
@@ -162,22 +150,21 @@ describe('a result', () => {
     ['no number', Number.NaN, { output: null }],
     ['a function', () => 1, { output: null }],
     ['a date', new Date(0), { output: '1970-01-01T00:00:00.000Z' }],
-    [
-      'members that JSON has not',
-      { a: undefined, b: Number.POSITIVE_INFINITY, c: new Map([[1, 2]]) },
-      { b: null, c: {} },
-    ],
-  ])('that is %s is kept as JSON', async (_name, given, kept) => {
+    ['values without JSON', { a: undefined, b: Number.POSITIVE_INFINITY, c: new Map([[1, 2]]) }, { b: null, c: {} }],
+  ])('that is %s is stored as JSON', async (_name, given, kept) => {
     expect((await run(() => given)).outcome).toEqual({ kind: 'completed', result: kept });
   });
 
-  test('may be as large as the limit, and not larger', async () => {
+  test('may be as large as the limit', async () => {
     const overhead = JSON.stringify({ text: '' }).length;
     const ofLength = (length: number) => ({ text: 'x'.repeat(length - overhead) });
     expect((await run(() => ofLength(256 * 1024))).outcome.kind).toBe('completed');
     expect((await run(() => ofLength(256 * 1024 + 1))).outcome).toMatchObject({
       kind: 'failed',
-      error: { code: 'task_failed', message: 'its result has 262145 characters of JSON, more than 262144' },
+      error: {
+        code: 'task_failed',
+        message: 'invalid result: must have at most 262144 characters of JSON (got 262145)',
+      },
       retryable: false,
     });
   });
@@ -186,13 +173,13 @@ describe('a result', () => {
   circle.self = circle;
   const deep = JSON.parse(`${'['.repeat(5_000)}${']'.repeat(5_000)}`);
   test.each([
-    ['turns in a circle', circle, /^its result cannot be kept as JSON: /],
-    ['has a big integer', { big: 1n }, /^its result cannot be kept as JSON: /],
-    ['is nested too deep', { deep }, /^its result (holds|cannot)/],
-    ['has a NUL', { text: 'a\0b' }, /^its result holds a NUL/],
-    ['has half a surrogate pair', { list: ['\ud800'] }, /^its result holds a NUL or half a surrogate pair/],
-    ['has a NUL in a name', { 'a\0b': 1 }, /^its result holds a NUL/],
-  ])('that %s fails the job for good', async (_name, given, message) => {
+    ['is cyclic', circle, /^invalid result: not JSON: /],
+    ['has a BigInt', { big: 1n }, /^invalid result: not JSON: /],
+    ['is nested too deep', { deep }, /^invalid result: /],
+    ['has a NUL', { text: 'a\0b' }, /^invalid result: contains NUL/],
+    ['has half a surrogate pair', { list: ['\ud800'] }, /^invalid result: contains NUL or a lone surrogate/],
+    ['has a NUL in a name', { 'a\0b': 1 }, /^invalid result: contains NUL/],
+  ])('that %s fails the job permanently', async (_name, given, message) => {
     expect((await run(() => given)).outcome).toMatchObject({
       kind: 'failed',
       error: { code: 'task_failed', message: expect.stringMatching(message) },
@@ -202,7 +189,7 @@ describe('a result', () => {
 });
 
 describe('an error', () => {
-  test('that is thrown fails the attempt with its message, to be retried', async () => {
+  test('that is thrown fails the attempt with its message, and is retried', async () => {
     const outcome = await fail(new Error('the disk is full', { cause: new Error('inner') }));
     expect(outcome).toMatchObject({
       kind: 'failed',
@@ -212,30 +199,30 @@ describe('an error', () => {
     });
   });
 
-  test.each([true, false])('of ours keeps its code and says whether to retry (%s)', async (retryable) => {
+  test.each([true, false])('of type AppError keeps its code and its retryability (%s)', async (retryable) => {
     expect(await fail(new AppError('corrupt_file', 'no PDF', { retryable }))).toMatchObject({
       error: { code: 'corrupt_file', message: 'no PDF' },
       retryable,
     });
   });
 
-  test('of an internal task is told to nobody but the log', async () => {
+  test('of an internal task is only logged', async () => {
     const outcome = await fail(new Error('secret'), { task: { internal: true } });
     expect(outcome).toMatchObject({ error: { code: 'internal' }, detail: expect.stringContaining('secret') });
     expect(JSON.stringify({ ...outcome, detail: '' })).not.toContain('secret');
   });
 
-  test('of the system does not name our paths', async () => {
+  test('of the system names no path', async () => {
     const { open } = await import('node:fs/promises');
     const { outcome } = await run(() => open('/nowhere/secret.png'));
-    expect(outcome).toMatchObject({ error: { code: 'task_failed', message: 'the system refused open: ENOENT' } });
+    expect(outcome).toMatchObject({ error: { code: 'task_failed', message: 'system call open failed: ENOENT' } });
   });
 
   test.each([
     ['a text', 'just words', 'just words'],
     ['nothing', undefined, 'undefined'],
     ['an error without a message', new Error(), 'the task failed without a message'],
-    ['what has no text', Object.create(null), 'the task failed without a message'],
+    ['a value without text', Object.create(null), 'the task failed without a message'],
     ['an error whose message is a number', Object.assign(new Error(), { message: 5 }), '5'],
   ])('may be %s', async (_name, thrown, message) => {
     expect(await fail(thrown)).toMatchObject({
@@ -246,33 +233,31 @@ describe('an error', () => {
   });
 
   test.each([
-    ['of its own', (text: string) => new Error(text)],
-    ['of ours', (text: string) => new AppError('task_failed', text)],
-  ])('%s has a message that can be stored: not too long, without a NUL or half a character', async (_name, make) => {
+    ['of a task', (text: string) => new Error(text)],
+    ['of type AppError', (text: string) => new AppError('task_failed', text)],
+  ])('%s has a storable message: limited, without NUL or lone surrogates', async (_name, make) => {
     const outcome = (await fail(make(`a\0b${'😀'.repeat(2_000)}`))) as { error: { message: string } };
     expect(outcome.error.message).toHaveLength(2_000);
     expect(outcome.error.message).toMatch(/^a\ufffdb😀+\ufffd$/u);
   });
 });
 
-test('a payload that does not fit fails the attempt, and says where', async () => {
+test('an invalid payload fails the attempt, and names the fields', async () => {
   const payload = z.strictObject({ rounds: z.int(), file: z.strictObject({ name: z.string() }) });
   const { outcome, events } = await run(({ log }) => log('info', 'not run'), {
     task: { payload } as Partial<Task>,
     payload: { rounds: 'many', file: { name: 1 } },
   });
-  // Another converter's task may be a newer one.
+  // Another converter may have a newer version of the task.
   expect(outcome).toMatchObject({ kind: 'failed', error: { code: 'task_failed' }, retryable: true });
-  expect(outcome.kind === 'failed' && outcome.error.message).toMatch(
-    /^its payload does not fit the task: rounds: .*; file: name: /,
-  );
+  expect(outcome.kind === 'failed' && outcome.error.message).toMatch(/^invalid payload: rounds: .*; file: name: /);
   expect(events).toEqual([]);
 });
 
-test('a job type that the converter does not know fails the attempt: another may know it', async () => {
+test('an unknown job type fails the attempt, and is retried', async () => {
   const outcome = await runTask(undefined, REQUEST, new AbortController().signal, () => undefined);
   expect(outcome).toMatchObject({
-    error: { code: 'task_failed', message: 'this converter knows no job type test' },
+    error: { code: 'task_failed', message: 'this converter does not know the job type test' },
     retryable: true,
   });
 });

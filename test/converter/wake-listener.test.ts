@@ -6,7 +6,7 @@ const ids = (count: number) =>
 
 function start(id: string) {
   const open = new Set<object>();
-  let told: string[] = [];
+  let known: string[] = [];
   const listener = new WakeListener({
     id,
     listen() {
@@ -19,21 +19,21 @@ function start(id: string) {
       return connection;
     },
     onListeners: (listeners) => {
-      told = listeners;
+      known = listeners;
     },
   });
-  return { listener, connections: () => open.size, told: () => told };
+  return { listener, connections: () => open.size, known: () => known };
 }
 
-test('of a large fleet only so many converters listen, and all know which', () => {
+test('only the first converters of a large fleet listen, and all know them', () => {
   const fleet = ids(100);
   const all = fleet.map(start);
   for (const { listener } of all) listener.setPeers(fleet);
   expect(all.map(({ connections }) => connections())).toEqual(fleet.map((_, place) => (place < MAX_LISTENERS ? 1 : 0)));
-  for (const { told } of all) expect(told()).toEqual(fleet.slice(0, MAX_LISTENERS));
+  for (const { known } of all) expect(known()).toEqual(fleet.slice(0, MAX_LISTENERS));
 });
 
-test('a converter listens once those before it are gone, by one connection', () => {
+test('a converter listens with one connection after those before it are gone', () => {
   const fleet = ids(MAX_LISTENERS + 1);
   const { listener, connections } = start(fleet.at(-1) ?? '');
   expect(connections()).toBe(1);
@@ -43,13 +43,13 @@ test('a converter listens once those before it are gone, by one connection', () 
   expect(connections()).toBe(1);
 });
 
-test('a converter that is not in the list yet listens', () => {
+test('a new converter listens before it is listed', () => {
   const { listener, connections } = start('new');
   listener.setPeers(ids(MAX_LISTENERS + 5));
   expect(connections()).toBe(1);
 });
 
-test('nothing is open once it is closed', async () => {
+test('a closed listener has no connection', async () => {
   const { listener, connections } = start('a');
   await listener.close();
   expect(connections()).toBe(0);

@@ -144,7 +144,7 @@ test('during an outage of S3 uploads are refused and running jobs wait', async (
   expect(refused.body.detail).toMatch(/the store/);
   expect(await service.send('GET', body.originals[0].url)).toMatchObject({ status: 503 });
   expect(await service.send('GET', '/health/ready')).toMatchObject({ status: 503 });
-  await until(async () => /"process":"converter".*not reached; trying again/.test(service.log()));
+  await until(async () => /"process":"converter".*database or store unavailable, retrying/.test(service.log()));
   await s3.comeBack();
   expect(await service.done(body.id)).toMatchObject({ status: 'completed', progress: { pages_done: 3 } });
   const { rows } = await service.pool.query('select 1 from jobs where attempt <> 1 or failures > 0');

@@ -91,7 +91,7 @@ test('what a client was told and what a job is called leads through the lines of
     upload: body.id,
   });
   const { rows } = await service.pool.query('select id from jobs where upload_id = $1', [body.id]);
-  const settled = await line({ msg: 'settled', upload: body.id });
+  const settled = await line({ msg: 'attempt settled', upload: body.id });
   expect(settled).toMatchObject({
     process: 'converter',
     job: rows[0].id,
@@ -106,10 +106,12 @@ test('what a client was told and what a job is called leads through the lines of
     root,
   );
   expect(await line({ request: one.headers.get('x-request-id') })).toMatchObject({ job: one.body.job_id });
-  expect(await line({ msg: 'settled', job: one.body.job_id, attempt: 1 })).toMatchObject({ outcome: 'failed' });
+  expect(await line({ msg: 'attempt settled', job: one.body.job_id, attempt: 1 })).toMatchObject({ outcome: 'failed' });
   const failed = await line({ msg: 'task failed', job: one.body.job_id });
   expect(failed.detail).toMatch(/^Error: attempt 1 of this job fails, as asked\n +at .*examples/);
-  expect(await line({ msg: 'settled', job: one.body.job_id, attempt: 2 })).toMatchObject({ outcome: 'completed' });
+  expect(await line({ msg: 'attempt settled', job: one.body.job_id, attempt: 2 })).toMatchObject({
+    outcome: 'completed',
+  });
   const batch = await service.post('/jobs', [{ type: 'noop' }, { type: 'noop' }], root);
   const jobs = batch.body.items.map(({ job_id }: Json) => job_id);
   expect((await line({ request: batch.headers.get('x-request-id') })).jobs).toEqual(jobs);

@@ -1,5 +1,5 @@
 import path from 'node:path';
-import { readMemory } from '../../converter/sandbox/limits.ts';
+import { readMemory } from '../../converter/sandbox/memory-limit.ts';
 import { makeImage } from '../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService } from '../support/service.ts';
 

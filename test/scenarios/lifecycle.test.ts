@@ -2,7 +2,7 @@ import type { ChildProcess } from 'node:child_process';
 import { readdir, utimes } from 'node:fs/promises';
 import path from 'node:path';
 import { drizzle } from 'drizzle-orm/node-postgres';
-import { ORPHAN_AGE_MS, sweepStore } from '../../converter/sweep.ts';
+import { ORPHAN_AGE_MS, sweepStore } from '../../conversion/sweep-store.ts';
 import * as schema from '../../db/schema.ts';
 import { createLogger } from '../../runtime/log.ts';
 import { openDiskStore } from '../../store/disk.ts';

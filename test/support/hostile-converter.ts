@@ -5,15 +5,14 @@ import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import net, { type AddressInfo, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import type { TaskRequest } from '../../converter/run-task.ts';
 import { detectIsolation, type Level } from '../../converter/sandbox/isolation/detect.ts';
-import { startOrphanReaper } from '../../converter/sandbox/orphans.ts';
-import { createSandboxPool } from '../../converter/sandbox/pool.ts';
-import type { RunOutcome } from '../../converter/sandbox/run.ts';
+import { startOrphanReaper } from '../../converter/sandbox/orphan-reaper.ts';
+import { SandboxPool } from '../../converter/sandbox/pool.ts';
+import type { RunOutcome } from '../../converter/task-runner.ts';
 import { hideProcessMemory } from '../../runtime/libc.ts';
 import { createLogger } from '../../runtime/log.ts';
 import type { Targets } from './hostile-tasks.ts';
-import { prepareFor } from './prepare.ts';
+import { prepareFor, taskRequest } from './prepare.ts';
 
 /**
  * A converter with secrets, files and sockets around it, which runs hostile tasks in sandboxes of one level and prints a
@@ -59,7 +58,7 @@ async function attack(targets: Targets): Promise<HostileReport> {
   if (offered.level !== level) throw new Error(`this machine offers ${offered.level}`);
   if (level === 'memory' && process.getuid?.() === 0) throw new Error('root would reach the whole machine');
   const isolation = { ...offered, landlock: Math.min(offered.landlock, maxLandlock) };
-  const pool = createSandboxPool({
+  const pool = new SandboxPool({
     keep: 1,
     roomMb: () => 1024,
     workFolder: path.join(folder, 'work'),
@@ -72,8 +71,8 @@ async function attack(targets: Targets): Promise<HostileReport> {
   });
   const lease = pool.lease(256, null);
   const options = { deadlineMs: 60_000, signal: new AbortController().signal, onEvent: () => undefined };
-  const hostile = await lease.run(prepareFor(requestOf('hostile', targets)), options);
-  const daemon = await lease.run(prepareFor(requestOf('daemon', { name: DAEMON })), options);
+  const hostile = await lease.run(prepareFor(taskRequest({ type: 'hostile', payload: targets })), options);
+  const daemon = await lease.run(prepareFor(taskRequest({ type: 'daemon', payload: { name: DAEMON } })), options);
   if (daemon.outcome.kind !== 'completed' || daemons().length === 0) throw new Error(JSON.stringify(daemon.outcome));
   lease.release();
   await pool.close();
@@ -142,20 +141,4 @@ function commandOf(pid: string): string {
   } catch {
     return '';
   }
-}
-
-function requestOf(type: string, payload: Record<string, unknown>): Omit<TaskRequest, 'outputFolder'> {
-  return {
-    type,
-    payload,
-    attempt: 1,
-    files: { originals: [], pages: [] },
-    input: '',
-    password: null,
-    dependencies: [],
-    settledPages: [],
-    avoid: [],
-    reservation: { cpuUnits: 1, memoryMb: 256 },
-    limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdfium' },
-  };
 }

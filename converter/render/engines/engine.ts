@@ -6,19 +6,16 @@ export interface PageBox {
   height: number;
 }
 
-/** Opaque RGBA pixels, row by row from the top. */
-interface RawImage {
+/**
+ * A page as an engine drew it: opaque RGBA pixels, row by row from the top. The pixels are valid until the next call of
+ * the same document.
+ */
+export interface DrawnPage {
   data: Uint8Array;
   width: number;
   height: number;
   channels: 4;
-}
-
-/**
- * A page as an engine drew it, and what it could not draw: empty when the page is complete. The pixels hold until the
- * next call of the same document.
- */
-export interface DrawnPage extends RawImage {
+  /** The parts that the engine could not draw; empty when the page is complete. */
   complaints: string[];
 }
 
@@ -35,16 +32,21 @@ export interface PdfDocument {
   close(): Promise<void>;
 }
 
-/** A file that cannot be read from disk says nothing about what is in it. */
-export function isOfSystem(cause: unknown): boolean {
+/** True for an error of the file system, which is not about the content of a file. */
+export function isFileSystemError(cause: unknown): boolean {
   return typeof cause === 'object' && cause !== null && 'syscall' in cause;
+}
+
+/** True for an error about the content of a file. A wrong password, memory or a disk are the same for both engines. */
+export function mayOtherEngineSucceed(error: unknown): boolean {
+  return error instanceof AppError && (error.code === 'corrupt_file' || error.code === 'unsupported_feature');
 }
 
 export function outOfMemory(cause: unknown): AppError {
   return new AppError('out_of_memory', 'the PDF needs more memory than was reserved', { retryable: true, cause });
 }
 
-/** Makes calls wait for those before them: no renderer works at two pages at a time. */
+/** Returns a function that starts each work when the one before it has ended: no engine draws two pages at a time. */
 export function oneAfterTheOther() {
   let last: Promise<unknown> = Promise.resolve();
   return <T>(work: () => Promise<T>): Promise<T> => {

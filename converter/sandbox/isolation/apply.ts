@@ -1,30 +1,30 @@
 import { openSync } from 'node:fs';
-import { attempt, type Kernel } from './kernel.ts';
+import { ignoreErrors, type Kernel } from './kernel.ts';
 import { restrictFiles, SCOPES_SIGNALS } from './landlock.ts';
 import type { Plan } from './plan.ts';
 import { enterPrivateRoot } from './private-root.ts';
-import { adoptOrphans, dieWithParent, dropPrivileges, setLimits } from './privileges.ts';
+import { adoptOrphans, dropPrivileges, setLimits, setParentDeathSignal } from './privileges.ts';
 import { filterSystemCalls } from './seccomp.ts';
 
 const F_SETFD = 2;
 const STDIO_AND_CHANNEL = [0, 1, 2, 3];
 const O_PATH = 0o10000000;
 
-/** Those parts of /proc that say nothing about other processes. */
+/** Files of /proc without information about other processes. */
 const HARMLESS_IN_PROC = ['/proc/meminfo', '/proc/cpuinfo', '/proc/stat', '/proc/version', '/proc/uptime'];
 
-/** Applies the plan to this process and executes its program: what was applied then holds for all threads of it. */
-export function execute(kernel: Kernel, plan: Plan): never {
+/** Applies the plan to this process, and executes its program, so that the plan holds for all of its threads. */
+export function applyPlan(kernel: Kernel, plan: Plan): never {
   const { hasNamespaces, uid, landlock } = plan;
   if (hasNamespaces) enterPrivateRoot(kernel, plan);
   else process.chdir(plan.folder);
   dropPrivileges(kernel, uid);
-  setLimits(kernel, { countsAlone: uid !== null || hasNamespaces });
-  dieWithParent(kernel);
+  setLimits(kernel, { hasSeparateUser: uid !== null || hasNamespaces });
+  setParentDeathSignal(kernel);
   if (!hasNamespaces) adoptOrphans(kernel);
   if (plan.parent !== null && process.ppid !== plan.parent) process.exit(1);
   if (landlock > 0) restrictFiles(kernel, landlock, reachable(kernel, plan));
-  // Node closes what it has inherited, and has opened, before another program is executed.
+  // Node closes its descriptors when another program is executed.
   for (const fd of STDIO_AND_CHANNEL) keepOpen(kernel, fd);
   if (plan.seccomp) {
     const signalsOut = !hasNamespaces && landlock < SCOPES_SIGNALS;
@@ -39,11 +39,11 @@ function reachable(kernel: Kernel, { hasNamespaces, readable, moved, devices, fo
   const places = [...readable, ...moved.map(([source, target]) => (hasNamespaces ? target : source))];
   if (hasNamespaces) return { readable: [...places, '/proc'], devices, writable: [folder] };
   const ownProcess = `/proc/${process.pid}`;
-  // A rule holds for a folder that the kernel has in memory: one that is open stays there.
+  // A rule for a folder in /proc holds while the kernel has it in memory, so it stays open.
   keepOpen(kernel, openSync(ownProcess, O_PATH));
   return { readable: [...places, ...HARMLESS_IN_PROC, ownProcess], devices, writable: [folder] };
 }
 
 function keepOpen(kernel: Kernel, fd: number): void {
-  attempt(() => kernel('fcntl', fd, F_SETFD, 0), 'EBADF');
+  ignoreErrors(() => kernel('fcntl', fd, F_SETFD, 0), 'EBADF');
 }

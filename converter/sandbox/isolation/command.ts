@@ -5,13 +5,13 @@ import type { Isolation } from './detect.ts';
 import { readablePaths } from './paths.ts';
 import type { Plan } from './plan.ts';
 
-/** The command lines that start a program in isolation. */
+/** The command lines that start an isolated program. */
 
 const LAUNCHER = fileURLToPath(new URL('./launch.ts', import.meta.url));
 
 /**
- * The shell is process 1 of the PID namespace, which ends with it: the kernel would keep its own fatal signals from a
- * process 1. `exit` keeps the shell from executing the program in its place. The shell does not print how the program ended.
+ * A shell is process 1 of the PID namespace, because the kernel does not send fatal signals to a process 1. `exit` prevents
+ * the shell from replacing itself with the program. The shell prints no message about the program's end.
  */
 const INIT = ['sh', '-c', 'exec 9>&2 2>/dev/null; "$@" 2>&9 9>&-; exit $?', 'sh'];
 const NAMESPACES = ['--net', '--ipc', '--pid', '--mount', '--uts', '--fork', '--kill-child'];
@@ -22,14 +22,14 @@ export interface Program {
 }
 
 export interface Surroundings {
-  /** Of the launcher: with those of the program, it takes compiled code from the same cache. */
+  /** The flags of the launcher. With those of the program, both share the compile cache. */
   nodeFlags?: readonly string[];
   folder: string;
   uid: number | null;
   readable: Pick<Plan, 'readable' | 'links' | 'devices' | 'moved'>;
 }
 
-/** Wraps the program into the layers of `isolation`. */
+/** Wraps the program in the layers of `isolation`. */
 export function isolatedCommand(
   { namespaces, landlock, seccomp, hasSetpriv }: Isolation,
   { program, args }: Program,
@@ -44,16 +44,16 @@ export function isolatedCommand(
   const launch = [process.execPath, ...nodeFlags, LAUNCHER, JSON.stringify(plan)];
   const asRoot = namespaces === 'by-user' ? ['--user', '--map-root-user'] : [];
   const inNamespaces = namespaces === 'none' ? launch : ['unshare', ...asRoot, ...NAMESPACES, '--', ...INIT, ...launch];
-  const [first = '', ...rest] = hasSetpriv ? dieWithConverter(inNamespaces) : inNamespaces;
+  const [first = '', ...rest] = hasSetpriv ? withParentDeathSignal(inNamespaces) : inNamespaces;
   return { program: first, args: rest };
 }
 
-/** The kernel kills the process when its converter dies; a busy child would outlive it otherwise. */
-export function dieWithConverter(command: string[]): string[] {
+/** The kernel kills the process when its converter dies. Without this, a busy child would survive it. */
+export function withParentDeathSignal(command: string[]): string[] {
   return ['setpriv', '--pdeathsig', 'KILL', '--', ...command];
 }
 
-/** The files that a sandbox reads: its code, and compiled code that this converter has kept in `cacheFolder`. */
+/** The files that a sandbox reads: its code, and the compile cache in `cacheFolder`. */
 export function surroundingsOf(cacheFolder: string, tasksModule: string | undefined, hidden: string[]) {
   const paths = readablePaths(tasksModule, hidden);
   return (isolation: Isolation, uid: number | null): Surroundings['readable'] => ({
@@ -65,7 +65,7 @@ export function surroundingsOf(cacheFolder: string, tasksModule: string | undefi
   });
 }
 
-/** Node keeps compiled code apart by the user that it runs as, which is the last part of the folder's name. */
+/** Node separates compiled code by user, whose id ends the name of the folder. */
 function cacheFor({ namespaces }: Isolation, cacheFolder: string, name: string, uid: number | null): string {
   const inside = uid ?? (namespaces === 'by-user' ? 0 : process.getuid?.());
   return path.join(cacheFolder, name.replace(/\d+$/, String(inside)));

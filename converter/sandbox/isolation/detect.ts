@@ -10,45 +10,44 @@ import { openKernel } from './kernel.ts';
 import { landlockVersion, SCOPES_SIGNALS } from './landlock.ts';
 import { readablePaths } from './paths.ts';
 
-/** The layers between a sandbox and the machine that this machine offers. */
+/** Detects the isolation layers that this machine supports. */
 
 const PROBE_MS = 10_000;
-/** Any code of the project: a sandbox must be able to read it. */
+/** A module of the project, which a sandbox must be able to read. */
 const CODE = fileURLToPath(new URL('../../../runtime/errors.ts', import.meta.url));
 
-/** Made by root, or by an ordinary user who is root in a user namespace. */
+/** Created by root, or by an ordinary user who is root in a user namespace. */
 type Namespaces = 'by-root' | 'by-user' | 'none';
 
 export interface Isolation {
-  /** Strongest first. */
   level: Level;
   namespaces: Namespaces;
-  /** The sandboxes of this converter have user ids from here on; null: they share the converter's. */
+  /** The first user id of the sandboxes; null if they run as the user of the converter. */
   firstUid: number | null;
-  /** The version of Landlock; 0 without. */
+  /** The version of Landlock; 0 without it. */
   landlock: number;
   seccomp: boolean;
   hasSetpriv: boolean;
-  /** The names of all that holds. */
+  /** The names of all active layers. */
   layers: string[];
 }
 
 /**
- * `namespaces`: nothing of the machine is there. `process`: the kernel denies it. `memory`: the machine offers neither, and
- * a sandbox is held to its memory alone.
+ * Strongest first. `namespaces`: the sandbox does not see the machine. `process`: the kernel denies access to it. `memory`:
+ * the machine supports neither, and only the memory of a sandbox is limited.
  */
 const LEVELS = ['namespaces', 'process', 'memory'] as const;
 export type Level = (typeof LEVELS)[number];
 
-/** Sandboxes of one converter at a time; each has a user id. */
+/** The maximum number of sandboxes of a converter: each has a separate user id. */
 export const MAX_UIDS = 1024;
-/** Beyond what systems give to people, services and containers. */
+/** Above the ids of users, services and containers. */
 const FIRST_UID = 2_000_000_000;
 const UIDS_OF_CONVERTERS = 100_000_000;
 
 /**
- * Starts a trivial program at each level, strongest first, and returns the first that works. `from` leaves out those
- * above it. `foldersIn` is where the private folders of sandboxes will be.
+ * Starts a trivial program at each level, strongest first, and returns the first level that works. `from` skips stronger
+ * levels. `foldersIn` is the parent of the private folders.
  */
 export async function detectIsolation({
   from = 'namespaces',
@@ -119,7 +118,7 @@ async function works(isolation: Isolation, foldersIn: string): Promise<boolean> 
   }
 }
 
-/** Converters that run at a time have different process ids, and therefore different user ids for their sandboxes. */
+/** Running converters have different process ids, so their sandboxes have different user ids. */
 function firstFreeUid(): number {
   const maps = readFileSync('/proc/self/uid_map', 'utf8').trim().split('\n');
   const end = Math.max(

@@ -1,9 +1,9 @@
 import { closeSync, constants, openSync, statSync } from 'node:fs';
-import { attempt, type Kernel } from './kernel.ts';
+import { ignoreErrors, type Kernel } from './kernel.ts';
 
 /**
- * Landlock: the kernel lets a process and its children reach only the files that are named here. It restricts a thread
- * and what that thread starts; the caller therefore executes its program afterwards.
+ * Landlock: the kernel lets a process and its children access only these files. It restricts a thread and the programs that
+ * the thread starts, so the caller executes its program afterwards.
  */
 
 const CREATE_RULESET_VERSION = 1;
@@ -18,7 +18,7 @@ const REMOVE_DIR = 1n << 4n;
 const REMOVE_FILE = 1n << 5n;
 const MAKE_DIR = 1n << 7n;
 const MAKE_REG = 1n << 8n;
-/** Everything that the first version handles. */
+/** All rights of the first version. */
 const FIRST_RIGHTS = (1n << 13n) - 1n;
 const REFER = 1n << 13n;
 const TRUNCATE = 1n << 14n;
@@ -27,19 +27,19 @@ const OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV;
 
 const READ = EXECUTE | READ_FILE | READ_DIR;
 const USE_DEVICE = READ_FILE | WRITE_FILE;
-/** Regular files and folders alone: no links, no sockets, no devices. Nothing in it can be executed. */
+/** Only regular files and folders: no links, sockets and devices, and no execution. */
 const OWN = READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | REFER;
 
 const BIND_AND_CONNECT_TCP = 0b11n;
 const ABSTRACT_SOCKETS_AND_SIGNALS = 0b11n;
 
-/** From this version on, Landlock keeps signals and abstract sockets within the sandbox. */
+/** From this version on, Landlock restricts signals and abstract sockets to the sandbox. */
 export const SCOPES_SIGNALS = 6;
 
-/** The version that the kernel offers; 0 without Landlock. */
+/** The version of Landlock; 0 without it. */
 export function landlockVersion(kernel: Kernel): number {
   let version = 0;
-  attempt(
+  ignoreErrors(
     () => {
       version = kernel('landlock_create_ruleset', 0, 0, CREATE_RULESET_VERSION);
     },

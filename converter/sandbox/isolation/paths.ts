@@ -1,13 +1,13 @@
 import { existsSync, lstatSync, readdirSync, readlinkSync, realpathSync } from 'node:fs';
 import path from 'node:path';
 
-/** The files that a sandbox may read. */
+/** Decides which files a sandbox may read. */
 
 const PROJECT = path.resolve(import.meta.dirname, '../../..');
 const MODULES = path.join(PROJECT, 'node_modules');
 /** The folders of the project whose code a sandbox loads. */
 export const CODE_FOLDERS = ['conversion', 'converter', 'db', 'jobs', 'runtime', 'store'];
-/** Libraries and programs, and settings without which they are slow or wrong. */
+/** Libraries, programs, and settings that they need. */
 const SYSTEM = [
   ...['/usr', '/bin', '/sbin', '/lib', '/lib32', '/lib64', '/nix/store'],
   ...[
@@ -21,9 +21,9 @@ const SYSTEM = [
   '/sys/kernel/mm/transparent_hugepage',
 ];
 const DEVICES = ['/dev/null', '/dev/zero', '/dev/full', '/dev/random', '/dev/urandom'];
-/** As many as the kernel follows on a path. */
+/** The kernel's limit of links on a path. */
 const MAX_LINKS = 40;
-/** Names of files beside code that may hold secrets. */
+/** Files beside code that may contain secrets. */
 const PRIVATE_NAMES = /^\.(env|git|npmrc)/;
 
 export interface ReadablePaths {
@@ -33,7 +33,7 @@ export interface ReadablePaths {
   devices: string[];
 }
 
-/** `hidden` are folders that stay out of reach wherever they lie. */
+/** Folders in `hidden` are excluded, even inside readable ones. */
 export function readablePaths(tasksModule: string | undefined, hidden: string[]): ReadablePaths {
   const links = new Map<string, string>();
   const hiddenPaths = hidden.map((folder) => withoutLinks(folder, new Map()));
@@ -45,7 +45,7 @@ export function readablePaths(tasksModule: string | undefined, hidden: string[])
   ];
   const found = wanted.flatMap((place) => outside(place, hiddenPaths, links));
   const readable = [...new Set(found)].filter((place) => !found.some((other) => isInside(place, other)));
-  // A link in a folder that is readable as a whole is there already.
+  // Links inside readable folders exist already.
   const made = [...links].filter(([place]) => !readable.some((folder) => isInside(place, folder)));
   return { readable, links: made, devices: DEVICES.filter((device) => existsSync(device)) };
 }
@@ -57,7 +57,7 @@ function codeOfProject(): string[] {
   ];
 }
 
-/** The places of packages that are links, as some package managers make them, with the packages beside them. */
+/** Some package managers link packages: their real folders, with the packages beside them. */
 function linkedPackages(folder: string): string[] {
   const found = readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
     const place = path.join(folder, entry.name);
@@ -70,7 +70,7 @@ function linkedPackages(folder: string): string[] {
   return [...new Set(found)];
 }
 
-/** The package of the module, or its folder if it is in none, and what Node looks for in the folders above. */
+/** The package of the module, or its folder outside of a package, and the files that Node reads in the folders above. */
 function codeAround(module: string): string[] {
   const folders = foldersAbove(module);
   const root = folders.find((folder) => existsSync(path.join(folder, 'package.json'))) ?? path.dirname(module);
@@ -85,10 +85,7 @@ function foldersAbove(place: string): string[] {
   return parent === place ? [] : [parent, ...foldersAbove(parent)];
 }
 
-/**
- * The path with every symbolic link on the way resolved; the links are added to `links`. Empty for one that is not there,
- * or that has too many links.
- */
+/** The path with all symbolic links resolved, which are added to `links`. Empty if it does not exist, or has too many. */
 function withoutLinks(place: string, links: Map<string, string>, depth = 0): string {
   if (depth > MAX_LINKS) return '';
   let resolved = '/';
@@ -108,7 +105,7 @@ function withoutLinks(place: string, links: Map<string, string>, depth = 0): str
   return resolved;
 }
 
-/** The path without links, or what is in it, without what is hidden or private. */
+/** The path without links if all of it is readable; otherwise its entries that are neither hidden nor private. */
 function outside(wanted: string, hidden: string[], links: Map<string, string>): string[] {
   const place = withoutLinks(wanted, links);
   if (place === '' || hidden.some((one) => one === place || isInside(place, one))) return [];

@@ -4,8 +4,8 @@ import type { Kernel } from './kernel.ts';
 import type { Plan } from './plan.ts';
 
 /**
- * Replaces the file system of this mount namespace by one that has nothing but the paths of the plan, at their own
- * places: readable ones, the private folder, a few devices, and the processes of this PID namespace.
+ * Replaces the file system of this mount namespace by one that has only the paths of the plan: readable files and folders,
+ * the private folder, a few devices, and /proc of this PID namespace.
  */
 
 const AT_FDCWD = -100;
@@ -24,7 +24,7 @@ const NOSUID = 2n;
 const NODEV = 4n;
 const NOEXEC = 8n;
 
-/** The folders, empty files and links on which the rest is mounted. */
+/** The size of the file system for mount points and links. */
 const ROOT_OPTIONS = 'mode=755,size=1m,nr_inodes=4096';
 
 export function enterPrivateRoot(kernel: Kernel, { folder, readable, devices, moved, links }: Plan): void {
@@ -34,7 +34,7 @@ export function enterPrivateRoot(kernel: Kernel, { folder, readable, devices, mo
     ...devices.map((source) => cloneTree(kernel, source, source, READ_ONLY | NOSUID | NOEXEC)),
     cloneTree(kernel, folder, folder, NOSUID | NODEV | NOEXEC),
   ];
-  // Any folder would do for the new root; this one exists.
+  // The new root needs a folder, and this one exists.
   kernel('mount', 'tmpfs', folder, 'tmpfs', MS_NOSUID | MS_NODEV, ROOT_OPTIONS);
   const inRoot = (place: string) => path.join(folder, place);
   for (const { fd, target, isFolder } of trees) {
@@ -51,7 +51,7 @@ export function enterPrivateRoot(kernel: Kernel, { folder, readable, devices, mo
   for (const place of ['/proc', '/']) kernel('mount_setattr', AT_FDCWD, inRoot(place), 0, attributes(READ_ONLY), 32);
   process.chdir(folder);
   kernel('pivot_root', '.', '.');
-  // The old root lies over the new one.
+  // The old root is mounted over the new one.
   kernel('umount2', '.', MNT_DETACH);
   process.chdir(folder);
 }

@@ -1,6 +1,6 @@
-import { attempt, type Kernel } from './kernel.ts';
+import { ignoreErrors, type Kernel } from './kernel.ts';
 
-/** Privileges and limits that a sandbox does not have. Nothing here can be undone by what is executed afterwards. */
+/** Drops privileges and sets limits. The program that is executed afterwards cannot undo them. */
 
 const PR_SET_PDEATHSIG = 1;
 const PR_CAPBSET_DROP = 24;
@@ -9,27 +9,26 @@ const PR_SET_CHILD_SUBREAPER = 36;
 const PR_SET_NO_NEW_PRIVS = 38;
 const SIGKILL = 9;
 const LAST_POSSIBLE_CAPABILITY = 63;
-/** The user id 0 stands for no capability, and none can be kept or raised. All of it is locked. */
+/** User id 0 gives no capabilities, and none can be kept or raised. All bits are locked. */
 const SECUREBITS = 0b1110_0011;
 const CAPABILITY_VERSION = 0x20080522;
 
 const RLIMIT = { cpu: 0, fileSize: 1, core: 4, processes: 6, openFiles: 7, lockedMemory: 8, queues: 12 };
 const GB = 2 ** 30;
 
-/** Longer than any sandbox works: it ends what escaped every other limit. */
+/** Longer than any sandbox runs. It ends processes that escaped every other limit. */
 const MAX_CPU_SECONDS = 24 * 3600;
-/** The largest file that a task may write. */
 const MAX_FILE_BYTES = 8 * GB;
 const MAX_OPEN_FILES = 4096;
-/** Threads count as well. */
+/** Threads count too. */
 const MAX_PROCESSES = 1024;
 
-/** Gives up all capabilities, and with `uid` the user and group of the converter. */
+/** Drops all capabilities, and changes to the user and group `uid` unless it is null. */
 export function dropPrivileges(kernel: Kernel, uid: number | null): void {
   for (let capability = 0; capability <= LAST_POSSIBLE_CAPABILITY; capability++) {
-    attempt(() => kernel('prctl', PR_CAPBSET_DROP, capability), 'EPERM', 'EINVAL');
+    ignoreErrors(() => kernel('prctl', PR_CAPBSET_DROP, capability), 'EPERM', 'EINVAL');
   }
-  attempt(() => kernel('prctl', PR_SET_SECUREBITS, SECUREBITS), 'EPERM');
+  ignoreErrors(() => kernel('prctl', PR_SET_SECUREBITS, SECUREBITS), 'EPERM');
   if (uid !== null) {
     kernel('setgroups', 0, 0);
     kernel('setresgid', uid, uid, uid);
@@ -41,8 +40,8 @@ export function dropPrivileges(kernel: Kernel, uid: number | null): void {
   kernel('prctl', PR_SET_NO_NEW_PRIVS, 1);
 }
 
-/** Processes of a user count together: their limit holds only for a user that nobody else is. */
-export function setLimits(kernel: Kernel, { countsAlone }: { countsAlone: boolean }): void {
+/** The process limit counts all processes of a user, so it requires a separate user. */
+export function setLimits(kernel: Kernel, { hasSeparateUser }: { hasSeparateUser: boolean }): void {
   const limits: [number, number][] = [
     [RLIMIT.cpu, MAX_CPU_SECONDS],
     [RLIMIT.fileSize, MAX_FILE_BYTES],
@@ -51,11 +50,11 @@ export function setLimits(kernel: Kernel, { countsAlone }: { countsAlone: boolea
     [RLIMIT.lockedMemory, 0],
     [RLIMIT.queues, 0],
   ];
-  if (countsAlone) limits.push([RLIMIT.processes, MAX_PROCESSES]);
+  if (hasSeparateUser) limits.push([RLIMIT.processes, MAX_PROCESSES]);
   for (const [resource, limit] of limits) lowerLimit(kernel, resource, BigInt(limit));
 }
 
-/** A limit that is lower already stays: raising it would take a privilege. */
+/** A lower limit stays: raising it would require a privilege. */
 function lowerLimit(kernel: Kernel, resource: number, limit: bigint): void {
   const current = Buffer.alloc(16);
   kernel('prlimit64', 0, resource, 0, current);
@@ -65,7 +64,7 @@ function lowerLimit(kernel: Kernel, resource: number, limit: bigint): void {
 }
 
 /** The kernel kills this process when its parent ends. */
-export function dieWithParent(kernel: Kernel): void {
+export function setParentDeathSignal(kernel: Kernel): void {
   kernel('prctl', PR_SET_PDEATHSIG, SIGKILL);
 }
 

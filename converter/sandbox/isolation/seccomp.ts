@@ -4,8 +4,8 @@ import type { Kernel } from './kernel.ts';
 import { type SyscallName, syscallNumber } from './syscalls.ts';
 
 /**
- * The filter of system calls: a program of the kernel's classic BPF, which it runs for each call of the sandbox and of
- * all that the sandbox starts. Rendering, files in the private folder and child processes need none of what it denies.
+ * The filter of system calls: a classic BPF program, which the kernel runs for each call of the sandbox and its child
+ * processes. Rendering, files in the private folder and child processes need none of the denied calls.
  */
 
 const SET_MODE_FILTER = 1;
@@ -25,7 +25,7 @@ const ARCHITECTURE_AT = 4;
 const argumentAt = (index: number) => 16 + 8 * index;
 
 const { EPERM, ENOSYS } = constants.errno;
-/** The last call that this filter knows (`mseal`): later kernels offer more, and a program lives without them. */
+/** The last call that this filter knows (`mseal`). Later calls fail, as on an older kernel. */
 const LAST_KNOWN = 462;
 
 const CLONE_NEW_ANYTHING = 0x7e020080;
@@ -36,7 +36,7 @@ const SOCK_TYPE_MASK = 0xf;
 const DENIED_FCNTL = [8, 10, 15];
 /** TIOCSTI and TIOCLINUX type into a terminal; FIOSETOWN and SIOCSPGRP make the kernel send signals. */
 const DENIED_IOCTL = [0x5412, 0x541c, 0x8901, 0x8902];
-/** PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_MM, PR_SET_CHILD_SUBREAPER: the converter relies on them. */
+/** The converter relies on PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_MM and PR_SET_CHILD_SUBREAPER. */
 const DENIED_PRCTL = [1, 4, 35, 36];
 
 const DENIED: SyscallName[] = [
@@ -51,10 +51,10 @@ const DENIED: SyscallName[] = [
   ...(['mount', 'umount2', 'pivot_root', 'chroot', 'open_tree', 'move_mount', 'mount_setattr', 'fsopen'] as const),
   ...(['fsconfig', 'fsmount', 'fspick', 'unshare', 'setns', 'sethostname', 'setdomainname'] as const),
   ...(['open_by_handle_at', 'name_to_handle_at'] as const),
-  // Memory that no process holds, or that does not count as its own.
+  // Memory that does not count as memory of a process.
   ...(['memfd_secret', 'shmget', 'shmat', 'shmctl', 'semget', 'semop', 'semtimedop', 'semctl'] as const),
   ...(['msgget', 'msgsnd', 'msgrcv', 'msgctl', 'mq_open', 'mq_unlink'] as const),
-  // Parts of the kernel that are seldom used, and that many attacks on it begin with.
+  // Rarely used parts of the kernel, with which many attacks begin.
   ...(['add_key', 'request_key', 'keyctl', 'bpf', 'perf_event_open', 'userfaultfd', 'fanotify_init'] as const),
   ...(['io_uring_setup', 'io_uring_enter', 'io_uring_register', 'personality', 'modify_ldt', 'uselib'] as const),
   ...(['lookup_dcookie', 'kexec_load', 'kexec_file_load', 'init_module', 'finit_module', 'delete_module'] as const),
@@ -62,12 +62,12 @@ const DENIED: SyscallName[] = [
   ...(['ioperm', 'settimeofday', 'clock_settime', 'clock_adjtime', 'adjtimex'] as const),
 ];
 
-/** A caller that is answered like an old kernel takes another way: `clone` and files. */
+/** On ENOSYS, callers fall back to `clone` and to files, as on an older kernel. */
 const UNKNOWN: SyscallName[] = ['clone3', 'memfd_create'];
 
 /**
- * Landlock does not restrict these, and the files of the service may belong to the sandbox's user. They do nothing and
- * succeed, so that copying a file works.
+ * Landlock does not restrict these, and the files of the service may belong to the user of the sandbox. They succeed without
+ * effect, so that copying a file works.
  */
 const WITHOUT_EFFECT: SyscallName[] = [
   ...(['chmod', 'fchmod', 'fchmodat', 'fchmodat2', 'chown', 'fchown', 'lchown', 'fchownat', 'utime'] as const),
@@ -78,13 +78,13 @@ const WITHOUT_EFFECT: SyscallName[] = [
 export interface FilterOptions {
   /** The sandbox sees files of the service, which may belong to its user. */
   seesOtherFiles: boolean;
-  /** The only process that may be signalled; null where nothing else can be reached. */
+  /** The only process that may be signalled; null where no other is visible. */
   onlySignal: number | null;
 }
 
 type Instruction = [code: number, ifTrue: number, ifFalse: number, value: number];
 
-/** Filters the calls of this thread, which must have `no_new_privs`, and of what it executes. */
+/** Filters the calls of this thread, which must have `no_new_privs`, and of the programs that it executes. */
 export function filterSystemCalls(kernel: Kernel, options: FilterOptions): void {
   const instructions = filterProgram(options);
   const program = Buffer.alloc(instructions.length * 8);
@@ -109,7 +109,7 @@ function filterProgram({ seesOtherFiles, onlySignal }: FilterOptions): Instructi
     ...UNKNOWN.flatMap((name) => always(name, ENOSYS)),
     ...(seesOtherFiles ? WITHOUT_EFFECT.flatMap((name) => always(name, 0)) : []),
     ...on('clone', [[LOAD, 0, 0, argumentAt(0)], [JUMP_IF_ANY_BIT, 0, 1, CLONE_NEW_ANYTHING], fail(EPERM)]),
-    // A datagram could be sent to any address.
+    // Other types than streams could send to any address.
     ...on('socketpair', [
       ...only(argumentAt(0), AF_UNIX),
       [LOAD, 0, 0, argumentAt(1)],
@@ -118,7 +118,7 @@ function filterProgram({ seesOtherFiles, onlySignal }: FilterOptions): Instructi
       fail(EPERM),
     ]),
     ...on('sendto', isNull(4)),
-    // Limits can be read, not set; those of others not even read.
+    // A process may read its limits, not set them, and not read those of others.
     ...on('prlimit64', [...only(argumentAt(0), 0), ...isNull(2)]),
     ...on('fcntl', without(argumentAt(1), DENIED_FCNTL)),
     ...on('ioctl', without(argumentAt(1), DENIED_IOCTL)),
@@ -139,7 +139,7 @@ function always(name: SyscallName, errno: number): Instruction[] {
   return number === null ? [] : [[JUMP_IF_EQUAL, 0, 1, number], fail(errno)];
 }
 
-/** The block looks at the arguments of one call: it denies the call, or lets it pass to the end. */
+/** Checks the arguments of one call: the block denies the call, or passes to its end. */
 function on(name: SyscallName, block: Instruction[]): Instruction[] {
   const number = syscallNumber(name);
   if (number === null) return [];

@@ -105,7 +105,7 @@ test('the log of a job has its status changes and the lines of its task, in page
   const said = items.filter(({ message }: Json) => /^email/.test(message));
   expect(said).toMatchObject([
     { attempt: 1, message: 'email begins', data: { given: ['to', 'subject'] } },
-    { attempt: 1, message: 'email is done, or would be if it were real', data: null },
+    { attempt: 1, message: 'email finished (simulated)', data: null },
   ]);
 
   const paged: Json[] = [];

@@ -12,7 +12,7 @@ beforeAll(async () => {
     .toBuffer();
 });
 
-/** Cuts bytes into chunks of these lengths, and a rest. */
+/** Splits bytes into chunks of these lengths, and a rest. */
 async function* chunksOf(bytes: Buffer, lengths: number[]): AsyncGenerator<Buffer> {
   let at = 0;
   for (const length of lengths) {
@@ -25,7 +25,7 @@ async function* chunksOf(bytes: Buffer, lengths: number[]): AsyncGenerator<Buffe
 const check = (bytes: Buffer, announced = size, lengths: number[] = []) =>
   buffer(checkedPage(chunksOf(bytes, lengths), announced));
 
-test('a whole PNG file of the announced size passes unchanged, however it is cut', async () => {
+test('a complete PNG file of the reported size passes unchanged, in chunks of any size', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(fc.nat(40)), async (lengths) => {
       expect(await check(png, size, lengths)).toEqual(png);
@@ -33,17 +33,17 @@ test('a whole PNG file of the announced size passes unchanged, however it is cut
   );
 });
 
-test('a file that ends early is rejected wherever it ends', async () => {
+test('a truncated file is rejected', async () => {
   for (let length = 0; length < png.length; length++) {
     await expect(check(png.subarray(0, length))).rejects.toThrow(RejectedOutput);
   }
 });
 
-test('a file with other bytes after its end is rejected', async () => {
+test('a file with bytes after its end is rejected', async () => {
   await expect(check(Buffer.concat([png, Buffer.from('<script>')]))).rejects.toThrow(RejectedOutput);
 });
 
-test('a header in which any bit is wrong is rejected', async () => {
+test('a header with a wrong bit is rejected', async () => {
   for (let bit = 0; bit < 33 * 8; bit++) {
     const wrong = Buffer.from(png);
     wrong[bit >> 3] = (wrong[bit >> 3] ?? 0) ^ (1 << (bit & 7));
@@ -51,8 +51,10 @@ test('a header in which any bit is wrong is rejected', async () => {
   }
 });
 
-test('another size than the announced one is rejected', async () => {
-  await expect(check(png, { width: 30, height: 20 })).rejects.toThrow('20 x 30 was announced with 30 x 20');
+test('a size other than the reported one is rejected', async () => {
+  await expect(check(png, { width: 30, height: 20 })).rejects.toThrow(
+    'a page has 20 x 30 pixels, and was reported with 30 x 20',
+  );
 });
 
 test('another format is rejected', async () => {
@@ -73,7 +75,7 @@ test.each([
   expect(isPageSize({ width, height })).toBe(expected);
 });
 
-test('a page of noise is within the limit of its bytes', async () => {
+test('a page of noise is within the size limit', async () => {
   const noise = { width: 300, height: 200, channels: 4 as const };
   const bytes = Buffer.alloc(noise.width * noise.height * 4);
   for (let at = 0; at < bytes.length; at++) bytes[at] = Math.imul(at, 2_654_435_761) >>> 24;

@@ -6,8 +6,8 @@ import { Readable } from 'node:stream';
 import { loadTasks } from '../../../conversion/registry.ts';
 import { executeJob } from '../../../converter/executor.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
-import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
-import { createSettler } from '../../../converter/settler.ts';
+import { SandboxPool } from '../../../converter/sandbox/pool.ts';
+import { settleInBatches } from '../../../converter/settle-in-batches.ts';
 import { parseConfig } from '../../../runtime/config.ts';
 import { createLogger } from '../../../runtime/log.ts';
 import { childrenOf } from '../../../runtime/process-tree.ts';
@@ -30,16 +30,16 @@ beforeAll(async () => {
   root = await mkdtemp(path.join(tmpdir(), 'sheetmill-hostile-'));
   store = await openDiskStore(path.join(root, 'store'));
   await store.receive(Readable.from([Buffer.from('private')]), () => VICTIM);
-  pool = createSandboxPool({
+  pool = new SandboxPool({
     keep: 1,
     roomMb: () => 1024,
     workFolder: root,
     cacheFolder: path.join(root, 'cache'),
     tasksModule: path.resolve(import.meta.dirname, '../../support/hostile-files.ts'),
     hidden: [],
-    // With more, the kernel would refuse most of these attacks before they reach what is tested here.
+    // Stronger isolation would stop most attacks before they reach the tested code.
     isolation: await detectIsolation({ from: 'memory' }),
-    log: log,
+    log,
   });
 });
 afterEach(async () => {
@@ -65,17 +65,17 @@ async function execute() {
   const job = await fixture.claimOne();
   const lease = pool.lease(job.memoryMb, null);
   const parts = {
-    ...{ db: fixture.db, store, log: log, workFolder: root },
+    ...{ db: fixture.db, store, log, workFolder: root },
     tasks: await loadTasks(undefined),
-    settle: createSettler(fixture.db, fixture.queues),
+    settle: settleInBatches(fixture.db, fixture.queues),
     config: parseConfig({}),
   };
-  const execution = { sandbox: lease, stop: new AbortController().signal, lost: new AbortController() };
+  const execution = { runner: lease, stop: new AbortController().signal, lost: new AbortController() };
   await executeJob(parts, job, { ...execution, onWait: () => undefined }).finally(() => lease.release());
   return fixture.job(job.id);
 }
 
-/** The end of an upload whose file takes its sandbox over. */
+/** Converts an upload whose file compromises its sandbox. */
 async function attack(name: Attack['name']) {
   const file = JSON.stringify({ name, victim: path.join(root, 'store', VICTIM) } satisfies Attack);
   await store.receive(Readable.from([Buffer.from(file)]), () => ORIGINAL);
@@ -91,7 +91,7 @@ test.each<[Attack['name'], string]>([
   ['fifo', 'corrupt_file'],
   ['pathForPage', 'sandbox_violation'],
   ['split', 'sandbox_violation'],
-])('the attack %s fails its upload alone, stores nothing, and ends the sandbox', async (name, code) => {
+])('the attack %s fails only its upload, stores nothing, and ends the sandbox', async (name, code) => {
   const before = sandboxes();
   const { id, job, pages } = await attack(name);
   expect(job).toMatchObject({ status: 'failed', error: { code } });
@@ -106,11 +106,11 @@ test('a page that changes after it was stored is served as it was recorded', asy
   expect(sha256(await readFile(path.join(root, 'store', pages[0]?.path ?? '')))).toBe(pages[0]?.sha256);
 });
 
-test('a change to its input leaves the original as it was', async () => {
+test('a change to the input does not change the original', async () => {
   expect((await attack('changeInput')).pages).toMatchObject([{ status: 'completed' }]);
 });
 
-test('the path of its input leads to no other upload', async () => {
+test('the path of the input does not reveal other uploads', async () => {
   const { job } = await attack('lookAround');
   const { rows } = await fixture.db.execute<{ message: string }>(
     `select message from events where job_id = '${job.id}' and kind = 'log'`,
@@ -118,7 +118,7 @@ test('the path of its input leads to no other upload', async () => {
   expect(rows).toEqual([{ message: expect.stringMatching(/^[0-9a-f-]{36}\.pdf$/) }]);
 });
 
-test('an archive is the file that was stored, whatever its result says', async () => {
+test('the result of an archive describes the stored file', async () => {
   const { id } = await attack('changeInput');
   await fixture.submit({ type: 'archive', payload: { upload_id: id } });
   const { result } = await execute();

@@ -21,7 +21,7 @@ import { buffer } from 'node:stream/consumers';
 import { PrivateFolder } from '../../../converter/files/private-folder.ts';
 import { RejectedOutput } from '../../../converter/files/rejected-output.ts';
 
-/** Files outside the folder, which it must never reach: the store. */
+/** Files outside the folder, such as those of the store. */
 let store: string;
 let work: string;
 let folder: PrivateFolder;
@@ -44,7 +44,7 @@ afterEach(async () => {
 const read = (name: string, maxBytes = 100) =>
   folder.read(name, maxBytes, async ({ content }) => String(await buffer(content)));
 
-test('a plain file is read whole', async () => {
+test('a plain file is read completely', async () => {
   await writeFile(out('file'), 'content');
   expect(await read('file')).toBe('content');
 });
@@ -54,18 +54,18 @@ test.each<[string, (file: string) => unknown]>([
   ['a symbolic link to a file of the store', (file) => symlink(secret(), file)],
   ['a symbolic link to a device', (file) => symlink('/dev/zero', file)],
   ['a hard link', (file) => link(secret(), file)],
-  ['a FIFO, which nobody writes to', (file) => execFileSync('mkfifo', [file])],
+  ['a FIFO without a writer', (file) => execFileSync('mkfifo', [file])],
   ['a folder', (file) => mkdir(file)],
   ['nothing', () => undefined],
   ['an empty file', (file) => writeFile(file, '')],
   ['a file above the limit', (file) => writeFile(file, 'x'.repeat(101))],
   ['a huge file without content', (file) => writeFile(file, '').then(() => truncate(file, 2 ** 42))],
-])('a result that is %s is rejected', async (_, make) => {
+])('an output file that is %s is rejected', async (_, make) => {
   await make(out('file'));
   await expect(read('file')).rejects.toThrow(RejectedOutput);
 });
 
-test('a result that is a socket is rejected', async () => {
+test('an output file that is a socket is rejected', async () => {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(out('file'), resolve));
   await expect(read('file')).rejects.toThrow(RejectedOutput);
@@ -73,12 +73,12 @@ test('a result that is a socket is rejected', async () => {
 });
 
 const itWithDevices = process.getuid?.() === 0 ? test : test.skip;
-itWithDevices('a result that is a device is rejected', async () => {
+itWithDevices('an output file that is a device is rejected', async () => {
   execFileSync('mknod', [out('file'), 'c', '1', '5']);
   await expect(read('file')).rejects.toThrow(RejectedOutput);
 });
 
-test('a result that grows while it is read ends where it ended when it was opened', async () => {
+test('an output file that grows during the read is read up to its first size', async () => {
   await writeFile(out('file'), 'content');
   const text = await folder.read('file', 100, async ({ content }) => {
     await appendFile(out('file'), 'more');
@@ -87,7 +87,7 @@ test('a result that grows while it is read ends where it ended when it was opene
   expect(text).toBe('content');
 });
 
-test('a result that shrinks while it is read is rejected', async () => {
+test('an output file that shrinks during the read is rejected', async () => {
   await writeFile(out('file'), 'content');
   const reading = folder.read('file', 100, async ({ content }) => {
     await truncate(out('file'), 2);
@@ -96,7 +96,7 @@ test('a result that shrinks while it is read is rejected', async () => {
   await expect(reading).rejects.toThrow(RejectedOutput);
 });
 
-test('a result that is replaced by a link while it is read stays the file that was opened', async () => {
+test('an output file that is replaced by a link during the read stays the opened file', async () => {
   await writeFile(out('file'), 'content');
   const text = await folder.read('file', 100, async ({ content }) => {
     await rm(out('file'));
@@ -113,12 +113,12 @@ describe('a process that moves its folders', () => {
     await symlink(store, inPlace(part));
   }
 
-  test('has no file read for it from outside', async () => {
+  test('cannot make the converter read a file outside', async () => {
     await replace('out');
     await expect(read('secret')).rejects.toThrow(RejectedOutput);
   });
 
-  test('has no file removed or written for it outside', async () => {
+  test('cannot make the converter remove or write a file outside', async () => {
     await replace('in');
     await replace('out');
     await folder.drop('secret');
@@ -127,7 +127,7 @@ describe('a process that moves its folders', () => {
   });
 });
 
-test('a copy is readable by others, and a change to it changes nothing else', async () => {
+test('a copy is readable by other users, and a change to it does not change the source', async () => {
   await chmod(secret(), 0o600);
   const copy = await folder.copyIn(secret());
   expect((await stat(copy)).mode & 0o777).toBe(0o644);
@@ -135,7 +135,7 @@ test('a copy is readable by others, and a change to it changes nothing else', as
   await writeFile(copy, 'changed');
 });
 
-test('the folder is empty for each run, and closed to others', async () => {
+test('the folder is empty for each run, and closed to other users', async () => {
   await folder.copyIn(secret());
   await writeFile(out('file'), 'content');
   await symlink(secret(), out('link'));
@@ -145,20 +145,20 @@ test('the folder is empty for each run, and closed to others', async () => {
 });
 
 test.each<[string, () => Promise<unknown>]>([
-  ['a folder among its results', () => mkdir(out('folder'))],
+  ['a folder in its output', () => mkdir(out('folder'))],
   ['a file beside its folders', () => writeFile(path.join(folder.path, 'file'), '')],
   ['a folder less', () => rm(folder.output, { recursive: true })],
   ['a link to a folder', () => symlink(store, out('link')).then(() => mkdir(out('other')))],
-])('a process that leaves %s is not used again', async (_, leave) => {
+])('the folder of a process that leaves %s is not used again', async (_, leave) => {
   await leave();
   expect(await folder.begin()).toBe(false);
 });
 
-test('a folder is removed whatever was left in it', async () => {
+test('a folder with any content is removed', async () => {
   await mkdir(path.join(folder.path, 'closed/more'), { recursive: true });
   await symlink(store, path.join(folder.path, 'closed/link'));
   await chmod(path.join(folder.path, 'closed'), 0o000);
-  // Deeper than a path may be long.
+  // The path is longer than the limit of system calls.
   const deep = `for (let depth = 0; depth < 60; depth++) {
     require('fs').mkdirSync('x'.repeat(200));
     process.chdir('x'.repeat(200));

@@ -15,7 +15,7 @@ afterEach(() => rm(root, { recursive: true }));
 const open = () => openWorkFolder({ STORE_URL: undefined, DATA_DIR: root });
 const names = () => readdir(path.join(root, 'work'));
 
-/** A folder of a converter on a host, as old as that. */
+/** Creates the folder of a converter on a host, with an age. */
 async function leave(host: string, pid: number | undefined, ageMs = 0): Promise<string> {
   const name = `sheetmill-work-${host}-${pid}-abcdef`;
   const folder = path.join(root, 'work', name);
@@ -25,7 +25,7 @@ async function leave(host: string, pid: number | undefined, ageMs = 0): Promise<
   return name;
 }
 
-test('a converter has a folder that others may pass through and not list, until it closes it', async () => {
+test('other users may pass through a work folder and not list it, until it is closed', async () => {
   const work = await open();
   expect((await stat(work.path)).mode & 0o777).toBe(0o711);
   await writeFile(path.join(work.path, 'file'), '');
@@ -33,7 +33,7 @@ test('a converter has a folder that others may pass through and not list, until 
   expect(await names()).toEqual([]);
 });
 
-test('folders of killed converters are removed, and no others', async () => {
+test('only folders of killed converters are removed', async () => {
   const { pid } = spawnSync('true');
   await leave(hostname(), pid);
   await leave(hostname(), process.pid);
@@ -46,7 +46,7 @@ test('folders of killed converters are removed, and no others', async () => {
   await Promise.all([one.close(), other.close()]);
 });
 
-test('a converter that works for long shows that it lives', async () => {
+test('the folder of a long-running converter is kept', async () => {
   const work = await open();
   await utimes(work.path, new Date(), new Date(Date.now() - 2 * DAY_MS));
   await work.touch();

@@ -2,8 +2,9 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { convertImage } from '../../../converter/render/convert-image.ts';
 import { findUnsupportedFeature } from '../../../converter/render/find-unsupported-feature.ts';
-import { convertImage, inspectImage } from '../../../converter/render/image.ts';
+import { inspectImage } from '../../../converter/render/inspect-image.ts';
 import { pngChunk } from '../../support/bombs.ts';
 import { makeImage } from '../../support/files.ts';
 

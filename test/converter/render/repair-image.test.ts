@@ -4,7 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
-import { convertImage } from '../../../converter/render/image.ts';
+import { convertImage } from '../../../converter/render/convert-image.ts';
 import { pngChunk } from '../../support/bombs.ts';
 
 const INPUTS = path.resolve('../shared/inputs');

@@ -32,14 +32,14 @@ const RANGE = requestOf('convert_range', { ...original, pages: [[4, 6]] }, { set
 const IMAGE = requestOf('convert', { ...original, media_type: 'image/png', page_selection: null });
 const OWN = requestOf('own', {});
 
-/** A connection whose other end is ours, and what came of what we sent. */
+/** A connection whose other side the test controls. */
 function connect() {
   const [ours, theirs] = duplexPair();
   const reasons: string[] = [];
   const messages: RunMessage[] = [];
   const stdio = [null, null, null, theirs] as unknown as ChildProcess['stdio'];
   const channel = new Channel({ stdio }, (reason) => reasons.push(reason));
-  // Orders are read, and the end of the other side is no error here.
+  // The messages of the converter must be read, or it would wait.
   ours.on('error', () => undefined).resume();
   const onMessage = (message: RunMessage): Promise<void> | undefined => {
     messages.push(message);
@@ -51,7 +51,7 @@ function connect() {
 const line = (value: unknown) => `${JSON.stringify(value)}\n`;
 const READY = line({ kind: 'ready' });
 
-/** Sends lines during a run of `request`; gives why the connection was ended, if it was, and the messages that came through. */
+/** Sends lines during a run of `request`. Returns the reasons of violations, and the messages that passed. */
 async function send(request: TaskRequest, ...lines: unknown[]) {
   const { ours, channel, reasons, messages, onMessage } = connect();
   ours.write(READY);
@@ -89,7 +89,7 @@ const ended = (outcome: unknown) => ({ kind: 'ended', outcome });
 const COMPLETED = ended({ kind: 'completed', result: {} });
 const split = (...parts: [memoryMb: unknown, ...pages: [number, number][]][]) =>
   ended({ kind: 'split', parts: parts.map(([memoryMb, ...pages]) => ({ pages, memoryMb })) });
-/** An end with lists in lists, as its outcome or in its result. */
+/** An outcome with nested lists. */
 const nested = (depth: number) => `{"kind":"ended","outcome":${'['.repeat(depth)}${']'.repeat(depth)}}\n`;
 const nestedResult = (depth: number) =>
   `{"kind":"ended","outcome":{"kind":"completed","result":{"a":${'['.repeat(depth)}${']'.repeat(depth)}}}}\n`;
@@ -109,7 +109,7 @@ test.each<[string, TaskRequest, unknown[]]>([
     [ended({ kind: 'failed', error: { code: 'task_failed', message: '' }, retryable: true, retryAfterSeconds: 0 })],
   ],
   ['a long result', OWN, [ended({ kind: 'completed', result: { text: '\u4e00'.repeat(262_000) } })]],
-])('%s is accepted, message by message', async (_name, request, lines) => {
+])('%s is accepted', async (_name, request, lines) => {
   const { reason, messages } = await send(request, ...lines);
   expect(reason).toBeUndefined();
   expect(messages).toEqual(lines);
@@ -185,7 +185,7 @@ test.each([
   expect(reasons).toHaveLength(1);
 });
 
-/** Writes as fast as it is read; gives how much was taken before the other side ended. */
+/** Writes until the other side closes. Returns the number of bytes written. */
 async function flood(ours: Duplex, chunk: Buffer, mostBytes: number): Promise<number> {
   let bytes = 0;
   const closed = new Promise((resolve) => ours.once('close', resolve));
@@ -196,7 +196,7 @@ async function flood(ours: Duplex, chunk: Buffer, mostBytes: number): Promise<nu
   return bytes;
 }
 
-test('a line without an end is cut off at its bound, in chunks of any size', async () => {
+test('a line that is too long ends the connection, in chunks of any size', async () => {
   for (const size of [1, 65_536]) {
     const { ours, channel, reasons, onMessage } = connect();
     ours.write(READY);
@@ -210,7 +210,7 @@ test('a line without an end is cut off at its bound, in chunks of any size', asy
   }
 });
 
-test('nothing more is read while a message is being handled', async () => {
+test('no message is read while another is handled', async () => {
   const { ours, channel } = connect();
   ours.write(READY);
   await channel.ready;
@@ -245,7 +245,7 @@ const validMessage = fc.oneof(
     data: fc.dictionary(anyText, fc.jsonValue()),
   }),
 );
-/** Messages of which one member was replaced by anything at all. */
+/** Messages with one member of any other value. */
 const wrongMessage = fc
   .tuple(validMessage, fc.nat(), fc.anything({ withNullPrototype: true }))
   .map(([message, at, value]) => {
@@ -270,7 +270,7 @@ function safeLine(value: unknown): string {
   }
 }
 
-test('whatever a sandbox sends, in whatever chunks, nothing is thrown and only sound messages come through', async () => {
+test('random data causes no exception, and only valid messages pass', async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.constantFrom(CONVERT, RANGE, IMAGE, OWN),

@@ -1,13 +1,13 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { runOn } from '../../../converter/recovery.ts';
+import { runWithRecovery } from '../../../converter/recovery.ts';
 import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
-import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
+import { SandboxPool } from '../../../converter/sandbox/pool.ts';
 import { createLogger } from '../../../runtime/log.ts';
 import { emptyPdf, makePdf, RED } from '../../support/files.ts';
-import { prepareFor } from '../../support/prepare.ts';
+import { prepareFor, taskRequest } from '../../support/prepare.ts';
 
 const MEMORY_MB = 256;
 const CONVERSION = {
@@ -20,7 +20,7 @@ beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-crashes-'));
   await writeFile(path.join(folder, 'sound.pdf'), await makePdf([{ color: RED }]));
   await writeFile(path.join(folder, 'empty.pdf'), emptyPdf());
-  pool = createSandboxPool({
+  pool = new SandboxPool({
     keep: 1,
     roomMb: () => 1024,
     workFolder: folder,
@@ -38,39 +38,28 @@ afterAll(async () => {
 
 async function open(file: string, engines: string[], by: string) {
   const lease = pool.lease(MEMORY_MB, null);
-  const request = {
-    ...{
-      type: 'convert',
-      payload: { ...CONVERSION, engines, by },
-      attempt: 1,
-      dependencies: [],
-      settledPages: [],
-      avoid: [],
-    },
-    ...{ files: { originals: [], pages: [] }, input: path.join(folder, file), password: null },
+  const request = taskRequest({
+    type: 'convert',
+    payload: { ...CONVERSION, engines, by },
+    input: path.join(folder, file),
     reservation: { cpuUnits: 1, memoryMb: MEMORY_MB },
-    limits: { maxPages: 10, maxPixels: 1e7, stepSeconds: 30, firstEngine: 'pdfium' as const },
-  };
+  });
   const options = { deadlineMs: 60_000, signal: new AbortController().signal, onEvent: () => undefined };
-  const { outcome } = await runOn(lease, { ...request, prepare: prepareFor(request) }, options, MEMORY_MB).finally(() =>
-    lease.release(),
-  );
+  const memory = { reservedMb: MEMORY_MB, maxMb: MEMORY_MB };
+  const { outcome } = await runWithRecovery(lease, prepareFor(request), options, memory).finally(() => lease.release());
   return outcome;
 }
 
-test.each(['exception', 'rejection', 'signal'])(
-  'an engine that crashes by an %s gives way to the other',
-  async (by) => {
-    expect(await open('sound.pdf', ['pdfium'], by)).toEqual({ kind: 'completed', result: { pageCount: 1 } });
-  },
-);
+test.each(['exception', 'rejection', 'signal'])('after an engine crashes with an %s, the other is used', async (by) => {
+  expect(await open('sound.pdf', ['pdfium'], by)).toEqual({ kind: 'completed', result: { pageCount: 1 } });
+});
 
 test('a file that crashes both engines is corrupt', async () => {
   const error = { code: 'corrupt_file', message: 'opening the file failed: the engine crashed' };
   expect(await open('sound.pdf', ['pdfium', 'pdf-to-img'], 'exception')).toMatchObject({ kind: 'failed', error });
 });
 
-test('a file that crashes one engine and that the other cannot read is corrupt', async () => {
+test('a file that crashes one engine and is unreadable for the other is corrupt', async () => {
   expect(await open('empty.pdf', ['pdfium'], 'signal')).toMatchObject({
     kind: 'failed',
     error: { code: 'corrupt_file' },

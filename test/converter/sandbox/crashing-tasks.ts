@@ -6,7 +6,7 @@ import { type ConversionContext, PDF_ENGINES, type Step } from '../../../jobs/ta
 const payload = z.object({
   /** The engines that crash as soon as they open the file. */
   engines: z.array(z.enum(PDF_ENGINES)),
-  /** An exception or a rejection that nobody handles, or a fault in native code. */
+  /** An unhandled exception or rejection, or a crash of native code. */
   by: z.enum(['exception', 'rejection', 'signal']),
 });
 
@@ -20,7 +20,7 @@ function fail(): never {
   throw new Error('of the test');
 }
 
-/** A conversion opens its PDF with engines of which some crash, and makes none of its pages. */
+/** A conversion that opens its PDF with crashing engines, and reports its pages as failed. */
 convert.payload = convert.payload.extend(payload.shape) as never;
 convert.run = async (given) => {
   const context = given as unknown as ConversionContext<z.output<typeof payload>>;
@@ -37,5 +37,4 @@ convert.run = async (given) => {
   return { pageCount };
 };
 
-/** It adds no task. */
 export default [];

@@ -6,13 +6,13 @@ import type { PrivateFolder } from '../../../converter/files/private-folder.ts';
 import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
 import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
-import { createSandboxPool, type SandboxPool } from '../../../converter/sandbox/pool.ts';
+import { SandboxPool } from '../../../converter/sandbox/pool.ts';
 import { createLogger } from '../../../runtime/log.ts';
 import { childrenOf } from '../../../runtime/process-tree.ts';
 import { commandOf, isAlive } from '../../scenarios/processes.ts';
 import { pdfThatNeverEnds } from '../../scenarios/slow-files.ts';
 import { makeImage, makePdf } from '../../support/files.ts';
-import { prepareFor } from '../../support/prepare.ts';
+import { prepareFor, taskRequest } from '../../support/prepare.ts';
 import { until } from '../../support/service.ts';
 
 // The tasks here read and write outside the private folder.
@@ -29,7 +29,7 @@ beforeEach(async () => {
 });
 
 function startPool(reuse: 'owner' | 'never'): SandboxPool {
-  return createSandboxPool({
+  return new SandboxPool({
     keep: 1,
     roomMb: () => 1024,
     workFolder: folder,
@@ -47,26 +47,15 @@ afterEach(async () => {
   expect(sandboxes()).toEqual([]);
 });
 
-/** Our sandboxes among the children of this process, which may have others. */
+/** The sandboxes of this process, which may have other children. */
 function sandboxes(): number[] {
   return childrenOf(process.pid).filter((pid) => isAlive(pid) && commandOf(pid).includes('sandbox/child.ts'));
 }
 
-function requestOf(input: string, type = 'convert'): Omit<TaskRequest, 'outputFolder'> {
+function requestOf(input: string, type = 'convert') {
   const media_type = input.endsWith('.pdf') ? 'application/pdf' : 'image/png';
-  return {
-    type,
-    payload: { upload_id: 'u', original: 1, path: input, media_type, dpi: 72, page_selection: null },
-    attempt: 1,
-    files: { originals: [], pages: [] },
-    input: path.join(folder, input),
-    password: null,
-    dependencies: [],
-    settledPages: [],
-    avoid: [],
-    reservation: { cpuUnits: 1, memoryMb: 256 },
-    limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdfium' },
-  };
+  const payload = { upload_id: 'u', original: 1, path: input, media_type, dpi: 72, page_selection: null };
+  return taskRequest({ type, payload, input: path.join(folder, input) });
 }
 
 async function run(
@@ -91,7 +80,7 @@ async function run(
   }
 }
 
-test('a task tells what it found and made, before its end', async () => {
+test('a task reports its inspection and its pages before its end', async () => {
   const { outcome, events, peakMemoryMb } = await run(requestOf('a.png'));
   expect(outcome).toEqual({ kind: 'completed', result: { pages: 1 } });
   expect(events).toMatchObject([
@@ -101,14 +90,14 @@ test('a task tells what it found and made, before its end', async () => {
   expect(peakMemoryMb).toBeGreaterThan(50);
 });
 
-test('one sandbox serves one task after another', async () => {
+test('a sandbox runs one task after another', async () => {
   await run(requestOf('a.png'));
   const first = sandboxes();
   await run(requestOf('a.png'));
   expect([first.length, sandboxes()]).toEqual([1, first]);
 });
 
-test('while one is out none is started in its place; it is kept when it comes back', async () => {
+test('a leased sandbox is not replaced, and is kept after its release', async () => {
   await run(requestOf('a.png'));
   const first = sandboxes();
   const lease = pool.lease(256, null);
@@ -120,13 +109,14 @@ test('while one is out none is started in its place; it is kept when it comes ba
   expect(first).toHaveLength(1);
 });
 
-test('tasks at the same time have a sandbox each, and only the warm one stays', async () => {
+test('concurrent tasks have a sandbox each, and one is kept', async () => {
   const ended = await Promise.all([1, 2, 3].map(() => run(requestOf('a.png'))));
   expect(ended.map(({ outcome }) => outcome.kind)).toEqual(['completed', 'completed', 'completed']);
   await until(async () => sandboxes().length === 1);
 });
 
-test('a task that throws leaves its sandbox healthy', async () => {
+test('a sandbox is reused after a task throws', async () => {
+  await run(requestOf('a.png'));
   const before = sandboxes();
   const { outcome } = await run(requestOf('a.png', 'no such type'));
   expect(outcome).toMatchObject({ kind: 'failed', error: { code: 'task_failed' } });
@@ -134,7 +124,7 @@ test('a task that throws leaves its sandbox healthy', async () => {
   expect(sandboxes()).toEqual(before);
 });
 
-test('a task past its deadline fails with timeout, and its sandbox is gone', async () => {
+test('a task past its deadline fails with timeout, and its sandbox ends', async () => {
   await run(requestOf('a.png'));
   const [busy] = sandboxes();
   const { outcome } = await run(requestOf('slow.pdf'), { deadlineMs: 50 });
@@ -143,7 +133,7 @@ test('a task past its deadline fails with timeout, and its sandbox is gone', asy
   expect((await run(requestOf('a.png'))).outcome.kind).toBe('completed');
 });
 
-test('a task whose sandbox is killed fails alone, and may be tried again', async () => {
+test('a killed sandbox fails only its task, which may be retried', async () => {
   await run(requestOf('a.png'));
   const [busy] = sandboxes();
   const begun = Promise.withResolvers<void>();
@@ -155,7 +145,7 @@ test('a task whose sandbox is killed fails alone, and may be tried again', async
   expect((await other).outcome.kind).toBe('completed');
 });
 
-test('a sandbox that was killed while it had nothing to do costs nobody a task', async () => {
+test('an idle sandbox that is killed fails no task', async () => {
   await run(requestOf('a.png'));
   const [idle] = sandboxes();
   process.kill(idle as number, 'SIGKILL');
@@ -163,7 +153,7 @@ test('a sandbox that was killed while it had nothing to do costs nobody a task',
   expect((await run(requestOf('a.png'))).outcome.kind).toBe('completed');
 });
 
-test('an abort kills the sandbox, at work and before it began', async () => {
+test('an abort ends the sandbox, before and during its task', async () => {
   const abort = new AbortController();
   const ending = run(requestOf('slow.pdf'), { signal: abort.signal });
   abort.abort();
@@ -172,7 +162,6 @@ test('an abort kills the sandbox, at work and before it began', async () => {
   expect((await run(requestOf('a.png'))).outcome.kind).toBe('completed');
 });
 
-/** None of them can hold a secret. */
 const SANDBOX_VARIABLES = [
   'DISABLE_SYSTEM_FONTS_LOAD',
   'GLIBC_TUNABLES',
@@ -187,7 +176,7 @@ const SANDBOX_VARIABLES = [
   'TMPDIR',
 ];
 
-test('a sandbox knows nothing of the environment, and dies first when memory runs out', async () => {
+test('a sandbox gets no variables of the converter, and the OOM killer kills it first', async () => {
   await run(requestOf('a.png'));
   const [sandbox] = sandboxes();
   const environment = await readFile(`/proc/${sandbox}/environ`, 'utf8');
@@ -196,7 +185,7 @@ test('a sandbox knows nothing of the environment, and dies first when memory run
   expect(await readFile(`/proc/${sandbox}/oom_score_adj`, 'utf8')).toBe('1000\n');
 });
 
-test('the signals of a terminal do not end a sandbox: its converter does', async () => {
+test('signals of a terminal do not end a sandbox', async () => {
   await run(requestOf('a.png'));
   const [sandbox] = sandboxes();
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.kill(sandbox as number, signal);
@@ -204,7 +193,7 @@ test('the signals of a terminal do not end a sandbox: its converter does', async
   expect(sandboxes()).toEqual([sandbox]);
 });
 
-/** Runs tasks of an owner in one sandbox, the last of which is an own task; gives its process. */
+/** Runs tasks of an owner in one sandbox, and returns its process id. */
 async function sandboxFor(owner: string | null, ...requests: Omit<TaskRequest, 'outputFolder'>[]): Promise<unknown> {
   const lease = pool.lease(256, owner);
   try {
@@ -226,14 +215,14 @@ async function sandboxFor(owner: string | null, ...requests: Omit<TaskRequest, '
 }
 
 describe('a sandbox that has run native code on bytes of one owner', () => {
-  test('takes what that owner sends, and nothing of another', async () => {
+  test('runs tasks of that owner, and none of another', async () => {
     const first = await sandboxFor('alice', requestOf('a.png'));
     const second = await sandboxFor('bob', requestOf('a.png'));
     const third = await sandboxFor(null, requestOf('a.pdf'));
     expect(new Set([first, second, third]).size).toBe(3);
     expect(await sandboxFor('bob', requestOf('a.png'))).toBe(second);
     expect(await sandboxFor('alice', requestOf('a.pdf'))).toBe(first);
-    // Four owners have their sandboxes, the fifth takes the place of the one that waited for the longest.
+    // Sandboxes of four owners are kept; the fifth replaces the longest idle one.
     await sandboxFor('carol');
     expect(isAlive(Number(third))).toBe(true);
     await sandboxFor('dave');
@@ -241,7 +230,7 @@ describe('a sandbox that has run native code on bytes of one owner', () => {
     expect(await sandboxFor('bob')).toBe(second);
   });
 
-  test('is another than one whose PDFs PDFium drew: that one takes the PDFs of all owners', async () => {
+  test('differs from one that only used PDFium, which draws PDFs of all owners', async () => {
     await run(requestOf('a.pdf'), { owner: 'alice' });
     const [clean] = sandboxes();
     await run(requestOf('a.pdf'), { owner: 'bob' });
@@ -252,7 +241,7 @@ describe('a sandbox that has run native code on bytes of one owner', () => {
   });
 });
 
-test('with reuse `never`, each task has its own process', async () => {
+test('with reuse `never`, each task has a separate process', async () => {
   await pool.close();
   pool = startPool('never');
   const seen = new Set<unknown>();
@@ -264,7 +253,7 @@ test('with reuse `never`, each task has its own process', async () => {
   expect(seen.size).toBe(3);
 });
 
-test('a sandbox that sends invalid data while it has nothing to do is gone', async () => {
+test('an idle sandbox that sends invalid data is killed', async () => {
   const text = '{"kind":"ended","outcome":{"kind":"completed","result":{}}}\nnonsense\n';
   const { outcome } = await run({ ...requestOf('a.png', 'write_raw'), payload: { text } });
   expect(outcome).toEqual({ kind: 'completed', result: {} });
@@ -272,7 +261,7 @@ test('a sandbox that sends invalid data while it has nothing to do is gone', asy
   expect((await run(requestOf('a.png'))).outcome.kind).toBe('completed');
 });
 
-test('the folder of a sandbox that died stays until its lease is released, and goes then', async () => {
+test('the folder of a sandbox that died is removed when its lease is released', async () => {
   const lease = pool.lease(256, null);
   let output = '';
   const prepare = async (own: PrivateFolder) => {

@@ -7,7 +7,7 @@ import { defineTask } from '../../../jobs/task.ts';
 const CONNECTION = 3;
 const STDOUT = 1;
 
-/** Writes to the converter as a sandbox that was taken over could, and stays. A module for `TASKS`. */
+/** A module for `TASKS`. Writes to the converter like a compromised sandbox. */
 const writeRaw = defineTask({
   type: 'write_raw',
   payload: z.strictObject({
@@ -25,7 +25,7 @@ const writeRaw = defineTask({
   },
 });
 
-/** Waits while the converter reads nothing. */
+/** Waits until the converter reads again. */
 function writeAll(descriptor: number, bytes: Buffer): void {
   const clock = new Int32Array(new SharedArrayBuffer(4));
   for (let at = 0; at < bytes.length; ) {
@@ -38,7 +38,7 @@ function writeAll(descriptor: number, bytes: Buffer): void {
   }
 }
 
-/** Tells which process it runs in. */
+/** Returns its process id. */
 const whereAmI = defineTask({
   type: 'where_am_i',
   payload: z.strictObject({}),
@@ -46,7 +46,7 @@ const whereAmI = defineTask({
   run: async () => ({ pid: process.pid }),
 });
 
-/** Tells of its progress and logs far more than is kept, without a pause. */
+/** Reports progress and far more log lines than are stored, without a pause. */
 const chatter = defineTask({
   type: 'chatter',
   payload: z.strictObject({}),

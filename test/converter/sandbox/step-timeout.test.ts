@@ -1,93 +1,66 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { StepTimeout } from '../../../converter/sandbox/step-timeout.ts';
+import { StepTimeout, type StepTimeoutOptions } from '../../../converter/sandbox/step-timeout.ts';
 import type { Step } from '../../../jobs/task.ts';
 
+// A module has no global `jest`.
+const { jest } = import.meta;
+beforeEach(() => jest.useFakeTimers());
+afterEach(() => jest.useRealTimers());
+
+const LIMIT_SECONDS = 10;
 const step = (page: number, engine: Step['engine'], last: boolean): Step => ({ page, engine, last });
-const children: ChildProcess[] = [];
 
-/** A process that uses one processor, or none. */
-async function start(code: 'busy' | 'idle'): Promise<number> {
-  const work = code === 'busy' ? 'for (;;) ;' : 'setInterval(() => undefined, 1000);';
-  const child = spawn(process.execPath, ['-e', `process.stdout.write('ready'); ${work}`]);
-  children.push(child);
-  await once(child.stdout, 'data');
-  return child.pid ?? 0;
+/** A timeout for a process that gets this share of a processor; null where the kernel reports no processor time. */
+function startTimeout(cpuShare: number | null, options: Partial<StepTimeoutOptions> = {}) {
+  const timedOut: Step[] = [];
+  const timeout = new StepTimeout({
+    cpuSeconds: () => (cpuShare === null ? null : (performance.now() / 1000) * cpuShare),
+    limitSeconds: LIMIT_SECONDS,
+    spentBefore: () => 0,
+    onTimeout: (at) => timedOut.push(at),
+    ...options,
+  });
+  return { timeout, timedOut };
 }
 
-afterEach(async () => {
-  for (const child of children.splice(0)) {
-    child.kill('SIGKILL');
-    await once(child, 'exit');
-  }
-});
-
-/**
- * Begins a step and gives the processor time that its page had used at the timeout. A machine that gives it little ends
- * it by the clock, so the lower bounds below are no more than what tells the cases apart.
- */
-async function runUntilTimeout(pid: number, limit: number, steps: Step[], spent = () => 0): Promise<number> {
-  let used = 0;
-  for (const at of steps) {
-    used = await new Promise<number>((resolve) => {
-      const timeout = new StepTimeout(
-        () => pid,
-        limit,
-        spent,
-        () => resolve(timeout.spentSeconds()),
-      );
-      timeout.begin(at);
-    });
-  }
-  return used;
+/** The elapsed seconds until the timeout, to a tenth. */
+function secondsUntilTimeout(timedOut: Step[]): number {
+  let tenths = 0;
+  for (; timedOut.length === 0 && tenths < 1_000; tenths++) jest.advanceTimersByTime(100);
+  return tenths / 10;
 }
 
-test('an engine without a substitute has the whole limit', async () => {
-  const used = await runUntilTimeout(await start('busy'), 0.6, [step(1, 'pdfium', true)]);
-  expect(used).toBeGreaterThan(0.35);
-  expect(used).toBeLessThan(1.2);
+test.each([
+  ['an engine without a fallback has the whole limit', true, 1, 0, 10],
+  ['an engine with a fallback has half of the limit', false, 1, 0, 5],
+  ['the time of earlier runs counts', true, 1, 7, 3],
+  ['the processor time counts, and not the elapsed time', true, 0.5, 0, 20],
+  ['the elapsed time counts where the kernel reports no processor time', true, null, 0, 10],
+  ['a process without processor time has five times the limit in elapsed time', true, 0, 0, 50],
+])('%s', (_claim, last, cpuShare, spent, seconds) => {
+  const { timeout, timedOut } = startTimeout(cpuShare, { spentBefore: () => spent });
+  const begun = step(1, 'pdfium', last);
+  timeout.begin(begun);
+  expect(secondsUntilTimeout(timedOut)).toBeCloseTo(seconds, 0);
+  expect(timedOut).toEqual([begun]);
 });
 
-test('an engine with a substitute has half of it', async () => {
-  const used = await runUntilTimeout(await start('busy'), 0.8, [step(1, 'pdfium', false)]);
-  expect(used).toBeGreaterThan(0.2);
-  expect(used).toBeLessThan(0.8);
-});
-
-test('time that a page has used before counts', async () => {
-  const used = await runUntilTimeout(await start('busy'), 1, [step(1, 'pdfium', true)], () => 0.7);
-  expect(used).toBeGreaterThan(0.75);
-  expect(used).toBeLessThan(1.5);
-});
-
-test('two engines share the limit of a page, and another page has a limit of its own', async () => {
-  const pid = await start('busy');
-  const overdue = Promise.withResolvers<Step>();
-  const timeout = new StepTimeout(
-    () => pid,
-    0.8,
-    () => 0,
-    overdue.resolve,
-  );
-  timeout.begin(step(1, 'pdfium', true));
-  // The second engine begins after the first has used most of the limit.
-  while (timeout.spentSeconds() < 0.5) {
-    await new Promise(setImmediate);
-    timeout.stop();
-    if (timeout.spentSeconds() < 0.5) timeout.begin(step(1, 'pdfium', true));
-  }
+test('two engines share the limit of a page, and another page has a separate limit', () => {
+  const { timeout, timedOut } = startTimeout(1);
+  timeout.begin(step(1, 'pdfium', false));
+  jest.advanceTimersByTime(4_000);
   timeout.begin(step(1, 'pdf-to-img', true));
-  expect(timeout.spentSeconds()).toBeGreaterThanOrEqual(0.5);
-  expect((await overdue.promise).engine).toBe('pdf-to-img');
-  expect(timeout.spentSeconds()).toBeLessThan(1.2);
+  expect(secondsUntilTimeout(timedOut)).toBeCloseTo(6, 0);
+  expect(timeout.spentSeconds()).toBeCloseTo(10, 0);
   timeout.begin(step(2, 'pdfium', true));
-  expect(timeout.spentSeconds()).toBeLessThan(0.3);
-  timeout.stop();
+  expect(timeout.spentSeconds()).toBe(0);
 });
 
-test('a process that gets no processor time has five times the limit by the clock', async () => {
-  const began = performance.now();
-  const used = await runUntilTimeout(await start('idle'), 0.2, [step(1, 'pdfium', true)]);
-  expect(performance.now() - began).toBeGreaterThanOrEqual(990);
-  expect(used).toBeLessThan(0.2);
+test('a stopped step does not time out', () => {
+  const { timeout, timedOut } = startTimeout(1);
+  timeout.begin(step(1, 'pdfium', true));
+  jest.advanceTimersByTime(4_000);
+  timeout.stop();
+  jest.advanceTimersByTime(60_000);
+  expect(timedOut).toEqual([]);
+  expect(timeout.spentSeconds()).toBeCloseTo(4, 1);
 });

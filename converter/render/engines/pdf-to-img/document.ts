@@ -4,43 +4,42 @@ import { type Options, type Pdf, pdf } from 'pdf-to-img';
 import { AppError, isOutOfMemory } from '../../../../runtime/errors.ts';
 import {
   type DrawnPage,
-  isOfSystem,
+  isFileSystemError,
   oneAfterTheOther,
   outOfMemory,
   type PageBox,
   type PdfDocument,
 } from '../engine.ts';
-import { type CreateCanvas, createCanvases, Measured } from './canvas.ts';
+import { CanvasFactory, type CreateCanvas, Measured } from './canvas-factory.ts';
+import { HiddenErrors, Stuck } from './hidden-errors.ts';
 import { withLocalFiles } from './local-files.ts';
 import { type FontRegistry, registerFonts } from './substitute-fonts.ts';
-import { Stuck, Watch } from './watch.ts';
 
-// pdf.js takes its canvas from Node's own require; only that very copy draws its paths, under a test runner too.
+// pdf.js takes its canvas from Node's own require, and draws paths only with that copy, under a test runner too.
 const { createRequire } = process.getBuiltinModule('node:module');
 const pdfToImg = createRequire(import.meta.url).resolve('pdf-to-img');
 const pdfjs = new URL('.', pathToFileURL(createRequire(pdfToImg).resolve('pdfjs-dist/package.json')));
-const { createCanvas, GlobalFonts } = createRequire(pdfjs)('@napi-rs/canvas') as {
+const { createCanvas, GlobalFonts }: CanvasLibrary = createRequire(pdfjs)('@napi-rs/canvas');
+
+interface CanvasLibrary {
   createCanvas: CreateCanvas;
   GlobalFonts: FontRegistry;
-};
-
-interface WorkerHalf {
-  WorkerMessageHandler: { initializeFromPort(port: object): void };
 }
 type DocInitParams = NonNullable<Options['docInitParams']>;
 type Worker = NonNullable<DocInitParams['worker']>;
-interface DrawingHalf {
-  PDFWorker: new (options: { port: object; verbosity: number }) => Worker;
+interface PdfJs {
+  PDFWorker: new (options: { verbosity: number }) => Worker;
 }
 
 const WARNINGS = 1;
 
-/** pdf.js keeps the fonts and images of all pages that it drew. It loses them when the document is opened again. */
+/** pdf.js keeps the fonts and images of all pages that it drew. It frees them when the document is opened again. */
 const MAX_KEPT_BYTES = 64 * 2 ** 20;
 
 /**
- * Opens a PDF file, of which pdf.js keeps all bytes in memory. Throws AppError `encrypted_pdf` when it wants a password and
- * got none, `wrong_password`, `unsupported_feature`, or `corrupt_file` when it cannot be read or has no pages.
+ * Opens a PDF file, of which pdf.js keeps all bytes in memory. Throws AppError `encrypted_pdf` for an encrypted file
+ * without a password, `wrong_password`, `unsupported_feature` for unknown encryption, or `corrupt_file` for a file that
+ * cannot be read or has no pages.
  */
 export async function openWithPdfToImg(file: string, password: string | null): Promise<PdfDocument> {
   registerFonts(GlobalFonts);
@@ -62,11 +61,11 @@ export async function openWithPdfToImg(file: string, password: string | null): P
   };
 }
 
-/** A file as pdf.js opens it, again and again. */
+/** A file that pdf.js opens again when it keeps too much memory. */
 class Document {
   readonly #file: string;
-  readonly #canvases = createCanvases(createCanvas);
-  readonly #watch = new Watch();
+  readonly #canvases = new CanvasFactory(createCanvas);
+  readonly #errors = new HiddenErrors();
   /** pdf-to-img reads the scale for each page. */
   readonly #options: { scale: number; docInitParams: DocInitParams };
   #opened: { pdf: Pdf; worker: Worker } | undefined;
@@ -78,7 +77,7 @@ class Document {
     this.#options = { scale: 1, docInitParams: docInitParams(password, this.#canvases) };
   }
 
-  /** Gives the number of pages as the file states it, which may be negative. */
+  /** Returns the number of pages as the file states it, which may be negative. */
   async open(): Promise<number> {
     return (await this.#pdf()).length;
   }
@@ -93,8 +92,7 @@ class Document {
     try {
       if (process.memoryUsage.rss() > this.#residentBefore + MAX_KEPT_BYTES) await this.#forget();
       const { result: data, complaints } = await this.#getPage(page, 'draw', scale);
-      const { width = 0, height = 0 } = this.#canvases.page ?? {};
-      return { data, width, height, channels: 4, complaints };
+      return { data, ...this.#canvases.pageSize, channels: 4, complaints };
     } catch (cause) {
       throw pageError(page, 'drawn', cause);
     } finally {
@@ -104,7 +102,7 @@ class Document {
 
   async close(): Promise<void> {
     await this.#forget();
-    await this.#watch.stop();
+    await this.#errors.stop();
   }
 
   async #forget(): Promise<void> {
@@ -123,7 +121,7 @@ class Document {
 
   async #pdf(): Promise<Pdf> {
     if (this.#opened !== undefined) return this.#opened.pdf;
-    const worker = await startWorker(this.#watch.createPort());
+    const worker = await startWorker(this.#errors);
     const options = this.#options;
     options.docInitParams = { ...options.docInitParams, worker };
     const { result } = await this.#run(() => pdf(this.#file, options));
@@ -134,7 +132,7 @@ class Document {
 
   async #run<T>(work: () => Promise<T>) {
     try {
-      return await withLocalFiles(pdfjs, () => this.#watch.run(work));
+      return await withLocalFiles(pdfjs, () => this.#errors.run(work));
     } catch (error) {
       // Closing would wait for the page.
       if (error instanceof Stuck) this.#opened = undefined;
@@ -144,11 +142,11 @@ class Document {
 }
 
 /** pdf.js without network (every URL is a folder of its package), scripts and XFA forms. */
-function docInitParams(password: string | null, canvases: object): DocInitParams {
+function docInitParams(password: string | null, canvases: CanvasFactory): DocInitParams {
   const folder = (name: string) => new URL(`${name}/`, pdfjs).href;
   return {
     ...(password !== null && { password }),
-    // Called with `new`, which gives back the object that a function returns.
+    // pdf.js calls this with `new`, which returns the object that the function returns.
     CanvasFactory: function factory() {
       return canvases;
     },
@@ -156,9 +154,9 @@ function docInitParams(password: string | null, canvases: object): DocInitParams
     iccUrl: folder('iccs'),
     standardFontDataUrl: folder('standard_fonts'),
     wasmUrl: folder('wasm'),
-    // Only then does pdf.js convert colours by their profiles.
+    // Without this, pdf.js does not convert colours by their profiles.
     useWorkerFetch: true,
-    // A missing font is asked of the canvas by its name, which has ours alone.
+    // pdf.js then asks the canvas for a missing font by its name, and the canvas has only the fonts of the service.
     useSystemFonts: true,
     disableFontFace: true,
     enableXfa: false,
@@ -167,17 +165,17 @@ function docInitParams(password: string | null, canvases: object): DocInitParams
   };
 }
 
-/** The half of pdf.js that parses, in this thread, behind a port of ours. */
-async function startWorker(port: object): Promise<Worker> {
-  const load = (name: string) => import(new URL(`legacy/build/${name}`, pdfjs).href);
-  const { WorkerMessageHandler }: WorkerHalf = await load('pdf.worker.mjs');
-  const { PDFWorker }: DrawingHalf = await load('pdf.mjs');
-  WorkerMessageHandler.initializeFromPort(port);
-  return new PDFWorker({ port, verbosity: WARNINGS });
+/** Starts the half of pdf.js that parses, in this thread. */
+async function startWorker(errors: HiddenErrors): Promise<Worker> {
+  const { PDFWorker }: PdfJs = await import(new URL('legacy/build/pdf.mjs', pdfjs).href);
+  const worker = new PDFWorker({ verbosity: WARNINGS });
+  await worker.promise;
+  errors.watch(worker.port);
+  return worker;
 }
 
 async function openingError(cause: unknown, file: string, password: string | null): Promise<unknown> {
-  if (isOfSystem(cause)) return cause;
+  if (isFileSystemError(cause)) return cause;
   if (isOutOfMemory(cause)) return outOfMemory(cause);
   const text = String(cause);
   if (text.startsWith('PasswordException')) {
@@ -195,7 +193,7 @@ async function openingError(cause: unknown, file: string, password: string | nul
 }
 
 function pageError(page: number, what: string, cause: unknown): unknown {
-  if (isOfSystem(cause)) return cause;
+  if (isFileSystemError(cause)) return cause;
   return isOutOfMemory(cause)
     ? outOfMemory(cause)
     : new AppError('corrupt_file', `page ${page} cannot be ${what}`, { cause });

@@ -10,8 +10,9 @@ interface Globals {
 const globals: Globals = globalThis;
 
 /**
- * Lets pdf.js read the files below `folder` (a file URL) as a browser would. Only then does it convert colours by their
- * ICC profiles: it reads its colour engine by a synchronous request, and Node has no such request, and no fetch of files.
+ * Lets pdf.js read the files below `folder` (a file URL) as a browser would, while `work` runs. Without that, pdf.js does
+ * not convert colours by their ICC profiles: it loads its colour engine with a synchronous request, which Node lacks, and
+ * Node's fetch refuses files.
  */
 export async function withLocalFiles<T>(folder: URL, work: () => Promise<T>): Promise<T> {
   const { fetch, XMLHttpRequest } = globals;
@@ -22,7 +23,7 @@ export async function withLocalFiles<T>(folder: URL, work: () => Promise<T>): Pr
     response: ArrayBuffer | null = null;
     #url = '';
     open(_method: string, url: string): void {
-      if (!isLocal(url)) throw new Error(`pdf.js asks for ${url}`);
+      if (!isLocal(url)) throw new Error(`pdf.js requested ${url}`);
       this.#url = url;
     }
     send(): void {

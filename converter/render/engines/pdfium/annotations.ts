@@ -6,7 +6,7 @@ export const SUBTYPES = { LINK: 2, FREE_TEXT: 3, STAMP: 13, POPUP: 16, FILE_ATTA
 const HIDDEN = 0x02;
 const NO_VIEW = 0x20;
 
-/** Calls `use` with each annotation of a loaded page that is not hidden. Annotations that `use` adds are left out. */
+/** Calls `use` with each annotation of a loaded page that is not hidden, without those that `use` adds. */
 export function forVisibleAnnotations(
   { pdfium: { call } }: OpenFile,
   loaded: number,

@@ -1,16 +1,17 @@
 import { NOTHING_DRAWN } from '../engine.ts';
 import { forVisibleAnnotations, SUBTYPES } from './annotations.ts';
-import { imageObjects, pixelSize } from './images.ts';
-import { withMemory } from './instance.ts';
+import { boundsOf, imageObjects, pixelSize } from './images.ts';
+import { readBytes, readIntegers } from './memory.ts';
 import type { OpenFile } from './open-file.ts';
 import { hasDamagedContent, isDamaged, mayPaint } from './raw-file.ts';
 
-/** The parts of a page that PDFium did not draw. PDFium does not report them, so this file examines the page and its pixels. */
+/** Finds the parts of a page that PDFium did not draw, from the page and its pixels: PDFium does not report them. */
 
 /** Pages with more images than this are not examined further. */
 const MAX_IMAGES = 64;
 /** Some files have other bytes behind the end marker of a JPEG. */
 const JPEG_TAIL_BYTES = 1024;
+const MAX_FILTER_BYTES = 64;
 const JPEG_END = Buffer.from([0xff, 0xd9]);
 const WHITE = -1;
 
@@ -28,7 +29,7 @@ interface Area {
   bottom: number;
 }
 
-/** Gives a sentence for each thing that is missing; an empty list for a page that is complete. */
+/** Returns a sentence for each part that is missing; an empty list for a complete page. */
 export function findComplaints(handles: OpenFile, loaded: number, pageObject: number, page: Page): string[] {
   const complaints = new Set<string>();
   if (isWhite(page, { left: 0, top: 0, right: page.width, bottom: page.height })) {
@@ -46,7 +47,7 @@ export function findComplaints(handles: OpenFile, loaded: number, pageObject: nu
   return [...complaints];
 }
 
-/** Links and popups show nothing by themselves. */
+/** Links and popups are invisible on a page. */
 function hasVisibleAnnotation(handles: OpenFile, loaded: number): boolean {
   let isVisible = false;
   forVisibleAnnotations(handles, loaded, (_, subtype) => {
@@ -76,34 +77,32 @@ function complaintAbout(handles: OpenFile, loaded: number, image: number, page: 
 }
 
 function filterOf({ pdfium }: OpenFile, image: number): string {
-  return withMemory(pdfium, 64, (at) => {
-    const length = pdfium.call.FPDFImageObj_GetImageFilter(image, 0, at, 64);
-    return Buffer.from(pdfium.memory().subarray(at, at + Math.max(0, length - 1))).toString('latin1');
-  });
+  const { call } = pdfium;
+  const text = readBytes(pdfium, MAX_FILTER_BYTES, (at) =>
+    call.FPDFImageObj_GetImageFilter(image, 0, at, MAX_FILTER_BYTES),
+  );
+  return text.toString('latin1').replace('\0', '');
 }
 
 function rawData({ pdfium }: OpenFile, image: number): Buffer {
-  const bytes = pdfium.call.FPDFImageObj_GetImageDataRaw(image, 0, 0);
-  return withMemory(pdfium, Math.max(1, bytes), (at) => {
-    pdfium.call.FPDFImageObj_GetImageDataRaw(image, at, bytes);
-    return Buffer.from(pdfium.memory().subarray(at, at + bytes));
-  });
+  const { call } = pdfium;
+  const bytes = call.FPDFImageObj_GetImageDataRaw(image, 0, 0);
+  return bytes === 0
+    ? Buffer.alloc(0)
+    : readBytes(pdfium, bytes, (at) => call.FPDFImageObj_GetImageDataRaw(image, at, bytes));
 }
 
-/** Where on the page an image lies, in whole pixels; undefined for one of which nothing shows. */
+/** The area of an image on the page in whole pixels; undefined for an image that lies outside. */
 function areaOf({ pdfium }: OpenFile, loaded: number, image: number, page: Page): Area | undefined {
-  const { call, memory } = pdfium;
-  const corners = withMemory(pdfium, 24, (at) => {
-    if (!call.FPDFPageObj_GetBounds(image, at, at + 4, at + 8, at + 12)) return undefined;
-    const [left = 0, bottom = 0, right = 0, top = 0] = new Float32Array(memory().buffer.slice(at, at + 16));
-    const toPixels = (x: number, y: number) => {
-      call.FPDF_PageToDevice(loaded, 0, 0, page.width, page.height, 0, x, y, at + 16, at + 20);
-      return [...new Int32Array(memory().buffer.slice(at + 16, at + 24))];
-    };
-    return [toPixels(left, bottom), toPixels(right, top)];
-  });
-  if (corners === undefined) return undefined;
-  const [[x1 = 0, y1 = 0] = [], [x2 = 0, y2 = 0] = []] = corners;
+  const bounds = boundsOf(pdfium, image);
+  if (bounds === undefined) return undefined;
+  const toPixels = (x = 0, y = 0) =>
+    readIntegers(pdfium, 2, (at) =>
+      pdfium.call.FPDF_PageToDevice(loaded, 0, 0, page.width, page.height, 0, x, y, at, at + 4),
+    ) ?? [];
+  const [left, bottom, right, top] = bounds;
+  const [x1 = 0, y1 = 0] = toPixels(left, bottom);
+  const [x2 = 0, y2 = 0] = toPixels(right, top);
   const area = {
     left: Math.max(0, Math.min(x1, x2) + 1),
     top: Math.max(0, Math.min(y1, y2) + 1),

@@ -2,13 +2,14 @@ import { sidePixels } from '../../fit.ts';
 import { type DrawnPage, oneAfterTheOther, type PageBox, type PdfDocument } from '../engine.ts';
 import { findComplaints } from './complaints.ts';
 import { type ImageSize, imageObjects, pixelSize } from './images.ts';
-import { allocate, attempt, withMemory } from './instance.ts';
+import { runChecked } from './instance.ts';
+import { allocate, readFloats } from './memory.ts';
 import { addMissingAppearances } from './missing-appearances.ts';
 import { closeFile, type OpenFile, openFile } from './open-file.ts';
 import { userUnitOf } from './raw-file.ts';
 
 export interface PdfiumDocument extends PdfDocument {
-  /** The images that a page draws, those in its form XObjects too. None is decoded. */
+  /** The images that a page draws, those in its form XObjects included. None is decoded. */
   images(page: number): Promise<ImageSize[]>;
 }
 
@@ -25,10 +26,10 @@ const REVERSE_BYTE_ORDER = 0x10;
 export async function openWithPdfium(file: string, password: string | null): Promise<PdfiumDocument> {
   let handles = await openFile(file, password);
 
-  /** Opens the file again when a page trapped the instance. */
+  /** Opens the file again first when the page before trapped the instance. */
   async function onPage<T>(page: number, what: string, work: () => T): Promise<T> {
     if (handles.pdfium.trapped) handles = await openFile(file, password);
-    return attempt(handles.pdfium, `page ${page} cannot be ${what}`, work);
+    return runChecked(handles.pdfium, `page ${page} cannot be ${what}`, work);
   }
 
   async function render(page: number, scale: number): Promise<DrawnPage> {
@@ -47,18 +48,17 @@ export async function openWithPdfium(file: string, password: string | null): Pro
   };
 }
 
-/** PDFium gives sizes without UserUnit. */
+/** PDFium returns sizes without UserUnit. */
 function sizeOf(handles: OpenFile, page: number): PageBox {
   const { pdfium, document } = handles;
   const object = pdfium.call.EPDFDoc_GetPageObjectNumberByIndex(document, page - 1);
   const unit = handles.hasUserUnit ? userUnitOf(handles.file(), object) : 1;
-  return withMemory(pdfium, 8, (at) => {
-    if (!pdfium.call.FPDF_GetPageSizeByIndexF(document, page - 1, at)) throw new Error('no such page');
-    const [width = 0, height = 0] = new Float32Array(pdfium.memory().buffer, at, 2);
-    // A CropBox outside of the MediaBox leaves nothing of the page.
-    if (width <= 0 || height <= 0) throw new Error('the page has no area');
-    return { width: width * unit, height: height * unit };
-  });
+  const size = readFloats(pdfium, 2, (at) => pdfium.call.FPDF_GetPageSizeByIndexF(document, page - 1, at));
+  if (size === undefined) throw new Error('no such page');
+  const [width = 0, height = 0] = size;
+  // A CropBox outside of the MediaBox leaves no area.
+  if (width <= 0 || height <= 0) throw new Error('the page has no area');
+  return { width: width * unit, height: height * unit };
 }
 
 /** The pixels stay in PDFium's memory: a copy would take as much again. */

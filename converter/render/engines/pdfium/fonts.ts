@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
-import { type FamilyName, fontFamily } from '../../fonts.ts';
+import { type FamilyName, familyByName, fontFamily, plainName } from '../../fonts.ts';
 
-/** Which of our fonts stands in for a font that a PDF does not embed, and what PDFium reads of it. */
+/** Chooses the font of the service for each font that a PDF does not embed, and reads the tables that PDFium requests. */
 
 /** Windows character sets, as PDFium passes them. */
 const CHARSET_FAMILIES: Readonly<Record<number, FamilyName>> = {
@@ -12,66 +12,25 @@ const CHARSET_FAMILIES: Readonly<Record<number, FamilyName>> = {
   178: 'Noto Naskh Arabic',
 };
 
-/** Parts of font names in lower case without blanks and dashes; the first match counts. */
-const NAME_FAMILIES: readonly [RegExp, FamilyName][] = [
-  [/cambriamath|stixmath|latinmodernmath|asanamath/, 'Noto Sans Math'],
-  [/segoeuisymbol|emoji|dingbat|wingding|webding/, 'Noto Sans Symbols 2'],
-  [
-    /gothic(?!franklin)(mb|bbb|std|pr)|ms.?p?gothic|ms.?p?mincho|mincho|meiryo|hiragino|kozuka|heisei|yugoth|yumin|notosans(cjk)?jp/,
-    'Noto Sans JP',
-  ],
-  [/mingliu|jhenghei|dfkai|biaukai|pingfangtc|hkscs|msung|mhei|notosans(cjk)?(tc|hant)/, 'Noto Sans TC'],
-  [
-    /simsun|simhei|simkai|simfang|fangsong|kaiti|yahei|songti|heiti|nsimsun|dengxian|youyuan|stsong|stheiti|stkaiti|pingfang|arialunicode|notosans(cjk)?(sc|hans)/,
-    'Noto Sans SC',
-  ],
-  [/batang|gulim|dotum|malgun|gungsuh|nanum|myungjo|hysmyeongjo|hygothic|applegothic|notosans(cjk)?kr/, 'Noto Sans KR'],
-  [/arabic|naskh|amiri|scheherazade/, 'Noto Naskh Arabic'],
-  [/courier|consolas|mono|typewriter|lucidacons|menlo|monaco|cousine|fixed/, 'Cousine'],
-  [/calibri|carlito|candara/, 'Carlito'],
-  [/cambria|caladea/, 'Caladea'],
-  [/sansserif|arial|helvetica|verdana|tahoma|trebuchet|segoe|gothic|sans|frutiger|univers|futura|gill|myriad/, 'Arimo'],
-  [
-    /times|georgia|garamond|palatino|bookman|century|schoolbook|minion|constantia|bodoni|caslon|baskerville|didot|charter|utopia|tinos|roman|serif|goudy|perpetua|rockwell|cmr\d/,
-    'Tinos',
-  ],
-];
-
 /**
  * Families that documents often name and do not embed. PDFium keeps the style of a name such as `Calibri-Bold` only for
- * families that it believes to be installed; for others it goes by the stem width that the document gives.
+ * families that it believes to be installed; for others it uses the stem width in the document.
  */
 export const KNOWN_FAMILIES: readonly string[] = [
-  ...['Calibri', 'Calibri Light', 'Cambria', 'Candara', 'Consolas', 'Constantia', 'Corbel', 'Segoe UI', 'Aptos'],
-  ...['Verdana', 'Tahoma', 'Trebuchet MS', 'Comic Sans MS', 'Impact', 'Lucida Sans', 'Lucida Sans Unicode', 'Geneva'],
-  ...[
-    'Century Gothic',
-    'Franklin Gothic Book',
-    'Franklin Gothic Medium',
-    'Gill Sans',
-    'Gill Sans MT',
-    'Futura',
-    'Optima',
-  ],
-  ...[
-    'Frutiger',
-    'Univers',
-    'Myriad Pro',
-    'MyriadPro',
-    'Myriad',
-    'DIN',
-    'Helvetica Neue',
-    'HelveticaNeue',
-    'Swiss721BT',
-  ],
-  ...['Open Sans', 'OpenSans', 'Roboto', 'Lato', 'Montserrat', 'Source Sans Pro', 'Noto Sans', 'DejaVu Sans', 'Ubuntu'],
-  ...['Liberation Sans', 'LiberationSans', 'Arial Narrow', 'Arial Unicode MS', 'Microsoft Sans Serif', 'Bahnschrift'],
-  ...['Georgia', 'Garamond', 'Palatino', 'Palatino Linotype', 'Book Antiqua', 'Bookman Old Style', 'Century'],
-  ...['Century Schoolbook', 'New Century Schoolbook', 'Minion Pro', 'MinionPro', 'Adobe Garamond Pro', 'AGaramondPro'],
-  ...['Bodoni MT', 'Baskerville Old Face', 'Goudy Old Style', 'Perpetua', 'Rockwell', 'Sylfaen', 'Liberation Serif'],
-  ...['LiberationSerif', 'DejaVu Serif', 'Noto Serif', 'Source Serif Pro', 'Liberation Mono', 'LiberationMono'],
-  ...['DejaVu Sans Mono', 'Lucida Console', 'Andale Mono', 'Menlo', 'Monaco', 'OCRB', 'Letter Gothic'],
-];
+  'Calibri, Calibri Light, Cambria, Candara, Consolas, Constantia, Corbel, Segoe UI, Aptos, Verdana, Tahoma',
+  'Trebuchet MS, Comic Sans MS, Impact, Lucida Sans, Lucida Sans Unicode, Geneva, Century Gothic',
+  'Franklin Gothic Book, Franklin Gothic Medium, Gill Sans, Gill Sans MT, Futura, Optima, Frutiger, Univers',
+  'Myriad Pro, MyriadPro, Myriad, DIN, Helvetica Neue, HelveticaNeue, Swiss721BT, Open Sans, OpenSans, Roboto, Lato',
+  'Montserrat, Source Sans Pro, Noto Sans, DejaVu Sans, Ubuntu, Liberation Sans, LiberationSans, Arial Narrow',
+  'Arial Unicode MS, Microsoft Sans Serif, Bahnschrift, Georgia, Garamond, Palatino, Palatino Linotype',
+  'Book Antiqua, Bookman Old Style, Century, Century Schoolbook, New Century Schoolbook, Minion Pro, MinionPro',
+  'Adobe Garamond Pro, AGaramondPro, Bodoni MT, Baskerville Old Face, Goudy Old Style, Perpetua, Rockwell, Sylfaen',
+  'Liberation Serif, LiberationSerif, DejaVu Serif, Noto Serif, Source Serif Pro, Liberation Mono, LiberationMono',
+  'DejaVu Sans Mono, Lucida Console, Andale Mono, Menlo, Monaco, OCRB, Letter Gothic',
+].flatMap((line) => line.split(', '));
+
+/** A font with the letters of all scripts. PDFium uses one file for it, so that file needs Chinese letters. */
+const ALL_SCRIPTS = /arialunicode/;
 
 const FIXED_PITCH = 0x01;
 const FAMILY_BITS = 0xf0;
@@ -89,18 +48,19 @@ export interface FontRequest {
 
 /** The file that stands in for a font. */
 export function substituteFile(request: FontRequest): string {
-  const name = request.face.toLowerCase().replace(/[^a-z0-9]/g, '');
-  const family = fontFamily(familyFor(name, request));
+  const name = plainName(request.face);
+  const family = fontFamily(chooseFamily(request));
   const bold = request.weight >= BOLD_FROM || /bold|black|heavy|demi/.test(name);
   const italic = request.italic || /italic|oblique/.test(name);
   const styled = bold && italic ? family.boldItalic : bold ? family.bold : italic ? family.italic : null;
   return styled ?? (bold ? family.bold : null) ?? family.regular;
 }
 
-function familyFor(name: string, { charset, pitchFamily }: FontRequest): FamilyName {
+function chooseFamily({ face, charset, pitchFamily }: FontRequest): FamilyName {
   const byCharset = CHARSET_FAMILIES[charset];
   if (byCharset !== undefined) return byCharset;
-  const byName = NAME_FAMILIES.find(([pattern]) => pattern.test(name))?.[1];
+  if (ALL_SCRIPTS.test(plainName(face))) return 'Noto Sans SC';
+  const byName = familyByName(face);
   if (byName !== undefined) return byName;
   if (pitchFamily & FIXED_PITCH) return 'Cousine';
   return (pitchFamily & FAMILY_BITS) === ROMAN ? 'Tinos' : 'Arimo';

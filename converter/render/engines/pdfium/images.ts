@@ -1,4 +1,5 @@
-import { withMemory } from './instance.ts';
+import type { Pdfium } from './instance.ts';
+import { readFloats, readIntegers } from './memory.ts';
 import type { OpenFile } from './open-file.ts';
 
 /** The size in pixels of an image in a PDF, as its dictionary gives it. */
@@ -10,7 +11,7 @@ export interface ImageSize {
 const IMAGE = 3;
 const FORM = 5;
 
-/** The image objects of a loaded page, those in its form XObjects too. */
+/** The image objects of a loaded page, those in its form XObjects included. */
 export function imageObjects({ pdfium: { call } }: OpenFile, loaded: number): number[] {
   const imagesAmong = (count: number, objectAt: (index: number) => number): number[] => {
     const images: number[] = [];
@@ -28,9 +29,13 @@ export function imageObjects({ pdfium: { call } }: OpenFile, loaded: number): nu
 }
 
 export function pixelSize({ pdfium }: OpenFile, image: number): ImageSize {
-  return withMemory(pdfium, 8, (at) => {
-    pdfium.call.FPDFImageObj_GetImagePixelSize(image, at, at + 4);
-    const [width = 0, height = 0] = new Int32Array(pdfium.memory().buffer, at, 2);
-    return { width: Math.max(0, width), height: Math.max(0, height) };
-  });
+  const { call } = pdfium;
+  const size = readIntegers(pdfium, 2, (at) => call.FPDFImageObj_GetImagePixelSize(image, at, at + 4));
+  const [width = 0, height = 0] = size ?? [];
+  return { width: Math.max(0, width), height: Math.max(0, height) };
+}
+
+/** Left, bottom, right and top of an object in points; undefined for one without bounds. */
+export function boundsOf(pdfium: Pdfium, object: number): number[] | undefined {
+  return readFloats(pdfium, 4, (at) => pdfium.call.FPDFPageObj_GetBounds(object, at, at + 4, at + 8, at + 12));
 }

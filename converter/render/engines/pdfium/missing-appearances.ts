@@ -1,12 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { forVisibleAnnotations, SUBTYPES } from './annotations.ts';
-import { type Pdfium, withMemory, withText, withWideText } from './instance.ts';
+import type { Pdfium } from './instance.ts';
+import { withMemory, withText, withWideText } from './memory.ts';
 import type { OpenFile } from './open-file.ts';
 import { addPaperClip, addStamp } from './stamps.ts';
 
 /**
- * Annotations need an appearance stream, or the viewer makes one. PDFium makes most of them. We add those that it leaves
- * out, to the document in memory only: stamps, paper clips, ticks, and free text beyond Windows-1252.
+ * An annotation without an appearance stream gets one from the viewer. PDFium makes most of them. This file adds the
+ * others, only to the document in memory: stamps, paper clips, ticks, and free text beyond Windows-1252.
  */
 
 const NORMAL_APPEARANCE = 0;
@@ -16,7 +17,7 @@ const TEXT_FIELD = 6;
 const HELVETICA = 4;
 const MULTILINE = 0x1000;
 const MAX_STRING_BYTES = 65_536;
-/** PDFium draws a tick only in this state, whatever the document calls it. */
+/** PDFium draws a tick only in this state, whatever name the document uses. */
 const TICKED = 'Yes';
 const DEFAULT_STYLE = '/Helv 12 Tf 0 g';
 const DEFAULT_STAMP = 'Draft';
@@ -39,7 +40,7 @@ export function addMissingAppearances(handles: OpenFile, loaded: number): void {
   });
 }
 
-/** PDFium draws text fields in fonts for any letters but free text in one font, so a text field shows the text. */
+/** PDFium draws free text in one font but text fields in fonts for all letters, so a text field shows the text. */
 function replaceText({ pdfium, form }: OpenFile, loaded: number, annotation: number): void {
   const { call } = pdfium;
   const style = stringOf(pdfium, annotation, 'DA') || DEFAULT_STYLE;

@@ -1,12 +1,13 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { AppError } from '../../../../runtime/errors.ts';
-import { allocate, attempt, type Pdfium, startPdfium, withText } from './instance.ts';
+import { type Pdfium, runChecked, startPdfium } from './instance.ts';
+import { allocate, withText } from './memory.ts';
 import { type Damage, findDamage, mayHaveUserUnit } from './raw-file.ts';
 
-/** An open file: addresses in PDFium's memory, 0 for what is not there. */
+/** An open file: addresses in PDFium's memory, 0 for a part that is absent. */
 export interface OpenFile {
   pdfium: Pdfium;
-  /** The file in PDFium's memory; the view holds until the next call. */
+  /** The file in PDFium's memory; the view is valid until the next call. */
   file(): Buffer;
   bytes: number;
   size: number;
@@ -23,7 +24,7 @@ export interface OpenFile {
 
 const WRONG_PASSWORD = 4;
 const UNSUPPORTED_SECURITY = 5;
-/** FPDF_FORMFILLINFO has 140 bytes; callbacks that are null are not called. */
+/** FPDF_FORMFILLINFO has 140 bytes; PDFium does not call a callback that is null. */
 const FORM_INFO_BYTES = 256;
 const FORM_INFO_VERSION = 2;
 
@@ -39,7 +40,7 @@ export async function openFile(file: string, password: string | null): Promise<O
     bitmap: { at: 0, bytes: 0 },
     damage: { shared: false, content: false },
   };
-  attempt(pdfium, 'the PDF cannot be read', () => loadFile(handles, file, password));
+  runChecked(pdfium, 'the PDF cannot be read', () => loadFile(handles, file, password));
   if (handles.pageCount < 1) throw new AppError('corrupt_file', 'the PDF has no pages');
   return handles;
 }
@@ -76,7 +77,7 @@ function readIntoMemory(handles: OpenFile, file: string): void {
   }
 }
 
-/** The memory of the instance goes with the instance. */
+/** The memory is freed with the instance. */
 export function closeFile({ pdfium: { call }, form, document }: OpenFile): void {
   if (form) call.FPDFDOC_ExitFormFillEnvironment(form);
   if (document) call.FPDF_CloseDocument(document);

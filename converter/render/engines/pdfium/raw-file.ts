@@ -1,12 +1,12 @@
 import { inflateRawSync, inflateSync } from 'node:zlib';
 
-/** Facts about a PDF that PDFium does not tell, read from the bytes of the file without a full parser. */
+/** Reads facts that PDFium does not report from the bytes of a PDF, without a full parser. */
 
-/** At most so much is inflated of one stream; content beyond it is taken for sound. */
+/** At most this much of a stream is inflated; the rest counts as sound. */
 const MAX_INFLATED = 16 * 2 ** 20;
 const ZLIB_HEADER_BYTES = 2;
 const FLUSHED = Buffer.from([0, 0, 0xff, 0xff]);
-/** Operators that paint: fill, stroke, shading, XObjects and inline images, text. */
+/** Operators that paint: fill, stroke, shading, XObjects, inline images, text. */
 const PAINTING = /(^|[\s\])>])(f\*?|F|B\*?|b\*?|S|s|sh|Do|EI|Tj|TJ|'|")(?=\s|$)/;
 
 const FLATE_FIRST = /\/Filter\s*\[?\s*\/FlateDecode\b/;
@@ -18,7 +18,7 @@ interface RawStream {
   data: Buffer;
 }
 
-/** True when a page may have a UserUnit, or when that cannot be read. */
+/** True when a page has a UserUnit, or when that cannot be read. */
 export function mayHaveUserUnit(file: Buffer): boolean {
   if (file.includes('/UserUnit')) return true;
   for (const { objects } of objectStreams(file))
@@ -26,7 +26,7 @@ export function mayHaveUserUnit(file: Buffer): boolean {
   return false;
 }
 
-/** The scale of a page's units (ISO 32000, UserUnit), by the page's object number; 1 where the page names none. */
+/** The UserUnit (ISO 32000) of the page with an object number: the scale of its units, 1 by default. */
 export function userUnitOf(file: Buffer, pageObject: number): number {
   const unit = Number(/\/UserUnit\s+(\d*\.?\d+)/.exec(dictionaryOf(file, pageObject) ?? '')?.[1]);
   return unit > 0 ? unit : 1;
@@ -48,7 +48,7 @@ export function hasDamagedContent(file: Buffer, pageObject: number): boolean {
   );
 }
 
-/** The content streams of a page; undefined stands for what cannot be found. */
+/** The content streams of a page; undefined for a stream that cannot be found. */
 function contentStreams(file: Buffer, pageObject: number): (RawStream | undefined)[] {
   const dictionary = dictionaryOf(file, pageObject);
   if (dictionary === undefined || !/\/Type\s*\/Page\b/.test(dictionary)) return [undefined];
@@ -58,7 +58,7 @@ function contentStreams(file: Buffer, pageObject: number): (RawStream | undefine
   return numbers.map((number) => streamAt(file, startOf(file, number)));
 }
 
-/** Which compressed streams of a file break off or are garbled, so that a part of a page may be missing. */
+/** True for kinds of compressed streams of which one is cut or garbled, so that a part of a page may be missing. */
 export interface Damage {
   /** Streams that any page may use: fonts, forms, object streams. */
   shared: boolean;
@@ -66,7 +66,7 @@ export interface Damage {
   content: boolean;
 }
 
-/** Images are left out, and all streams of encrypted files. */
+/** Searches a file for damaged streams, except images and the streams of encrypted files. */
 export function findDamage(file: Buffer): Damage {
   const damage = { shared: false, content: false };
   if (file.includes('/Encrypt')) return damage;
@@ -82,7 +82,7 @@ export function findDamage(file: Buffer): Damage {
   return damage;
 }
 
-/** The text of an object's dictionary, in the clear or in an object stream. */
+/** The text of an object's dictionary, from the file or from an object stream. */
 function dictionaryOf(file: Buffer, number: number): string | undefined {
   const start = startOf(file, number);
   if (start !== undefined) {
@@ -106,7 +106,7 @@ function dictionaryInObjectStream(file: Buffer, number: number): string | undefi
   return undefined;
 }
 
-/** The object streams of a file, and what is in them as far as it can be decoded. */
+/** The object streams of a file; `objects` is undefined for a stream that cannot be decoded. */
 function* objectStreams(file: Buffer): Generator<{ dictionary: string; objects: Buffer | undefined }> {
   for (let at = file.indexOf('/ObjStm'); at !== -1; at = file.indexOf('/ObjStm', at + 7)) {
     const stream = streamAt(file, file.lastIndexOf('obj', at));
@@ -114,7 +114,7 @@ function* objectStreams(file: Buffer): Generator<{ dictionary: string; objects: 
   }
 }
 
-/** Where the newest version of an object begins, after `obj`; undefined for one that is not in the clear. */
+/** The position after `obj` of the newest version of an object; undefined for an object in an object stream. */
 function startOf(file: Buffer, number: number): number | undefined {
   const head = `${number} 0 obj`;
   for (let at = file.lastIndexOf(head); at !== -1; at = at === 0 ? -1 : file.lastIndexOf(head, at - 1)) {
@@ -133,7 +133,7 @@ function streamAt(file: Buffer, start: number | undefined): RawStream | undefine
   return { dictionary, data: dataAt(file, at, dictionary) };
 }
 
-/** The data behind the keyword `stream` at `at`: as long as its dictionary says if that holds, else up to `endstream`. */
+/** The data after the keyword `stream` at `at`: of the length in its dictionary if that is right, else up to `endstream`. */
 function dataAt(file: Buffer, at: number, dictionary: string): Buffer {
   const start = at + 'stream'.length + (file[at + 6] === 0x0d ? 2 : 1);
   const length = Number(/\/Length\s+(\d+)(?!\s+\d+\s+R)/.exec(dictionary)?.[1]);
@@ -144,7 +144,7 @@ function dataAt(file: Buffer, at: number, dictionary: string): Buffer {
   return file.subarray(start, end === -1 ? file.length : end);
 }
 
-/** The bytes of a stream without a filter or with Flate alone, as far as they can be inflated; undefined for others. */
+/** The bytes of a stream that has no filter or only Flate; undefined for other streams and for damaged data. */
 function decoded({ dictionary, data }: RawStream): Buffer | undefined {
   if (!/\/Filter\b/.test(dictionary)) return data;
   if (!/\/Filter\s*\[?\s*\/FlateDecode\s*[\]/>]/.test(dictionary) || /\/DecodeParms\b/.test(dictionary))
@@ -152,12 +152,12 @@ function decoded({ dictionary, data }: RawStream): Buffer | undefined {
   try {
     return inflateRawSync(data.subarray(ZLIB_HEADER_BYTES), { maxOutputLength: MAX_INFLATED });
   } catch {
-    // Damaged or too large: unknown.
+    // The data is damaged or too large, so its content is unknown.
     return undefined;
   }
 }
 
-/** True when Flate data breaks off or is garbled. Some writers leave out the checksum, or end with a flush. */
+/** True when Flate data is cut or garbled. Some writers omit the checksum or end with a flush. */
 export function isDamaged(data: Buffer): boolean {
   if (data.length <= ZLIB_HEADER_BYTES || data.subarray(-6).includes(FLUSHED)) return false;
   const refusal = refusalOf(() => inflateSync(data, { maxOutputLength: MAX_INFLATED }));
@@ -167,7 +167,7 @@ export function isDamaged(data: Buffer): boolean {
   return refusalOf(() => inflateRawSync(withoutChecksum, { maxOutputLength: MAX_INFLATED })) !== undefined;
 }
 
-/** The message with which zlib refuses data; undefined when it does not, or for other reasons. */
+/** The message with which zlib refuses damaged data; undefined for sound data and for other errors. */
 function refusalOf(inflate: () => unknown): unknown {
   try {
     inflate();

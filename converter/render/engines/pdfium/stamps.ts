@@ -1,15 +1,18 @@
-import { type Pdfium, withMemory, withText, withWideText } from './instance.ts';
+import { boundsOf } from './images.ts';
+import type { Pdfium } from './instance.ts';
+import { readFloats, readIntegers, withText, withWideText } from './memory.ts';
 import type { OpenFile } from './open-file.ts';
 
 /** Stamps and file attachments as objects of a loaded page. */
 
 const MAIN_COLOR = 0;
 const NO_FILL = 0;
-const DARK_RED = [190, 20, 20] as const;
-/** The shares of a stamp's width and height that its text may take. */
+const DARK_RED = [190, 20, 20];
+const OPAQUE = 255;
+/** The maximum shares of a stamp's width and height for its text. */
 const TEXT_WIDTH = 0.86;
 const TEXT_HEIGHT = 0.55;
-/** The share of a box's shorter side that a line is thick. */
+/** The thickness of a line as a share of the shorter side of a box. */
 const LINE_WIDTH = 1 / 16;
 /** Points of lines, as shares of a box. */
 const BORDER = '0 0, 1 0, 1 1, 0 1, 0 0';
@@ -50,14 +53,12 @@ function newLine({ call }: Pdfium, points: string, { left, bottom, width, height
   return line;
 }
 
-/** A text as large as fits, in the middle of a box. */
+/** A text in the largest size that fits, in the middle of a box. */
 function newText(pdfium: Pdfium, document: number, text: string, box: Box): number {
   const { call } = pdfium;
   const object = withText(pdfium, 'Helvetica-Bold', (font) => call.FPDFPageObj_NewTextObj(document, font, 12));
   withWideText(pdfium, text, (at) => call.FPDFText_SetText(object, at));
-  const [left = 0, bottom = 0, right = 0, top = 0] = floats(pdfium, (at) =>
-    call.FPDFPageObj_GetBounds(object, at, at + 4, at + 8, at + 12),
-  );
+  const [left = 0, bottom = 0, right = 0, top = 0] = boundsOf(pdfium, object) ?? [];
   const [width, height] = [Math.max(1, right - left), Math.max(1, top - bottom)];
   const scale = Math.min((box.width * TEXT_WIDTH) / width, (box.height * TEXT_HEIGHT) / height);
   const x = box.left + (box.width - width * scale) / 2 - left * scale;
@@ -66,15 +67,13 @@ function newText(pdfium: Pdfium, document: number, text: string, box: Box): numb
   return object;
 }
 
-/** Puts objects on the page, in the colour and opacity of the annotation. */
+/** Inserts objects into the page, in the colour and opacity of the annotation. */
 function insert(pdfium: Pdfium, loaded: number, annotation: number, objects: number[]): void {
-  const { call, memory } = pdfium;
-  const [red, green, blue, alpha] = withMemory(pdfium, 16, (at) => {
-    const hasColor = call.EPDFAnnot_GetColor(annotation, MAIN_COLOR, at, at + 4, at + 8);
-    const hasOpacity = call.EPDFAnnot_GetOpacity(annotation, at + 12);
-    const [r = 0, g = 0, b = 0, opacity = 0] = new Uint32Array(memory().buffer, at, 4);
-    return [...(hasColor ? ([r, g, b] as const) : DARK_RED), hasOpacity ? opacity : 255] as const;
-  });
+  const { call } = pdfium;
+  const color = readIntegers(pdfium, 3, (at) => call.EPDFAnnot_GetColor(annotation, MAIN_COLOR, at, at + 4, at + 8));
+  const opacity = readIntegers(pdfium, 1, (at) => call.EPDFAnnot_GetOpacity(annotation, at));
+  const [red = 0, green = 0, blue = 0] = color ?? DARK_RED;
+  const [alpha = OPAQUE] = opacity ?? [];
   for (const object of objects) {
     call.FPDFPageObj_SetStrokeColor(object, red, green, blue, alpha);
     call.FPDFPageObj_SetFillColor(object, red, green, blue, alpha);
@@ -83,19 +82,14 @@ function insert(pdfium: Pdfium, loaded: number, annotation: number, objects: num
 }
 
 function boxOf(pdfium: Pdfium, annotation: number): Box {
-  const [left = 0, top = 0, right = 0, bottom = 0] = floats(pdfium, (at) =>
-    pdfium.call.FPDFAnnot_GetRect(annotation, at),
-  );
+  const { call } = pdfium;
+  const [left = 0, top = 0, right = 0, bottom = 0] =
+    readFloats(pdfium, 4, (at) => call.FPDFAnnot_GetRect(annotation, at)) ?? [];
   return { left, bottom, width: right - left, height: top - bottom };
 }
 
-/** A border lies half outside of its box. */
+/** Half of a border lies outside of its box, so the box is reduced. */
 function withoutMargin({ left, bottom, width, height }: Box): Box {
   const margin = Math.min(width, height) * LINE_WIDTH;
   return { left: left + margin / 2, bottom: bottom + margin / 2, width: width - margin, height: height - margin };
-}
-
-/** Four numbers that a call of PDFium writes. */
-function floats(pdfium: Pdfium, write: (at: number) => number): number[] {
-  return withMemory(pdfium, 16, (at) => (write(at) ? [...new Float32Array(pdfium.memory().buffer, at, 4)] : []));
 }

@@ -1,7 +1,7 @@
 import { channel } from 'node:diagnostics_channel';
 import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
-import { openPdf, type TwoEngines } from '../../../../converter/render/engines/fallback.ts';
+import { type FallbackDocument, openPdf } from '../../../../converter/render/engines/fallback.ts';
 import type { PdfEngine } from '../../../../jobs/task.ts';
 import { emptyPdf, encryptedPdf, GREEN, makePdf, RED, writePdf } from '../../../support/files.ts';
 import { colorAt, inkOf, onePagePdf, pixelsOf, streamObject, withFile } from '../../../support/pdf.ts';
@@ -21,7 +21,7 @@ interface Options {
 }
 
 /** Opens a PDF, lets `use` work with it, and gives the steps that were announced. */
-function open(pdf: Buffer, options: Options, use: (document: TwoEngines) => Promise<void>): Promise<Step[]> {
+function open(pdf: Buffer, options: Options, use: (document: FallbackDocument) => Promise<void>): Promise<Step[]> {
   const { firstEngine = 'pdfium', avoid = [], password = null } = options;
   return withFile(pdf, async (input) => {
     const steps: Step[] = [];

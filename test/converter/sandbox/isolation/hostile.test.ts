@@ -8,7 +8,7 @@ import type { HostileOptions, HostileReport } from '../../../support/hostile-con
 
 const CONVERTER = path.resolve(import.meta.dirname, '../../../support/hostile-converter.ts');
 const LATEST = 99;
-/** Nobody else is this user. */
+/** An unused user id. */
 const ORDINARY = 65_533;
 
 type Start = string[];
@@ -18,7 +18,7 @@ const asUser: Start = ['setpriv', `--reuid=${ORDINARY}`, `--regid=${ORDINARY}`, 
 const inContainer: Start = [...asUser, '--no-new-privs', '--bounding-set=-all', '--inh-caps=-all'];
 
 const isRoot = process.getuid?.() === 0;
-/** As root, the tests become other users: they must be able to read the project. */
+/** Tests of root switch to other users, who must be able to read the project. */
 const canSwitch = isRoot && spawnSync(asUser[0] ?? '', [...asUser.slice(1), 'test', '-r', CONVERTER]).status === 0;
 const onLinux = process.platform === 'linux' ? describe : describe.skip;
 
@@ -29,7 +29,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-/** Runs the hostile tasks in sandboxes of a converter that was started so. */
+/** Runs the hostile tasks in sandboxes of a converter that is started like this. */
 async function attack(start: Start, options: HostileOptions): Promise<HostileReport> {
   const command = [...start, process.execPath, CONVERTER, JSON.stringify(options)];
   const env = { PATH: process.env.PATH, SECRET: 'the secret of the converter', TMPDIR: folder };
@@ -37,7 +37,7 @@ async function attack(start: Start, options: HostileOptions): Promise<HostileRep
   return JSON.parse(stdout);
 }
 
-onLinux('a sandbox that was taken over', () => {
+onLinux('a compromised sandbox', () => {
   const cases: [string, Start, Level, number][] = [
     ['root', asRoot, 'namespaces', LATEST],
     ['root', asRoot, 'process', LATEST],
@@ -47,14 +47,14 @@ onLinux('a sandbox that was taken over', () => {
   ];
   const here = cases.filter(([, start]) => (start === asRoot ? isRoot : canSwitch));
 
-  test.each(here)('reaches nothing from a converter of %s (%#)', async (_who, start, level, maxLandlock) => {
+  test.each(here)('reaches nothing outside, under a converter of %s (%#)', async (_who, start, level, maxLandlock) => {
     const { hostile, daemonLives, converterUid } = await attack(start, { level, maxLandlock });
     expect(hostile).toMatchObject({ kind: 'completed', result: { reached: [] } });
     expect(daemonLives).toBe(false);
     if (start === asRoot) expect(hostile).not.toMatchObject({ result: { uid: converterUid } });
   });
 
-  (canSwitch ? test : test.skip)('reaches what is around it where nothing isolates it', async () => {
+  (canSwitch ? test : test.skip)('reaches the machine without isolation', async () => {
     const { hostile, daemonLives } = await attack(asUser, { level: 'memory', maxLandlock: LATEST });
     expect(hostile).toMatchObject({
       kind: 'completed',

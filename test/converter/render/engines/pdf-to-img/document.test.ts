@@ -283,12 +283,15 @@ describe('a page that cannot be drawn completely', () => {
       imagePdf(`/Width 9 /Height 9 /BitsPerComponent 8 ${gray} /Filter /DCTDecode`, junk),
       imagePdf(`/Width 9 /Height 9 /BitsPerComponent 8 ${gray} /Filter /JPXDecode`, junk),
       content,
+      // pdf.js prints no warning for this one.
+      pagePdf('1 0 0 rg 0 0 200 100 re f', '/Pattern 5 0 R', [')']),
     ]);
     expect(lines.map(({ complaints }) => complaints)).toEqual([
       [],
       ['an image cannot be decoded'],
       ['an image cannot be decoded'],
       ['an image cannot be decoded'],
+      ['a part of the page cannot be read'],
       ['a part of the page cannot be read'],
     ]);
   });

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { openWithPdfToImg } from '../../../../../converter/render/engines/pdf-to-img/document.ts';
-import { readMemory } from '../../../../../converter/sandbox/limits.ts';
+import { readMemory } from '../../../../../converter/sandbox/memory-limit.ts';
 
 /**
  * Draws the PDF files that are named as arguments in a process of its own, as a sandbox is, and prints for each page a line
