@@ -12,7 +12,7 @@ type Named = [name: string, bytes: Buffer];
 
 const KEY = 'a-key-of-the-tests-0123456789abcdef';
 
-describeInBrowser('the pages on which files are dropped and uploads looked at', () => {
+describeInBrowser('the convert and upload views', () => {
   let service: Service;
   let browser: Browser;
   beforeAll(async () => {
@@ -66,7 +66,7 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
     expect(faults).toEqual([]);
   });
 
-  test('a page is opened, zoomed, turned by keyboard and kept, and so are all of them and the original', async () => {
+  test('a page opens, zooms, turns by keyboard and downloads, as do the archive and the original', async () => {
     const pdf = await makePdf([{ color: RED }, { color: GREEN, width: 1_000, height: 2_000 }]);
     const { id } = (await service.upload([['sheets.pdf', pdf]])).body;
     const { originals, pages } = await service.done(id);
@@ -125,7 +125,7 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
     expect(faults).toEqual([]);
   });
 
-  test('an upload of many pages shows the first 200, and more of them on demand', async () => {
+  test('an upload of many pages shows the first 200, and more on demand', async () => {
     const [id = ''] = await insertUploads(service.pool, ['many.pdf']);
     await service.pool.query(
       `insert into pages (upload_id, original, page, status, error)
@@ -147,7 +147,7 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
     expect((await service.delete(`/uploads/${id}`)).status).toBe(204);
   });
 
-  test('pages of a long upload come while it works; it is cancelled, retried and deleted', async () => {
+  test('pages of a long upload appear while it runs; it is cancelled, retried and deleted', async () => {
     const { page, faults } = await openDashboard(browser, service.url);
     await drop(page, [['long.pdf', pdfThatNeverEnds(3, 3)]]);
     const dropped = card(page, 'long.pdf');
@@ -176,7 +176,7 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
     expect(faults).toEqual([]);
   });
 
-  test('a protected PDF is sent again with its password', async () => {
+  test('an encrypted PDF is sent again with its password', async () => {
     const { page, faults } = await openDashboard(browser, service.url);
     await drop(page, [['secret.pdf', encryptedPdf('open sesame')]]);
     const secret = card(page, 'secret.pdf');
@@ -192,7 +192,7 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
     expect(faults).toEqual([]);
   });
 
-  test('a file that was dropped while the service was away is sent once it is back', async () => {
+  test('a file dropped during an outage is sent afterwards', async () => {
     const { page, faults } = await openDashboard(browser, service.url);
     await page.getByText('Live', { exact: true }).waitFor();
     await service.end(service.api);
@@ -208,8 +208,8 @@ describeInBrowser('the pages on which files are dropped and uploads looked at', 
   });
 });
 
-describeInBrowser('the same where a key is wanted', () => {
-  test('a dropped file waits for the key, and what comes of it is fetched with it', async () => {
+describeInBrowser('the convert view of a service that requires keys', () => {
+  test('a dropped file waits for the key, and its pages are fetched with the key', async () => {
     const sha256 = createHash('sha256').update(KEY).digest('hex');
     const API_KEYS = JSON.stringify([{ name: 'tests', sha256, scopes: ['uploads:read', 'uploads:write'] }]);
     const [service, browser] = await Promise.all([
@@ -267,7 +267,7 @@ async function pick(page: Page, files: Named[]): Promise<void> {
   await (await chooser).setFiles(files.map(([name, buffer]) => ({ name, mimeType: '', buffer })));
 }
 
-/** A browser's own dropping and pasting cannot be reached from outside: its events can. */
+/** A test cannot drop or paste in the browser, but it can dispatch the events. */
 async function drop(page: Page, files: Named[]): Promise<void> {
   const dataTransfer = await transfer(page, files);
   for (const type of ['dragenter', 'dragover', 'drop']) await page.dispatchEvent('h1', type, { dataTransfer });

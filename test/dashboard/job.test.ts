@@ -4,7 +4,7 @@ import { makePdf, RED } from '../support/files.ts';
 import { startReceiver } from '../support/receiver.ts';
 import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
 
-describeInBrowser('the page of a job', () => {
+describeInBrowser('the job view', () => {
   let service: Service;
   let browser: Browser;
   let receiver: Awaited<ReturnType<typeof startReceiver>>;
@@ -30,7 +30,7 @@ describeInBrowser('the page of a job', () => {
   const tied = (page: Page, name: string | RegExp) => ties(page).getByRole('link', { name });
   const button = (page: Page, name: string) => page.getByRole('button', { name });
 
-  test('draws what it is tied to, each a link, and follows what becomes of them', async () => {
+  test('draws related jobs as links and follows their changes', async () => {
     await service.submit([
       { job_id: 'gate', type: 'sleep', payload: { input: 3600 } },
       { job_id: 'left', type: 'fibonacci', payload: { input: 10 }, depends_on: ['gate'] },
@@ -50,7 +50,7 @@ describeInBrowser('the page of a job', () => {
     await tied(page, 'reverse last failed').waitFor();
     await button(page, 'Cancel').waitFor({ state: 'detached' });
 
-    // By keyboard, to one that cannot run before the other does.
+    // The keyboard opens a dependant, which cannot run first.
     await tied(page, 'fibonacci left failed').focus();
     await page.keyboard.press('Enter');
     await heading(page, 'left').waitFor();
@@ -68,7 +68,7 @@ describeInBrowser('the page of a job', () => {
     expect(faults).toEqual([]);
   });
 
-  test('draws the parts of a conversion, and says so in a list too', async () => {
+  test('draws the children of a conversion and lists them', async () => {
     const pdf = await makePdf(Array.from({ length: 30 }, () => ({ color: RED })));
     const { body } = await service.upload([['many.pdf', pdf]], { dpi: '36' });
     await service.done(body.id);
@@ -95,7 +95,7 @@ describeInBrowser('the page of a job', () => {
     expect(faults).toEqual([]);
   });
 
-  test('shows its log as it comes, and lets who reads it read', async () => {
+  test('shows new log lines and keeps the scroll position of a reader', async () => {
     const { job_id } = await service.submit({ type: 'talk' });
     const { page, faults } = await open(job_id);
     const log = page.getByRole('log', { name: 'Log' });
@@ -105,7 +105,7 @@ describeInBrowser('the page of a job', () => {
         top: scrollTop,
         left: scrollHeight - clientHeight - scrollTop,
       }));
-    // More than fills it.
+    // More lines than fit.
     await until(async () => (await lines()) > 40);
     expect((await place()).left).toBeLessThan(2);
 
@@ -133,7 +133,7 @@ describeInBrowser('the page of a job', () => {
     expect(faults).toEqual([]);
   });
 
-  test('retries a failed job, and shows each attempt and the webhook', async () => {
+  test('retries a failed job and shows each attempt and the webhook', async () => {
     const { job_id } = await service.submit({
       type: 'fail',
       payload: { times: 1 },
@@ -159,7 +159,7 @@ describeInBrowser('the page of a job', () => {
     expect(faults).toEqual([]);
   });
 
-  test('says so when there is no such job', async () => {
+  test('says that a job does not exist', async () => {
     const { page, faults } = await open('nobody');
     await page.getByRole('alert').getByText('not_found').waitFor();
     await expectAccessible(page);

@@ -5,14 +5,14 @@ import { insertUploads } from '../support/listed-uploads.ts';
 import { type Json, type Service, startService, until } from '../support/service.ts';
 
 const MANY = 100_000;
-/** Rows that are scrolled down to: 25 pages of the API. */
+/** The test scrolls to this row: 25 pages of the API. */
 const FAR = 5_000;
 /** The number of rows in the first answer. */
 const BURST = 2_000;
-/** Rows that may be there at a time, of whatever length the list is. */
+/** Maximum of rendered rows for a list of any length. */
 const MAX_ROWS = 60;
 
-/** Fails at once, and would run well when it is tried again. */
+/** A job that fails at once and succeeds when it is retried. */
 const FAILS = { type: 'fail', payload: { times: 1 }, retry_config: { max_attempts: 1 } };
 
 describeInBrowser('the lists of the dashboard', () => {
@@ -39,7 +39,7 @@ describeInBrowser('the lists of the dashboard', () => {
   const rowOf = (page: Page, text: string | RegExp) => page.getByRole('row').filter({ hasText: text });
   const query = (page: Page) => Object.fromEntries(new URL(page.url().replace('#', '')).searchParams);
 
-  /** Scrolls down until so many rows are loaded; gives how many were in the document at most. */
+  /** Scrolls down until so many rows are loaded; returns the maximum of rendered rows. */
   function scrollTo(region: Locator, rows: number): Promise<number> {
     return region.evaluate(async (element, wanted) => {
       const [body] = [...element.querySelectorAll('[role="rowgroup"]')].slice(-1) as [HTMLElement];
@@ -54,7 +54,7 @@ describeInBrowser('the lists of the dashboard', () => {
     }, rows);
   }
 
-  /** The file that stands first in sight, and how far from the top. */
+  /** The first visible file and its distance from the top. */
   const firstInSight = (region: Locator) =>
     region.evaluate((element) => {
       const top = element.getBoundingClientRect().top + 40;
@@ -63,14 +63,14 @@ describeInBrowser('the lists of the dashboard', () => {
       return [first?.textContent, Math.round((first?.getBoundingClientRect().top ?? 0) - top)];
     });
 
-  test('100,000 uploads: however far one scrolls, few rows are there, and what one looks at stays in its place', async () => {
+  test('a list of 100,000 uploads renders few rows and keeps the visible ones in place', async () => {
     const { page, faults } = await open('#/uploads');
     const region = regionOf(page, 'Uploads');
     await page.getByRole('link', { name: `report ${MANY}.pdf` }).waitFor();
     await page.getByText('200 loaded so far').waitFor();
     expect(await scrollTo(region, FAR)).toBeLessThan(MAX_ROWS);
     await page.getByText(/[5-9],[02468]00 loaded so far/).waitFor();
-    // Away from the end, so that nothing more is loaded.
+    // Away from the end, so that no more rows are loaded.
     await region.evaluate((element) => element.scrollTo(0, element.scrollHeight / 2));
     await rowOf(page, /report 97[345]\d\d/)
       .first()
@@ -100,7 +100,7 @@ describeInBrowser('the lists of the dashboard', () => {
     expect(await rowOf(page, newest).count()).toBe(1);
     await expectAccessible(page);
 
-    // More than can be put on top of what is seen: that is left to who looks.
+    // Too many new rows to insert above the visible ones: the user decides.
     await region.evaluate((element) => element.scrollTo(0, element.scrollHeight / 2));
     await rowOf(page, /report 97[345]\d\d/)
       .first()
@@ -124,7 +124,7 @@ describeInBrowser('the lists of the dashboard', () => {
     expect(faults).toEqual([]);
   });
 
-  test('uploads are filtered and searched for, in an address that can be sent, and lead to their pages', async () => {
+  test('uploads are filtered and searched by the address, and link to their pages', async () => {
     const { page, faults } = await open('#/uploads');
     const box = page.getByLabel('Id or file name');
     await box.fill('re');
@@ -150,7 +150,7 @@ describeInBrowser('the lists of the dashboard', () => {
     expect([...faults, ...other.faults]).toEqual([]);
   });
 
-  test('a new upload appears, and its row shows how it ends', async () => {
+  test('a new upload appears, and its row shows its end', async () => {
     const { page } = await open('#/uploads');
     await page
       .getByRole('link', { name: /^(report|burst)/ })
@@ -158,17 +158,17 @@ describeInBrowser('the lists of the dashboard', () => {
       .waitFor();
     const png = await makeImage({ width: 9, height: 9, color: RED });
     const { body } = await service.upload([
-      ['just now.png', png],
+      ['new one.png', png],
       ['and more.png', png],
     ]);
-    const row = rowOf(page, 'just now.png, and more.png');
+    const row = rowOf(page, 'new one.png, and more.png');
     await row.getByText('completed').waitFor();
     await row.getByText('2 pages').waitFor();
     await service.delete(`/uploads/${body.id}`);
     await row.waitFor({ state: 'detached' });
   });
 
-  test('the keyboard reaches the filters, the list and its rows, and keeps its place when the list is scrolled', async () => {
+  test('the keyboard reaches filters, list and rows, and the focus survives scrolling', async () => {
     const { page } = await open('#/uploads');
     const region = regionOf(page, 'Uploads');
     await page.getByText('200 loaded so far').waitFor();
@@ -179,7 +179,7 @@ describeInBrowser('the lists of the dashboard', () => {
     const focus = () => page.evaluate(() => document.activeElement?.textContent);
     const name = await focus();
     expect(name).toMatch(/^(burst|report) \d+\.pdf$/);
-    // The row is out of sight then, and there all the same.
+    // The row is then invisible, but still rendered.
     for (let presses = 0; presses < 4; presses++) await page.keyboard.press('PageDown');
     await until(() => region.evaluate((element) => element.scrollTop > 1_000));
     expect(await focus()).toBe(name);
@@ -187,7 +187,7 @@ describeInBrowser('the lists of the dashboard', () => {
     await page.waitForURL(/#\/uploads\/[0-9a-f-]{36}$/);
   });
 
-  test('jobs are filtered by each of their properties, and change as they run', async () => {
+  test('jobs are filtered by each property and change as they run', async () => {
     const { body: upload } = await service.upload([['a.png', await makeImage({ width: 9, height: 9, color: RED })]]);
     await service.done(upload.id);
     await service.submit([
@@ -224,7 +224,7 @@ describeInBrowser('the lists of the dashboard', () => {
     expect(faults).toEqual([]);
   });
 
-  test('dead letters run again, one by one and all that match', async () => {
+  test('dead letters are retried one by one and by filter', async () => {
     const ids = ['dead-1', 'dead-2', 'dead-3'];
     await service.submit(ids.map((job_id) => ({ ...FAILS, job_id })));
     await Promise.all(ids.map((id) => service.jobDone(id)));

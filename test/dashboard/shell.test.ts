@@ -23,7 +23,7 @@ describeInBrowser('the dashboard', () => {
     await service?.stop();
   });
 
-  test('is a page of less than 200 KB, gzipped, that may load and run nothing but its own files', async () => {
+  test('has less than 200 KB, gzipped, and may load and run its own files only', async () => {
     const answer = await fetch(`${service.url}/`);
     expect([answer.status, answer.headers.get('content-type')]).toEqual([200, 'text/html; charset=utf-8']);
     const policy = answer.headers.get('content-security-policy') ?? '';
@@ -64,7 +64,7 @@ describeInBrowser('the dashboard', () => {
     }
   }
 
-  test('is gone through by keyboard, and keeps the colours that were chosen', async () => {
+  test('can be used by keyboard and keeps the chosen colours', async () => {
     const { page } = await openDashboard(browser, service.url);
     await page.keyboard.press('Tab');
     await page.keyboard.press('Enter');
@@ -95,7 +95,7 @@ describeInBrowser('the dashboard', () => {
   });
 });
 
-describeInBrowser('the dashboard of a service that wants keys', () => {
+describeInBrowser('the dashboard of a service that requires keys', () => {
   const KEY = 'a/key+of(the)tests==';
   let service: Service;
   let browser: Browser;
@@ -112,7 +112,7 @@ describeInBrowser('the dashboard of a service that wants keys', () => {
     await service?.stop();
   });
 
-  test('asks for one, refuses a wrong one, and shows everything with the right one', async () => {
+  test('asks for a key, rejects a wrong one, and shows everything with the right one', async () => {
     const { page, faults } = await openDashboard(browser, service.url, { hash: '#/uploads' });
     const dialog = page.getByRole('dialog', { name: 'This service requires a key' });
     await dialog.waitFor();
@@ -129,7 +129,7 @@ describeInBrowser('the dashboard of a service that wants keys', () => {
     await service.upload([['mine.png', png]], {}, { Authorization: `Bearer ${KEY}` });
     await page.getByText('mine.png').waitFor();
 
-    // It is kept for this tab, and stands in no address.
+    // The key is kept for this tab and is in no address.
     await page.reload();
     await page.getByText('mine.png').waitFor();
     expect(page.url()).not.toContain(KEY);

@@ -34,7 +34,7 @@ describeInBrowser('the system page', () => {
       return count > 500;
     }, colour);
 
-  test('shows what is reserved, what waits, what was done, and how an attempt died', async () => {
+  test('shows reservations, queues, throughput and abnormal ends', async () => {
     const { page, faults } = await open();
     const queue = page.getByRole('region', { name: 'Queue' });
     const deaths = page.getByRole('region', { name: 'Recent abnormal ends' });
@@ -69,7 +69,7 @@ describeInBrowser('the system page', () => {
     expect(faults).toEqual([]);
   });
 
-  test('lists schedules, and deletes one only after a question', async () => {
+  test('lists schedules and deletes one after a confirmation', async () => {
     const job = { type: 'balloon', payload: { megabytes: 1 } };
     for (const name of ['nightly', 'weekly']) {
       await service.put(`/schedules/${name}`, { cron: '0 3 * * *', timezone: 'Europe/Berlin', job });
@@ -98,7 +98,7 @@ describeInBrowser('the system page', () => {
     expect(faults).toEqual([]);
   });
 
-  test('says when a heartbeat is late', async () => {
+  test('marks a late heartbeat', async () => {
     const { page, faults } = await open();
     await page.getByText(/^Heartbeat /).waitFor();
     const [converter] = service.converters as [Service['converters'][number]];

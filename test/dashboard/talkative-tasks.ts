@@ -3,7 +3,7 @@ import { z } from 'zod';
 import examples from '../../examples/tasks/index.ts';
 import { defineTask } from '../../jobs/task.ts';
 
-/** Logs a line every 40 ms until it is aborted, and reports no progress: only its log shows that it runs. */
+/** A task that logs a line every 40 ms until it is aborted, without progress. */
 const talk = defineTask({
   type: 'talk',
   payload: z.strictObject({}),
@@ -17,5 +17,5 @@ const talk = defineTask({
   },
 });
 
-/** The examples, and this: a module for `TASKS`. */
+/** A module for `TASKS`: the examples and this task. */
 export default [...examples, talk];
