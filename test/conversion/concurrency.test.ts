@@ -3,7 +3,7 @@ import { recordInspection, recordPages, settledPages } from '../../conversion/re
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { sendDueJobs } from '../../jobs/due-jobs.ts';
 import type { Outcome } from '../../jobs/settle.ts';
-import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from './fixture.ts';
+import { COMPLETED, completedPage, FAILED, type JobsFixture, openJobsFixture, range } from '../jobs/fixture.ts';
 
 let fixture: JobsFixture;
 beforeAll(async () => {
