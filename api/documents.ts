@@ -3,7 +3,7 @@ import type { Event } from '../db/events.ts';
 import type { Attempt, JobRow, ListedJob, Relative } from '../db/jobs.ts';
 import type { Schedule } from '../db/schedules.ts';
 import type { Progress } from '../db/schema.ts';
-import type { listConverters, queueDepths, recentDeaths, recentThroughput } from '../db/system.ts';
+import type { listConverters, queueDepths, recentAbnormalEnds, recentThroughput } from '../db/system.ts';
 import type { ListedUpload, Original, Page, PageCursor, Upload, UploadCounts } from '../db/uploads.ts';
 import type { Webhook, WebhookAttempt } from '../db/webhooks.ts';
 import type { BulkOperation } from '../jobs/bulk.ts';
@@ -322,7 +322,7 @@ export function systemDocument(
   converters: Rows<typeof listConverters>,
   queues: Rows<typeof queueDepths>,
   minutes: Rows<typeof recentThroughput>,
-  deaths: Rows<typeof recentDeaths>,
+  deaths: Rows<typeof recentAbnormalEnds>,
 ): Answer<typeof answers.system> {
   return {
     converters: converters.map((converter) => ({

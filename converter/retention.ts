@@ -8,8 +8,8 @@ import {
   deleteOldEvents,
   endedBefore,
   isExpired,
-  listJobsOver,
-  listUploadsOver,
+  listExpiredJobs,
+  listExpiredUploads,
   type Place,
 } from '../db/retention.ts';
 import { forgetHosts } from '../db/webhooks.ts';
@@ -86,7 +86,7 @@ export class Retention {
     const { db, queues } = this.#parts;
     const isOver = 'days' in reason ? endedBefore(reason.days) : isExpired;
     return this.#inOrder(UPLOADS, async (batch) => {
-      const found = await listUploadsOver(db, reason, batch);
+      const found = await listExpiredUploads(db, reason, batch);
       const ended = found.filter(({ isLive }) => !isLive).map(({ id }) => id);
       await this.#deleteApart(ended, async (ids) => this.#removeFolders(await deleteEndedUploads(db, ids, isOver)));
       for (const { id, isLive } of found) {
@@ -102,7 +102,7 @@ export class Retention {
   #jobs(days: number): NextBatch {
     const { db } = this.#parts;
     return this.#inOrder(JOBS, async (batch) => {
-      const found = await listJobsOver(db, days, batch);
+      const found = await listExpiredJobs(db, days, batch);
       await this.#deleteApart(
         found.map(({ id }) => id),
         (ids) => deleteOldJobs(db, ids, days),

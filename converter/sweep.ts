@@ -2,7 +2,7 @@ import { archive } from '../conversion/tasks/archive.ts';
 import type { Database } from '../db/client.ts';
 import { listResultPaths } from '../db/jobs.ts';
 import { withLock } from '../db/locks.ts';
-import { endsOfUploads, listPagePaths } from '../db/uploads.ts';
+import { findUploadEnds, listPagePaths } from '../db/uploads.ts';
 import type { Logger } from '../runtime/log.ts';
 import { readPath, UPLOADS, uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
@@ -54,7 +54,7 @@ export async function sweepStore(parts: SweepParts, signal: AbortSignal): Promis
 
 /** The rows are read after the files, so that a file that is not in them was no one's when it was seen. */
 async function sweepFolders({ db, store, log }: SweepParts, folders: Map<string, string[]>): Promise<void> {
-  const ends = await endsOfUploads(db, [...folders.keys()]);
+  const ends = await findUploadEnds(db, [...folders.keys()]);
   const made: { path: string; uploadId: string; archive: boolean }[] = [];
   for (const [uploadId, files] of folders) {
     const end = ends.get(uploadId);

@@ -38,7 +38,7 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
     const owner = callerOf(request).owner ?? '';
     const taken = await takeKey(db, owner, key);
     // The connection stays open: Node reads the rest of the body away, so that a client in the middle of it sees the answer.
-    if (taken === 'under way') throw underWay();
+    if (taken === 'in progress') throw underWay();
     if (taken === 'new') {
       const { requestId } = response.locals;
       const ignore = (error: unknown) =>

@@ -2,7 +2,7 @@ import { type Request, type Response, Router } from 'express';
 import { z } from 'zod';
 import type { Tasks } from '../../conversion/registry.ts';
 import type { Database } from '../../db/client.ts';
-import { listLogs } from '../../db/events.ts';
+import { listLogs } from '../../db/job-logs.ts';
 import {
   dependenciesOf,
   findJob,

@@ -2,7 +2,7 @@ import { Router } from 'express';
 import { register } from 'prom-client';
 import { type Database, isReadOnly } from '../../db/client.ts';
 import { isMigrated } from '../../db/migrate.ts';
-import { listConverters, queueDepths, recentDeaths, recentThroughput } from '../../db/system.ts';
+import { listConverters, queueDepths, recentAbnormalEnds, recentThroughput } from '../../db/system.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Store } from '../../store/store.ts';
 import { systemDocument } from '../documents.ts';
@@ -42,7 +42,7 @@ export function operationRoutes({ db, heavyDb, store }: { db: Database; heavyDb:
       listConverters(heavyDb),
       readQueues(),
       recentThroughput(heavyDb, THROUGHPUT_MINUTES),
-      recentDeaths(heavyDb, { owner: callerOf(request).sees, limit: MAX_ABNORMAL_ENDS }),
+      recentAbnormalEnds(heavyDb, { owner: callerOf(request).sees, limit: MAX_ABNORMAL_ENDS }),
     ]);
     response.json(systemDocument(live, queues, minutes, deaths));
   });
