@@ -4,27 +4,26 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { descendantsOf, killAll } from './process-tree.ts';
 import { forkWithSecrets } from './secrets.ts';
 
-/** Keeps one part of `npm start` running: a process that reports when it is ready, and that is replaced when it ends or hangs. */
-
 export interface Limits {
   restartAfterMs: number;
-  /** How often the part is asked for a sign of life. */
+  /** The interval of liveness checks. */
   checkMs: number;
-  /** How many checks it may leave unanswered. Checks are counted, not time: a machine that sleeps makes no check. */
+  /** Checks are counted instead of time, since a machine that sleeps makes no check. */
   maxMissedChecks: number;
-  /** How long it may take to end before it is killed. */
+  /** A part that takes longer to end is killed. */
   endMs: number;
 }
 
 export type Message = { kind?: string; url?: string };
 
 export interface Part {
-  /** Its report when it was ready for the first time. */
+  /** Its first `ready` message. */
   ready: Promise<Message>;
-  /** Ends it and everything that it has started. Resolves within `endMs`, and a moment for the kill. */
+  /** Ends it with all processes that it has started. Resolves shortly after `endMs` at the latest. */
   stop(): Promise<void>;
 }
 
+/** Keeps a part of `npm start` running: a process that sends `ready`, and that is replaced when it ends or hangs. */
 export function supervise(
   name: string,
   script: string,
@@ -40,19 +39,19 @@ export function supervise(
   let isStopping = false;
 
   async function start(): Promise<Message> {
-    // A separate group: Ctrl-C reaches this process alone, which then ends the others in order.
+    // In a separate process group, Ctrl-C reaches only the parent, which ends its parts in order.
     child = forkWithSecrets(script, secrets, { ...forkOptions, detached: true });
     const started = child;
     const exited = once(started, 'exit');
     const ready = Promise.withResolvers<Message | undefined>();
     const onAlive = watch(started, limits, () => onHang?.());
     started.on('message', (message: Message) => {
-      // A part that is ready answers, even if it hangs before its first check.
+      // `ready` counts as an answer, so that a part that hangs before its first check is replaced.
       if (message.kind === 'alive' || message.kind === 'ready') onAlive();
       if (message.kind === 'ready') ready.resolve(message);
       else if (message.kind !== 'alive') onMessage?.(message);
     });
-    // It may have ended when it is asked.
+    // A check may reach a part that has ended; its exit event reports that.
     started.on('error', () => undefined);
     void exited.then(() => ready.resolve(undefined));
     const report = await ready.promise;
@@ -80,16 +79,16 @@ export function supervise(
   };
 }
 
-/** Kills a part that has answered once and no longer does. Gives what to call at each answer. */
+/** Kills a part that has answered once and no longer does. Returns the function to call at each answer. */
 function watch(child: ChildProcess, { checkMs, maxMissedChecks }: Limits, onHang: () => void): () => void {
   let hasAnswered = false;
-  let isAsked = false;
+  let isCheckPending = false;
   let missed = 0;
   const checking = setInterval(() => {
-    // A question that waits for its answer is not repeated, so that nothing piles up for a part that hangs.
-    if (isAsked) missed++;
+    // A pending check is not repeated, so that messages to a hanging part do not pile up.
+    if (isCheckPending) missed++;
     else if (child.connected) child.send({ kind: 'check' }, () => undefined);
-    isAsked = true;
+    isCheckPending = true;
     if (!hasAnswered || missed <= maxMissedChecks) return;
     clearInterval(checking);
     onHang();
@@ -98,12 +97,12 @@ function watch(child: ChildProcess, { checkMs, maxMissedChecks }: Limits, onHang
   child.once('exit', () => clearInterval(checking));
   return function onAlive() {
     hasAnswered = true;
-    isAsked = false;
+    isCheckPending = false;
     missed = 0;
   };
 }
 
-/** Stops it first, so that it starts nothing while its descendants are looked up. */
+/** SIGSTOP first, so that the part starts no process while its descendants are listed. */
 function killPart(child: ChildProcess): void {
   if (child.pid === undefined || hasEnded(child)) return;
   child.kill('SIGSTOP');

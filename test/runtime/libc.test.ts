@@ -4,7 +4,7 @@ import net, { type AddressInfo } from 'node:net';
 import path from 'node:path';
 import { promisify } from 'node:util';
 
-/** Nobody else is this user. */
+/** A user without other processes. */
 const user = ['setpriv', '--reuid=65533', '--regid=65533', '--clear-groups'];
 const project = path.resolve(import.meta.dirname, '../..');
 const canSwitch =
@@ -13,7 +13,7 @@ const canSwitch =
 let child: ChildProcess | undefined;
 let postgres: net.Server;
 beforeEach(async () => {
-  // It accepts connections and says nothing: a client that asks waits.
+  // It accepts connections and never answers, so that its clients wait.
   postgres = net.createServer().listen(0, '127.0.0.1');
   await once(postgres, 'listening');
 });
@@ -25,7 +25,7 @@ afterEach(async () => {
 });
 
 (canSwitch ? test : test.skip).each(['api/main.ts', 'converter/main.ts', 'main.ts'])(
-  'another process of the same user reads no secret of %s',
+  'another process of the same user cannot read the memory of %s',
   async (entry) => {
     const { port } = postgres.address() as AddressInfo;
     const DATABASE_URL = `postgres://sheetmill:secret@127.0.0.1:${port}/sheetmill`;

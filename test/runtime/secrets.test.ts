@@ -63,7 +63,7 @@ async function readProc(pid: number, file: 'cmdline' | 'environ'): Promise<strin
   });
 }
 
-test('npm start hands secrets to no environment, command line, log or answer', async () => {
+test('npm start puts no secret into an environment, a command line, a log or a response', async () => {
   const seenFolder = path.join(folder, 'seen');
   await mkdir(seenFolder);
   const service = start(['main.ts'], {
@@ -121,7 +121,7 @@ test('npm start hands secrets to no environment, command line, log or answer', a
   expect(found(secrets, service.output())).toEqual([]);
 }, 120_000);
 
-test('a process that is started apart removes its secrets from its environment', async () => {
+test('a process without npm start removes its secrets from its environment', async () => {
   const seenFolder = path.join(folder, 'seen apart');
   await mkdir(seenFolder);
   const parts = ['api', 'converter'].map((part) =>
@@ -156,7 +156,7 @@ async function startDeadEnd() {
 }
 
 test.each(['api/main.ts', 'converter/main.ts', 'migrate.ts', 'main.ts'])(
-  'a start of %s that fails shows no secret',
+  'a failed start of %s shows no secret',
   async (module) => {
     const secret = word('secret');
     const right = new URL(process.env.TEST_POSTGRES_URL as string);
@@ -184,7 +184,7 @@ test.each(['api/main.ts', 'converter/main.ts', 'migrate.ts', 'main.ts'])(
   60_000,
 );
 
-test('a converter keeps no secret of the API', () => {
+test('a converter gets no secret of the API', () => {
   expect(
     Object.keys(withoutApiVariables({ ...SECRETS, DATABASE_URL: '', JWT_ISSUER: 'issuer', PORT: '0' })).sort(),
   ).toEqual([

@@ -14,7 +14,7 @@ afterEach(() => part?.stop());
 
 const running = () => childrenOf(process.pid).filter((pid) => commandOf(pid).includes('hanging-part.ts'));
 
-/** Starts a part and gives its processes, its own first. */
+/** Starts a part and returns its processes, the main process first. */
 async function start(limits: Partial<Limits>): Promise<number[]> {
   hangs = 0;
   isHanging = false;
@@ -43,14 +43,14 @@ async function hang(pid = 0): Promise<void> {
 test.each([
   ['after its first check', {}],
   ['before its first check', { checkMs: 2_000, maxMissedChecks: 0 }],
-])('a part that hangs %s is replaced, and nothing that it has started is left', async (_, limits) => {
+])('a part that hangs %s is replaced, and its child processes are killed', async (_, limits) => {
   const hung = await start(limits);
   await hang(hung[0]);
   await until(async () => running().some((pid) => !hung.includes(pid)) && !hung.some(isAlive));
   expect(hangs).toBe(1);
 });
 
-test('a part that hangs while it is stopped is killed after a limit, with all that it has started', async () => {
+test('a part that hangs during its stop is killed after the timeout, with its child processes', async () => {
   const hung = await start({ maxMissedChecks: NEVER, endMs: 500 });
   await hang(hung[0]);
   const began = performance.now();
@@ -61,7 +61,7 @@ test('a part that hangs while it is stopped is killed after a limit, with all th
   expect(running()).toEqual([]);
 });
 
-test('a part that dies is replaced, and one that answers its checks is kept', async () => {
+test('a killed part is replaced, and one that answers its checks is kept', async () => {
   const [died = 0, ...others] = await start({ checkMs: 5, maxMissedChecks: 400 });
   process.kill(died, 'SIGKILL');
   await until(async () => running().length === 1 && !isAlive(died));
