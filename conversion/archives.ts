@@ -1,8 +1,9 @@
 import { sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
+import { postgresCode } from '../db/postgres-errors.ts';
 import type { JobStatus } from '../db/schema.ts';
 import type { NewJob } from '../jobs/submit.ts';
-import { Moved, postgresCode } from '../jobs/transition.ts';
+import { Moved } from '../jobs/transition.ts';
 import { AppError } from '../runtime/errors.ts';
 
 /**

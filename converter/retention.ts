@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { deleteEndedUploads, deleteUpload } from '../conversion/change-upload.ts';
 import type { Database } from '../db/client.ts';
-import { isOutage } from '../db/postgres-errors.ts';
+import { isOutage, postgresCode } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import {
   type Batch,
@@ -14,7 +14,6 @@ import {
 } from '../db/retention.ts';
 import { forgetHosts } from '../db/webhooks.ts';
 import { deleteOldJobs } from '../jobs/delete.ts';
-import { postgresCode } from '../jobs/transition.ts';
 import type { Logger } from '../runtime/log.ts';
 import { uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';

@@ -1,8 +1,8 @@
 import type { Database } from '../db/client.ts';
 import { inGroups } from '../db/in-groups.ts';
+import { postgresCode } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import { type Outcome, type Settlement, settleAttempts } from '../jobs/settle.ts';
-import { postgresCode } from '../jobs/transition.ts';
 
 const MAX_GROUP = 64;
 /** Classes of Postgres's codes that say that it cannot keep what it was given, now or later: data, constraint, limit. */

@@ -1,6 +1,7 @@
 import { findCurrentArchives, keepArchives } from '../conversion/archives.ts';
 import type { Database, Transaction } from '../db/client.ts';
 import { findJobs } from '../db/jobs.ts';
+import { postgresCode } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import { AppError } from '../runtime/errors.ts';
 import { refuseUnholdable } from './capacity.ts';
@@ -8,7 +9,7 @@ import type { Job } from './claim.ts';
 import { refuseCycle } from './dependencies.ts';
 import { conflict } from './exclusive.ts';
 import { type NewJob, newJobId, submitJobs } from './submit.ts';
-import { Moved, postgresCode, transition } from './transition.ts';
+import { Moved, transition } from './transition.ts';
 import { findByUniqueKey, keepUniqueKeys } from './unique.ts';
 
 const UNIQUE_VIOLATION = '23505';

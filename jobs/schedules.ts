@@ -2,7 +2,7 @@ import { randomUUIDv7 } from 'node:crypto';
 import { setImmediate as otherWork } from 'node:timers/promises';
 import type { Database, Transaction } from '../db/client.ts';
 import { findJob, type JobRow } from '../db/jobs.ts';
-import { isOutage } from '../db/postgres-errors.ts';
+import { isOutage, postgresCode } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import {
   findUnendedJobs,
@@ -19,7 +19,7 @@ import { AppError, publicError } from '../runtime/errors.ts';
 import { refuseUnholdable } from './capacity.ts';
 import { nextRun } from './cron.ts';
 import { type NewJob, submitJobs } from './submit.ts';
-import { postgresCode, transition } from './transition.ts';
+import { transition } from './transition.ts';
 
 /** Schedules that one transaction runs. */
 const BATCH = 100;

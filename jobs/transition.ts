@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Database, Transaction } from '../db/client.ts';
+import { postgresCode } from '../db/postgres-errors.ts';
 
 /** Postgres's codes for a deadlock and for a serialisation failure: the transaction may be tried again as it was. */
 const REPEATABLE = new Set(['40P01', '40001']);
@@ -34,10 +35,4 @@ export async function repeating<T>(run: () => Promise<T>): Promise<T> {
 /** True if a transaction that failed with this error may succeed when it is repeated. */
 export function isRepeatable(error: unknown): boolean {
   return REPEATABLE.has(postgresCode(error));
-}
-
-/** The SQLSTATE of an error from Postgres, which drizzle wraps; empty for others. */
-export function postgresCode(error: unknown): string {
-  const inner = error instanceof Error && error.cause !== undefined ? error.cause : error;
-  return String((inner as { code?: unknown } | null)?.code ?? '');
 }
