@@ -154,7 +154,7 @@ export async function listPages(db: Queryable, uploadId: string): Promise<Page[]
   return db.select().from(pages).where(eq(pages.uploadId, uploadId)).orderBy(asc(pages.original), asc(pages.page));
 }
 
-/** Up to `limit` pages in order, after the page `after`. Gives the last of them as `next` if there are more. */
+/** Up to `limit` pages in order, after the page `after`. `next` is the last of them if there are more. */
 export async function listSomePages(
   db: Queryable,
   uploadId: string,
