@@ -18,6 +18,7 @@ import type { Config } from '../../runtime/config.ts';
 import { openDiskStore } from '../../store/disk.ts';
 import type { Store } from '../../store/store.ts';
 import { completedPage, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
+import { override } from '../support/override.ts';
 
 /** How a sandbox is run, and its folder. */
 type Sandboxed = RunOptions & { folder: PrivateFolder };
@@ -101,13 +102,12 @@ async function execute(
   };
   const parts: ExecutorParts = {
     db: fixture.db,
-    store: {
-      ...store,
+    store: override(store, {
       async removeFolder(name) {
         removed.push(name);
         await store.removeFolder(name);
       },
-    },
+    }),
     workFolder: root,
     tasks: new Map([['convert', task]]),
     settle: createSettler(fixture.db, fixture.queues),

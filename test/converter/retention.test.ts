@@ -12,6 +12,7 @@ import { openDiskStore } from '../../store/disk.ts';
 import { pagePath } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
 import { completedPage, FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
+import { override } from '../support/override.ts';
 import { until } from '../support/service.ts';
 
 let fixture: JobsFixture;
@@ -173,7 +174,7 @@ test('a round goes on although the files of one upload cannot be removed; those 
     if (folder.includes(broken.id)) throw new Error('the disk is not there');
     await parts.store.removeFolder(folder);
   };
-  const retention = new Retention({ ...parts, store: { ...parts.store, removeFolder } }, DAYS);
+  const retention = new Retention({ ...parts, store: override(parts.store, { removeFolder }) }, DAYS);
   for (let round = 0; round < 2; round++) await retention.round(GOING_ON);
   expect(logged.map(({ upload }) => upload)).toEqual([broken.id]);
   expect(await remaining()).toEqual([]);
@@ -238,7 +239,7 @@ test('converters that delete at the same time share the work, and remove each fo
     removed.push(folder);
     await parts.store.removeFolder(folder);
   };
-  const counted = { ...parts, store: { ...parts.store, removeFolder } };
+  const counted = { ...parts, store: override(parts.store, { removeFolder }) };
   await Promise.all([1, 2, 3].map(() => new Retention(counted, DAYS).round(GOING_ON)));
   await history(DAYS);
   expect([removed.length, new Set(removed).size]).toEqual([20, 20]);

@@ -7,6 +7,7 @@ import { openDiskStore } from '../../store/disk.ts';
 import { archivePath, pagePath } from '../../store/paths.ts';
 import type { Store } from '../../store/store.ts';
 import { completedPage, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
+import { override } from '../support/override.ts';
 
 let fixture: JobsFixture;
 let root: string;
@@ -121,7 +122,7 @@ describe('the store', () => {
       if (folders === 30) cut.abort();
       await parts.store.removeFolder(folder);
     };
-    await sweepStore({ ...parts, store: { ...parts.store, removeFolder } }, cut.signal);
+    await sweepStore({ ...parts, store: override(parts.store, { removeFolder }) }, cut.signal);
     const left = await stored();
     expect([folders < 250, left.length]).toEqual([true, 250 - folders + 1]);
     await store();
@@ -138,7 +139,7 @@ test('of two converters that sweep the store at the same time one does', async (
     await parts.store.removeFolder(folder);
     atWork--;
   };
-  const counted = { ...parts, store: { ...parts.store, removeFolder } };
+  const counted = { ...parts, store: override(parts.store, { removeFolder }) };
   await Promise.all([sweepStore(counted, GOING_ON), sweepStore(counted, GOING_ON)]);
   await sweepStore(counted, GOING_ON);
   expect([most, await stored()]).toEqual([1, []]);
