@@ -1,9 +1,10 @@
 import { sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
+import { postgresCode } from '../db/postgres-errors.ts';
 import type { JobStatus } from '../db/schema.ts';
 import { conflict } from '../jobs/change-lock.ts';
 import type { NamedJob } from '../jobs/domain.ts';
-import { postgresCode, RetryTransaction } from '../jobs/transition.ts';
+import { RetryTransaction } from '../jobs/transition.ts';
 import { AppError } from '../runtime/errors.ts';
 import { archive } from './tasks/archive.ts';
 

@@ -1,19 +1,18 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Database } from '../db/client.ts';
-import { isOutage } from '../db/postgres-errors.ts';
+import { isOutage, postgresCode } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import {
   type Batch,
   deleteOldEvents,
   endedBefore,
   isExpired,
-  listJobsOver,
-  listUploadsOver,
+  listExpiredJobs,
+  listExpiredUploads,
   type Place,
 } from '../db/retention.ts';
 import { forgetHosts } from '../db/webhooks.ts';
 import { deleteOldJobs } from '../jobs/delete.ts';
-import { postgresCode } from '../jobs/transition.ts';
 import type { Logger } from '../runtime/log.ts';
 import { uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
@@ -86,7 +85,7 @@ export class Retention {
     const { db, queues } = this.#parts;
     const isDue = 'days' in reason ? endedBefore(reason.days) : isExpired;
     return this.#inOrder(MAX_UPLOADS, async (batch) => {
-      const found = await listUploadsOver(db, reason, batch);
+      const found = await listExpiredUploads(db, reason, batch);
       const ended = found.filter(({ isLive }) => !isLive).map(({ id }) => id);
       await this.#deleteHalving(ended, async (ids) => this.#removeFolders(await deleteEndedUploads(db, ids, isDue)));
       for (const { id, isLive } of found) {
@@ -102,7 +101,7 @@ export class Retention {
   #jobs(days: number): NextBatch {
     const { db } = this.#parts;
     return this.#inOrder(MAX_JOBS, async (batch) => {
-      const found = await listJobsOver(db, days, batch);
+      const found = await listExpiredJobs(db, days, batch);
       await this.#deleteHalving(
         found.map(({ id }) => id),
         (ids) => deleteOldJobs(db, ids, days),

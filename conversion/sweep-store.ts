@@ -1,7 +1,7 @@
 import type { Database } from '../db/client.ts';
 import { listResultPaths } from '../db/jobs.ts';
 import { withLock } from '../db/locks.ts';
-import { endsOfUploads, listPagePaths } from '../db/uploads.ts';
+import { findUploadEnds, listPagePaths } from '../db/uploads.ts';
 import type { Logger } from '../runtime/log.ts';
 import { readPath, UPLOADS, uploadFolder } from '../store/paths.ts';
 import type { Store } from '../store/store.ts';
@@ -49,7 +49,7 @@ export async function sweepStore(parts: SweepParts, signal: AbortSignal): Promis
 
 /** Reads the rows after the files, so that a file without a row had none when it was listed. */
 async function sweepFolders(parts: SweepParts, folders: Map<string, string[]>): Promise<void> {
-  const ends = await endsOfUploads(parts.db, [...folders.keys()]);
+  const ends = await findUploadEnds(parts.db, [...folders.keys()]);
   const made: MadeFile[] = [];
   for (const [uploadId, files] of folders) {
     const end = ends.get(uploadId);

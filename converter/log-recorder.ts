@@ -1,5 +1,5 @@
 import type { Database } from '../db/client.ts';
-import { appendLogs, type LogLine } from '../db/events.ts';
+import { appendLogs, type LogLine } from '../db/job-logs.ts';
 import type { Progress } from '../db/schema.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import { recordProgress } from '../jobs/progress.ts';

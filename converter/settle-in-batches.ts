@@ -1,8 +1,8 @@
 import type { Database } from '../db/client.ts';
 import { inGroups } from '../db/in-groups.ts';
+import { postgresCode } from '../db/postgres-errors.ts';
 import type { Queues } from '../db/queues.ts';
 import { type Outcome, type Settlement, settleAttempts } from '../jobs/settle.ts';
-import { postgresCode } from '../jobs/transition.ts';
 
 const MAX_BATCH = 64;
 /** Classes of Postgres errors for values that can never be stored: data, constraint, limit. */

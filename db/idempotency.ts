@@ -4,36 +4,36 @@ import { idempotencyKeys } from './schema.ts';
 
 export type Answer = NonNullable<typeof idempotencyKeys.$inferSelect.answer>;
 
-/** A request that dies without an answer blocks its key for this long. */
+/** A request that ends without an answer blocks its key for this time. */
 const LOCK_SECONDS = 30;
-const FORGOTTEN_AT_ONCE = 1_000;
+const DELETE_BATCH = 1_000;
 
 const lockedUntil = () => sql`now() + make_interval(secs => ${LOCK_SECONDS})`;
 const is = (owner: string, key: string) => and(eq(idempotencyKeys.owner, owner), eq(idempotencyKeys.key, key));
 
-/** Takes a key for a request: `new`, `under way` while another has it, or what the first request was and its answer. */
+/** Takes a key for a request. Returns `new`, `in progress` while another request has it, or the first request's answer. */
 export async function takeKey(
   db: Queryable,
   owner: string,
   key: string,
-): Promise<'new' | 'under way' | { fingerprint: string; answer: Answer }> {
+): Promise<'new' | 'in progress' | { fingerprint: string; answer: Answer }> {
   const taken = await db
     .insert(idempotencyKeys)
     .values({ owner, key, lockedUntil: lockedUntil() })
     .onConflictDoUpdate({
       target: [idempotencyKeys.owner, idempotencyKeys.key],
-      // Its row keeps the answer to this request, and its day begins now.
+      // The row will keep the answer to this request, for a day from now.
       set: { lockedUntil: lockedUntil(), createdAt: sql`now()` },
       setWhere: sql`${idempotencyKeys.answer} is null and ${idempotencyKeys.lockedUntil} < now()`,
     })
     .returning({ key: idempotencyKeys.key });
   if (taken.length > 0) return 'new';
   const [known] = await db.select().from(idempotencyKeys).where(is(owner, key));
-  if (!known?.answer || known.fingerprint === null) return 'under way';
+  if (!known?.answer || known.fingerprint === null) return 'in progress';
   return { fingerprint: known.fingerprint, answer: known.answer };
 }
 
-/** Keeps a key that takes long, such as an upload's. */
+/** Extends the lock of a key, for a long request such as an upload. */
 export async function holdKey(db: Queryable, owner: string, key: string): Promise<void> {
   await db.update(idempotencyKeys).set({ lockedUntil: lockedUntil() }).where(is(owner, key));
 }
@@ -46,7 +46,7 @@ export interface KeptAnswer {
   answer: Answer;
 }
 
-/** In the transaction that did what the answers say. Gives false when one of the keys has an answer already. */
+/** Stores answers, in the transaction of the work. Returns false when one of the keys has an answer already. */
 export async function keepAnswers(tx: Queryable, answers: KeptAnswer[]): Promise<boolean> {
   if (answers.length === 0) return true;
   const { rowCount } = await tx.execute(sql`
@@ -56,18 +56,18 @@ export async function keepAnswers(tx: Queryable, answers: KeptAnswer[]): Promise
   return rowCount === answers.length;
 }
 
-/** Frees the key of a request that was refused. */
+/** Frees the key of a refused request. */
 export async function freeKey(db: Queryable, owner: string, key: string): Promise<void> {
   await db.delete(idempotencyKeys).where(and(is(owner, key), sql`${idempotencyKeys.answer} is null`));
 }
 
-/** Forgets answers that were kept for a day, in batches: several processes may do so at the same time. */
+/** Deletes answers after a day, in batches. Several processes may do so at the same time. */
 export async function forgetAnswers(db: Database): Promise<void> {
   for (;;) {
     const { rowCount } = await db.execute(sql`
       delete from idempotency_keys where ctid = any(array(
         select ctid from idempotency_keys where created_at < now() - interval '1 day'
-        order by created_at limit ${FORGOTTEN_AT_ONCE} for update skip locked))`);
-    if ((rowCount ?? 0) < FORGOTTEN_AT_ONCE) return;
+        order by created_at limit ${DELETE_BATCH} for update skip locked))`);
+    if ((rowCount ?? 0) < DELETE_BATCH) return;
   }
 }

@@ -12,11 +12,11 @@ import {
 } from './schema.ts';
 
 export type JobRow = typeof jobs.$inferSelect;
-/** The facts that the position of a job depends on. */
+/** The columns that decide the position of a job. */
 export type QueuedJob = Pick<JobRow, 'id' | 'status' | 'priority' | 'owner'>;
 export type Attempt = typeof jobAttempts.$inferSelect;
 
-/** What a list of jobs may be narrowed by. */
+/** Selects jobs. An absent member selects all. */
 export interface JobFilter {
   owner?: string | undefined;
   status?: JobStatus | undefined;
@@ -27,14 +27,14 @@ export interface JobFilter {
   createdBefore?: Date | undefined;
 }
 
-/** A job in a list: a payload or result that is too large for it is null, and the job is `truncated`. */
+/** A job in a list. A large payload or result is null, and the job is `truncated`. */
 export type ListedJob = Omit<JobRow, 'payload'> & { payload: JobRow['payload'] | null; truncated: boolean };
 
-/** Bytes of a payload or result, as text, in a list. */
+/** The maximum bytes of a payload or result, as text, in a list. */
 const MAX_LISTED_BYTES = 4096;
-/** Attempts that the document of a job has: a job that is retried by hand may have any number. */
+/** The attempts in the document of a job: manual retries may add any number. */
 const MAX_ATTEMPTS = 200;
-/** Beyond this many jobs ahead, a position is no longer counted. */
+/** Positions are not counted beyond this. */
 const MAX_POSITION = 1000;
 
 export function whereJobs({
@@ -62,7 +62,7 @@ export async function findJob(db: Queryable, id: string): Promise<JobRow | undef
   return job;
 }
 
-/** In the order of the ids; those that are not there are left out. */
+/** In the order of the ids, without missing ones. */
 export async function findJobs(db: Queryable, ids: string[]): Promise<JobRow[]> {
   if (ids.length === 0) return [];
   const found = await db
@@ -74,8 +74,8 @@ export async function findJobs(db: Queryable, ids: string[]): Promise<JobRow[]> 
 }
 
 /**
- * Says whether a value fits into a list. jsonb takes at most about four times as much as its text, so a value that is stored
- * in more than that is too large, and Postgres need not read it.
+ * True if a value fits into a list. jsonb takes at most about four times the bytes of its text, so Postgres need not read a
+ * value whose stored size is larger than that.
  */
 const isSmall = (value: AnyColumn) => sql`case when ${value} is null then true
   when pg_column_size(${value}) > ${5 * MAX_LISTED_BYTES} then false
@@ -88,7 +88,7 @@ const listedColumns = {
   truncated: sql<boolean>`not (${isSmall(jobs.payload)} and ${isSmall(jobs.result)})`,
 };
 
-/** In the order of the ids, without what is too large for a list. */
+/** In the order of the ids, without large payloads and results. */
 export async function findListed(db: Queryable, ids: string[]): Promise<ListedJob[]> {
   const found = await db
     .select(listedColumns)
@@ -98,15 +98,15 @@ export async function findListed(db: Queryable, ids: string[]): Promise<ListedJo
   return ids.flatMap((id) => byId.get(id) ?? []);
 }
 
-/** The last job of a page of a list. The time is in microseconds, which a Date would lose. */
+/** The last job of a page of a list. The time is in microseconds, which a Date cannot hold. */
 export interface JobCursor {
   createdAt: number;
   id: string;
 }
 
 /**
- * Newest first, `limit` at most, after `before`. Gives the cursor of the last one if there are more. The pages of each
- * status and priority asked for are merged, so that every filter is answered by an index, however few jobs match it.
+ * Newest first, `limit` at most, older than `before`. `next` is null at the end. The query merges the pages of each selected
+ * status and priority, so that an index answers every filter, however few jobs match it.
  */
 export async function listJobs(
   db: Queryable,
@@ -143,7 +143,7 @@ export async function countDependencies(db: Queryable, jobId: string): Promise<n
   return db.$count(jobDependencies, eq(jobDependencies.jobId, jobId));
 }
 
-/** The latest attempts of a job, in their order. */
+/** The latest attempts of a job, oldest first. */
 export async function listAttempts(db: Queryable, jobId: string): Promise<Attempt[]> {
   const latest = await db
     .select()
@@ -154,7 +154,7 @@ export async function listAttempts(db: Queryable, jobId: string): Promise<Attemp
   return latest.reverse();
 }
 
-/** Jobs with their attempts and prerequisites, as they were at one moment; those that are not there are left out. */
+/** Jobs with their attempts and prerequisites in one snapshot, without missing ones. */
 export async function findJobDetails(
   db: Database,
   ids: string[],
@@ -186,7 +186,7 @@ export async function findJobDetails(
   );
 }
 
-/** The first prerequisites of each of these jobs, by id; `max` of each job at most. */
+/** Up to `max` prerequisites of each job, by id. */
 export async function someDependenciesOf(db: Queryable, ids: string[], max: number): Promise<Map<string, string[]>> {
   const { rows } = await db.execute<{ id: string; depends_on: string[] }>(sql`
     select wanted as id, array(
@@ -195,7 +195,7 @@ export async function someDependenciesOf(db: Queryable, ids: string[], max: numb
   return new Map(rows.map((row) => [row.id, row.depends_on]));
 }
 
-/** The prerequisites of each of these jobs, by id. */
+/** The prerequisites of each job, by id. */
 export async function dependenciesOf(db: Queryable, ids: string[]): Promise<Map<string, string[]>> {
   if (ids.length === 0) return new Map();
   const edges = await db
@@ -207,22 +207,20 @@ export async function dependenciesOf(db: Queryable, ids: string[]): Promise<Map<
   return new Map([...byJob].map(([id, list]) => [id, list.map(({ dependsOn }) => dependsOn)]));
 }
 
+/** The outcome of a prerequisite. The type is null if it was deleted. */
+export type Prerequisite = Pick<JobRow, 'id' | 'result' | 'error'> & {
+  type: string | null;
+  status: JobStatus | 'deleted';
+  /** True if it has a result that was left out. */
+  truncated: boolean;
+};
+
 /**
- * The outcomes of the prerequisites of a job, by ascending id. Results are given until all together have more than
- * `maxBytes` of JSON; the stored size is looked at first, so that a large one is not read to be left out.
+ * The outcomes of the prerequisites of a job, by ascending id. Results are included up to `maxBytes` of JSON in all. The
+ * stored size is checked first, so that Postgres does not read a large result only to leave it out.
  */
-export async function listPrerequisites(
-  db: Queryable,
-  jobId: string,
-  maxBytes: number,
-): Promise<
-  (Pick<JobRow, 'id' | 'result' | 'error'> & {
-    type: string | null;
-    status: JobStatus | 'deleted';
-    truncated: boolean;
-  })[]
-> {
-  const { rows } = await db.execute<Awaited<ReturnType<typeof listPrerequisites>>[number]>(sql`
+export async function listPrerequisites(db: Queryable, jobId: string, maxBytes: number): Promise<Prerequisite[]> {
+  const { rows } = await db.execute<Prerequisite>(sql`
     with stored as (
       select depends_on as id, type, coalesce(jobs.status, outcome, 'deleted') as status, result, error,
         sum(pg_column_size(result)) over (order by depends_on) <= ${maxBytes} as fits
@@ -235,15 +233,15 @@ export async function listPrerequisites(
   return rows;
 }
 
-/** A job among those tied to it. */
+/** A related job in a graph. */
 export type Relative = Pick<JobRow, 'id' | 'type' | 'status' | 'parentId' | 'owner'> & {
-  /** Of its prerequisites, those that were found with it. */
+  /** Those of its prerequisites that are part of the graph. */
   dependsOn: string[];
 };
 
 /**
- * The job and those tied to it, over any number of steps: prerequisites and dependants, parents and children; `limit` at
- * most, the nearest first. What lies beyond the limit is not looked at.
+ * The job and its related jobs over any number of steps, nearest first: prerequisites, dependants, parents and children.
+ * Jobs beyond `limit` are not read.
  */
 export async function listRelatives(db: Queryable, id: string, limit: number): Promise<Relative[]> {
   const { rows } = await db.execute<Relative>(sql`
@@ -264,9 +262,9 @@ export async function listRelatives(db: Queryable, id: string, limit: number): P
 }
 
 /**
- * How many ready jobs start before this one if all take equally long, plus one; for a blocked job as if it became ready now.
- * Ahead of it are all jobs of a higher priority, its owner's older ones, and of each other owner one more than those.
- * Beyond `MAX_POSITION` it is that. Null for jobs that do not wait for their turn.
+ * One more than the number of ready jobs that start before this one, if all take equally long; a blocked job counts as ready
+ * from now. Ahead of it are all jobs of a higher priority, its owner's older jobs, and of each other owner one more than
+ * those. At most `MAX_POSITION`. Null for jobs that are neither ready nor blocked.
  */
 export async function positionInQueue(db: Queryable, job: QueuedJob): Promise<number | null> {
   if (job.status !== 'ready' && job.status !== 'blocked') return null;
@@ -291,7 +289,7 @@ export async function positionInQueue(db: Queryable, job: QueuedJob): Promise<nu
   return rows[0]?.position ?? 1;
 }
 
-/** The files that completed jobs of a type have made of these uploads. */
+/** The files that completed jobs of a type have written for these uploads. */
 export async function listResultPaths(db: Queryable, type: string, uploadIds: string[]): Promise<string[]> {
   const { rows } = await db.execute<{ path: string }>(sql`
     select result->>'path' as path from jobs

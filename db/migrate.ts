@@ -13,13 +13,13 @@ import { installQueues } from './queues.ts';
 const MIGRATIONS = fileURLToPath(new URL('../migrations', import.meta.url));
 
 /**
- * Brings our tables and pg-boss's own schema up to date; processes that start together take turns. Waits a minute for a
- * Postgres that does not answer yet.
+ * Migrates our tables and pg-boss's schema. Processes that start together take turns. Waits up to a minute for a Postgres
+ * that does not answer yet.
  */
 export async function migrateDatabase(url: string): Promise<void> {
   await whenReachable(async () => {
     const client = new pg.Client(connectionTo(url, { name: 'sheetmill-migrate' }));
-    // Between two queries: the next one fails.
+    // A connection lost between two queries fails the next one.
     client.on('error', () => undefined);
     try {
       await client.connect();
@@ -33,7 +33,7 @@ export async function migrateDatabase(url: string): Promise<void> {
   });
 }
 
-/** Whether every migration of this version has been applied. */
+/** True if every migration of this version has been applied. */
 export async function isMigrated(db: Queryable): Promise<boolean> {
   const newest = Math.max(...journal.entries.map(({ when }) => when));
   const { rows } = await db.execute(sql`select 1 from drizzle.__drizzle_migrations where created_at = ${newest}`);

@@ -35,7 +35,7 @@ export function isRefusedWrite(error: unknown): boolean {
 }
 
 /** The SQLSTATE of an error from Postgres, or the network's code; empty for others. */
-function postgresCode(error: unknown): string {
+export function postgresCode(error: unknown): string {
   return String(innermost(error).code ?? '');
 }
 

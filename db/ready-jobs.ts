@@ -1,8 +1,8 @@
 import { sql } from 'drizzle-orm';
 
 /**
- * The groups of ready jobs, as a recursive query named `groups`: jobs of a group have the same priority, owner (empty for
- * none), type and shape, and are all throttled or all not. Each group costs one probe of the index `jobs_ready`, however many jobs are in it.
+ * A recursive query, named `groups`, of the groups of ready jobs. Jobs of a group share priority, owner (empty for none),
+ * type, shape and throttling. Each group costs one probe of the index `jobs_ready`, however many jobs it has.
  */
 export const readyGroups = sql`
   with recursive groups as (
@@ -16,6 +16,6 @@ export const readyGroups = sql`
       order by jobs.throttled, jobs.priority, coalesce(jobs.owner, ''), jobs.type, jobs.cpu_units, jobs.memory_mb limit 1) next
   )`;
 
-/** That a row of `jobs` is a ready job of the group. */
+/** True if a row of `jobs` is a ready job of the group. */
 export const inGroup = sql`jobs.status = 'ready' and jobs.throttled = groups.throttled and jobs.priority = groups.priority
   and coalesce(jobs.owner, '') = groups.owner and jobs.type = groups.type and jobs.cpu_units = groups.cpu_units and jobs.memory_mb = groups.memory_mb`;

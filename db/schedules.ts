@@ -1,14 +1,15 @@
 import { and, asc, eq, isNull, lte, sql } from 'drizzle-orm';
 import type { Queryable, Transaction } from './client.ts';
 import { lockSchedulesOf } from './locks.ts';
+import { firstRow } from './rows.ts';
 import { ENDED, jobs, schedules } from './schema.ts';
 
 export type Schedule = typeof schedules.$inferSelect;
 
-/** The fields of its schedule that a run changes. */
+/** The fields of a schedule that a run changes. */
 export type RecordedRun = Pick<Schedule, 'id' | 'nextRunAt' | 'lastRunAt' | 'lastJobId' | 'lastError'>;
 
-/** The schedule of a name that the caller sees: its own first, then others' by owner. `sees` undefined means everybody's. */
+/** The schedule of this name: the caller's own first, then others by owner. `sees` is the owner whose schedules are visible; undefined for all. */
 export async function findSchedule(
   db: Queryable,
   name: string,
@@ -29,7 +30,7 @@ export interface ScheduleCursor {
   id: string;
 }
 
-/** By name, `limit` at most, after a cursor; those of one owner if it is given. Gives the cursor of the last one if there are more. */
+/** Schedules by name, `limit` at most, after a cursor; those of one owner if it is given. `next` is null at the end. */
 export async function listSchedules(
   db: Queryable,
   owner: string | undefined,
@@ -50,7 +51,7 @@ export async function listSchedules(
   return { items: found.slice(0, limit), next: last ? { name: last.name, id: last.id } : null };
 }
 
-/** How many schedules an owner has, and whether one has this name. Others that ask wait until the transaction ends. */
+/** The number of an owner's schedules, and whether the name is new. Locks the owner's schedules until the transaction ends. */
 export async function lockOwned(
   tx: Transaction,
   owner: string | null,
@@ -63,13 +64,13 @@ export async function lockOwned(
   return { count, isNew: known === 0 };
 }
 
-/** Creates or replaces a schedule. The next run stays as it was while the times of the schedule stay. */
+/** Creates or replaces a schedule. The next run stays unless the times of the schedule change. */
 export async function storeSchedule(
   tx: Transaction,
   schedule: Omit<Schedule, 'lastRunAt' | 'lastJobId' | 'lastError' | 'createdAt' | 'updatedAt'>,
 ): Promise<Schedule> {
   const { id: _, owner: __, name: ___, ...replaced } = schedule;
-  const [stored] = await tx
+  const stored = await tx
     .insert(schedules)
     .values(schedule)
     .onConflictDoUpdate({
@@ -84,24 +85,21 @@ export async function storeSchedule(
       },
     })
     .returning();
-  if (stored === undefined) throw new Error('an upsert has given no row');
-  return stored;
+  return firstRow(stored);
 }
 
-/** Gives whether it was there. */
+/** Returns whether it existed. */
 export async function deleteSchedule(db: Queryable, id: string): Promise<boolean> {
   const { rowCount } = await db.delete(schedules).where(eq(schedules.id, id));
   return rowCount === 1;
 }
 
-/** The time by the clock of Postgres, which all processes share. */
+/** The time of Postgres's clock, which all processes share. */
 export async function readClock(db: Queryable): Promise<Date> {
   const { rows } = await db.execute<{ ms: number }>(
     sql`select floor(extract(epoch from clock_timestamp()) * 1000)::float8 as ms`,
   );
-  const [row] = rows;
-  if (row === undefined) throw new Error('Postgres has given no time');
-  return new Date(row.ms);
+  return new Date(firstRow(rows).ms);
 }
 
 /** Milliseconds until the next run of any schedule: 0 or less when one is due, undefined when there is none. */
@@ -112,7 +110,7 @@ export async function millisecondsToNextRun(db: Queryable): Promise<number | und
   return rows[0]?.ms;
 }
 
-/** Up to `limit` schedules that are due, those that have waited longest first, locked; those that others have locked are left out. */
+/** Locks up to `limit` due schedules, longest overdue first. Skips schedules that are locked. */
 export async function lockDueSchedules(tx: Transaction, limit: number): Promise<Schedule[]> {
   return tx
     .select()
@@ -128,7 +126,7 @@ export async function lockSchedule(tx: Transaction, id: string): Promise<Schedul
   return schedule;
 }
 
-/** Those of these jobs that have not ended. */
+/** The ids of the jobs that have not ended. */
 export async function findUnendedJobs(tx: Transaction, ids: string[]): Promise<Set<string>> {
   if (ids.length === 0) return new Set();
   const found = await tx

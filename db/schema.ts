@@ -21,21 +21,22 @@ import {
 } from 'drizzle-orm/pg-core';
 import type { ErrorCode, PublicError } from '../runtime/errors.ts';
 
-/** Life of an upload; the last three are ends. */
+/* ---- Values ---- */
+
+/** The last three are ends. */
 export const UPLOAD_STATUSES = ['queued', 'processing', 'completed', 'failed', 'cancelled'] as const;
 export type UploadStatus = (typeof UPLOAD_STATUSES)[number];
 
-/** Life of a job; the last three are ends. */
 export const OPEN_STATUSES = ['scheduled', 'blocked', 'ready', 'running', 'retrying'] as const;
 export const ENDED = ['completed', 'failed', 'cancelled'] as const;
 export const JOB_STATUSES = [...OPEN_STATUSES, ...ENDED] as const;
 export type JobStatus = (typeof JOB_STATUSES)[number];
 
-/** The outcome of a prerequisite; `deleted` before it had ended. */
+/** The outcome of a prerequisite: `deleted` if it was deleted before its end. */
 export const OUTCOMES = [...ENDED, 'deleted'] as const;
 export type DependencyOutcome = (typeof OUTCOMES)[number];
 
-/** When a dependant runs: all its prerequisites have completed, one has not, or in either case. */
+/** A dependant runs if all its prerequisites have completed, if one has not, or in both cases. */
 export const RUN_ON = ['success', 'failure', 'always'] as const;
 export type RunOn = (typeof RUN_ON)[number];
 
@@ -53,7 +54,7 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 /** First and last page of a range, both included, counted from 1. */
 export type PageRange = [from: number, to: number];
 
-/** How far a running job has come, in units of the task's choice; a task that cannot know the total leaves it null. */
+/** The progress of a running job, in units of the task. The total is null if the task does not know it. */
 export interface Progress {
   done: number;
   total: number | null;
@@ -65,8 +66,10 @@ const createdAt = () => time('created_at').notNull().defaultNow();
 const oneOf = (column: string, values: readonly string[]): SQL =>
   sql.raw(`${column} in (${values.map((value) => `'${value}'`).join(', ')})`);
 
-/** That a row of `jobs` waits. Written as the index has it. */
+/** True for a waiting job. The text equals the condition of the index, so that Postgres uses it. */
 export const isWaiting = oneOf('jobs.status', WAITING);
+
+/* ---- Uploads, originals, pages ---- */
 
 export const uploads = pgTable(
   'uploads',
@@ -75,11 +78,11 @@ export const uploads = pgTable(
     status: text('status').$type<UploadStatus>().notNull().default('queued'),
     priority: text('priority').$type<Priority>().notNull(),
     dpi: integer('dpi').notNull(),
-    /** The selection as the client wrote it, such as `1-3,7`; null means every page. */
+    /** The selected pages as the client wrote them, such as `1-3,7`; null for all. */
     pageSelection: text('page_selection'),
-    /** The engine that the client wants to draw PDF pages first; null leaves the choice to the converter. */
+    /** The first engine for PDF pages; null leaves the choice to the converter. */
     engine: text('engine').$type<'pdfium' | 'pdf-to-img'>(),
-    /** For encrypted PDFs; reaches the sandbox alone and is cleared when the upload ends. */
+    /** Opens encrypted PDFs. Only the sandbox reads it, and the end of the upload clears it. */
     password: text('password'),
     pagesDone: integer('pages_done').notNull().default(0),
     /** Null until the page count of every original is known. */
@@ -88,9 +91,9 @@ export const uploads = pgTable(
     createdAt: createdAt(),
     finishedAt: time('finished_at'),
     expiresAt: time('expires_at'),
-    /** Where the client wants to hear of its end. */
+    /** The URL of the webhook at its end. */
     notifyUrl: text('notify_url'),
-    /** Name of the client's key; null where none are configured. */
+    /** The name of the client's key; null without authentication. */
     owner: text('owner'),
   },
   (table) => [
@@ -114,20 +117,20 @@ export const originals = pgTable(
       .notNull()
       .references(() => uploads.id, { onDelete: 'cascade' }),
     original: integer('original').notNull(),
-    /** As sent, for display only; null where the client gave none. */
+    /** As the client sent it, for display only; null without a name. */
     filename: text('filename'),
     mediaType: text('media_type').$type<'application/pdf' | 'image/png' | 'image/jpeg'>().notNull(),
     bytes: bigint('bytes', { mode: 'number' }).notNull(),
     sha256: text('sha256').notNull(),
     path: text('path').notNull(),
     pageCount: integer('page_count'),
-    /** The pages asked for, as ascending ranges; null until the file was inspected. */
+    /** The selected pages as ascending ranges; null until the file was inspected. */
     selected: jsonb('selected').$type<PageRange[]>(),
     error: jsonb('error').$type<PublicError>(),
   },
   (table) => [
     primaryKey({ columns: [table.uploadId, table.original] }),
-    // Finds a part of a name; needs three characters of it.
+    // Finds parts of a name of at least three characters.
     index('originals_filename').using('gin', table.filename.op('gin_trgm_ops')),
   ],
 );
@@ -146,12 +149,12 @@ export const pages = pgTable(
     height: integer('height'),
     bytes: integer('bytes'),
     sha256: text('sha256'),
-    /** Dots per inch actually used; null for images. */
+    /** Effective dots per inch; null for images. */
     dpi: real('dpi'),
-    /** Why the page has less than the dpi asked for. */
+    /** The reason for less than the requested dpi. */
     reduced: text('reduced'),
     engine: text('engine'),
-    /** Why another engine than the first drew the page. */
+    /** The reason why another engine than the first rendered the page. */
     note: text('note'),
     error: jsonb('error').$type<PublicError>(),
   },
@@ -166,53 +169,55 @@ export const pages = pgTable(
   ],
 );
 
+/* ---- Jobs ---- */
+
 export const jobs = pgTable(
   'jobs',
   {
     id: text('id').primaryKey(),
-    /** The pg-boss job that stands for this one; there is one if and only if the job is ready. */
+    /** The pg-boss job of a ready job; other jobs have none. */
     queueId: uuid('queue_id'),
     type: text('type').notNull(),
     priority: text('priority').$type<Priority>().notNull(),
-    /** When it came into the queue, for its turn: a part of a job counts as later than its parent. See jobs/plan-claim.ts. */
+    /** The time of its submission, for its turn: a child counts as later than its parent. See jobs/plan-claim.ts. */
     arrivedAt: time('arrived_at').notNull(),
     payload: jsonb('payload').$type<Record<string, unknown>>().notNull(),
-    /** The length of the payload's JSON; 0 for jobs of older versions. */
+    /** The length of the payload's JSON; 0 for jobs of earlier versions. */
     payloadBytes: integer('payload_bytes').notNull().default(0),
     cpuUnits: integer('cpu_units').notNull(),
     memoryMb: integer('memory_mb').notNull(),
     status: text('status').$type<JobStatus>().notNull(),
-    /** Counts every execution; 0 before the first. */
+    /** The number of executions so far. */
     attempt: integer('attempt').notNull().default(0),
-    /** Attempts spent since the job was submitted or last retried by hand; what was handed back is not spent. */
+    /** The failed attempts since the submission or the last manual retry. Returned attempts do not count. */
     failures: integer('failures').notNull().default(0),
     maxAttempts: integer('max_attempts').notNull(),
     initialDelaySeconds: real('initial_delay_seconds').notNull(),
     backoffMultiplier: real('backoff_multiplier').notNull(),
     timeoutSeconds: integer('timeout_seconds').notNull(),
-    /** Not before this, as the client asked. */
+    /** The earliest start that the client requested. */
     runAt: time('run_at'),
-    /** When a job that is scheduled or waits out its backoff becomes ready. */
+    /** The time when a scheduled or retrying job becomes ready. */
     dueAt: time('due_at'),
-    /** When it last became ready. */
+    /** The time when it last became ready. */
     readyAt: time('ready_at'),
     converterId: uuid('converter_id'),
     uploadId: uuid('upload_id').references(() => uploads.id, { onDelete: 'cascade' }),
     original: integer('original'),
     parentId: text('parent_id'),
-    /** Says which outcomes of its prerequisites make it run. */
+    /** The outcomes of its prerequisites that make it run. */
     runOn: text('run_on').$type<RunOn>().notNull().default('success'),
-    /** Prerequisites that have not ended, as its edges in `job_dependencies` say. */
+    /** The number of its edges in `job_dependencies` without an outcome. */
     pendingDependencies: integer('pending_dependencies').notNull().default(0),
-    /** Children that have not ended. */
+    /** The number of children that have not ended. */
     pendingChildren: integer('pending_children').notNull().default(0),
-    /** Name of the client's key; null where none are configured. Owners take turns: see jobs/fairness.ts. */
+    /** The name of the client's key; null without authentication. Owners take turns: see jobs/fairness.ts. */
     owner: text('owner'),
-    /** Jobs of a type that have the same key run at the same time only as far as the type's `per_key` allows. */
+    /** Jobs of a type with the same key share the limit `per_key` of the type. */
     concurrencyKey: text('concurrency_key'),
-    /** It is ready, and waits until a job of its key ends. Triggers keep this column (`admit_jobs`). */
+    /** True while a ready job waits for the end of another job of its key. Triggers set it (`admit_jobs`). */
     throttled: boolean('throttled').notNull().default(false),
-    /** Of what the client sent, for jobs whose id it chose: the same again is the same job. */
+    /** The hash of a request that chose the job's id. A request with the same hash is a repetition. */
     fingerprint: text('fingerprint'),
     progress: jsonb('progress').$type<Progress>(),
     result: jsonb('result').$type<Record<string, unknown>>(),
@@ -220,9 +225,9 @@ export const jobs = pgTable(
     createdAt: createdAt(),
     startedAt: time('started_at'),
     finishedAt: time('finished_at'),
-    /** Where the client wants to hear of its end. */
+    /** The URL of the webhook at its end. */
     notifyUrl: text('notify_url'),
-    /** Of the request that it comes from, as W3C Trace Context writes it; null when nothing is traced. */
+    /** The W3C trace context of the request; null when nothing is traced. */
     traceparent: text('traceparent'),
   },
   (table) => [
@@ -294,11 +299,11 @@ export const jobTypes = pgTable(
     perKey: integer('per_key'),
     rateLimit: integer('rate_limit'),
     rateSeconds: integer('rate_seconds'),
-    /** Jobs that wait are fitted to a new `per_key`, in batches; none of the type starts until that is done. */
+    /** True while waiting jobs are adapted to a new `per_key`, in batches. No job of the type starts meanwhile. */
     isRelimited: boolean('is_relimited').notNull().default(false),
-    /** When the limits last changed: jobs that ran before may exceed them. */
+    /** The last change of the limits. Jobs that ran before may exceed them. */
     limitedAt: time('limited_at').notNull().defaultNow(),
-    /** The token bucket of the rate limit, as of `refilledAt`. */
+    /** The token bucket of the rate limit, at `refilledAt`. */
     tokens: doublePrecision('tokens').notNull().default(0),
     refilledAt: time('refilled_at').notNull().defaultNow(),
   },
@@ -312,8 +317,8 @@ export const jobTypes = pgTable(
 );
 
 /**
- * A DAG: a prerequisite is stored before its dependant, or in the same batch. An edge outlives its prerequisite, so that
- * a job never runs because the job that it waited for was deleted.
+ * The edges of an acyclic graph: a prerequisite is stored before its dependant, or in the same batch. An edge survives the
+ * deletion of its prerequisite, so that a deletion never starts a dependant.
  */
 export const jobDependencies = pgTable(
   'job_dependencies',
@@ -322,7 +327,7 @@ export const jobDependencies = pgTable(
       .notNull()
       .references(() => jobs.id, { onDelete: 'cascade' }),
     dependsOn: text('depends_on').notNull(),
-    /** Null until the prerequisite has ended; a trigger sets it at first. Kept once the dependant has started. */
+    /** Null until the prerequisite has ended; a trigger sets it. It no longer changes once the dependant has started. */
     outcome: text('outcome').$type<DependencyOutcome>(),
   },
   (table) => [
@@ -333,7 +338,7 @@ export const jobDependencies = pgTable(
 );
 
 /**
- * Jobs whose dependants have yet to learn that they ended, run again or were deleted. Triggers on `jobs` insert the rows,
+ * Jobs that ended, run again or were deleted, and whose dependants must be updated. Triggers on `jobs` insert the rows, and
  * jobs/dependants.ts consumes them.
  */
 export const pendingOutcomes = pgTable(
@@ -347,26 +352,26 @@ export const pendingOutcomes = pgTable(
   (table) => [index('pending_outcomes_due').on(table.dueAt)],
 );
 
-/** Retries, cancels or deletes all jobs that matched a filter at one moment, in batches by ascending id. */
+/** Operations that retry, cancel or delete all jobs that matched a filter at one moment, in batches by ascending id. */
 export const bulkOperations = pgTable(
   'bulk_operations',
   {
     id: uuid('id').primaryKey(),
-    /** Name of the client's key; null where none are configured. */
+    /** The name of the client's key; null without authentication. */
     owner: text('owner'),
     action: text('action').$type<BulkAction>().notNull(),
-    /** As `whereJobs` reads it, times as text. */
+    /** The filter of `whereJobs`, with times as text. */
     filter: jsonb('filter').$type<Record<string, string>>().notNull(),
     status: text('status').$type<'running' | 'completed'>().notNull().default('running'),
-    /** Jobs that matched when it began. */
+    /** The jobs that matched at its start. */
     count: integer('count').notNull(),
-    /** Jobs that it has changed. */
+    /** The jobs that were changed. */
     done: integer('done').notNull().default(0),
-    /** Jobs that could not be changed, or had changed since. */
+    /** The jobs that could not be changed, or that had changed since. */
     skipped: integer('skipped').notNull().default(0),
-    /** The last job that it has looked at. */
+    /** The id of the last job that was read. */
     cursor: text('cursor').notNull().default(''),
-    /** Also the moment at which jobs had to match. */
+    /** The moment at which jobs had to match. */
     createdAt: createdAt(),
     finishedAt: time('finished_at'),
   },
@@ -379,10 +384,10 @@ export const bulkOperations = pgTable(
   ],
 );
 
-/** What an attempt that was ended, and did not end by itself, ends with: its sandbox was killed or crashed, or its converter. */
-const DEATHS: ErrorCode[] = ['out_of_memory', 'timeout', 'converter_lost', 'sandbox_violation', 'internal'];
-/** Of an attempt. Written as the index has it, so that a query with it finds the few that have died among many failed. */
-export const hasDied = sql`job_attempts.status = 'failed' and ${oneOf("job_attempts.error->>'code'", DEATHS)}`;
+/** The error codes of attempts whose sandbox or converter was killed or crashed. */
+const ABNORMAL_CODES: ErrorCode[] = ['out_of_memory', 'timeout', 'converter_lost', 'sandbox_violation', 'internal'];
+/** True for an attempt that ended abnormally. The text equals the condition of the index, so that Postgres uses it. */
+export const isAbnormalEnd = sql`job_attempts.status = 'failed' and ${oneOf("job_attempts.error->>'code'", ABNORMAL_CODES)}`;
 
 export const jobAttempts = pgTable(
   'job_attempts',
@@ -402,20 +407,22 @@ export const jobAttempts = pgTable(
     peakMemoryMb: integer('peak_memory_mb'),
     error: jsonb('error').$type<PublicError>(),
     startedAt: time('started_at').notNull().defaultNow(),
-    /** When it last waited for the store: that time does not count against its timeout. */
+    /** The end of its last wait for the store, which does not count against its timeout. */
     waitedAt: time('waited_at'),
     finishedAt: time('finished_at'),
   },
   (table) => [
     primaryKey({ columns: [table.jobId, table.attempt] }),
-    index('job_attempts_died').on(table.finishedAt).where(hasDied),
+    index('job_attempts_died').on(table.finishedAt).where(isAbnormalEnd),
   ],
 );
 
+/* ---- Events and webhooks ---- */
+
 /**
- * What happened, in the order of (xact, id): every change of a job, an upload or a page, written by triggers, and the
- * lines that tasks log. `xact` is the writing transaction's id: rows below the oldest running transaction are complete,
- * while serial ids alone commit out of order.
+ * The changes of jobs, uploads and pages, written by triggers, and the lines that tasks log, in the order of (xact, id).
+ * `xact` is the id of the writing transaction. Rows below the oldest running transaction are complete, while serial ids
+ * alone commit out of order.
  */
 export const events = pgTable(
   'events',
@@ -423,12 +430,12 @@ export const events = pgTable(
     id: bigserial('id', { mode: 'number' }).primaryKey(),
     xact: transactionId('xact').notNull().default(sql`pg_current_xact_id()`),
     /**
-     * The oldest transaction that was running when the event was written. No event with a higher id belongs to an older
-     * one, so that a follower whose last event is no longer kept can continue here without a gap.
+     * The oldest transaction that ran when the event was written. No event with a higher id belongs to an older one, so a
+     * follower whose last event was deleted continues here without a gap.
      */
     oldestXact: transactionId('oldest_xact').notNull().default(sql`pg_snapshot_xmin(pg_current_snapshot())`),
     at: time('at').notNull().default(sql`clock_timestamp()`),
-    /** The owner of the job or upload, who alone follows the event; null for log lines, which belong to their job. */
+    /** The owner of the job or upload, who may follow the event; null for log lines, which belong to their job. */
     owner: text('owner'),
     kind: text('kind').$type<'job' | 'page' | 'upload' | 'log'>().notNull(),
     jobId: text('job_id'),
@@ -439,7 +446,7 @@ export const events = pgTable(
     progress: jsonb('progress').$type<Record<string, number | null>>(),
     level: text('level').$type<LogLevel>().notNull().default('info'),
     message: text('message'),
-    /** An error's code and message; the original and page; what a task logged. */
+    /** The code and message of an error, the original and page, or the data that a task logged. */
     data: jsonb('data').$type<Record<string, unknown>>(),
   },
   (table) => [
@@ -450,24 +457,24 @@ export const events = pgTable(
   ],
 );
 
-/** What a client is to hear of, once it is delivered; goes with its upload or job. */
+/** Notifications of clients about the end of an upload or a job. */
 export const webhooks = pgTable(
   'webhooks',
   {
-    /** Also the webhook-id that the receiver sees. */
+    /** The `webhook-id` header for the receiver. */
     id: uuid('id').primaryKey(),
     uploadId: uuid('upload_id').references(() => uploads.id, { onDelete: 'cascade' }),
     jobId: text('job_id').references(() => jobs.id, { onDelete: 'cascade' }),
     url: text('url').notNull(),
     /** Such as `upload.completed`. */
     type: text('type').notNull(),
-    /** Of the URL. Rows of the version before have none. */
+    /** The host of the URL; empty in rows of earlier versions. */
     host: text('host').notNull().default(''),
     status: text('status').$type<'pending' | 'delivered' | 'failed'>().notNull().default('pending'),
     createdAt: createdAt(),
-    /** While it is pending: when it is to be sent next. */
+    /** The time of the next delivery of a pending webhook. */
     dueAt: time('due_at').notNull().defaultNow(),
-    /** While an API process delivers it: when others may take it over. */
+    /** The time when other API processes may take over a delivery. */
     lockedUntil: time('locked_until'),
     finishedAt: time('finished_at'),
   },
@@ -488,37 +495,40 @@ export const webhookAttempts = pgTable(
     attempt: integer('attempt').notNull(),
     startedAt: time('started_at').notNull(),
     durationMs: integer('duration_ms').notNull(),
-    /** Of the receiver's answer; null when there was none. */
+    /** The status of the receiver's response; null without one. */
     statusCode: integer('status_code'),
-    /** Why it was not delivered; null when it was. */
+    /** The reason for a failed delivery; null for a successful one. */
     error: text('error'),
   },
   (table) => [primaryKey({ columns: [table.webhookId, table.attempt] })],
 );
 
-/** How each receiver behaved last, for all API processes: db/webhooks.ts decides by it which webhooks are sent next. */
+/** The last behaviour of each receiver, for all API processes. db/webhooks.ts chooses the next webhooks by it. */
 export const webhookHosts = pgTable(
   'webhook_hosts',
   {
     host: text('host').primaryKey(),
-    /** True if its last answer took longer than a prompt receiver's. */
+    /** True if its last response was slower than that of a prompt receiver. */
     slow: boolean('slow').notNull(),
-    /** Deliveries in a row without any answer. */
+    /** Consecutive deliveries without a response. */
     failures: integer('failures').notNull(),
-    /** When the first of them ended. */
+    /** The end of the first of them. */
     failingSince: time('failing_since'),
-    /** Nothing is sent before this. */
+    /** Nothing is sent before this time. */
     retryAt: time('retry_at'),
     changedAt: time('changed_at').notNull().defaultNow(),
   },
   (table) => [index('webhook_hosts_changed').on(table.changedAt)],
 );
 
-/** The ways of a schedule with runs while its previous job has not ended, and with runs that an outage has missed. */
+/* ---- Schedules ---- */
+
+/** The behaviour of a run while the previous job has not ended. */
 export const OVERLAPS = ['allow', 'skip'] as const;
+/** The behaviour after an outage that missed runs. */
 export const MISSED = ['once', 'skip'] as const;
 
-/** The job of a schedule: as the client wrote it, and as each run submits it. */
+/** The job of a schedule: `request` as the client wrote it, and `job` as each run submits it. */
 export interface ScheduledJob {
   request: Record<string, unknown>;
   job: {
@@ -538,9 +548,9 @@ export interface ScheduledJob {
 export const schedules = pgTable(
   'schedules',
   {
-    /** Part of the id of each run's job, so that jobs of a deleted schedule of the same name are no obstacle. */
+    /** Part of the job ids of its runs, so that they differ from those of a deleted schedule of the same name. */
     id: uuid('id').primaryKey(),
-    /** Name of the client's key; null where none are configured. */
+    /** The name of the client's key; null without authentication. */
     owner: text('owner'),
     name: text('name').notNull(),
     cron: text('cron').notNull(),
@@ -549,12 +559,12 @@ export const schedules = pgTable(
     overlap: text('overlap').$type<(typeof OVERLAPS)[number]>().notNull().default('allow'),
     missed: text('missed').$type<(typeof MISSED)[number]>().notNull().default('once'),
     job: jsonb('job').$type<ScheduledJob>().notNull(),
-    /** Null while it is paused, and when its expression or time zone cannot be read any more. */
+    /** Null while it is paused, and when its expression or time zone is no longer valid. */
     nextRunAt: time('next_run_at'),
-    /** The time that the last submitted run was due, or the moment of a run by hand. */
+    /** The due time of the last submitted run, or the moment of a manual run. */
     lastRunAt: time('last_run_at'),
     lastJobId: text('last_job_id'),
-    /** The reason that the last run was not submitted; null when it was. */
+    /** The reason why the last run was not submitted; null when it was. */
     lastError: jsonb('last_error').$type<PublicError>(),
     createdAt: createdAt(),
     updatedAt: time('updated_at').notNull().defaultNow(),
@@ -569,7 +579,9 @@ export const schedules = pgTable(
   ],
 );
 
-/** How many attempts each converter ended in each minute, and the highest memory that one of them took. */
+/* ---- Shared state of processes ---- */
+
+/** The number of attempts that each converter ended in each minute, and their highest memory. */
 export const throughput = pgTable(
   'throughput',
   {
@@ -582,7 +594,7 @@ export const throughput = pgTable(
   (table) => [primaryKey({ columns: [table.minute, table.converterId] })],
 );
 
-/** The first answer to each Idempotency-Key; without an answer, the request is under way until `lockedUntil`. */
+/** The first answer to each Idempotency-Key. Without an answer, the request is in progress until `lockedUntil`. */
 export const idempotencyKeys = pgTable(
   'idempotency_keys',
   {
@@ -596,7 +608,7 @@ export const idempotencyKeys = pgTable(
   (table) => [primaryKey({ columns: [table.owner, table.key] }), index('idempotency_keys_age').on(table.createdAt)],
 );
 
-/** The job that requests with the same `unique` key get instead of a second one, until the key expires. */
+/** The job of each `unique` key. Until the key expires, requests with it get this job instead of a new one. */
 export const uniqueKeys = pgTable(
   'unique_keys',
   {
@@ -616,7 +628,7 @@ export const uniqueKeys = pgTable(
   ],
 );
 
-/** The latest job of each owner that archives an upload; see conversion/archives.ts. */
+/** The latest archive job of each upload and owner; see conversion/archives.ts. */
 export const uploadArchives = pgTable(
   'upload_archives',
   {
@@ -632,7 +644,7 @@ export const uploadArchives = pgTable(
   (table) => [primaryKey({ columns: [table.uploadId, table.owner] }), index('upload_archives_job').on(table.jobId)],
 );
 
-/** How many turns each owner has taken; see jobs/fairness.ts. */
+/** The number of turns that each owner has taken; see jobs/fairness.ts. */
 export const fairShares = pgTable(
   'fair_shares',
   {
@@ -646,22 +658,22 @@ export const fairShares = pgTable(
 
 export const converters = pgTable('converters', {
   id: uuid('id').primaryKey(),
-  /** Host and process id, for people. */
+  /** Host and process id, for display. */
   name: text('name').notNull(),
   cpuUnits: integer('cpu_units').notNull(),
   memoryMb: integer('memory_mb').notNull(),
-  /** The layers between its sandboxes and its machine. */
+  /** The isolation of its sandboxes from the machine. */
   isolation: jsonb('isolation').$type<{ level: string; layers: string[] }>(),
   status: text('status').$type<'live' | 'stopped' | 'lost'>().notNull().default('live'),
-  /** Until when it holds the lease to make room for a large job that has waited too long. */
+  /** The end of its lease to make room for a large job that has waited too long. */
   drainsUntil: time('drains_until'),
-  /** By when it has that room at the latest. */
+  /** The latest time when it has that room. */
   drainedAt: time('drained_at'),
   startedAt: time('started_at').notNull().defaultNow(),
   heartbeatAt: time('heartbeat_at').notNull().defaultNow(),
 });
 
-/** One row: since when the leader has looked at the heartbeats without a gap. Without such a watch nobody is declared lost. */
+/** One row: the time since which the leader has watched the heartbeats without a gap. Only then are converters declared lost. */
 export const maintenance = pgTable(
   'maintenance',
   {

@@ -1,17 +1,17 @@
 const MAX_DEPTH = 100;
 
-/** The place in a JSON value that Postgres cannot keep, and the reason. */
+/** The path of a value that Postgres cannot store, and the reason. */
 interface Unstorable {
   path: string[];
   reason: string;
 }
 
-/** Whether Postgres can keep a JSON value: no NUL and no half of a surrogate pair in its strings, and not nested too deep. */
+/** True if Postgres can store a JSON value: its strings have no NUL and no lone surrogate, and its depth is limited. */
 export function isStorable(value: unknown): boolean {
   return findUnstorable(value) === undefined;
 }
 
-/** The first member of a JSON value that Postgres cannot keep. */
+/** The first member of a JSON value that Postgres cannot store. */
 export function findUnstorable(value: unknown, levelsLeft = MAX_DEPTH): Unstorable | undefined {
   if (levelsLeft < 0) return { path: [], reason: `must not be nested more than ${MAX_DEPTH} levels deep` };
   if (typeof value === 'string') {
@@ -30,10 +30,10 @@ export function findUnstorable(value: unknown, levelsLeft = MAX_DEPTH): Unstorab
 
 function whyUnstorable(text: string): string | undefined {
   if (text.includes('\0')) return 'must not contain NUL';
-  return text.isWellFormed() ? undefined : 'must not contain half a surrogate pair';
+  return text.isWellFormed() ? undefined : 'must not contain a lone surrogate';
 }
 
-/** The same text, with U+FFFD for what Postgres cannot keep. */
+/** Replaces characters that Postgres cannot store by U+FFFD. */
 export function storableText(text: string): string {
   return text.toWellFormed().replaceAll('\0', '\uFFFD');
 }

@@ -1,10 +1,15 @@
 import { and, desc, eq, gt, sql } from 'drizzle-orm';
 import type { Queryable } from './client.ts';
 import { inGroup, readyGroups } from './ready-jobs.ts';
-import { converters, hasDied, jobAttempts, jobs, PRIORITIES } from './schema.ts';
+import { converters, isAbnormalEnd, jobAttempts, jobs, PRIORITIES } from './schema.ts';
 
-/** Every live converter with what its running jobs have reserved. */
-export async function listConverters(db: Queryable) {
+/** A live converter, with the reservations of its running jobs. */
+export type LiveConverter = Pick<
+  typeof converters.$inferSelect,
+  'id' | 'name' | 'cpuUnits' | 'memoryMb' | 'isolation' | 'heartbeatAt' | 'startedAt'
+> & { reservedCpuUnits: number; reservedMemoryMb: number; running: number };
+
+export async function listConverters(db: Queryable): Promise<LiveConverter[]> {
   const reserved = db
     .select({
       cpuUnits: sql<number>`coalesce(sum(${jobs.cpuUnits}), 0)::int`.as('reserved_cpu_units'),
@@ -33,46 +38,62 @@ export async function listConverters(db: Queryable) {
     .orderBy(desc(converters.startedAt));
 }
 
-/** For each shape that has ready jobs: how many (up to `max`), and the time since the oldest of them arrived. Reads the index alone. */
-export async function queueDepths(db: Queryable, max: number) {
-  const { rows } = await db.execute<{ cpu_units: number; memory_mb: number; depth: number; age: number }>(sql`
+/** The ready jobs of a shape. */
+export interface QueueDepth {
+  cpuUnits: number;
+  memoryMb: number;
+  depth: number;
+  /** The time since the oldest of them arrived. */
+  oldestAgeSeconds: number;
+}
+
+/** The depth of each shape with ready jobs, counted up to `max`. Reads only an index. */
+export async function queueDepths(db: Queryable, max: number): Promise<QueueDepth[]> {
+  const { rows } = await db.execute<Record<keyof QueueDepth, number>>(sql`
     ${readyGroups}
-    select cpu_units, memory_mb, least(${max}, sum(depth))::int as depth,
-      extract(epoch from now() - min(oldest))::float as age
+    select cpu_units as "cpuUnits", memory_mb as "memoryMb", least(${max}, sum(depth))::int as depth,
+      extract(epoch from now() - min(oldest))::float as "oldestAgeSeconds"
     from groups, lateral (
       select count(*) as depth, min(arrived_at) as oldest from (
         select arrived_at from jobs where ${inGroup} order by arrived_at limit ${max}) first) counted
     group by cpu_units, memory_mb order by cpu_units, memory_mb`);
-  return rows.map((row) => ({
-    cpuUnits: row.cpu_units,
-    memoryMb: row.memory_mb,
-    depth: row.depth,
-    oldestAgeSeconds: row.age,
-  }));
+  return rows;
 }
 
-/** Attempts ended in each of the last whole and running minutes, newest first; minutes without any are left out. */
-export async function recentThroughput(db: Queryable, minutes: number) {
-  const { rows } = await db.execute<{
-    minute: Date;
-    completed: number;
-    failed: number;
-    peak_memory_mb: number | null;
-  }>(sql`
+/** The attempts that ended in a minute. */
+export type Throughput = {
+  minute: Date;
+  completed: number;
+  failed: number;
+  peak_memory_mb: number | null;
+};
+
+/** The throughput of the last minutes, the current one included, newest first, without minutes that had none. */
+export async function recentThroughput(db: Queryable, minutes: number): Promise<Throughput[]> {
+  const { rows } = await db.execute<Throughput>(sql`
     select minute, sum(completed)::int as completed, sum(failed)::int as failed, max(peak_memory_mb) as peak_memory_mb from throughput
     where minute > now() - make_interval(mins => ${minutes}) group by minute order by minute desc`);
   return rows;
 }
 
-/** Attempts of the last day that did not end by themselves, of one owner's jobs if it is named, the latest first. */
-export async function recentDeaths(db: Queryable, { owner, limit }: { owner: string | undefined; limit: number }) {
+/** An attempt whose sandbox or converter was killed or crashed, with its job. */
+export interface AbnormalEnd {
+  job: Pick<typeof jobs.$inferSelect, 'id' | 'type' | 'uploadId'>;
+  attempt: typeof jobAttempts.$inferSelect;
+}
+
+/** The abnormal ends of the last day, newest first; those of one owner's jobs if it is given. */
+export async function recentAbnormalEnds(
+  db: Queryable,
+  { owner, limit }: { owner: string | undefined; limit: number },
+): Promise<AbnormalEnd[]> {
   return db
     .select({ job: { id: jobs.id, type: jobs.type, uploadId: jobs.uploadId }, attempt: jobAttempts })
     .from(jobAttempts)
     .innerJoin(jobs, eq(jobs.id, jobAttempts.jobId))
     .where(
       and(
-        hasDied,
+        isAbnormalEnd,
         gt(jobAttempts.finishedAt, sql`now() - interval '1 day'`),
         owner === undefined ? undefined : eq(jobs.owner, owner),
       ),
@@ -81,11 +102,17 @@ export async function recentDeaths(db: Queryable, { owner, limit }: { owner: str
     .limit(limit);
 }
 
-/**
- * How late the worst job of each kind is: the share of its timeout that the running attempt has used which used most, and
- * how many jobs are due and not yet ready (up to `max`), with the seconds that the first of them is overdue.
- */
-export async function worstDelays(db: Queryable, max: number) {
+export interface Delays {
+  /** The largest part of its timeout that a running attempt has used. */
+  timeoutUsed: number;
+  /** Jobs that are due and not yet ready. */
+  overdueJobs: number;
+  /** The time since the first of them was due. */
+  overdueSeconds: number;
+}
+
+/** The delays of the latest jobs. Overdue jobs are counted up to `max`. */
+export async function worstDelays(db: Queryable, max: number): Promise<Delays> {
   const { rows } = await db.execute<{ used: number; overdue: number; seconds: number }>(sql`
     select
       (select coalesce(max(extract(epoch from now() - greatest(job_attempts.started_at, waited_at)) / timeout_seconds), 0)::float

@@ -11,7 +11,7 @@ export type Page = typeof pages.$inferSelect;
 /** Every column but the password, which only the converter reads. */
 const { password: _, ...publicColumns } = getTableColumns(uploads);
 
-/** Inserts uploads and their originals in one statement. Gives the uploads in any order. */
+/** Inserts uploads and their originals in one statement. Returns the uploads in any order. */
 export async function insertUploads(
   db: Queryable,
   newUploads: (typeof uploads.$inferInsert)[],
@@ -24,7 +24,7 @@ export async function insertUploads(
   return db.with(insertedOriginals, inserted).select().from(inserted);
 }
 
-/** A page by its place in an upload. */
+/** The position of a page in an upload. */
 export type PageCursor = Pick<Page, 'original' | 'page'>;
 
 export async function findUpload(db: Queryable, id: string): Promise<Upload | undefined> {
@@ -32,7 +32,7 @@ export async function findUpload(db: Queryable, id: string): Promise<Upload | un
   return upload;
 }
 
-/** In any order; those that are not there are left out. */
+/** In any order, without missing ones. */
 export async function findUploads(db: Queryable, ids: string[]): Promise<Upload[]> {
   return db
     .select(publicColumns)
@@ -40,7 +40,7 @@ export async function findUploads(db: Queryable, ids: string[]): Promise<Upload[
     .where(sql`${uploads.id} = any(${sql.param(ids)}::uuid[])`);
 }
 
-/** Which of these uploads there are, and belong to this owner if one is named. */
+/** The ids of the uploads that exist, and that belong to the owner if one is given. */
 export async function listUploadIds(db: Queryable, ids: string[], owner: string | undefined): Promise<Set<string>> {
   if (ids.length === 0) return new Set();
   const found = await db
@@ -53,11 +53,11 @@ export async function listUploadIds(db: Queryable, ids: string[], owner: string 
 const ofOwner = (owner: string | undefined) => (owner === undefined ? undefined : eq(uploads.owner, owner));
 
 export type ListedUpload = Upload & {
-  /** Of its originals, in order; null for one that came without. */
+  /** The names of its originals, in order; null for one without a name. */
   filenames: (string | null)[];
 };
 
-/** Newest first, with the names of their files; `before` is the id of the last one of the page before. */
+/** Newest first, with the names of their files. `before` is the last id of the previous page. */
 export async function listUploads(
   db: Queryable,
   {
@@ -69,7 +69,7 @@ export async function listUploads(
   }: {
     owner?: string | undefined;
     status?: UploadStatus | undefined;
-    /** A part of a file's name in any case, or the start of the upload's id. */
+    /** A part of a file's name, in upper or lower case, or the start of the upload's id. */
     search?: string | undefined;
     limit: number;
     before?: string | undefined;
@@ -80,7 +80,7 @@ export async function listUploads(
   const filter = and(ofOwner(owner), status && eq(uploads.status, status), before ? lt(uploads.id, before) : undefined);
   const newest = (condition: SQL | undefined) =>
     db.select({ id: uploads.id }).from(uploads).where(and(filter, condition)).orderBy(desc(uploads.id)).limit(limit);
-  // Each way of matching apart, so that each is answered by its index.
+  // Two queries, since each has its own index.
   const matching = (part: string) =>
     inArray(uploads.id, unionAll(newest(isNamed(part, filter)), newest(idStarts(part))));
   return db
@@ -91,9 +91,9 @@ export async function listUploads(
     .limit(limit);
 }
 
-/** Whatever the locale of Postgres, the index of names has an entry for these. */
+/** Parts of a name that the index finds in every locale of Postgres. */
 const IN_INDEX = /[a-z0-9]{3}/i;
-/** Uploads whose names are compared one by one, the newest first, for a part that the index cannot find. */
+/** The number of newest uploads whose names are compared one by one, for a part that the index cannot find. */
 const MAX_COMPARED = 10_000;
 
 function isNamed(part: string, filter: SQL | undefined): SQL {
@@ -104,15 +104,15 @@ function isNamed(part: string, filter: SQL | undefined): SQL {
     where (select bool_or(filename ilike ${pattern}) from originals where upload_id = newest.id))`;
 }
 
-/** Ids that begin so lie between two of them. */
+/** Selects ids with a prefix, as a range of ids. */
 function idStarts(part: string): SQL | undefined {
   const digits = part.toLowerCase().replaceAll('-', '');
   if (!/^[0-9a-f]{1,32}$/.test(digits)) return sql`false`;
   return and(gte(uploads.id, digits.padEnd(32, '0')), lte(uploads.id, digits.padEnd(32, 'f')));
 }
 
-/** When each of these uploads ended, null for one that has not; those that are not there are left out. */
-export async function endsOfUploads(db: Queryable, ids: string[]): Promise<Map<string, Date | null>> {
+/** The end of each upload, null for one that has not ended; without missing uploads. */
+export async function findUploadEnds(db: Queryable, ids: string[]): Promise<Map<string, Date | null>> {
   const found = await db
     .select({ id: uploads.id, finishedAt: uploads.finishedAt })
     .from(uploads)
@@ -120,7 +120,6 @@ export async function endsOfUploads(db: Queryable, ids: string[]): Promise<Map<s
   return new Map(found.map(({ id, finishedAt }) => [id, finishedAt]));
 }
 
-/** How much an upload has. */
 export interface UploadCounts {
   originals: number;
   pagesCompleted: number;
@@ -155,7 +154,7 @@ export async function listPages(db: Queryable, uploadId: string): Promise<Page[]
   return db.select().from(pages).where(eq(pages.uploadId, uploadId)).orderBy(asc(pages.original), asc(pages.page));
 }
 
-/** Up to `limit` pages in order, after the page `after`. Gives the last of them as `next` if there are more. */
+/** Up to `limit` pages in order, after the page `after`. `next` is the last of them if there are more. */
 export async function listSomePages(
   db: Queryable,
   uploadId: string,
@@ -176,13 +175,13 @@ export async function listSomePages(
   return { items, next: found.length > limit ? (items.at(-1) ?? null) : null };
 }
 
-/** The stored facts of a page that completed. */
+/** The file of a completed page. */
 type PageFile = { original: number; page: number; path: string; sha256: string; bytes: number };
 
-/** Files of pages that one statement reads: an answer of many rows would hold up everything else while it is read. */
+/** The rows of one statement: parsing a longer answer would block the event loop. */
 const MAX_PAGE_FILES = 2_000;
 
-/** What there is of the pages that completed, in order. */
+/** The files of all completed pages, in order. */
 export async function listPageFiles(db: Queryable, uploadId: string): Promise<PageFile[]> {
   const files: PageFile[] = [];
   for (;;) {

@@ -15,8 +15,8 @@ export function shapeKey({ cpuUnits, memoryMb }: { cpuUnits: number; memoryMb: n
 }
 
 /**
- * Reads the usage of an owner from the index `jobs_waiting`: at most `maxJobs` jobs are looked at, and each shape costs
- * one probe for each status. The order is the index's: Postgres then stops at the limit.
+ * Reads the usage of an owner from the index `jobs_waiting`. It reads at most `maxJobs` jobs, and each shape costs one probe
+ * per status. The order is that of the index, so that Postgres stops at the limit.
  * @param owner empty for jobs without an owner
  */
 export async function readUsage(db: Queryable, owner: string, maxJobs: number, maxShapes: number): Promise<Usage> {
@@ -48,10 +48,10 @@ export async function readUsage(db: Queryable, owner: string, maxJobs: number, m
 }
 
 /**
- * Counts ready jobs up to `most`, those of one owner up to `mostPerOwner`: jobs that an owner has beyond its bound, such as
- * the parts of its uploads, count against that owner and not against others. Jobs without an owner all count.
+ * Counts ready jobs up to `max`, and those of one owner up to `maxPerOwner`: jobs beyond an owner's limit, such as the parts
+ * of its uploads, do not count against other owners. Jobs without an owner all count.
  */
-export async function countReady(db: Queryable, most: number, mostPerOwner: number): Promise<number> {
+export async function countReady(db: Queryable, max: number, maxPerOwner: number): Promise<number> {
   const { rows } = await db.execute<{ jobs: number }>(sql`
     with recursive owners as (
       (select coalesce(jobs.owner, '') as owner from jobs where ${isWaiting} order by coalesce(jobs.owner, '') limit 1)
@@ -63,7 +63,7 @@ export async function countReady(db: Queryable, most: number, mostPerOwner: numb
     select count(*)::int as jobs from (
       select 1 from owners, lateral (
         select 1 from jobs where coalesce(jobs.owner, '') = owners.owner and ${isWaiting} and jobs.status = 'ready'
-        limit case when owners.owner = '' then ${most}::int else ${mostPerOwner}::int end) ready
-      limit ${most}) looked_at`);
+        limit case when owners.owner = '' then ${max}::int else ${maxPerOwner}::int end) ready
+      limit ${max}) looked_at`);
   return rows[0]?.jobs ?? 0;
 }

@@ -7,8 +7,8 @@ export type Webhook = typeof webhooks.$inferSelect;
 export type WebhookAttempt = typeof webhookAttempts.$inferSelect;
 
 /**
- * Receivers share places by what is known of them, so that those that hang take none from the others: `prompt` ones
- * answered soon the last time, `new` ones were never tried, `slow` ones took long or gave no answer.
+ * Each lane of receivers has its own capacity, so that receivers that hang do not delay others. `prompt` receivers answered
+ * quickly the last time, `new` ones were never tried, `slow` ones took long or did not answer.
  */
 export type Lane = 'prompt' | 'new' | 'slow';
 
@@ -20,21 +20,20 @@ export interface LockedWebhook {
   lockedUntil: Date;
 }
 
-/** A process that stalls while it holds the lock loses it after this time. */
+/** A process that stalls loses the lock after this time. */
 const MAX_STALL = '1s';
-/** Longer than a delivery may take: after it, others deliver what a killed process had locked. */
+/** Longer than a delivery may take. Afterwards other processes deliver the webhooks of a killed one. */
 const LOCK_SECONDS = 30;
-/** Deliveries to one host at a time in all processes; one until it has answered for the first time, or again. */
+/** Concurrent deliveries to one host, of all processes. A host that has not answered, or no longer does, gets one. */
 const MAX_PER_HOST = 4;
-/** Hosts with pending webhooks that one look passes: it takes some milliseconds for this many. */
+/** The hosts that one query reads, which takes some milliseconds. */
 const MAX_HOSTS = 500;
-/** How long a host that does not answer is left alone: doubled by each failure, never longer than one webhook's own wait. */
-const MAX_COOL_DOWN_SECONDS = 60;
+/** The maximum backoff of a host that does not answer. It never exceeds the backoff of a webhook. */
+const MAX_HOST_BACKOFF_SECONDS = 60;
 
 /**
- * Locks webhooks that are due, as many of each lane as there is `room`, hosts with the fewest deliveries first. Looks at
- * one row for each host and not at its backlog, from the host behind `after` on. Gives the host to continue behind; null
- * when all were passed.
+ * Locks webhooks that are due, up to `room` of each lane, hosts with the fewest deliveries first. Reads one row per host and
+ * not its backlog, starting behind the host `after`. Returns the host to continue behind; null after the last host.
  */
 export async function takeWebhooks(
   db: Queryable,
@@ -42,8 +41,8 @@ export async function takeWebhooks(
   after: string | null = null,
 ): Promise<{ taken: LockedWebhook[]; next: string | null }> {
   return db.transaction(async (tx) => {
-    // One process at a time counts what a host has. Statistics lag behind a backlog, so the indexes are not left to them. Postgres
-    // takes a limit that it does not know for a tenth of the rows, so what is found is joined to the table by an array.
+    // The lock lets one process at a time count the deliveries of a host. The settings force the indexes, since statistics
+    // lag behind a backlog. Rows are joined by an array, since Postgres estimates an unknown limit as a tenth of the rows.
     await tx.execute(sql`
       select set_config('idle_in_transaction_session_timeout', ${MAX_STALL}, true), set_config('enable_seqscan', 'off', true),
         set_config('enable_bitmapscan', 'off', true), pg_advisory_xact_lock(${LOCKS.webhooks})`);
@@ -85,7 +84,7 @@ export async function takeWebhooks(
   });
 }
 
-/** The state of a host changes with a delivery: an answer ends its failures; without one it is left alone for a while. */
+/** Records a delivery to a host. An answer ends its failures; no answer starts or doubles its backoff. */
 export async function recordHost(db: Queryable, host: string, answer: 'prompt' | 'slow' | 'none'): Promise<void> {
   const failed = answer === 'none';
   await db.execute(sql`
@@ -95,10 +94,10 @@ export async function recordHost(db: Queryable, host: string, answer: 'prompt' |
       failures = case when ${failed} then known.failures + 1 else 0 end,
       failing_since = case when ${failed} then coalesce(known.failing_since, now()) end,
       retry_at = case when ${failed}
-        then now() + make_interval(secs => least(power(2, least(known.failures, 30)), ${MAX_COOL_DOWN_SECONDS})) end`);
+        then now() + make_interval(secs => least(power(2, least(known.failures, 30)), ${MAX_HOST_BACKOFF_SECONDS})) end`);
 }
 
-/** Forgets, a batch at a time, hosts to which nothing is to be sent and of which nothing was learnt for a day. */
+/** Deletes up to `limit` hosts without pending webhooks and without a delivery for a day. Returns how many. */
 export async function forgetHosts(db: Database, limit: number): Promise<number> {
   const { rowCount } = await db.execute(sql`
     delete from webhook_hosts where host = any(array(
@@ -114,7 +113,7 @@ export async function forgetHosts(db: Database, limit: number): Promise<number> 
   return rowCount ?? 0;
 }
 
-/** A webhook that is still to be delivered. */
+/** A pending webhook; undefined if it has ended. */
 export async function findPending(db: Queryable, id: string): Promise<Webhook | undefined> {
   const [webhook] = await db
     .select()
@@ -124,8 +123,8 @@ export async function findPending(db: Queryable, id: string): Promise<Webhook | 
 }
 
 /**
- * Those of an upload or a job, each with its attempts, in the order of its ends: there is one for each time that it ended.
- * Gives `limit` at most, after the one with the id `after`.
+ * The webhooks of an upload or a job with their attempts, oldest first: one for each time that it ended. Returns at most
+ * `limit`, after the id `after`.
  */
 export async function listWebhooks(
   db: Queryable,

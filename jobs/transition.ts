@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Database, Transaction } from '../db/client.ts';
+import { postgresCode } from '../db/postgres-errors.ts';
 
 const DEADLOCK = '40P01';
 const SERIALIZATION_FAILURE = '40001';
@@ -41,10 +42,4 @@ export function isRepeatable(error: unknown): boolean {
 
 export function isUniqueViolation(error: unknown): boolean {
   return postgresCode(error) === UNIQUE_VIOLATION;
-}
-
-/** The SQLSTATE of an error from Postgres, which drizzle wraps; empty for other errors. */
-export function postgresCode(error: unknown): string {
-  const inner = error instanceof Error && error.cause !== undefined ? error.cause : error;
-  return typeof inner === 'object' && inner !== null && 'code' in inner ? String(inner.code ?? '') : '';
 }

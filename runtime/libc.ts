@@ -1,13 +1,13 @@
 import type { Logger } from './log.ts';
 
-/** System calls of Linux that Node does not offer. The only module that loads koffi. */
+/** System calls of Linux that Node lacks. Only this module loads koffi. */
 
 const PR_SET_DUMPABLE = 4;
 
 export interface Libc {
   /**
    * Makes a system call on this thread and returns its result. Buffers are passed by address, strings as C strings,
-   * lists as the address of 64-bit words. Throws an error with the `code` of the failure.
+   * lists as the address of 64-bit words. Throws an error with a `code` such as `EPERM`.
    */
   syscall(number: number, ...args: SyscallArgument[]): number;
 }
@@ -15,7 +15,7 @@ export interface Libc {
 type Word = bigint | string | Buffer;
 export type SyscallArgument = number | Word | readonly Word[];
 
-/** Null on other systems, and where koffi has no build for this one. */
+/** Null on systems other than Linux, and without a build of koffi for this one. */
 export async function openLibc(): Promise<Libc | null> {
   if (process.platform !== 'linux') return null;
   const koffi = await import('koffi').then(
@@ -27,7 +27,7 @@ export async function openLibc(): Promise<Libc | null> {
   const names = new Map(Object.entries(koffi.os.errno).map(([name, value]) => [value, name]));
   return {
     syscall(number, ...args) {
-      // The collector must not take the memory before the call has returned.
+      // References keep the garbage collector from freeing the memory during the call.
       const kept: Buffer[] = [];
       const addressOf = (buffer: Buffer) => {
         kept.push(buffer);
@@ -51,14 +51,14 @@ export async function openLibc(): Promise<Libc | null> {
   };
 }
 
-/** The numbers differ between processor architectures; null for one that is not supported. */
+/** The number of a system call on this processor architecture; null on an unsupported one. */
 export function forThisCpu<T>(x64: T, arm64: T): T | null {
   return process.arch === 'x64' ? x64 : process.arch === 'arm64' ? arm64 : null;
 }
 
 /**
- * Closes the memory and the environment of this process to other processes of the same user, debuggers included: both
- * hold secrets. Returns false where the system does not offer it.
+ * Hides the memory and the environment of this process, which hold secrets, from other processes of the same user and from
+ * debuggers. Returns false on systems without this protection.
  */
 export async function hideProcessMemory(log?: Pick<Logger, 'warn'>): Promise<boolean> {
   const prctl = forThisCpu(157, 167);

@@ -1,6 +1,6 @@
 /**
- * For a part that `npm start` has started: it ends with its parent, as the embedded Postgres does, and answers the parent's
- * checks while its event loop turns. Does nothing for a process that was started alone.
+ * Ends a process that `npm start` has started when its parent ends, and answers the parent's liveness checks. Does nothing
+ * in a process without such a parent.
  */
 export function followParent(): void {
   process.on('disconnect', () => process.exit(1));

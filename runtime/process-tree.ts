@@ -6,12 +6,12 @@ export function killAll(targets: number[]): void {
     try {
       process.kill(target, 'SIGKILL');
     } catch {
-      // Gone already.
+      // The process has ended.
     }
   }
 }
 
-/** The processes that a process has started, and theirs, and so on. */
+/** All processes below a process. */
 export function descendantsOf(pid: number): number[] {
   return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
 }

@@ -9,12 +9,12 @@ export function readProc(pid: number, file: string): string {
   }
 }
 
-/** Writes a file of a process in /proc, where there is one. */
+/** Writes a file of a process in /proc, if it exists. */
 export function writeProc(pid: number, file: string, text: string): void {
   try {
     writeFileSync(`/proc/${pid}/${file}`, text);
   } catch {
-    // Not Linux, or the process is gone.
+    // Not Linux, or the process has ended.
   }
 }
 

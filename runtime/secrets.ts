@@ -1,12 +1,12 @@
 import { type ChildProcess, type ForkOptions, fork } from 'node:child_process';
 import { SECRET_VARIABLES } from './config.ts';
 
-/** Tells a process that its parent sends the secrets by IPC. */
+/** The argument of a process whose parent sends the secrets by IPC. */
 const FLAG = '--secrets-by-ipc';
 
 /**
- * Gives the environment variables for `parseConfig`, with those that the parent sends, and removes the secrets from
- * `process.env`: libraries and child processes that read it later do not see them.
+ * Returns the environment variables for `parseConfig`, those from the parent included. Removes the secrets from
+ * `process.env`, so that libraries and child processes do not see them.
  */
 export async function takeEnvironment(): Promise<NodeJS.ProcessEnv> {
   const sent = process.argv.includes(FLAG) ? await receiveSecrets() : {};
@@ -15,20 +15,20 @@ export async function takeEnvironment(): Promise<NodeJS.ProcessEnv> {
   return environment;
 }
 
-/** Starts a process that calls `takeEnvironment`. Its secrets are in no environment, where other processes could read them. */
+/** Starts a process that calls `takeEnvironment`. Its environment, which other processes could read, has no secrets. */
 export function forkWithSecrets(module: string, secrets: NodeJS.ProcessEnv, options: ForkOptions): ChildProcess {
   const child = fork(module, [FLAG], options);
-  // A child that has ended already reports that by its exit.
+  // The exit event reports a child that has ended already.
   child.send({ kind: 'secrets', secrets }, () => undefined);
   return child;
 }
 
 function receiveSecrets(): Promise<NodeJS.ProcessEnv> {
   return new Promise((resolve) => {
-    const orphaned = () => process.exit(1);
-    process.once('disconnect', orphaned);
+    const exit = () => process.exit(1);
+    process.once('disconnect', exit);
     process.once('message', (message: { secrets: NodeJS.ProcessEnv }) => {
-      process.off('disconnect', orphaned);
+      process.off('disconnect', exit);
       resolve(message.secrets);
     });
   });

@@ -75,13 +75,13 @@ export function supervise(name: string, script: string, options: PartOptions): P
 /** Kills a part that has answered once and no longer does. Returns the function to call at each answer. */
 function watch(child: ChildProcess, { checkMs, maxMissedChecks }: PartLimits, onHang: () => void): () => void {
   let hasAnswered = false;
-  let isAsked = false;
+  let isCheckPending = false;
   let missed = 0;
   const checking = setInterval(() => {
     // An unanswered heartbeat is not sent again, so that messages do not pile up in the channel of a hanging part.
-    if (isAsked) missed++;
+    if (isCheckPending) missed++;
     else if (child.connected) child.send({ kind: 'check' }, () => undefined);
-    isAsked = true;
+    isCheckPending = true;
     if (!hasAnswered || missed <= maxMissedChecks) return;
     clearInterval(checking);
     onHang();
@@ -90,7 +90,7 @@ function watch(child: ChildProcess, { checkMs, maxMissedChecks }: PartLimits, on
   child.once('exit', () => clearInterval(checking));
   return function onAlive() {
     hasAnswered = true;
-    isAsked = false;
+    isCheckPending = false;
     missed = 0;
   };
 }

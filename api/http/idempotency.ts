@@ -42,7 +42,7 @@ export function idempotent({ db, log }: { db: Database; log: Logger }): RequestH
     // Keys belong to their owner. Without authentication all requests share one owner.
     const key = { owner: callerOf(request).owner ?? '', key: parse(idempotencyKey, text, 'Idempotency-Key') };
     const taken = await takeKey(db, key.owner, key.key);
-    if (taken === 'under way') throw inProgress();
+    if (taken === 'in progress') throw inProgress();
     const idempotency: Idempotency = {
       key,
       known(fingerprint) {

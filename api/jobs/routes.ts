@@ -1,7 +1,7 @@
 import { type Request, type Response, Router } from 'express';
 import { z } from 'zod';
 import type { Database } from '../../db/client.ts';
-import { listLogs } from '../../db/events.ts';
+import { listLogs } from '../../db/job-logs.ts';
 import {
   dependenciesOf,
   findJob,

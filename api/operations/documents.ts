@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import type { listConverters, queueDepths, recentDeaths, recentThroughput } from '../../db/system.ts';
+import type { listConverters, queueDepths, recentAbnormalEnds, recentThroughput } from '../../db/system.ts';
 import { publicError } from '../../runtime/errors.ts';
 import { formatTime } from '../http/fields.ts';
 import type * as responses from './responses.ts';
@@ -11,7 +11,7 @@ export function systemDocument(
   converters: Rows<typeof listConverters>,
   queues: Rows<typeof queueDepths>,
   minutes: Rows<typeof recentThroughput>,
-  deaths: Rows<typeof recentDeaths>,
+  deaths: Rows<typeof recentAbnormalEnds>,
 ): z.output<typeof responses.system> {
   return {
     converters: converters.map((converter) => ({

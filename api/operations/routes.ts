@@ -3,7 +3,7 @@ import { register } from 'prom-client';
 import type { Database } from '../../db/client.ts';
 import { isReadOnly } from '../../db/client.ts';
 import { isMigrated } from '../../db/migrate.ts';
-import { listConverters, queueDepths, recentDeaths, recentThroughput } from '../../db/system.ts';
+import { listConverters, queueDepths, recentAbnormalEnds, recentThroughput } from '../../db/system.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Store } from '../../store/store.ts';
 import { callerOf } from '../http/caller.ts';
@@ -63,7 +63,7 @@ async function system({ heavyDb, readQueues }: SystemParts, request: Request, re
     listConverters(heavyDb),
     readQueues(),
     recentThroughput(heavyDb, THROUGHPUT_MINUTES),
-    recentDeaths(heavyDb, { owner: callerOf(request).sees, limit: MAX_ABNORMAL_ENDS }),
+    recentAbnormalEnds(heavyDb, { owner: callerOf(request).sees, limit: MAX_ABNORMAL_ENDS }),
   ]);
   response.json(systemDocument(converters, queues, minutes, deaths));
 }

@@ -5,10 +5,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 
 /** The signals that stop Postgres, each harder than the one before: fast shutdown, immediate shutdown, kill. */
-const STOP_STEPS: { signal: NodeJS.Signals; patienceMs: number }[] = [
-  { signal: 'SIGINT', patienceMs: 20_000 },
-  { signal: 'SIGQUIT', patienceMs: 5_000 },
-  { signal: 'SIGKILL', patienceMs: 5_000 },
+const STOP_STEPS: { signal: NodeJS.Signals; timeoutMs: number }[] = [
+  { signal: 'SIGINT', timeoutMs: 20_000 },
+  { signal: 'SIGQUIT', timeoutMs: 5_000 },
+  { signal: 'SIGKILL', timeoutMs: 5_000 },
 ];
 
 /** Signals a process until it has stopped. Signals are repeated, since the process may be only about to start. */
@@ -16,8 +16,8 @@ export async function stopProcess(
   isRunning: () => boolean | Promise<boolean>,
   kill: (signal: NodeJS.Signals) => void,
 ): Promise<void> {
-  for (const { signal, patienceMs } of STOP_STEPS) {
-    for (const deadline = Date.now() + patienceMs; Date.now() < deadline; await delay(25)) {
+  for (const { signal, timeoutMs } of STOP_STEPS) {
+    for (const deadline = Date.now() + timeoutMs; Date.now() < deadline; await delay(25)) {
       if (!(await isRunning())) return;
       kill(signal);
     }

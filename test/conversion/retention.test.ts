@@ -6,7 +6,7 @@ import { pino } from 'pino';
 import { recordPages } from '../../conversion/record-pages.ts';
 import { Retention, type RetentionParts } from '../../conversion/retention.ts';
 import { ORPHAN_AGE_MS, sweepStore } from '../../conversion/sweep-store.ts';
-import { listUploadsOver, overdueSeconds } from '../../db/retention.ts';
+import { listExpiredUploads, overdueSeconds } from '../../db/retention.ts';
 import { events, jobDependencies, jobs, uploads } from '../../db/schema.ts';
 import { openDiskStore } from '../../store/disk.ts';
 import { pagePath } from '../../store/paths.ts';
@@ -285,7 +285,7 @@ test('a batch of uploads has a limited number of pages', async () => {
   const list = async (pagesTotal: number) => {
     await fixture.db.update(uploads).set({ pagesTotal });
     const batch = { after: undefined, without: [], limit: 200 };
-    return (await listUploadsOver(fixture.db, { days: DAYS }, batch)).map(({ id }) => id);
+    return (await listExpiredUploads(fixture.db, { days: DAYS }, batch)).map(({ id }) => id);
   };
   expect(await list(1)).toEqual(ids);
   expect(await list(8_000)).toEqual(ids.slice(0, 2));

@@ -1,6 +1,7 @@
 import { sql } from 'drizzle-orm';
 import { LogRecorder } from '../../converter/log-recorder.ts';
-import { type Event, listLogs } from '../../db/events.ts';
+import type { Event } from '../../db/events.ts';
+import { listLogs } from '../../db/job-logs.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { COMPLETED, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';
 

@@ -12,11 +12,11 @@ import { startWay } from '../support/tcp-proxy.ts';
 
 describe('a pool of one connection', () => {
   let database: Awaited<ReturnType<typeof cloneDatabase>>;
-  let way: Awaited<ReturnType<typeof openWay>>;
+  let way: Awaited<ReturnType<typeof openProxy>>;
   let opened: ReturnType<typeof openPool>;
   beforeAll(async () => {
     database = await cloneDatabase();
-    way = await openWay(database.url);
+    way = await openProxy(database.url);
     const connection = connectionTo(way.url, { name: 'test', silentMs: 1_000 });
     opened = openPool({ ...connection, max: 1 }, () => undefined);
   });
@@ -28,8 +28,8 @@ describe('a pool of one connection', () => {
 
   const works = async (db: Database) => (await db.transaction((tx) => tx.execute(sql`select 1`))).rowCount === 1;
 
-  /** A way to Postgres on which everything can get lost from now on, without either side being told. */
-  async function openWay(url: string) {
+  /** A proxy to Postgres that can lose all traffic silently. */
+  async function openProxy(url: string) {
     const { hostname, port } = new URL(url);
     const sockets = new Set<Socket>();
     const server = createServer((socket) => {
@@ -46,7 +46,6 @@ describe('a pool of one connection', () => {
     const here = (server.address() as AddressInfo).port;
     return {
       url: url.replace(`:${port}/`, `:${here}/`),
-      /** For all connections that there are. */
       lose(): void {
         for (const socket of sockets) socket.unpipe().resume();
       },
@@ -57,13 +56,13 @@ describe('a pool of one connection', () => {
     };
   }
 
-  test('goes on when its connection breaks in a transaction', async () => {
+  test('replaces a connection that breaks in a transaction', async () => {
     const broken = opened.db.transaction((tx) => tx.execute(sql`select pg_terminate_backend(pg_backend_pid())`));
     expect(isOutage(await broken.catch((error) => error))).toBe(true);
     expect(await works(opened.db)).toBe(true);
   });
 
-  test('gives up a host that has gone without a word, at the first statement or in mid-transaction', async () => {
+  test('closes a connection to a silent host, at the first statement or within a transaction', async () => {
     way.lose();
     expect(isOutage(await works(opened.db).catch((error) => error))).toBe(true);
     expect(await works(opened.db)).toBe(true);
@@ -76,7 +75,7 @@ describe('a pool of one connection', () => {
   });
 });
 
-test('a start does not wait for what waiting cannot mend, such as a password that is wrong', async () => {
+test('a start with a wrong password fails without retries', async () => {
   const database = await cloneDatabase();
   const url = new URL(database.url);
   url.password = 'wrong';
@@ -92,10 +91,10 @@ test('a start does not wait for what waiting cannot mend, such as a password tha
 
 test.each([
   ['begins', 'begin'],
-  ['is under way', 'select 1 as statement'],
+  ['is open', 'select 1 as statement'],
   ['is committed', 'commit'],
 ])(
-  'a connection that breaks while a transaction %s fails it, and takes neither the process nor a place in the pool',
+  'a connection that breaks when a transaction %s fails it, and the pool replaces the connection',
   async (_when, words) => {
     const database = await cloneDatabase();
     const way = await startWay(database.url);
@@ -109,7 +108,7 @@ test.each([
         way.open();
         expect((await db.execute(sql`select 2 as answer`)).rows).toEqual([{ answer: 2 }]);
       }
-      // In between two statements, too.
+      // A connection may also break between two statements.
       const broken = db.transaction(async (tx) => {
         await tx.execute(sql`select 1 as statement`);
         way.close();
@@ -141,7 +140,7 @@ describe('a server that has become read-only', () => {
     await database.drop();
   });
 
-  /** Connections that are opened from now on reach a server that takes no writes, or one that does. */
+  /** Makes new connections read-only, or writable again. */
   const demote = async (readOnly: boolean) =>
     admin.query(
       `alter database ${new URL(database.url).pathname.slice(1)} set default_transaction_read_only = ${readOnly}`,
@@ -150,7 +149,7 @@ describe('a server that has become read-only', () => {
   test.each([
     ['a statement', (db: Database) => db.execute(sql`insert into notes values ('a')`)],
     ['a transaction', (db: Database) => db.transaction((tx) => tx.execute(sql`insert into notes values ('a')`))],
-  ])('fails %s as an outage does, and every connection to it is dropped, idle or used', async (_what, write) => {
+  ])('fails %s with an outage, and the pool drops all connections to it', async (_what, write) => {
     await demote(true);
     const { db, pool, close } = await openDatabase(database.url, {
       name: 'test',
@@ -163,7 +162,7 @@ describe('a server that has become read-only', () => {
         await tx.execute(sql`select 1`);
         await release.promise;
       });
-      // Idle ones, too.
+      // Opens idle connections.
       await Promise.all([1, 2, 3].map(() => db.execute(sql`select pg_sleep(0.05)`)));
       expect(pool.totalCount).toBeGreaterThan(2);
       expect(await isReadOnly(db)).toBe(true);

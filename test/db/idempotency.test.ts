@@ -20,10 +20,10 @@ afterAll(async () => {
 const ANSWER = { fingerprint: 'a', answer: { status: 201, location: null, body: {} } };
 const twoDaysAgo = sql`now() - interval '2 days'`;
 
-test('the answer to a request that took over an expired key is kept for a day from then', async () => {
+test('the answer to a request that took over an expired key is kept for a day from its start', async () => {
   const { db } = database;
   expect(await takeKey(db, 'owner', 'key')).toBe('new');
-  // Its request died two days ago, before it had an answer.
+  // The first request ended two days ago without an answer.
   await db.update(idempotencyKeys).set({ createdAt: twoDaysAgo, lockedUntil: twoDaysAgo });
   expect(await takeKey(db, 'owner', 'key')).toBe('new');
   expect(await keepAnswers(db, [{ owner: 'owner', key: 'key', ...ANSWER }])).toBe(true);
@@ -31,7 +31,7 @@ test('the answer to a request that took over an expired key is kept for a day fr
   expect(await takeKey(db, 'owner', 'key')).toEqual(ANSWER);
 });
 
-test('answers of more than a day are forgotten, however many, and no others; those that are locked are left', async () => {
+test('all answers older than a day are deleted, except locked ones', async () => {
   const { db } = database;
   await db.execute(sql`
     insert into idempotency_keys (owner, key, locked_until, created_at)

@@ -1,6 +1,6 @@
 import { inGroups } from '../../db/in-groups.ts';
 
-/** Writes numbers, tenfold; groups are recorded, and each waits for `gate` first. */
+/** Multiplies numbers by ten and records the groups. Each group waits for `open`. */
 function writer(max: number, { refuse = [] as number[], code = '22P05' } = {}) {
   const groups: number[][] = [];
   const gate = Promise.withResolvers<void>();
@@ -13,7 +13,7 @@ function writer(max: number, { refuse = [] as number[], code = '22P05' } = {}) {
   return { write, groups, open: gate.resolve };
 }
 
-test('an item alone is written at once, and items that arrive meanwhile share the next writes, in order', async () => {
+test('a single item is written at once, and items that arrive meanwhile share the next writes in order', async () => {
   const { write, groups, open } = writer(3);
   const first = write(1);
   await new Promise(setImmediate);
@@ -33,7 +33,7 @@ test('an item that cannot be written fails alone, and later items are written', 
   expect(await write(4)).toBe(40);
 });
 
-test('an outage fails all of a group, and nothing is written twice', async () => {
+test('an outage fails a whole group, and no item is written twice', async () => {
   const { write, groups, open } = writer(10, { refuse: [2], code: 'ECONNRESET' });
   open();
   const results = await Promise.allSettled([1, 2, 3].map(write));

@@ -8,30 +8,30 @@ import { until } from '../support/service.ts';
 
 const log = createLogger('silent', {});
 
-test('each channel hears its payloads, and an empty one when the connection is open', async () => {
+test('each channel gets its payloads, and an empty one after each connect', async () => {
   const { url, drop } = await cloneDatabase('template1');
-  const heard: string[] = [];
+  const payloads: string[] = [];
   const channels = {
-    one: (payload: string) => void heard.push(`one ${payload}`),
-    two: (payload: string) => void heard.push(`two ${payload}`),
+    one: (payload: string) => void payloads.push(`one ${payload}`),
+    two: (payload: string) => void payloads.push(`two ${payload}`),
   };
   const listener = listen(url, { name: 'test', log, channels });
   try {
-    await until(async () => heard.length === 2);
-    expect(heard).toEqual(['one ', 'two ']);
+    await until(async () => payloads.length === 2);
+    expect(payloads).toEqual(['one ', 'two ']);
     const client = new pg.Client({ connectionString: url });
     await client.connect();
     await client.query(`notify two, 'something'; notify three, 'else'`);
     await client.end();
-    await until(async () => heard.length === 3);
-    expect(heard[2]).toBe('two something');
+    await until(async () => payloads.length === 3);
+    expect(payloads[2]).toBe('two something');
   } finally {
     await listener.close();
     await drop();
   }
 });
 
-test('a listener that is closed while it connects ends at once', async () => {
+test('closing a listener that is connecting ends it at once', async () => {
   const silent = createServer().listen(0, '127.0.0.1');
   await once(silent, 'listening');
   const url = `postgres://127.0.0.1:${(silent.address() as AddressInfo).port}/none`;
@@ -42,7 +42,7 @@ test('a listener that is closed while it connects ends at once', async () => {
   silent.close();
 });
 
-test('processes that lose Postgres at the same moment come back at different ones, and less and less often', async () => {
+test('listeners that lose Postgres together reconnect at different times, and with growing delays', async () => {
   const LISTENERS = 20;
   let connections = 0;
   const refusing = createServer((socket) => {

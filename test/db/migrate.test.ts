@@ -1,4 +1,4 @@
-import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { drizzle } from 'drizzle-orm/node-postgres';
@@ -22,7 +22,7 @@ afterAll(async () => {
   await Promise.all([database.drop(), rm(folder, { recursive: true })]);
 });
 
-/** Brings the database to where it was before the migration of this name. */
+/** Migrates the database up to the migration before this one. */
 async function migrateUpTo(name: string): Promise<void> {
   await cp(path.join(ROOT, 'migrations'), folder, { recursive: true });
   const file = path.join(folder, 'meta/_journal.json');
@@ -32,7 +32,7 @@ async function migrateUpTo(name: string): Promise<void> {
   await migrate(drizzle({ client: pool }), { migrationsFolder: folder });
 }
 
-test('webhooks that pg-boss was to send are sent at the time of their next try', async () => {
+test('a migration keeps the due times of webhooks that pg-boss was to send', async () => {
   await migrateUpTo('_webhook_hosts');
   const boss = new PgBoss({ connectionString: database.url, max: 1, supervise: false, schedule: false });
   await boss.start();
@@ -55,4 +55,50 @@ test('webhooks that pg-boss was to send are sent at the time of their next try',
     { host: '', minutes: 0, locked_until: null },
   ]);
   expect((await pool.query(`select 1 from pgboss.job where name = 'webhooks'`)).rowCount).toBe(0);
+});
+
+/** The part of the migration that moves the schedules of pg-boss. */
+async function statement(): Promise<string> {
+  for (const name of await readdir(path.join(ROOT, 'migrations'))) {
+    if (!name.endsWith('.sql')) continue;
+    const parts = (await readFile(path.join(ROOT, 'migrations', name), 'utf8')).split('--> statement-breakpoint');
+    const found = parts.find((part) => part.includes('pgboss.schedule'));
+    if (found !== undefined) return found;
+  }
+  throw new Error('no migration moves the schedules of pg-boss');
+}
+
+test('a migration moves the schedules of pg-boss, each with its owner, and once', async () => {
+  const { url, drop } = await cloneDatabase();
+  const client = new pg.Client({ connectionString: url });
+  const boss = new PgBoss({ connectionString: url, max: 1, supervise: false, schedule: false });
+  const shape = { cpuUnits: 1, memoryMb: 256 };
+  try {
+    await client.connect();
+    await boss.start();
+    await boss.createQueue('cron');
+    await boss.createQueue('others');
+    const job = { type: 'noop', priority: 'normal', payload: {}, shape };
+    const request = { type: 'noop' };
+    await boss.schedule('cron', '0 3 * * *', { request, job: { ...job, owner: null } }, { key: 'open', tz: 'UTC' });
+    const ofAlice = { request, job: { ...job, owner: 'alice' } };
+    await boss.schedule('cron', '0 4 * * *', ofAlice, { key: 'abcdef0123/nightly', tz: 'Europe/Berlin' });
+    await boss.schedule('others', '0 5 * * *', {}, { key: 'kept', tz: 'UTC' });
+    await client.query(await statement());
+    await client.query(await statement());
+    const { rows } = await client.query(
+      `select name, owner, cron, timezone, paused, overlap, missed, job, next_run_at < created_at as premature
+        from schedules order by name`,
+    );
+    const moved = { paused: false, overlap: 'allow', missed: 'once', job: { request, job }, premature: true };
+    expect(rows).toEqual([
+      { name: 'nightly', owner: 'alice', cron: '0 4 * * *', timezone: 'Europe/Berlin', ...moved },
+      { name: 'open', owner: null, cron: '0 3 * * *', timezone: 'UTC', ...moved },
+    ]);
+    expect((await client.query('select key from pgboss.schedule')).rows).toEqual([{ key: 'kept' }]);
+  } finally {
+    await boss.stop({ graceful: false });
+    await client.end();
+    await drop();
+  }
 });

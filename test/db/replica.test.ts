@@ -46,7 +46,7 @@ afterAll(async () => {
 
 const write = (word: string) => database.pool.query('insert into notes values ($1)', [word]);
 
-/** The notes, and where they were read. */
+/** The notes, and the server that was read. */
 const notes = (from = replica) =>
   from.read(async (db) => {
     const { rows } = await db.execute<{ word: string; standby: boolean }>(
@@ -57,13 +57,13 @@ const notes = (from = replica) =>
 
 const readThere = () => until(async () => (await notes()).from === 'replica');
 
-test('is read once it has what was written', async () => {
+test('the replica is read once it has the last write', async () => {
   await write('a');
   await readThere();
   expect(await notes()).toEqual({ words: ['a'], from: 'replica' });
 });
 
-test('whoever has written reads what it wrote, though the replica lags, and waits but a moment', async () => {
+test('a client reads its own writes while the replica lags, after a short wait', async () => {
   await direct.pool.query('select pg_wal_replay_pause()');
   await write('b');
   const began = performance.now();
@@ -75,7 +75,7 @@ test('whoever has written reads what it wrote, though the replica lags, and wait
 });
 
 test.each(['on', 'off'])(
-  'in the middle of many writes, a read has all that was written before (synchronous_commit %s)',
+  'a read between many writes has all earlier writes (synchronous_commit %s)',
   async (commit) => {
     for (let index = 0; index < 50; index++) {
       const word = `${commit} ${String(index).padStart(3, '0')}`;
@@ -89,17 +89,17 @@ test.each(['on', 'off'])(
   },
 );
 
-test('a query that fails everywhere fails', async () => {
+test('a query that fails on both servers fails', async () => {
   await expect(replica.read((db) => db.execute(sql`select * from nothing`))).rejects.toThrow();
 });
 
-test('what is no replica is not read, however far its log is', async () => {
+test('a server that is no replica is not read', async () => {
   const itself = openReplica(database.db, primary.url, log);
   await expect(itself.read(async (db) => db === database.db)).resolves.toBe(true);
   await itself.close();
 });
 
-test('the API lists what was just uploaded, and asks the replica for it', async () => {
+test('the API reads lists from the replica, with the latest uploads', async () => {
   const service = await startService({
     converters: 0,
     databaseUrl: primary.url,
@@ -117,7 +117,7 @@ test('the API lists what was just uploaded, and asks the replica for it', async 
       expect(jobs.items.map(({ upload_id }: Json) => upload_id)).toEqual(ids);
       expect(originals.items).toHaveLength(1);
     }
-    // Its statistics are told a little later.
+    // Postgres publishes its statistics with a delay.
     await until(async () => {
       const { rows } = await direct.pool.query(
         `select relname from pg_stat_user_tables where relname in ('uploads', 'jobs', 'originals') and seq_scan + idx_scan > 0`,
@@ -129,7 +129,7 @@ test('the API lists what was just uploaded, and asks the replica for it', async 
   }
 });
 
-test('one that does not answer any more delays a read by some seconds, once', async () => {
+test('a replica that stops answering delays one read by some seconds', async () => {
   await readThere();
   const { rows } = await direct.pool.query(
     `select pid from pg_stat_activity where application_name = 'sheetmill-replica'`,
@@ -149,14 +149,14 @@ test('one that does not answer any more delays a read by some seconds, once', as
   await readThere();
 });
 
-test('one that was promoted is not read', async () => {
+test('a replica that was promoted is not read', async () => {
   await direct.pool.query('select pg_promote()');
   await direct.pool.query(`insert into notes values ('astray')`);
   const { words, from } = await notes();
   expect([from, words.includes('astray')]).toEqual(['primary', false]);
 });
 
-test('when it is away, the primary is read', async () => {
+test('the primary is read while the replica is down', async () => {
   await standby.stop();
   const fresh = openReplica(database.db, standby.url, log);
   expect((await notes(fresh)).from).toBe('primary');

@@ -13,7 +13,7 @@ afterAll(() => fixture.close());
 
 const TOMORROW = new Date(Date.now() + 86_400_000);
 
-test('the usage of an owner is all that waits of it, and nothing else', async () => {
+test('the usage of an owner counts its waiting jobs only', async () => {
   await fixture.submit({ id: 'runs', owner: 'ann', payload: { text: 'not counted' } });
   await fixture.claimOne();
   await fixture.submit(
@@ -30,7 +30,7 @@ test('the usage of an owner is all that waits of it, and nothing else', async ()
   expect(await readUsage(fixture.db, 'nobody', 10, 10)).toEqual({ jobs: 0, payloadBytes: 0, shapes: new Set() });
 });
 
-test('ready jobs of an owner beyond its bound do not count against others', async () => {
+test('ready jobs beyond the limit of an owner do not count against others', async () => {
   await fixture.submit(
     ...Array.from({ length: 5 }, () => ({ owner: 'ann' })),
     ...Array.from({ length: 2 }, () => ({ owner: 'bob' })),
@@ -41,7 +41,7 @@ test('ready jobs of an owner beyond its bound do not count against others', asyn
   expect(await countReady(fixture.db, 10, 3)).toBe(10);
 });
 
-test('both read few rows, however many jobs there are', async () => {
+test('usage and count read few of many rows', async () => {
   await fixture.db.execute(sql`
     insert into jobs (id, type, priority, arrived_at, payload, cpu_units, memory_mb, status, ready_at, queue_id, due_at, max_attempts,
       initial_delay_seconds, backoff_multiplier, timeout_seconds, owner)

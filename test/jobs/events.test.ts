@@ -3,7 +3,6 @@ import pg from 'pg';
 import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
 import { openDatabase } from '../../db/client.ts';
 import {
-  appendLogs,
   BEGINNING,
   CHANGES_CHANNEL,
   currentCursor,
@@ -11,11 +10,11 @@ import {
   type Event,
   type EventCursor,
   type EventFilter,
-  listLogs,
   PROGRESS_CHANNEL,
   readEvents,
   readProgress,
 } from '../../db/events.ts';
+import { appendLogs, listLogs } from '../../db/job-logs.ts';
 import { positionInQueue } from '../../db/jobs.ts';
 import { migrateDatabase } from '../../db/migrate.ts';
 import { events, uploads } from '../../db/schema.ts';

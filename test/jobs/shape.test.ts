@@ -1,9 +1,9 @@
 import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { eq, sql } from 'drizzle-orm';
+import { postgresCode } from '../../db/postgres-errors.ts';
 import { jobs } from '../../db/schema.ts';
 import type { Shape } from '../../jobs/shape.ts';
-import { postgresCode } from '../../jobs/transition.ts';
 import { type JobsFixture, openJobsFixture } from './fixture.ts';
 
 const MIGRATIONS = path.resolve(import.meta.dirname, '../../migrations');

@@ -1,7 +1,7 @@
 import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 import type { Database } from '../../db/client.ts';
-import { listLogs } from '../../db/events.ts';
+import { listLogs } from '../../db/job-logs.ts';
 import {
   findJobDetails,
   findJobs,
@@ -11,7 +11,7 @@ import {
   someDependenciesOf,
 } from '../../db/jobs.ts';
 import * as schema from '../../db/schema.ts';
-import { listConverters, queueDepths, recentDeaths, recentThroughput } from '../../db/system.ts';
+import { listConverters, queueDepths, recentAbnormalEnds, recentThroughput } from '../../db/system.ts';
 import {
   findOriginal,
   findPage,
@@ -159,8 +159,8 @@ const CHECKS: Check[] = [
   // Up to a thousand of each group, from the index alone.
   ['depths of queues', () => queueDepths(db, 1_000), { rows: 8_000 }],
   ['throughput', () => recentThroughput(db, 10)],
-  ['deaths', () => recentDeaths(db, { owner: undefined, limit: 20 })],
-  ['deaths of an owner', () => recentDeaths(db, { owner: 'alice', limit: 20 })],
+  ['deaths', () => recentAbnormalEnds(db, { owner: undefined, limit: 20 })],
+  ['deaths of an owner', () => recentAbnormalEnds(db, { owner: 'alice', limit: 20 })],
   ['a claim', async () => claimJobs(db, fixture.queues, await claimant()), { rows: 2_000 }],
   ['due jobs, of which there are none', () => sendDueJobs(db, fixture.queues)],
   ['lost converters and overdue attempts, of which there are none', () => maintain(db, fixture.queues, fixture.log)],

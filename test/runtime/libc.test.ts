@@ -4,7 +4,7 @@ import net, { type AddressInfo } from 'node:net';
 import path from 'node:path';
 import { promisify } from 'node:util';
 
-/** Nobody else is this user. */
+/** A user without other processes. */
 const user = ['setpriv', '--reuid=65533', '--regid=65533', '--clear-groups'];
 const project = path.resolve(import.meta.dirname, '../..');
 const canSwitch =
@@ -14,7 +14,7 @@ const canSwitch =
 let child: ChildProcess | undefined;
 let postgres: net.Server;
 beforeEach(async () => {
-  // It accepts connections and says nothing: a client that asks waits.
+  // It accepts connections and never answers, so that its clients wait.
   postgres = net.createServer().listen(0, '127.0.0.1');
   await once(postgres, 'listening');
 });

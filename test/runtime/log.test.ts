@@ -4,7 +4,7 @@ import WebSocket from 'ws';
 import { encryptedPdf, makeImage } from '../support/files.ts';
 import { type Json, type Service, startService, until } from '../support/service.ts';
 
-/** All that no log may have. Each is a word of its own, so that a part of a URL or of a message would be found, too. */
+/** Values that no log may contain. Each is unique, so that it is also found within a URL or a message. */
 const secret = (name: string) => `${name}-${randomBytes(12).toString('hex')}`;
 const SECRETS = {
   key: secret('key'),
@@ -37,7 +37,7 @@ beforeAll(async () => {
       JWT_AUDIENCE: AUDIENCE,
       JWT_SECRET: SECRETS.jwtSecret,
       WEBHOOK_SECRET: `whsec_${SECRETS.webhookSecret}`,
-      // Nobody listens there, so that all of these fail.
+      // These ports are closed, so that all connections fail.
       REDIS_URL: `redis://:${SECRETS.redis}@127.0.0.1:1`,
       DATABASE_READ_URL: `postgres://reader:${SECRETS.replica}@127.0.0.1:1/replica`,
       OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:1',
@@ -78,7 +78,7 @@ const lines = (): Json[] =>
 const line = (fields: Json): Promise<Json> =>
   until(async () => lines().find((one) => Object.entries(fields).every(([name, value]) => one[name] === value)));
 
-test('what a client was told and what a job is called leads through the lines of all processes', async () => {
+test('log lines of all processes have the ids of the request, the upload and the job', async () => {
   const { body, headers } = await upload(await makeImage());
   await done(body.id);
   const request = await line({ msg: 'request', request: headers.get('x-request-id') });
@@ -117,7 +117,7 @@ test('what a client was told and what a job is called leads through the lines of
   expect((await line({ request: batch.headers.get('x-request-id') })).jobs).toEqual(jobs);
 });
 
-test('no log has a secret, whatever fails', async () => {
+test('the log has no secret, whatever fails', async () => {
   const { pool } = service;
   // Keys and tokens, good, bad and broken; on WebSockets, too.
   expect((await service.send('GET', '/jobs', undefined, bearer(jwt))).status).toBe(200);

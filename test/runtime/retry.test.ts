@@ -17,7 +17,7 @@ test('the wait doubles with each failure up to its maximum', async () => {
   expect(waits).toEqual([1, 2, 4, 4, 4]);
 });
 
-test('a failure that is not worth a retry ends it with the error that the caller chooses', async () => {
+test('a caller that throws gives up with its own error', async () => {
   const work = () => Promise.reject(new Error('refused'));
   const giveUp = (cause: unknown) => {
     throw new Error('gave up', { cause });

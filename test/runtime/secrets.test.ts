@@ -64,7 +64,7 @@ async function readProc(pid: number, file: 'cmdline' | 'environ'): Promise<strin
   });
 }
 
-test('npm start hands secrets to no environment, command line, log or answer', async () => {
+test('npm start puts no secret into an environment, a command line, a log or a response', async () => {
   const seenFolder = path.join(folder, 'seen');
   await mkdir(seenFolder);
   const service = start(['cli/main.ts', 'serve'], {
@@ -122,7 +122,7 @@ test('npm start hands secrets to no environment, command line, log or answer', a
   expect(found(secrets, service.output())).toEqual([]);
 }, 120_000);
 
-test('a process that is started apart removes its secrets from its environment', async () => {
+test('a process without npm start removes its secrets from its environment', async () => {
   const seenFolder = path.join(folder, 'seen apart');
   await mkdir(seenFolder);
   const parts = ['api', 'converter'].map((part) =>
@@ -185,7 +185,7 @@ test.each([['api/main.ts'], ['converter/main.ts'], ['cli/main.ts', 'migrate'], [
   60_000,
 );
 
-test('a converter keeps no secret of the API', () => {
+test('a converter gets no secret of the API', () => {
   expect(
     Object.keys(withoutApiVariables({ ...SECRETS, DATABASE_URL: '', JWT_ISSUER: 'issuer', PORT: '0' })).sort(),
   ).toEqual([

@@ -44,14 +44,14 @@ async function hang(pid = 0): Promise<void> {
 test.each([
   ['after its first check', {}],
   ['before its first check', { checkMs: 2_000, maxMissedChecks: 0 }],
-])('a part that hangs %s is replaced, and nothing that it has started is left', async (_, limits) => {
+])('a part that hangs %s is replaced, and its child processes are killed', async (_, limits) => {
   const hung = await start(limits);
   await hang(hung[0]);
   await until(async () => running().some((pid) => !hung.includes(pid)) && !hung.some(isAlive));
   expect(hangs).toBe(1);
 });
 
-test('a part that hangs while it is stopped is killed after a limit, with all that it has started', async () => {
+test('a part that hangs during its stop is killed after the timeout, with its child processes', async () => {
   const hung = await start({ maxMissedChecks: NEVER, endMs: 500 });
   await hang(hung[0]);
   const began = performance.now();
@@ -62,7 +62,7 @@ test('a part that hangs while it is stopped is killed after a limit, with all th
   expect(running()).toEqual([]);
 });
 
-test('a part that dies is replaced, and one that answers its checks is kept', async () => {
+test('a killed part is replaced, and one that answers its checks is kept', async () => {
   const [died = 0, ...others] = await start({ checkMs: 5, maxMissedChecks: 400 });
   process.kill(died, 'SIGKILL');
   await until(async () => running().length === 1 && !isAlive(died));

@@ -8,9 +8,9 @@ import { type Service, startService, until } from '../support/service.ts';
 const SERVER = 2;
 const CONSUMER = 5;
 const ERROR = 2;
-/** Nothing is sent before the end, unless it is flushed. */
+/** Spans are sent only at the end of the process. */
 const ONLY_AT_THE_END = { OTEL_BSP_SCHEDULE_DELAY: '3600000' };
-/** Nobody listens there. */
+/** A closed port. */
 const NOWHERE = 'http://127.0.0.1:1';
 
 let collector: Awaited<ReturnType<typeof startCollector>>;
@@ -35,7 +35,7 @@ async function traceparents({ pool }: Service, column: string, id: string): Prom
   return rows.map(({ traceparent }) => traceparent);
 }
 
-test('one trace leads from a request to the sandboxes that did its work, and to the pages that they made', async () => {
+test('one trace has the request, the sandboxes of its jobs and their pages', async () => {
   service = await startService({
     env: { ...ONLY_AT_THE_END, OTEL_EXPORTER_OTLP_ENDPOINT: collector.url, TASKS: './examples/tasks/index.ts' },
   });
@@ -118,7 +118,7 @@ test('one trace leads from a request to the sandboxes that did its work, and to 
   expect(JSON.stringify(collector.spans)).not.toContain('wrong-password');
 });
 
-test('without a collector configured nothing is traced, and no part of the SDK is loaded', async () => {
+test('without a collector nothing is traced, and the SDK is not loaded', async () => {
   service = await startService({ env: { TASKS: './examples/tasks/index.ts' } });
   const { body: upload } = await service.upload([['a.png', await makeImage()]], {}, newTrace().headers);
   const { body: job } = await service.post('/jobs', { type: 'noop' }, newTrace().headers);
@@ -147,7 +147,7 @@ test('without a collector configured nothing is traced, and no part of the SDK i
   expect(await packagesWith({ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: NOWHERE })).toContain('sdk-trace-node');
 });
 
-test('a collector that is away costs each process one line in its log, and nothing else', async () => {
+test('a collector that is down adds one line to the log of each process', async () => {
   const env = {
     OTEL_EXPORTER_OTLP_ENDPOINT: NOWHERE,
     OTEL_EXPORTER_OTLP_TIMEOUT: '200',
@@ -161,14 +161,14 @@ test('a collector that is away costs each process one line in its log, and nothi
     await service.jobDone(job.job_id);
   }
   const { log } = service;
-  const told = () =>
+  const messages = () =>
     log()
       .match(/^.*$/gm)
       ?.flatMap((line) => (line === '' ? [] : [JSON.parse(line)])) ?? [];
-  await until(async () => told().length >= 2);
+  await until(async () => messages().length >= 2);
   await service.stop();
   service = undefined;
-  const lines = told().filter(({ msg }) => msg !== 'the last spans were not sent');
+  const lines = messages().filter(({ msg }) => msg !== 'the last spans were not sent');
   expect(lines.map(({ process, msg }) => [process, msg]).sort()).toEqual([
     ['api', 'spans not sent'],
     ['converter', 'spans not sent'],

@@ -20,7 +20,7 @@ const nobodyCanReadUs =
   isRoot && spawnSync(AS_NOBODY[0] ?? '', [...AS_NOBODY.slice(1), 'test', '-r', MODULE]).status === 0;
 const whenNobodyCanReadUs = nobodyCanReadUs ? test : test.skip;
 
-/** Below it lie `used`, which tests share as each leaves it in order, and whatever a test makes for itself. */
+/** The parent of all folders. `used` is shared by tests, since each leaves it in order. */
 let root: string;
 let used: string;
 const started: { stop(): Promise<void> }[] = [];
@@ -57,12 +57,12 @@ async function startElsewhere(dir: string, { then = '', prefix = [] as string[],
     console.log(JSON.stringify({ url: postgres.url, uid: process.getuid() }));`;
   const [command = '', ...args] = [...prefix, process.execPath, '--input-type=module', '-e', code, '--', dir];
   const script = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'], detached: true });
-  const words = JSON.parse(await said(script)) as { url: string; uid: number };
+  const report = JSON.parse(await firstOutput(script)) as { url: string; uid: number };
   scripts.push({ script, keeper: parentOf(postmasterOf(dir)) });
-  return { script, ...words };
+  return { script, ...report };
 }
 
-async function said(script: ChildProcess): Promise<string> {
+async function firstOutput(script: ChildProcess): Promise<string> {
   const lost = once(script, 'close').then(() => Promise.reject(new Error('the script ended')));
   const [line] = await Promise.race([once(script.stdout as Readable, 'data'), lost]);
   return String(line).trim();
@@ -74,7 +74,7 @@ const postmasterOf = (dir: string) => Number.parseInt(fs.readFileSync(pidFile(di
 function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
-    // A zombie whose new parent has not looked yet is dead for us.
+    // A zombie has ended.
     return process.platform !== 'linux' || fs.readFileSync(`/proc/${pid}/cmdline`, 'utf8') !== '';
   } catch {
     return false;
@@ -105,7 +105,7 @@ test('data survives a restart, and only the owner of the password connects', asy
   expect(await query(second.url, 'select lower(word) as word from kept')).toEqual([{ word: 'ä' }]);
   expect(new URL(second.url).hostname).toBe('127.0.0.1');
   expect(await query(second.url, 'show listen_addresses')).toEqual([{ listen_addresses: '127.0.0.1' }]);
-  // Postgres notes its socket directories in the fifth line.
+  // The fifth line has the socket directories.
   expect(fs.readFileSync(pidFile(dir), 'utf8').split('\n')[4]).toBe('');
   expect(fs.statSync(path.join(dir, 'password')).mode & 0o777).toBe(0o600);
   await expect(query(second.url.replace(/:[0-9a-f]+@/, ':guess@'), 'select 1')).rejects.toThrow(/authentication/);
@@ -118,7 +118,7 @@ test('a second start on the same folder is refused, and the first Postgres keeps
   expect(await query(url, 'select 1 as one')).toEqual([{ one: 1 }]);
 });
 
-test('two first starts at once, after one that was cut short: one of them gets the folder', async () => {
+test('one of two concurrent first starts succeeds, in a folder of an interrupted start', async () => {
   const dir = path.join(root, 'begun');
   fs.mkdirSync(path.join(dir, 'data.new', 'base'), { recursive: true });
   fs.writeFileSync(path.join(dir, 'password'), '');
@@ -128,10 +128,10 @@ test('two first starts at once, after one that was cut short: one of them gets t
   expect(await query(winner?.value.url ?? '', 'select 1 as one')).toEqual([{ one: 1 }]);
 });
 
-test('a start while the one before it stops waits for it', async () => {
+test('a start waits for a Postgres that is stopping', async () => {
   const first = await start(used);
   const pid = postmasterOf(used);
-  process.kill(pid, 'SIGSTOP'); // so that the stop takes as long as we want
+  process.kill(pid, 'SIGSTOP'); // The stop lasts until SIGCONT.
   const stopped = first.stop();
   const second = start(used);
   expect(await Promise.race([second, stopped, delay(1_000, 'waiting')])).toBe('waiting');
@@ -150,7 +150,7 @@ test('exited resolves when Postgres crashes, and the next start recovers', async
   expect(await query(second.url, 'select one from survived')).toEqual([{ one: 1 }]);
 });
 
-test('a failed start says why and leaves nothing behind', async () => {
+test('a failed start reports the reason and leaves nothing behind', async () => {
   await expect(startEmbedded(used, { flags: ['-c', 'nonsense=1'] })).rejects.toThrow(
     /did not start: .*unrecognized configuration parameter "nonsense"/,
   );
@@ -165,15 +165,15 @@ test('Postgres ends when the process that started it is killed', async () => {
   script.kill('SIGKILL');
   await untilGone(pid);
   await untilGone(keeper);
-  expect(() => fs.statSync(pidFile(used))).toThrow(/ENOENT/); // an orderly stop
+  expect(() => fs.statSync(pidFile(used))).toThrow(/ENOENT/); // Postgres has shut down cleanly.
 });
 
-test('a start takes over from a Postgres whose keeper was killed, too', async () => {
+test('a start replaces a Postgres whose keeper was killed', async () => {
   const { script, url } = await startElsewhere(used);
   await query(url, 'create table orphaned as select 1 as one');
   const orphan = postmasterOf(used);
   try {
-    process.kill(parentOf(orphan), 'SIGSTOP'); // so that it cannot stop Postgres first
+    process.kill(parentOf(orphan), 'SIGSTOP'); // It must not stop Postgres first.
     script.kill('SIGKILL');
     await once(script, 'exit');
     process.kill(parentOf(orphan), 'SIGKILL');
@@ -188,11 +188,11 @@ test('a start takes over from a Postgres whose keeper was killed, too', async ()
   }
 });
 
-test('a pid file left behind that names another process does no harm to that process', async () => {
+test('a stale pid file with the id of another process does not harm that process', async () => {
   const other = path.join(root, 'other');
   spawnSync('cp', ['-a', used, other]);
   const { url } = await start(other);
-  // The postmaster of another folder is as close to ours as a process can be; this test's own is like any other.
+  // One is the postmaster of another folder, one is an unrelated process.
   for (const pid of [postmasterOf(other), process.pid]) {
     fs.writeFileSync(pidFile(used), fs.readFileSync(pidFile(other), 'utf8').replace(/^\d+/, String(pid)));
     const postgres = await start(used);
@@ -202,17 +202,17 @@ test('a pid file left behind that names another process does no harm to that pro
   expect(await query(url, 'select 1 as one')).toEqual([{ one: 1 }]);
 });
 
-test('Ctrl-C in the terminal leaves Postgres to the process that started it', async () => {
+test('Ctrl-C in the terminal does not stop Postgres before its owner does', async () => {
   const then = "process.on('SIGUSR2', () => postgres.stop()).on('SIGINT', () => console.log('asked'));";
   const { script, url } = await startElsewhere(used, { then });
-  process.kill(-(script.pid ?? Number.NaN), 'SIGINT'); // the terminal signals the whole group
-  expect(await said(script)).toBe('asked');
+  process.kill(-(script.pid ?? Number.NaN), 'SIGINT'); // A terminal signals the whole group.
+  expect(await firstOutput(script)).toBe('asked');
   expect(await query(url, 'select 1 as one')).toEqual([{ one: 1 }]);
   script.kill('SIGUSR2');
-  expect(await once(script, 'exit')).toEqual([0, null]); // nothing of ours holds the process up
+  expect(await once(script, 'exit')).toEqual([0, null]); // No handle keeps the process running.
 });
 
-whenRoot('as root, Postgres runs as nobody, with code and data below a folder that only root may enter', async () => {
+whenRoot('started by root, Postgres runs as nobody with code and data in a folder of root', async () => {
   expect(fs.statSync(root)).toMatchObject({ uid: 0, mode: 0o40700 });
   const checkout = path.join(root, 'checkout');
   for (const part of ['package.json', 'runtime', 'db/embedded', ...LIBRARY]) {

@@ -12,7 +12,7 @@ export async function* chunks(...parts: (string | Error)[]): AsyncGenerator<Buff
   }
 }
 
-/** What every store promises. `open` makes an empty one before each test, and `close` ends it. */
+/** The tests of every store. `open` makes an empty one before each test, and `close` ends it. */
 export function describeStore(open: () => Promise<Store>, close: () => Promise<void>): void {
   let store: Store;
   beforeEach(async () => {
@@ -35,7 +35,7 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
     return found;
   }
 
-  test('what is received is counted, hashed, and at the path that its first bytes gave it', async () => {
+  test('a received file has a size, a hash and the path that was chosen by its first bytes', async () => {
     const received = await store.receive(chunks('one ', 'two ', 'three'), (head) => `all/${head}`);
     expect(received).toMatchObject({
       path: 'all/one two three',
@@ -46,7 +46,7 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
     expect(await unfinished()).toEqual([]);
   });
 
-  test('the head is the first 1024 bytes, however they come, and the rest follows', async () => {
+  test('the head is the first 1024 bytes of chunks of any size', async () => {
     const whole = 'abcdefgh'.repeat(1_000);
     for (const parts of [whole.match(/.{7}|.+/g) ?? [], [whole]]) {
       const received = await store.receive(chunks(...parts), (head) => {
@@ -64,7 +64,7 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
     expect(await read('all/0')).toBe('');
   });
 
-  test('a large source is stored whole and in order, and read in part', async () => {
+  test('a large source is stored completely and in order, and is read in part', async () => {
     const megabytes = 40;
     let given = 0;
     const hash = createHash('sha256');
@@ -85,30 +85,30 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
   test.each([
     ['at once', []],
     ['after some bytes', ['some']],
-    ['after many', Array.from({ length: 12 }, () => 'x'.repeat(2 ** 20))],
-  ])('a source that fails %s leaves nothing, and its error comes through', async (_, before) => {
+    ['after many bytes', Array.from({ length: 12 }, () => 'x'.repeat(2 ** 20))],
+  ])('a source that fails %s leaves nothing and rejects with its error', async (_, before) => {
     const failing = store.receive(chunks(...before, new Error('the client went away')), () => 'all/file');
     await expect(failing).rejects.toThrow('the client went away');
     expect([await files(), await unfinished()]).toEqual([[], []]);
   });
 
-  test('a file whose head is refused leaves nothing, and its source is let go', async () => {
-    let letGo = false;
+  test('a file with a refused head leaves nothing, and its source is closed', async () => {
+    let isClosed = false;
     async function* endless() {
       try {
         for (;;) yield Buffer.alloc(2_000);
       } finally {
-        letGo = true;
+        isClosed = true;
       }
     }
     const refuse = () => {
       throw new Error('no such type');
     };
     await expect(store.receive(endless(), refuse)).rejects.toThrow('no such type');
-    expect([letGo, await files(), await unfinished()]).toEqual([true, [], []]);
+    expect([isClosed, await files(), await unfinished()]).toEqual([true, [], []]);
   });
 
-  test('discard removes a file alone, twice as well', async () => {
+  test('discarding a file twice removes only that file', async () => {
     const received = await write('all/a/1');
     await write('all/b/1');
     await received.discard();
@@ -116,20 +116,20 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
     expect(await files()).toEqual(['all/b/1']);
   });
 
-  test('files that come in at the same time do not mix', async () => {
+  test('files received at the same time do not mix', async () => {
     const names = Array.from({ length: 20 }, (_, index) => `all/${index}`);
     await Promise.all(names.map((name) => write(name)));
     for (const name of names) expect(await read(name)).toBe(name);
   });
 
-  test('part of a file is read, and one that is not there is refused before any byte', async () => {
+  test('a part of a file is read, and a missing file is refused before any byte', async () => {
     await write('all/file', '0123456789');
     expect(await read('all/file', { start: 0, end: 0 })).toBe('0');
     expect(await read('all/file', { start: 3, end: 9 })).toBe('3456789');
     await expect(store.read('all/nothing')).rejects.toMatchObject({ code: 'not_found', status: 404 });
   });
 
-  test('a folder is removed with all that is in it, and only it', async () => {
+  test('a folder is removed with its files, and no other', async () => {
     for (const name of ['all/a/originals/1.png', 'all/a/pages/1-0001.1.png', 'all/ab/originals/1.png']) {
       await write(name);
     }
@@ -138,7 +138,7 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
     expect(await files()).toEqual(['all/ab/originals/1.png']);
   });
 
-  test('lists every file below a folder, those of one folder together', async () => {
+  test('files below a folder are listed, those of one folder together', async () => {
     const names = ['all/a/originals/1.png', 'all/a/pages/1-0001.1.png', 'all/b/originals/1.png', 'else/1'];
     for (const name of names) await write(name);
     const found: string[] = [];
@@ -149,9 +149,9 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
     expect(await files('nowhere')).toEqual([]);
   });
 
-  test('a file tells when it was written, and is removed alone', async () => {
+  test('a file has a time of modification until it is removed', async () => {
     for (const name of ['all/1', 'all/2']) await write(name);
-    // Some stores tell whole seconds.
+    // Some stores have whole seconds only.
     expect(Math.abs(Date.now() - Number(await store.modifiedAt('all/1')))).toBeLessThan(5_000);
     await store.removeFile('all/1');
     await store.removeFile('all/1');
@@ -159,7 +159,7 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
     expect(await files()).toEqual(['all/2']);
   });
 
-  test('a stored file is read as a local file, and is still stored when that is given back', async () => {
+  test('a local copy is shared until its last release, and the stored file stays', async () => {
     const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-store-'));
     try {
       await write('all/original');
@@ -181,7 +181,7 @@ export function describeStore(open: () => Promise<Store>, close: () => Promise<v
     }
   });
 
-  test('a store that works says so', async () => {
+  test('the check of a working store succeeds', async () => {
     await store.check();
     expect(await store.freeMb()).toBeGreaterThan(0);
   });

@@ -25,7 +25,7 @@ describe('a store on disk only', () => {
     return (await readdir(root, { recursive: true })).sort();
   }
 
-  test('a file appears at its path whole or not at all', async () => {
+  test('a file appears at its path only when it is complete', async () => {
     const size = 4 * 2 ** 20;
     const target = path.join(root, 'a/b/c');
     const sizes = new Set<number>();
@@ -46,7 +46,7 @@ describe('a store on disk only', () => {
     expect([...sizes].every((seen) => seen === 0 || seen === size)).toBe(true);
   });
 
-  test('what is discarded leaves no folder that was made for it', async () => {
+  test('discarding a file removes the folders that were made for it', async () => {
     const received = await store.receive(chunks('content'), () => 'uploads/a/originals/1.png');
     await store.receive(chunks('content'), () => 'uploads/b/originals/1.png');
     await received.discard();
@@ -66,7 +66,7 @@ describe('a store on disk only', () => {
     expect(found).toEqual(['uploads/c/pages']);
   });
 
-  test('what was begun and not ended is found, with its time, and removed', async () => {
+  test('an unfinished file is found with its time, and is removed twice without error', async () => {
     const then = new Date('2026-01-02T03:04:05Z');
     await writeFile(path.join(root, 'incoming/half'), 'half');
     await utimes(path.join(root, 'incoming/half'), then, then);
@@ -81,12 +81,12 @@ describe('a store on disk only', () => {
     expect(await onDisk()).toEqual(['incoming']);
   });
 
-  test('a store that cannot be written says so', async () => {
+  test('the check of a store without its folder fails', async () => {
     await rm(path.join(root, 'incoming'), { recursive: true });
     await expect(store.check()).rejects.toThrow();
   });
 
-  test('a store that exists is opened as it is', async () => {
+  test('an existing store keeps its files', async () => {
     await store.receive(chunks('content'), () => 'a/kept');
     const again = await openDiskStore(root);
     expect((await buffer(await again.read('a/kept'))).toString()).toBe('content');

@@ -56,7 +56,7 @@ describe('a store on S3 only', () => {
     return Contents.map(({ Key = '' }) => Key).sort();
   }
 
-  test('all of it lies below the prefix, and nothing else is seen', async () => {
+  test('the store reads, lists and removes only objects below its prefix', async () => {
     await s3.client.send(new PutObjectCommand({ Bucket, Key: 'uploads/other', Body: 'other' }));
     await store.receive(chunks('content'), () => 'uploads/a');
     expect(await keys()).toEqual(['files/uploads/a', 'uploads/other']);
@@ -67,7 +67,7 @@ describe('a store on S3 only', () => {
     expect(await keys()).toEqual(['uploads/other']);
   });
 
-  test('a folder of more files than one request takes is removed', async () => {
+  test('a folder of more files than one request deletes is removed', async () => {
     const names = Array.from({ length: 1_100 }, (_, index) => `uploads/a/${index}`);
     for (let at = 0; at < names.length; at += 50) {
       await Promise.all(names.slice(at, at + 50).map((name) => store.receive(chunks('x'), () => name)));
@@ -76,7 +76,7 @@ describe('a store on S3 only', () => {
     expect(await keys()).toEqual([]);
   });
 
-  test('an upload in parts that nobody ended is found, with its time, and removed', async () => {
+  test('an unfinished multipart upload is found with its time, and is removed twice without error', async () => {
     const Key = 'files/uploads/a';
     const { UploadId } = await s3.client.send(new CreateMultipartUploadCommand({ Bucket, Key }));
     await s3.client.send(new UploadPartCommand({ Bucket, Key, UploadId, PartNumber: 1, Body: 'half' }));
@@ -95,7 +95,7 @@ describe('a store on S3 only', () => {
     expect(s3.unfinished()).toEqual(['files/uploads/b', 'else']);
   });
 
-  test('a link gives the bytes with the headers that were asked for, to whoever has it', async () => {
+  test('a link serves the bytes with the requested headers, without a key', async () => {
     await store.receive(chunks('content'), () => 'uploads/a');
     const url = await store.link?.('uploads/a', { type: 'image/png', disposition: 'inline; filename="a.png"' });
     const answer = await fetch(url as string);
@@ -106,7 +106,7 @@ describe('a store on S3 only', () => {
     expect(new URL(url as string).searchParams.get('X-Amz-Expires')).toBe('600');
   });
 
-  test('two that read the same file fetch it once, and the last one removes the copy', async () => {
+  test('concurrent readers of a file share one copy, and the last one removes it', async () => {
     await store.receive(chunks('content'), () => 'uploads/a');
     const [one, other] = await Promise.all([1, 2].map(() => store.local('uploads/a', work)));
     expect(one?.file).toBe(other?.file);
@@ -138,15 +138,15 @@ describe('a store on S3 only', () => {
     expect(parts).toHaveLength(6);
   });
 
-  test('while S3 is away calls say so, and leave nothing when it is back', async () => {
+  test('calls reject as unavailable while S3 is down, and leave nothing behind', async () => {
     await store.receive(chunks('content'), () => 'uploads/a');
     await s3.goAway();
-    let letGo = false;
+    let isClosed = false;
     async function* source() {
       try {
         for (let part = 0; part < 20; part++) yield Buffer.alloc(2 ** 20);
       } finally {
-        letGo = true;
+        isClosed = true;
       }
     }
     const calls = [
@@ -158,7 +158,7 @@ describe('a store on S3 only', () => {
     const errors = await Promise.all(calls.map((call) => call().catch((error) => error)));
     expect(errors.map(isAway)).toEqual(calls.map(() => true));
     expect(errors[0]).toMatchObject({ status: 503, retryable: true });
-    expect(letGo).toBe(true);
+    expect(isClosed).toBe(true);
     await s3.comeBack();
     const copy = await store.local('uploads/a', work);
     expect(await readFile(copy.file, 'utf8')).toBe('content');
@@ -167,7 +167,7 @@ describe('a store on S3 only', () => {
     expect(s3.unfinished()).toEqual([]);
   });
 
-  test('without keys, a role signs: its credentials are asked for where the platform serves them', async () => {
+  test('a store without keys signs links with the role of the platform', async () => {
     const role = {
       AccessKeyId: 'role',
       SecretAccessKey: 'secret',
@@ -189,13 +189,13 @@ describe('a store on S3 only', () => {
     }
   });
 
-  test('a bucket that is not there is said', async () => {
+  test('calls to a missing bucket fail', async () => {
     const other = new S3Store('s3://nothing', { links: false, keys: accountKeys });
     await expect(other.check()).rejects.toThrow();
     await expect(other.receive(chunks('content'), () => 'a')).rejects.toThrow();
   });
 
-  test('a file that went away is gone for all', async () => {
+  test('a deleted file is not found', async () => {
     await store.receive(chunks('content'), () => 'uploads/a');
     await s3.client.send(new DeleteObjectCommand({ Bucket, Key: 'files/uploads/a' }));
     expect(await store.modifiedAt('uploads/a')).toBeUndefined();

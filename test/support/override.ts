@@ -1,8 +1,8 @@
-/** An object that answers with these members, and otherwise with those of `object`, also when that is a class instance. */
-export function override<T extends object>(object: T, members: Partial<T>): T {
-  return new Proxy(object, {
+/** A part with some methods replaced. Its other methods run on the part itself, as private fields require. */
+export function override<Part extends object>(part: Part, methods: Partial<Part>): Part {
+  return new Proxy(part, {
     get(target, name) {
-      const value = Reflect.get(name in members ? members : target, name);
+      const value: unknown = Reflect.get(name in methods ? methods : target, name);
       return typeof value === 'function' ? value.bind(target) : value;
     },
   });

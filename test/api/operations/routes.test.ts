@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { Transaction } from '../../../db/client.ts';
 import { listRelatives } from '../../../db/jobs.ts';
-import { recentDeaths } from '../../../db/system.ts';
+import { recentAbnormalEnds } from '../../../db/system.ts';
 import type { PublicError } from '../../../runtime/errors.ts';
 import { COMPLETED, type JobsFixture, openJobsFixture, range } from '../../jobs/fixture.ts';
 import { rowsReadBy } from '../../support/rows-read.ts';
@@ -191,7 +191,7 @@ describe('deaths in GET /system', () => {
     await end('hangs', 'alice', failed('timeout', 'took longer than 60 s'));
     await service.pool.query('analyze job_attempts');
     expect(await deathsFor('alice')).toMatchObject([{ job_id: 'hangs' }]);
-    const look = (tx: Transaction) => recentDeaths(tx, { owner: 'alice', limit: 20 });
+    const look = (tx: Transaction) => recentAbnormalEnds(tx, { owner: 'alice', limit: 20 });
     expect((await rowsReadBy(fixture.db, 'job_attempts', look)).read).toBeLessThan(1_000);
   });
 });

@@ -8,7 +8,7 @@ import { admitAdmin, asAdmin } from '../../support/admin.ts';
 import { cloneDatabase } from '../../support/database.ts';
 import { query } from '../../support/query.ts';
 
-const POWERS = ['rolsuper', 'rolcreatedb', 'rolcreaterole', 'rolreplication', 'rolbypassrls'];
+const PRIVILEGES = ['rolsuper', 'rolcreatedb', 'rolcreaterole', 'rolreplication', 'rolbypassrls'];
 
 let folder: string;
 let database: Awaited<ReturnType<typeof cloneDatabase>>;
@@ -21,12 +21,12 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-const powersOf = async (url: string) =>
-  (await query(url, `select ${POWERS} from pg_roles where rolname = current_user`))[0];
-const NO_POWERS = Object.fromEntries(POWERS.map((power) => [power, false]));
+const privilegesOf = async (url: string) =>
+  (await query(url, `select ${PRIVILEGES} from pg_roles where rolname = current_user`))[0];
+const NO_PRIVILEGES = Object.fromEntries(PRIVILEGES.map((privilege) => [privilege, false]));
 
-test('the service role has no power over the cluster and is a member of no role', async () => {
-  expect(await powersOf(database.url)).toEqual(NO_POWERS);
+test('the service role has no privileges on the cluster and is a member of no role', async () => {
+  expect(await privilegesOf(database.url)).toEqual(NO_PRIVILEGES);
   const memberships = `select roleid::regrole from pg_auth_members where member = current_user::regrole`;
   expect(await query(database.url, memberships)).toEqual([]);
 });
@@ -52,7 +52,7 @@ test.each([
   await expect(query(database.url, statement)).rejects.toThrow(/permission denied|must be (superuser|able)/);
 });
 
-/** Everything in the database that somebody other than the service role owns. Extensions own their objects. */
+/** The objects of the database that the service role does not own, except those of extensions. */
 const FOREIGN = `
   with objects (class, object, owner, namespace, name) as (
     select 'pg_namespace'::regclass, oid, nspowner, oid, nspname::text from pg_namespace where nspname <> 'public'
@@ -64,7 +64,7 @@ const FOREIGN = `
   where nspname !~ '^pg_' and nspname <> 'information_schema' and owner <> '${SERVICE_ROLE}'::regrole
     and not exists (select from pg_depend where classid = class and objid = object and deptype = 'e')`;
 
-/** Starts Postgres in a new folder and undoes the roles: earlier versions had one, the superuser. */
+/** Starts Postgres in a new folder with the single role of earlier versions, a superuser. */
 async function startAsEarlierVersion(dir: string) {
   const rules = await admitAdmin(dir);
   const postgres = await startEmbedded(dir, { flags: rules.flatMap((rule) => ['-c', rule]) });
@@ -82,10 +82,10 @@ async function startAsEarlierVersion(dir: string) {
   return postgres;
 }
 
-test('a folder of an earlier version keeps its data and its password, and its role loses its power', async () => {
+test('a folder of an earlier version keeps its data and password, and its role is demoted', async () => {
   const dir = path.join(folder, 'earlier');
   const earlier = await startAsEarlierVersion(dir);
-  expect(await powersOf(earlier.url)).toMatchObject({ rolsuper: true });
+  expect(await privilegesOf(earlier.url)).toMatchObject({ rolsuper: true });
   await migrateDatabase(earlier.url);
   await query(
     earlier.url,
@@ -107,7 +107,7 @@ test('a folder of an earlier version keeps its data and its password, and its ro
   const now = await startEmbedded(dir);
   try {
     expect(new URL(now.url).password).toBe(new URL(earlier.url).password);
-    expect(await powersOf(now.url)).toEqual(NO_POWERS);
+    expect(await privilegesOf(now.url)).toEqual(NO_PRIVILEGES);
     expect(await query(now.url, FOREIGN)).toEqual([]);
     expect(await query(now.url, 'select word from seen')).toEqual([{ word: 'kept' }]);
     await migrateDatabase(now.url);
@@ -122,7 +122,7 @@ test('a folder of an earlier version keeps its data and its password, and its ro
   }
 });
 
-test('a new folder is closed to others, asks every connection for a password and has a superuser that cannot log in', async () => {
+test('a new folder is private, requires passwords and has a superuser that cannot log in', async () => {
   const dir = path.join(folder, 'new');
   const postgres = await startEmbedded(dir);
   try {
@@ -133,7 +133,7 @@ test('a new folder is closed to others, asks every connection for a password and
       .filter((line) => /^\w/.test(line));
     expect(rules.length).toBeGreaterThan(2);
     expect(rules.filter((rule) => !/\sscram-sha-256$/.test(rule))).toEqual([]);
-    expect(await powersOf(postgres.url)).toEqual(NO_POWERS);
+    expect(await privilegesOf(postgres.url)).toEqual(NO_PRIVILEGES);
     for (const user of [ADMIN_ROLE, 'postgres', SERVICE_ROLE]) {
       const url = Object.assign(new URL(postgres.url), { username: user, password: 'guess' }).href;
       await expect(query(url, 'select 1')).rejects.toThrow(/password authentication failed/);
