@@ -44,10 +44,10 @@ export default {
       from: { path: '^cli/' },
       to: { path: '^cli/(convert|status|verify|serve|audit|migrate)\\.ts$', dependencyTypesNot: ['dynamic-import'] },
     },
-    only('dashboard', ['api'], 'the page meets the service over HTTP alone'),
+    only('dashboard', ['api'], 'the page uses the service over HTTP'),
     {
       name: 'types-alone-in-dashboard',
-      comment: 'nothing of the server goes into the page: it takes types from the schemas of the API',
+      comment: 'the page imports no code of the server, only types from the schemas of the API',
       severity: 'error',
       from: { path: '^dashboard/' },
       to: {
@@ -57,7 +57,7 @@ export default {
     },
     {
       name: 'types-alone-in-cli',
-      comment: 'the client has no dependency but Node and ws when it runs: it takes types from the schemas of the API',
+      comment: 'at run time the client needs only Node and ws: it imports only types from the schemas of the API',
       severity: 'error',
       from: { path: '^cli/', pathNot: serviceCommands },
       to: {
@@ -67,7 +67,7 @@ export default {
     },
     {
       name: 'runtime-imports-nothing',
-      comment: 'these may be imported by everyone, so they import nobody',
+      comment: 'every folder may import runtime, so it imports no other folder',
       severity: 'error',
       from: {
         path: '^runtime/',
@@ -102,28 +102,28 @@ export default {
     },
     {
       name: 'redis-in-one-file',
-      comment: 'what a Redis may be trusted with is decided in one place',
+      comment: 'Redis is only a cache, which one file guarantees',
       severity: 'error',
       from: { pathNot: '^(api/http/status-cache\\.ts|test/|bench/)' },
       to: { path: 'node_modules/@redis/' },
     },
     {
       name: 'opentelemetry-in-one-file',
-      comment: 'its SDK is loaded by whoever sends spans somewhere, and by nobody else',
+      comment: 'its SDK is loaded only when spans are sent',
       severity: 'error',
       from: { pathNot: '^runtime/tracing\\.ts$' },
       to: { path: 'node_modules/@opentelemetry/' },
     },
     {
       name: 'koffi-in-one-file',
-      comment: 'calls of the C library can do anything: everyone else knows what they are for',
+      comment: 'calls of the C library are unsafe, so one file makes them',
       severity: 'error',
       from: { pathNot: '^runtime/libc\\.ts$' },
       to: { path: 'node_modules/koffi/' },
     },
     {
       name: 's3-in-store',
-      comment: 'everyone else knows a store, and not which',
+      comment: 'other folders depend on the interface of the store',
       severity: 'error',
       from: { pathNot: '^(store|test)/' },
       to: { path: 'node_modules/@aws-sdk/' },

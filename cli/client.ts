@@ -112,7 +112,7 @@ class Uploads extends Resource {
   /** Waits until the upload has ended, without a timeout. Calls `onStatus` about once a second. */
   async done(
     id: string,
-    { onStatus, signal }: { onStatus?: (status: UploadStatus) => void; signal?: AbortSignal } = {},
+    { onStatus, signal }: { onStatus?: (status: UploadStatus) => void; signal?: AbortSignal | undefined } = {},
   ): Promise<Upload> {
     await poll(signal, async () => {
       const status = await this.status(id, { wait: onStatus ? 1 : WAIT_SECONDS, signal });
@@ -132,18 +132,18 @@ class Uploads extends Resource {
   }
 
   /** The PNG of a page. Originals and pages count from 1. */
-  page(id: string, original: number, page: number): Download {
-    return new Download(this.http, pathOf('uploads', id, 'pages', original, `${page}.png`));
+  page(id: string, original: number, page: number) {
+    return downloadOf(this.http, pathOf('uploads', id, 'pages', original, `${page}.png`));
   }
 
   /** The unchanged bytes of an original. */
-  original(id: string, original: number): Download {
-    return new Download(this.http, pathOf('uploads', id, 'originals', original));
+  original(id: string, original: number) {
+    return downloadOf(this.http, pathOf('uploads', id, 'originals', original));
   }
 
   /** A zip of all pages. */
-  archive(id: string): Download {
-    return new Download(this.http, pathOf('uploads', id, 'archive.zip'));
+  archive(id: string) {
+    return downloadOf(this.http, pathOf('uploads', id, 'archive.zip'));
   }
 
   /** All matching uploads, newest first. */
@@ -182,7 +182,7 @@ class Jobs extends Resource {
   }
 
   /** Waits until the job has ended, without a timeout. */
-  done(id: string, { signal }: { signal?: AbortSignal } = {}): Promise<JobDetail> {
+  done(id: string, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<JobDetail> {
     return poll(signal, async () => {
       const job = await this.get(id, { wait: WAIT_SECONDS, signal });
       return ENDED.includes(job.status) ? job : undefined;
@@ -245,24 +245,13 @@ class Schedules extends Resource {
   }
 }
 
-class Download {
-  readonly #http: Http;
-  readonly #path: string;
-
-  constructor(http: Http, path: string) {
-    this.#http = http;
-    this.#path = path;
-  }
-
-  /** The bytes as they arrive. A broken connection ends the stream with an error. */
-  stream(): Promise<Readable> {
-    return this.#http.call({ path: this.#path }, async (response) => readableOf(response));
-  }
-
-  /** Writes the bytes to a file. An incomplete file is removed. */
-  save(file: string): Promise<void> {
-    return this.#http.call({ path: this.#path }, (response) => saveAtomically(file, readableOf(response)));
-  }
+function downloadOf(http: Http, path: string) {
+  return {
+    /** The bytes as they arrive. A broken connection ends the stream with an error. */
+    stream: (): Promise<Readable> => http.call({ path }, async (response) => readableOf(response)),
+    /** Writes the bytes to a file. An incomplete file is removed. */
+    save: (file: string): Promise<void> => http.call({ path }, (res) => saveAtomically(file, readableOf(res))),
+  };
 }
 
 function pathOf(...parts: (string | number)[]): string {

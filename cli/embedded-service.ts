@@ -7,8 +7,6 @@ import { fileURLToPath } from 'node:url';
 import { StartError } from './errors.ts';
 
 const MAIN = fileURLToPath(new URL('./main.ts', import.meta.url));
-/** `npm start` sets the same flag. */
-const EXEC_ARGV = ['--max-semi-space-size=2'];
 /** Longer than the timeout for the start of Postgres. */
 const START_TIMEOUT_MS = 180_000;
 const STOP_TIMEOUT_MS = 60_000;
@@ -46,7 +44,6 @@ function forkService(folder: string): ChildProcess {
   const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !SHARED.test(name)));
   return fork(MAIN, ['serve'], {
     env: { LOG_LEVEL: 'error', ...environment, DATA_DIR: folder, PORT: '0', SHUTDOWN_GRACE_SECONDS: '0' },
-    execArgv: EXEC_ARGV,
     // In a separate process group Ctrl-C does not reach the service, so that this process stops it in order.
     detached: true,
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],

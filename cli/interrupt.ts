@@ -4,21 +4,21 @@ import { constants } from 'node:os';
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
+const controller = new AbortController();
 let exitCode: number | undefined;
 
-/** Handles the signals from now on: the first one aborts the result. */
+export function interrupt(signal: NodeJS.Signals): void {
+  exitCode ??= 128 + constants.signals[signal];
+  controller.abort(new Error('interrupted'));
+}
+
+/** From now on a signal aborts the result instead of killing the process. */
 export function interruptSignal(): AbortSignal {
-  const controller = new AbortController();
-  const interrupt = (signal: NodeJS.Signals) => {
-    exitCode ??= 128 + constants.signals[signal];
-    controller.abort(new Error('interrupted'));
-  };
-  for (const signal of SIGNALS) process.on(signal, () => interrupt(signal));
-  process.stdout.on('error', () => interrupt('SIGPIPE'));
+  for (const signal of SIGNALS) process.on(signal, interrupt);
   return controller.signal;
 }
 
-/** The exit code of an interrupted command; undefined while it is not interrupted. */
+/** The exit code of an interrupted command; undefined if it is not interrupted. */
 export function interruptCode(): number | undefined {
   return exitCode;
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import packageJson from '../package.json' with { type: 'json' };
 import { exitCodeOf, UsageError } from './errors.ts';
-import { interruptCode } from './interrupt.ts';
+import { interrupt, interruptCode } from './interrupt.ts';
 
 /** The command line: runs a command and turns its error into one line and an exit code. */
 
@@ -37,6 +37,7 @@ start; 4 the service refused the key; 130 Ctrl-C; 128 plus the number of any oth
 `;
 
 const [name, ...args] = process.argv.slice(2);
+process.stdout.on('error', () => interrupt('SIGPIPE'));
 process.exitCode = await main().catch(explain);
 
 async function main(): Promise<number> {

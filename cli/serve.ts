@@ -25,6 +25,9 @@ documentation). Ctrl-C stops it.
 Exit code 0 after a signal, 1 after an error.
 `;
 
+/** A small young generation saves memory in each part and is not slower. */
+const PART_FLAGS = ['--max-semi-space-size=2'];
+
 /** Never settles: the shutdown ends the process. Errors stay uncaught, because an uncaught error shuts the service down. */
 export async function run(args: string[]): Promise<never> {
   readOptions(args, {});
@@ -100,6 +103,7 @@ class Launcher {
   async #startPart(name: 'api' | 'converter', databaseUrl: string): Promise<string | undefined> {
     const part = supervise(name, fileURLToPath(new URL(`../${name}/main.ts`, import.meta.url)), {
       env: { LOG_LEVEL: 'warn', ...process.env, CAPACITY_MEMORY_MB: sharedCapacityMb(process.env) },
+      execArgv: [...process.execArgv, ...PART_FLAGS],
       secrets: this.#secretsOf(name, databaseUrl),
       limits: this.#limits,
       // `node --watch` learns from these messages which files a part has loaded.

@@ -43,13 +43,18 @@ export async function run(args: string[]): Promise<number> {
   const url = readUrl(positionals[0] ?? values.url);
   if (url === undefined || positionals.length > 1) throw new UsageError('exactly one URL is required');
   const signal = interruptSignal();
-  const deployment = new Deployment(url, readKey(values.key), values['webhook-host'], values['webhook-secret']);
+  const deployment = new Deployment({
+    url,
+    key: readKey(values.key),
+    webhookHost: values['webhook-host'],
+    webhookSecret: values['webhook-secret'],
+  });
   await deployment.reach(signal);
 
   const results: Result[] = [];
   try {
-    for (const [check, run] of Object.entries(CHECKS)) {
-      const result = await runCheck(check, (limit) => run(deployment, deployment.client(limit), limit), signal);
+    for (const name of Object.keys(CHECKS)) {
+      const result = await runCheck(name, deployment, signal);
       results.push(result);
       if (!values.json) process.stdout.write(lineOf(result));
     }
@@ -66,21 +71,19 @@ export async function run(args: string[]): Promise<number> {
   return counts.failed === 0 ? 0 : 1;
 }
 
-async function runCheck(
-  check: string,
-  run: (limit: AbortSignal) => Promise<string>,
-  signal: AbortSignal,
-): Promise<Result> {
+async function runCheck(check: string, deployment: Deployment, signal: AbortSignal): Promise<Result> {
   const began = performance.now();
   const limit = AbortSignal.any([signal, AbortSignal.timeout(CHECK_TIMEOUT_MS)]);
-  const seconds = () => Math.round((performance.now() - began) / 100) / 10;
+  const result = (outcome: Result['outcome'], detail = ''): Result => {
+    const seconds = Math.round((performance.now() - began) / 100) / 10;
+    return { check, outcome, seconds, detail };
+  };
   try {
-    const detail = await run(limit);
-    return { check, outcome: 'passed', seconds: seconds(), detail };
+    return result('passed', await CHECKS[check]?.(deployment, deployment.client(limit), limit));
   } catch (error) {
     signal.throwIfAborted();
     const detail = limit.aborted ? `timeout after ${CHECK_TIMEOUT_MS / 1000} s` : messageOf(error);
-    return { check, outcome: error instanceof Skipped ? 'skipped' : 'failed', seconds: seconds(), detail };
+    return result(error instanceof Skipped ? 'skipped' : 'failed', detail);
   }
 }
 
@@ -88,24 +91,26 @@ function lineOf({ check, outcome, seconds, detail }: Result): string {
   return `${outcome.padEnd(8)} ${check.padEnd(12)} ${seconds.toFixed(1).padStart(5)} s  ${detail}\n`;
 }
 
+interface Target {
+  url: string;
+  key: string | undefined;
+  /** The host under which the deployment reaches this machine. */
+  webhookHost: string;
+  webhookSecret: string | undefined;
+}
+
 /** The deployment under test and the uploads that the checks leave there. */
 class Deployment {
-  readonly url: string;
-  readonly key: string | undefined;
-  /** The host under which the deployment reaches this machine. */
-  readonly webhookHost: string;
-  readonly webhookSecret: string | undefined;
+  readonly target: Target;
   readonly #uploads = new Set<string>();
 
-  constructor(url: string, key: string | undefined, webhookHost: string, webhookSecret: string | undefined) {
-    this.url = url;
-    this.key = key;
-    this.webhookHost = webhookHost;
-    this.webhookSecret = webhookSecret;
+  constructor(target: Target) {
+    this.target = target;
   }
 
   client(signal?: AbortSignal): Client {
-    return createClient({ url: this.url, key: this.key, signal });
+    const { url, key } = this.target;
+    return createClient({ url, key, signal });
   }
 
   /** Throws UnreachableError; the first check reports any other error. */
@@ -131,14 +136,15 @@ class Deployment {
   }
 
   /** Deletes all uploads and returns their ids. */
-  async deleteUploads(client: Client): Promise<string[]> {
+  async deleteUploads({ uploads }: Client): Promise<string[]> {
     const ids = [...this.#uploads];
-    for (const id of ids) {
+    const deleted = ids.map(async (id) => {
       // An upload cannot be deleted while it is processed.
-      await client.uploads.done(id);
-      await client.uploads.delete(id);
+      await uploads.done(id);
+      await uploads.delete(id);
       this.#uploads.delete(id);
-    }
+    });
+    await Promise.all(deleted);
     return ids;
   }
 
@@ -148,7 +154,7 @@ class Deployment {
   }
 }
 
-/** Resolves with a detail for the report. Throws Skipped, or the error that it found. The signal limits its time. */
+/** Resolves with a detail for the report. Throws Skipped, or the error that it found. The signal is its timeout. */
 type Check = (deployment: Deployment, client: Client, signal: AbortSignal) => Promise<string>;
 
 /** Thrown by a check that does not apply to the deployment. */
@@ -173,7 +179,7 @@ async function checkHealth(_deployment: Deployment, client: Client): Promise<str
   return `converters: ${converters.length}`;
 }
 
-async function checkKeys({ url, key }: Deployment): Promise<string> {
+async function checkKeys({ target: { url, key } }: Deployment): Promise<string> {
   if (key === undefined) throw new Skipped('no --key was given');
   for (const wrong of [undefined, `${key}x`]) {
     await expectProblem(401, createClient({ url, key: wrong }).uploads.list().next());
@@ -258,7 +264,7 @@ async function checkStream({ firstUpload: upload_id }: Deployment, client: Clien
 }
 
 async function checkWebhooks(deployment: Deployment, client: Client, signal: AbortSignal): Promise<string> {
-  const { webhookHost, webhookSecret, firstUpload } = deployment;
+  const { webhookHost, webhookSecret } = deployment.target;
   const path = `/${randomUUID()}`;
   const server = createServer();
   const requests = on(server, 'request', { signal });
@@ -267,7 +273,7 @@ async function checkWebhooks(deployment: Deployment, client: Client, signal: Abo
   try {
     const notify_url = `http://${isIPv6(webhookHost) ? `[${webhookHost}]` : webhookHost}:${portOf(server)}${path}`;
     const id = await deployment.upload(client, [fileOf(PNG, 'hook.png')], { notify_url }).catch(skipForbidden);
-    const payload = { upload_id: firstUpload };
+    const payload = { upload_id: deployment.firstUpload };
     const { job_id } = await client.jobs.submit({ type: 'checksum', payload, notify_url });
     const missing = new Set([`upload.completed ${id}`, `job.completed ${job_id}`]);
     for await (const [request, response] of requests) {

@@ -13,7 +13,7 @@ let client: Client;
 let folder: string;
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-client-'));
-  // A port of its own, so that a restart is a restart for its clients.
+  // A fixed port lets clients reach the restarted service.
   service = await startService({ env: { PORT: String(await freePort()), TASKS: './examples/tasks/index.ts' } });
   client = createClient({ url: `${service.url}/` });
 });
@@ -31,7 +31,7 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-/** What the call throws. */
+/** The error of a call. */
 async function problem(call: Promise<unknown>): Promise<ProblemError> {
   const error = await call.then(
     () => undefined,
@@ -43,18 +43,18 @@ async function problem(call: Promise<unknown>): Promise<ProblemError> {
 
 const png = async () => new File([new Uint8Array(await makeImage())], 'a.png');
 
-test('an upload of a path and of bytes, from its creation to its removal', async () => {
+test('an upload of a path and of bytes is created, converted, downloaded and deleted', async () => {
   const pdf = await makePdf([{ color: RED }, { color: BLUE }]);
   await writeFile(path.join(folder, 'two "pages" ä.pdf'), pdf);
   const { id, status } = await client.uploads.create([path.join(folder, 'two "pages" ä.pdf'), await png()], {
     dpi: 72,
   });
   expect(status).toBe('queued');
-  const told: number[] = [];
-  const upload = await client.uploads.done(id, { onStatus: ({ progress }) => told.push(progress.pages_done) });
+  const reported: number[] = [];
+  const upload = await client.uploads.done(id, { onStatus: ({ progress }) => reported.push(progress.pages_done) });
   expect(upload).toMatchObject({ status: 'completed', progress: { pages_done: 3, pages_total: 3 } });
   expect(upload.originals.map(({ filename }) => filename)).toEqual(['two "pages" ä.pdf', 'a.png']);
-  expect(told.at(-1)).toBe(3);
+  expect(reported.at(-1)).toBe(3);
   expect(await client.uploads.status(id)).toMatchObject({ id, done: true });
   expect(await collect(client.uploads.pages(id))).toEqual(upload.pages);
   expect(await collect(client.uploads.pages(id, { limit: 1 }))).toEqual(upload.pages);
@@ -74,7 +74,7 @@ test('an upload of a path and of bytes, from its creation to its removal', async
   expect(gone.request_id).toMatch(/^[\da-f-]{36}$/);
 });
 
-test('lists give every item once, however many pages they take', async () => {
+test('a list returns every item once', async () => {
   const jobs = await client.jobs.batch(Array.from({ length: 5 }, () => ({ type: 'noop', priority: 'low' as const })));
   await Promise.all(jobs.map(({ job_id }) => client.jobs.done(job_id)));
   const listed = await collect(client.jobs.list({ type: 'noop', limit: 2 }));
@@ -86,7 +86,7 @@ test('lists give every item once, however many pages they take', async () => {
   expect((await collect(client.uploads.list({ limit: 1 }))).map(({ id }) => id)).toEqual(ids.toReversed());
 });
 
-test('jobs: submitted, followed, logged, cancelled, run again', async () => {
+test('a job is submitted, followed, cancelled and retried', async () => {
   const job = await client.jobs.submit({ type: 'data_export', job_id: 'followed' });
   const statuses: (string | null)[] = [];
   for await (const { status } of client.jobs.stream({ job_id: job.job_id, after: 0 })) {
@@ -105,7 +105,7 @@ test('jobs: submitted, followed, logged, cancelled, run again', async () => {
   expect(await problem(client.jobs.cancel(job_id))).toMatchObject({ status: 409, code: 'conflict' });
 });
 
-test('schedules, job types, health, system and metrics', async () => {
+test('schedules, job types, health, system and metrics are read', async () => {
   await client.schedules.put('client', { cron: '0 3 * * *', job: { type: 'noop' } });
   expect((await collect(client.schedules.list())).map(({ name, cron }) => [name, cron])).toEqual([
     ['client', '0 3 * * *'],
@@ -120,7 +120,7 @@ test('schedules, job types, health, system and metrics', async () => {
   expect(await client.metrics()).toContain('sheetmill_capacity_memory_mb');
 });
 
-test('what the service refuses is a ProblemError with all that the problem says', async () => {
+test('a refused call throws a ProblemError with the whole problem', async () => {
   const text = new File(['only text'], 'a.pdf');
   expect(await problem(client.uploads.create(text))).toMatchObject({ status: 415, code: 'unsupported_media_type' });
   await expect(client.uploads.create('nowhere.pdf')).rejects.toThrow(/^nowhere.pdf cannot be read: ENOENT/);
@@ -135,14 +135,14 @@ test('what the service refuses is a ProblemError with all that the problem says'
   expect(await problem(refused)).toMatchObject({ status: 400, code: 'invalid_request' });
 });
 
-test('the same Idempotency-Key is the same upload', async () => {
+test('two calls with the same Idempotency-Key create one upload', async () => {
   const create = async () => client.uploads.create(await png(), {}, { idempotencyKey: 'once' });
   const [first, second] = [await create(), await create()];
   expect(second.id).toBe(first.id);
   await client.uploads.done(first.id);
 });
 
-test('a signal ends what waits', async () => {
+test('a signal ends waiting and streaming', async () => {
   const { job_id } = await client.jobs.submit({ type: 'sleep', payload: { input: 3_600 } });
   const signal = AbortSignal.timeout(300);
   await expect(client.jobs.done(job_id, { signal })).rejects.toThrow(/aborted/);
@@ -150,8 +150,8 @@ test('a signal ends what waits', async () => {
   await client.jobs.cancel(job_id);
 });
 
-describe('a service that goes away and comes back', () => {
-  test('what is sent meanwhile is done once, and the stream goes on without a gap', async () => {
+describe('a service that restarts', () => {
+  test('executes calls of the meantime once, and the stream resumes without a gap', async () => {
     const seen: string[] = [];
     const following = (async () => {
       for await (const { job_id, status } of client.jobs.stream({ after: 0 })) {
@@ -175,30 +175,30 @@ describe('a service that goes away and comes back', () => {
     expect(seen).toEqual(['away-1', 'away-2', 'away-3']);
   });
 
-  test('and what was cut off in the middle is done once, too', async () => {
+  test('executes interrupted calls once', async () => {
     const before = (await collect(client.uploads.list())).length;
     const file = await png();
     const creating = Array.from({ length: 12 }, () => client.uploads.create(file));
-    // Some have been stored by now, of which not all were answered.
+    // Some uploads are stored now, and not all of these are answered.
     await until(async () => {
       const { rows } = await service.pool.query('select count(*)::int from uploads');
       return rows[0].count > before;
     });
     await service.end(service.api, 'SIGKILL');
-    // As if the half minute was over for which a request that died holds its key.
+    // Releases the keys that killed requests hold for half a minute.
     await service.pool.query('update idempotency_keys set locked_until = now()');
     await service.startApi();
     const ids = (await Promise.all(creating)).map(({ id }) => id);
     expect(new Set(ids).size).toBe(12);
     expect(await collect(client.uploads.list())).toHaveLength(before + 12);
     for (const id of ids) await client.uploads.done(id);
-    // The killed API could not remove what it had stored for rows that were never written.
+    // The killed API left files whose rows were never written.
     const { filesNotListed } = await service.leftovers();
     for (const file of filesNotListed) await rm(path.join(service.folder, 'store', file));
   }, 120_000);
 });
 
-test('a service that has too much to do already gets the upload when it asks for it', async () => {
+test('an upload that an overloaded service refuses is repeated after the requested delay', async () => {
   const busy = await startService({ converters: 0, env: { MAX_QUEUED_JOBS: '1' } });
   try {
     const { uploads } = createClient({ url: busy.url });
@@ -206,7 +206,7 @@ test('a service that has too much to do already gets the upload when it asks for
     await uploads.create(file);
     await until(async () => (await busy.post('/uploads')).status === 503);
     const later = uploads.create(file);
-    // Refused until something is taken from the queue.
+    // The service refuses uploads until a converter claims a job.
     const opened = Date.now();
     await busy.startConverter();
     const upload = await uploads.done((await later).id);

@@ -5,7 +5,7 @@ import { sheetmill } from './command.ts';
 
 const CONVERT = ['convert', 'b.png', '--out', 'x'];
 
-test.each<[string, number, string[], RegExp]>([
+test.concurrent.each<[string, number, string[], RegExp]>([
   ['no command', 2, [], /^sheetmill: no command given; see sheetmill --help\n$/],
   ['an unknown command', 2, ['melt'], /^sheetmill: unknown command "melt"; see sheetmill --help\n$/],
   ['no files', 2, ['convert', '--out', 'x'], /^sheetmill: no files given; see sheetmill convert --help\n$/],
@@ -29,7 +29,7 @@ test.each<[string, number, string[], RegExp]>([
   expect(ended).toMatchObject({ code, stdout: '', stderr: expect.stringMatching(line) });
 });
 
-test.each(['', 'convert', 'status', 'verify', 'serve', 'migrate', 'audit'])(
+test.concurrent.each(['', 'convert', 'status', 'verify', 'serve', 'migrate', 'audit'])(
   '%s --help prints the usage',
   async (command) => {
     const { code, stdout, stderr } = await sheetmill([...(command ? [command] : []), '--help']).ended;

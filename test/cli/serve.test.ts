@@ -33,7 +33,7 @@ function start() {
     until(async () => {
       if (service.child.exitCode !== null) throw new Error((await service.ended).stderr);
       return URL_LINE.exec(output)?.[1];
-    }, 30_000);
+    }, 60_000);
   return { ...service, url };
 }
 

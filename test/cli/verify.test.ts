@@ -6,7 +6,7 @@ import { expectNothingLeft, type Service, startService } from '../support/servic
 import { sheetmill } from './command.ts';
 
 const SECRET = `whsec_${Buffer.alloc(32, 'a test').toString('base64')}`;
-const KEY = 'a-key-that-nobody-guesses';
+const KEY = 'a-key-for-verify';
 const KEYS = [{ name: 'verify', sha256: createHash('sha256').update(KEY).digest('hex'), scopes: ['admin'] }];
 
 let service: Service;

@@ -2,9 +2,9 @@ import { cpSync, existsSync, globSync, mkdirSync, readdirSync, readFileSync, rea
 import path from 'node:path';
 import { ROOT } from './programs.ts';
 
-/** The Dockerfile, read for what stands in the image and how a container of it starts. */
+/** Reads from the Dockerfile the files of the image and the start of a container. */
 
-/** Each instruction as its name and the rest of it. */
+/** The name and the arguments of each instruction. */
 export const instructions = readFileSync(path.join(ROOT, 'Dockerfile'), 'utf8')
   .replaceAll(/^#.*\n/gm, '')
   .replaceAll(/\\\n\s*/g, '')
@@ -24,7 +24,7 @@ export const image = {
   healthcheck: listIn(rests('HEALTHCHECK')[0]),
 };
 
-/** The files of this folder that a Docker build gets: all that .dockerignore does not exclude. */
+/** The names at the root of the project that .dockerignore lets into the build context. */
 export function buildContext(): Set<string> {
   const given = new Set(readdirSync(ROOT));
   for (const line of readFileSync(path.join(ROOT, '.dockerignore'), 'utf8').split('\n').filter(Boolean)) {
@@ -37,7 +37,7 @@ export function buildContext(): Set<string> {
   return given;
 }
 
-/** Lays out in `folder` what the image has in /app: what is copied, and of the dependencies those that it installs. */
+/** Creates in `folder` the content of /app in the image: the copied files, and links to the installed dependencies. */
 export function layOutImage(folder: string): void {
   const context = buildContext();
   mkdirSync(folder);
@@ -62,7 +62,7 @@ function linkDependencies(folder: string): void {
     .filter(([name, { dev }]) => /^node_modules\/(@[^/]+\/)?[^/]+$/.test(name) && !dev)
     .map(([name]) => name)
     .filter((name) => !removed.some((gone) => name === gone || name.startsWith(`${gone}/`)))
-    // Packages for other systems are listed and not installed.
+    // The lock file lists packages for other systems, which are not installed.
     .filter((name) => existsSync(path.join(ROOT, name)));
   for (const name of installed) {
     mkdirSync(path.dirname(path.join(folder, name)), { recursive: true });
