@@ -3,7 +3,7 @@ import path from 'node:path';
 import { deflateSync } from 'node:zlib';
 import { PDFDocument, StandardFonts } from 'pdf-lib';
 import sharp from 'sharp';
-import { pdfOfImage } from '../test/support/bombs.ts';
+import { pdfOfImage } from './hostile-images.ts';
 
 const WIDTH = 6_000;
 const HEIGHT = 4_200;
@@ -70,7 +70,7 @@ export async function writeTextPdf(file: string, pages: number): Promise<void> {
 }
 
 /** Images, and PDFs with an image each, that take much memory to convert: of 50 megapixels, soft, and small on disk. */
-export async function writeHungryFiles(folder: string): Promise<void> {
+export async function writeLargeImages(folder: string): Promise<void> {
   const side = { width: 10_000, height: 5_000 };
   const small = await blurred(500, 250);
   const large = () => sharp(small, { limitInputPixels: false }).resize({ ...side, fit: 'fill', kernel: 'nearest' });
@@ -94,7 +94,7 @@ export async function writeHungryFiles(folder: string): Promise<void> {
     'flate-grey': pdfOfImage({ ...side, filter: 'FlateDecode', data: grey, colors: 'DeviceGray' }),
     'flate-bilevel': pdfOfImage({ ...side, filter: 'FlateDecode', data: bilevel, colors: 'DeviceGray', bits: 1 }),
   };
-  for (const [name, pdf] of Object.entries(images)) await writeFile(path.join(folder, `${name}.pdf`), pdf);
+  for (const [name, pdf] of Object.entries(images)) await writeFile(path.join(folder, `${name}.pdf`), await pdf);
 }
 
 function blurred(width: number, height: number): Promise<Buffer> {

@@ -12,7 +12,7 @@ import { MAX_CLASS_MB, memoryClass } from '../jobs/shape.ts';
 import type { ConversionContext } from '../jobs/task.ts';
 import { createLogger } from '../runtime/log.ts';
 import { bench, folder, say, signal } from './bench.ts';
-import { writeHungryFiles } from './inputs.ts';
+import { writeLargeImages } from './inputs.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
 
 /**
@@ -48,7 +48,7 @@ await bench(async () => {
     const generated = path.join(folder, 'generated');
     await mkdir(generated);
     say('making large files');
-    await writeHungryFiles(generated);
+    await writeLargeImages(generated);
     const corpus = [...(await filesIn(path.join(CORPUS, 'image'))), ...(await filesIn(path.join(CORPUS, 'pdf')))];
     if (corpus.length === 0) say(`${CORPUS} is not there: generated files alone`);
     const ofCorpus = await measureAll(corpus);

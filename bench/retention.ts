@@ -10,9 +10,9 @@ import { openQueues } from '../db/queues.ts';
 import { createLogger } from '../runtime/log.ts';
 import { openDiskStore } from '../store/disk.ts';
 import { uploadFolder } from '../store/paths.ts';
-import { installStatistics, startWithAdmin } from '../test/support/admin.ts';
 import { bench, folder, say, signal } from './bench.ts';
 import { fillTables, fillUploads } from './fill.ts';
+import { installStatistics, startWithAdmin } from './superuser.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
 
 /**

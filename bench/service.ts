@@ -5,7 +5,7 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { migrateDatabase } from '../db/migrate.ts';
-import { startWithAdmin } from '../test/support/admin.ts';
+import { startWithAdmin } from './superuser.ts';
 
 const ROOT = path.resolve(import.meta.dirname, '..');
 /** Only to notice the end: how long it took is read from the upload itself, so that asking costs next to nothing. */

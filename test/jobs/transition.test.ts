@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm';
 import { openDatabase } from '../../db/client.ts';
 import { jobs } from '../../db/schema.ts';
 import { Moved, transition } from '../../jobs/transition.ts';
-import { asAdmin } from '../support/admin.ts';
+import { asAdmin } from '../../bench/superuser.ts';
 import { until } from '../support/service.ts';
 import { FAILED_FOR_GOOD, type JobsFixture, openJobsFixture } from './fixture.ts';
 

@@ -4,7 +4,7 @@ import type { PageFit } from '../fit.ts';
 import { type DrawnPage, mayOtherEngineSucceed, NOTHING_DRAWN } from './engine.ts';
 
 /** A page as one engine drew it. */
-export interface Drawing {
+interface Drawing {
   image: DrawnPage;
   fit: PageFit;
   engine: PdfEngine;

@@ -5,8 +5,7 @@ import path from 'node:path';
 import sharp from 'sharp';
 import { convertImage } from '../../../converter/render/convert-image.ts';
 import { inspectImage } from '../../../converter/render/inspect-image.ts';
-import { pngChunk } from '../../support/bombs.ts';
-import { BLUE, type Color, GREEN, makeImage, pixelAt, RED, YELLOW } from '../../support/files.ts';
+import { BLUE, type Color, GREEN, makeImage, pixelAt, pngChunk, RED, YELLOW } from '../../support/files.ts';
 
 const CORPUS = path.resolve('../shared/corpus/image');
 const inCorpus = existsSync(CORPUS) ? test : test.skip;

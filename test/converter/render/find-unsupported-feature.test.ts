@@ -5,8 +5,7 @@ import path from 'node:path';
 import { convertImage } from '../../../converter/render/convert-image.ts';
 import { findUnsupportedFeature } from '../../../converter/render/find-unsupported-feature.ts';
 import { inspectImage } from '../../../converter/render/inspect-image.ts';
-import { pngChunk } from '../../support/bombs.ts';
-import { makeImage } from '../../support/files.ts';
+import { makeImage, pngChunk } from '../../support/files.ts';
 
 const CGBI = path.resolve('../shared/inputs/png-cgbi.png');
 const withInput = existsSync(CGBI) ? test : test.skip;

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
 import { convertImage } from '../../../converter/render/convert-image.ts';
-import { pngChunk } from '../../support/bombs.ts';
+import { pngChunk } from '../../support/files.ts';
 
 const INPUTS = path.resolve('../shared/inputs');
 const withInputs = existsSync(INPUTS) ? test : test.skip;

@@ -1,10 +1,6 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { engineFor } from '../../bench/fuzz/attempt.ts';
-import { judgeErrors, type Verdict } from '../../bench/fuzz/judge.ts';
-import { type Mutant, mutate } from '../../bench/fuzz/mutate.ts';
-import { makeSeeds, PASSWORD, type Seed } from '../../bench/fuzz/seeds.ts';
 import { convert } from '../../conversion/tasks/convert.ts';
 import { runOn } from '../../converter/recovery.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
@@ -14,6 +10,10 @@ import { createSandboxPool, type Lease, type SandboxPool } from '../../converter
 import { LARGE_MB } from '../../jobs/shape.ts';
 import { createLogger } from '../../runtime/log.ts';
 import { prepareFor } from '../support/prepare.ts';
+import { engineFor } from './attempt.ts';
+import { judgeErrors, type Verdict } from './judge.ts';
+import { type Mutant, mutate } from './mutate.ts';
+import { makeSeeds, PASSWORD, type Seed } from './seeds.ts';
 
 /** The short form of `npm run test:fuzz`, without a service: conversions as a converter runs them. */
 

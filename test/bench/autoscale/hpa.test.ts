@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { parse } from 'yaml';
-import { type Autoscaler, createAutoscaler, type Rules, SYNC_SECONDS } from '../../bench/autoscale/hpa.ts';
+import { type Autoscaler, createAutoscaler, type Rules, SYNC_SECONDS } from '../../../bench/autoscale/hpa.ts';
 
-const manifest = new URL('../../deploy/base/autoscaler.yaml', import.meta.url);
+const manifest = new URL('../../../deploy/base/autoscaler.yaml', import.meta.url);
 const { minReplicas, maxReplicas, behavior } = parse(await readFile(manifest, 'utf8')).spec;
 const ours: Autoscaler = { minReplicas, maxReplicas, targetPercent: 50, ...behavior };
 
