@@ -74,7 +74,7 @@ async function convertMutant({ index, name, bytes }: Mutant): Promise<Verdict> {
   return judgeErrors([outcome, ...pages].map((part) => ('error' in part ? part : {})));
 }
 
-test('the same numbers give the same mutants, and others give others', async () => {
+test('the same numbers make the same mutants, and other numbers make others', async () => {
   const bytesOf = (seedNumber: number, index: number) => mutate(seeds, seedNumber, index).bytes.toString('latin1');
   expect((await makeSeeds()).map(({ bytes }) => bytes)).toEqual(seeds.map(({ bytes }) => bytes));
   expect(bytesOf(7, 3)).toBe(bytesOf(7, 3));

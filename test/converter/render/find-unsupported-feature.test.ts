@@ -43,7 +43,7 @@ test.each([
   await expect(convertImage(file)).rejects.toMatchObject(error);
 });
 
-test('the frame header is found behind large segments', async () => {
+test('the frame header is found after large segments', async () => {
   const file = await jpegWithFrame((frame) => frame.writeUInt8(12, 4));
   const jpeg = await readFile(file);
   const large = Buffer.concat([Buffer.from([0xff, 0xe2, 0xff, 0xff]), Buffer.alloc(0xfffd, 0xff)]);
