@@ -12,16 +12,16 @@ import { type Service, startService } from './service.ts';
 import { describeMachine, toMarkdown } from './table.ts';
 
 /**
- * `npm run bench:autoscale`: one burst of PDFs, for one converter, for as many as there are cores, and for an autoscaler that
- * decides between them by deploy/base/autoscaler.yaml, on the CPU that it measures. Each converter has one core to work with.
- * Prints Markdown. Takes about ten minutes; AUTOSCALE_DOCUMENTS makes the burst smaller.
+ * `npm run bench:autoscale`: a burst of PDFs for one converter, for one converter per core, and for an autoscaler that
+ * scales between them by deploy/base/autoscaler.yaml and the measured CPU. Each converter has one core. Prints Markdown.
+ * Takes about ten minutes; AUTOSCALE_DOCUMENTS makes the burst smaller.
  */
 const DOCUMENTS = Number(process.env.AUTOSCALE_DOCUMENTS ?? 60);
-/** Cores that a converter asks for and is measured by; less where others keep it from having one. */
+/** The CPU request of a converter, in cores; less than one on a busy machine. */
 const REQUEST = Number(process.env.AUTOSCALE_REQUEST ?? 1);
 const PAGES = 20;
 const POLL_MS = 500;
-/** More than a run takes on a slow machine, with the time in which nothing is scaled down. */
+/** Longer than a run on a slow machine, the delay before scaling down included. */
 const LIMIT_SECONDS = 1_800;
 const cores = availableParallelism();
 const manifest = new URL('../deploy/base/autoscaler.yaml', import.meta.url);
@@ -65,14 +65,14 @@ await bench(async () => {
 });
 
 interface Run {
-  /** Seconds from the burst until all of it was done. */
+  /** Seconds from the burst to its end. */
   drained: number;
-  /** Converters that ran, each by its seconds until then. */
+  /** The seconds that all converters ran until then. */
   converterSeconds: number;
   steps: { at: number; replicas: number }[];
 }
 
-/** The same burst on a service of its own. Where there is anything to scale, until it is back at the least. */
+/** Sends the burst to a new service, and waits until the autoscaler is back at its minimum. */
 async function run(name: string, file: string, rules: Autoscaler): Promise<Run> {
   say(`${name}: starting`);
   const service = await startService(path.join(folder, 'data'), 1, signal, { CAPACITY_MEMORY_MB: '1024' });
@@ -145,7 +145,7 @@ async function countUnfinished({ pool }: Service): Promise<number> {
   return rows[0].unfinished;
 }
 
-/** Seconds of CPU that each converter has taken, with all below it, since this was called last. */
+/** CPU seconds of each converter with its descendants, since the last call. */
 function measure(pods: { pid: number; cpu: number }[]): number[] {
   const trees = treesOf(pods.map(({ pid }) => pid));
   return pods.map((pod) => {
@@ -159,5 +159,3 @@ function readAutoscaler(yaml: string): Autoscaler {
   const { minReplicas, maxReplicas, metrics, behavior } = parse(yaml).spec;
   return { minReplicas, maxReplicas, targetPercent: metrics[0].resource.target.averageUtilization, ...behavior };
 }
-
-/** Standard output is for the table alone. */

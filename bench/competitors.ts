@@ -8,20 +8,20 @@ import { setTimeout as delay } from 'node:timers/promises';
 /** A program that turns a file into PNG files in a folder. */
 interface Competitor {
   name: string;
-  /** The first of these that is there and says a version; the rest are other names of it. */
+  /** The names of the program; the first one that reports its version is used. */
   programs: string[];
   askVersion: string;
   arguments: (file: string, folder: string) => string[];
-  /** How many times its speed the service should reach at least, by the title of the comparison. */
+  /** The target for our speed as a multiple of its speed, by the title of the comparison. */
   targets: Record<string, number>;
 }
 
-/** A competitor that is on this machine. */
+/** A competitor that is installed. */
 export type Installed = Competitor & { version: string };
 
 export const PDF_COMPETITORS: Competitor[] = [
   {
-    // The two options are those with which ImageMagick calls it.
+    // ImageMagick uses the two options for antialiasing.
     name: 'Ghostscript',
     programs: ['gs'],
     askVersion: '--version',
@@ -55,7 +55,7 @@ export const IMAGE_MAGICK: Competitor = {
   targets: { images: 9 },
 };
 
-/** Room for any picture: the limits that distributions set refuse large ones, or keep them on disk, which is slow. */
+/** Limits for any picture: the limits of distributions refuse large pictures or keep them on disk, which is slow. */
 export const MAGICK_POLICY = `<policymap>
 ${Object.entries({ memory: '64GiB', map: '64GiB', disk: '64GiB', width: '200KP', height: '200KP', area: '64GP' })
   .map(([name, value]) => `  <policy domain="resource" name="${name}" value="${value}"/>`)
@@ -65,12 +65,12 @@ ${Object.entries({ memory: '64GiB', map: '64GiB', disk: '64GiB', width: '200KP',
 
 const SAMPLE_MS = 5;
 
-/** Looks for a competitor; a program of that name which is something else (as `convert` may be) does not count. */
+/** Finds a competitor. Another program of the same name (`convert`, for example) does not count. */
 export function find(competitor: Competitor): Installed | undefined {
-  const saysSo = new RegExp(`${competitor.name === 'ImageMagick' ? 'ImageMagick ' : ''}(\\d[\\d.-]+)`);
+  const versionPattern = new RegExp(`${competitor.name === 'ImageMagick' ? 'ImageMagick ' : ''}(\\d[\\d.-]+)`);
   for (const program of competitor.programs) {
     const { stdout, stderr } = spawnSync(program, [competitor.askVersion], { encoding: 'utf8' });
-    const version = saysSo.exec(`${stdout}${stderr}`)?.[1];
+    const version = versionPattern.exec(`${stdout}${stderr}`)?.[1];
     if (version) return { ...competitor, programs: [program], version };
   }
   return undefined;
@@ -101,7 +101,7 @@ export async function convertBy(
   return { seconds, peakMb };
 }
 
-/** Gives the peak of the program's resident memory in MB; 0 where the kernel does not tell. */
+/** Returns the peak of the program's resident memory in MB; 0 where the kernel does not report it. */
 async function runToEnd(program: string, args: string[], signal: AbortSignal): Promise<number> {
   const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'], signal });
   child.on('error', () => undefined); // 'close' comes as well, and only once the program is gone

@@ -11,16 +11,16 @@ import { type Service, startService } from './service.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
 
 /**
- * `npm run bench`: the whole service against the usual programs, in one run on this machine. Prints Markdown; how it
- * measures is told in docs/evaluation_results.md. BENCH_CORPUS names the folder of the documents.
+ * `npm run bench`: the whole service against competitors, in one run on this machine. Prints Markdown;
+ * docs/evaluation_results.md describes the method. BENCH_CORPUS names the folder of the documents.
  */
 const CORPUS = path.resolve(import.meta.dirname, '..', process.env.BENCH_CORPUS ?? '../shared/corpus/pdf');
 const RUNS = 3;
-/** A run as long as this is not repeated. */
+/** A longer run is not repeated. */
 const LONG_RUN_SECONDS = 60;
 const IMAGES = 8;
 const LATENCY_RUNS = 20;
-/** Before the first of these runs, and before each other. */
+/** Pauses before the first run and before each other run. */
 const FIRST_IDLE_MS = 60_000;
 const IDLE_MS = 3_000;
 
@@ -39,7 +39,7 @@ async function compareAll(): Promise<Row[]> {
   const service = await startService(path.join(folder, 'data'), cores, signal);
   try {
     const article = path.join(CORPUS, 'tracemonkey.pdf');
-    if (!existsSync(article)) say(`${article} is not there: no comparison with text and graphics`);
+    if (!existsSync(article)) say(`${article} is missing: no comparison with text and graphics`);
     return [
       ...(existsSync(article) ? await comparePdf(service, 'Article', article) : []),
       ...(await comparePdf(service, 'Book', await findBook())),
@@ -54,7 +54,7 @@ async function compareAll(): Promise<Row[]> {
 async function findBook(): Promise<string> {
   const book = path.join(CORPUS, 'freeculture.pdf');
   if (existsSync(book)) return book;
-  say(`${book} is not there: 350 pages of generated text instead`);
+  say(`${book} is missing: 350 pages of generated text instead`);
   const generated = path.join(folder, 'text.pdf');
   await writeTextPdf(generated, 350);
   return generated;
@@ -83,7 +83,7 @@ async function comparePdf(service: Service, title: string, file: string): Promis
   return rows;
 }
 
-/** Pages per second of one process, after one run that counts for nothing unless it was so long that it must do. */
+/** Pages per second of one process, after a warm-up run. A long warm-up run is the only one and counts. */
 async function speedOf(competitor: Installed | undefined, title: string, file: string, pages: number) {
   if (competitor === undefined) return undefined;
   say(`${title}: ${competitor.name}`);
@@ -119,7 +119,7 @@ async function compareImages(service: Service): Promise<Row[]> {
       ours: perSecond(ours),
       other: `${competitor.name}, ${atOnce} at a time, ${perSecond(theirs)}`,
       ratio: theirs.seconds / ours.seconds,
-      // The target stands against one process at a time.
+      // The target is for one process at a time.
       ...(atOnce === 1 && { least: competitor.targets.images }),
     });
   }
@@ -133,7 +133,7 @@ async function compareImages(service: Service): Promise<Row[]> {
   return rows;
 }
 
-/** From the start of a POST to the end of the upload, by a service that had nothing to do before. */
+/** The time from the POST to the end of an upload, by an idle service. */
 async function measureLatency(service: Service): Promise<Row[]> {
   const page = path.join(folder, 'page.pdf');
   await writeTextPdf(page, 1);

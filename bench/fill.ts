@@ -1,11 +1,11 @@
 import type { Pool } from 'pg';
 
-/** The waiting jobs ask for more than the bench's converter has: they stay, and every claim and list meets them. */
+/** The waiting jobs reserve more than the converter of the bench has, so they stay, and every claim and list meets them. */
 const HUGE_CPU_UNITS = 1_000;
 const SHAPES = 10;
 
 /**
- * Fills the tables as long use would: finished jobs with an attempt and three events each, one in ten failed, and ready
+ * Fills the tables as months of use would: finished jobs with an attempt and three events each, one in ten failed, and ready
  * jobs with their pg-boss jobs in ten queues. Made by SQL with the triggers off; analysed, as autovacuum would.
  */
 export async function fillTables(
@@ -47,14 +47,14 @@ export async function fillTables(
     );
     await client.query('set session_replication_role = origin');
     await client.query('vacuum analyze');
-    // What it has to write of this must not fall into the measured time.
+    // The writing must not take place in the measured time.
     await client.query('checkpoint');
   } finally {
     client.release(true);
   }
 }
 
-/** Uploads of one page each, all of them finished but the last `open`, which are given by their ids. */
+/** Inserts uploads of one page each. The last `open` uploads are not finished; returns their ids. */
 export async function fillUploads(
   pool: Pool,
   { finished, open }: { finished: number; open: number },

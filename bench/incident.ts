@@ -16,8 +16,8 @@ import { makeTraffic, type Upload } from './incident/traffic.ts';
 import { describeMachine, toMarkdown } from './table.ts';
 
 /**
- * `npm run bench:incident`: traffic with a few hostile files in it, through worker processes as they used to be and through
- * this service, with the same memory in all. Prints Markdown. INCIDENT_UPLOADS makes it shorter, INCIDENT_SEED another.
+ * `npm run bench:incident`: traffic with a few hostile files in it, through a baseline of worker processes and through this
+ * service, with the same total memory. Prints Markdown. INCIDENT_UPLOADS makes it shorter, INCIDENT_SEED another.
  */
 const UPLOADS = Number(process.env.INCIDENT_UPLOADS ?? 2_000);
 const SEED = Number(process.env.INCIDENT_SEED ?? 1);
@@ -27,7 +27,7 @@ const OPEN_UPLOADS = Math.min(UPLOADS, Math.max(60, Math.round(UPLOADS / 3)));
 const MEMORY_MB = 2_048;
 const AT_ONCE_PER_WORKER = 4;
 
-/** So much longer than the slowest run seen, for each upload, and for the hostile files at its end. */
+/** The time limit of a run, well above the slowest run, for each upload and for the hostile files at the end. */
 const LIMIT = { secondsEach: 1, tailSeconds: 300 };
 
 const cores = availableParallelism();
@@ -111,7 +111,7 @@ function startOurs(): Promise<System> {
   });
 }
 
-/** Each run has a system of its own, so that nothing is left over from the one before. */
+/** Each run has a new system, so that the run before has no effect. */
 async function run(name: string, start: () => Promise<System>, traffic: Upload[], arrival: Arrival): Promise<Run> {
   say(`${name}: starting`);
   const system = await start();
@@ -123,7 +123,7 @@ async function run(name: string, start: () => Promise<System>, traffic: Upload[]
       signal,
       say: (line) => say(`${name}: ${line}`),
     });
-    // At once, so that a bench that is stopped has not been for nothing.
+    // Printed immediately, so that a stopped bench leaves its figures.
     say(`${name}: done\n${listFigures({ [name]: done })}\n${listReasons({ [name]: done })}`);
     return done;
   } finally {
@@ -131,5 +131,3 @@ async function run(name: string, start: () => Promise<System>, traffic: Upload[]
     await rm(path.join(folder, 'sheetmill'), { recursive: true, force: true });
   }
 }
-
-/** Standard output is for the tables alone. */

@@ -3,7 +3,7 @@ import path from 'node:path';
 import { deflateSync } from 'node:zlib';
 import { PDFDocument, StandardFonts } from 'pdf-lib';
 import sharp from 'sharp';
-import { pdfOfImage } from '../test/support/bombs.ts';
+import { pdfOfImage } from './hostile-images.ts';
 
 const WIDTH = 6_000;
 const HEIGHT = 4_200;
@@ -11,7 +11,7 @@ const WORDS = 'the mill takes each sheet in turn and gives its picture back no p
   ' ',
 );
 
-/** A JPEG of 100 megapixels that costs about what a photograph does: soft light, soft shapes and detail, no noise. */
+/** Writes a JPEG of 100 megapixels that costs as much as a photograph: soft light, soft shapes and detail, no noise. */
 export async function writeLargeJpeg(file: string): Promise<void> {
   const light = Buffer.from(
     `<svg width="${WIDTH}" height="${HEIGHT}"><linearGradient id="sky" x2="0.3" y2="1"><stop stop-color="#9cf"/>
@@ -31,7 +31,7 @@ export async function writeLargeJpeg(file: string): Promise<void> {
     .toFile(file);
 }
 
-/** A JPEG as a scanner makes it of a page of A4 at 300 dpi: 2480 x 3508, grey paper with some noise, lines of text. */
+/** Writes a JPEG like a scan of an A4 page at 300 dpi: 2480 x 3508, grey paper with some noise, lines of text. */
 export async function writeScan(file: string): Promise<void> {
   const [width, height] = [2480, 3508];
   const lines = Array.from({ length: 45 }, (_, line) => {
@@ -47,7 +47,7 @@ export async function writeScan(file: string): Promise<void> {
     .toFile(file);
 }
 
-/** As a PNG of the scene's size. */
+/** Noise as a PNG of the scene's size. */
 async function blurredNoise(width: number, height: number, sigma: number, blur: number): Promise<Buffer> {
   const noise = { type: 'gaussian', mean: 128, sigma } as const;
   const small = await sharp({ create: { width, height, channels: 3, background: 'grey', noise } })
@@ -69,8 +69,8 @@ export async function writeTextPdf(file: string, pages: number): Promise<void> {
   await writeFile(file, await document.save());
 }
 
-/** Images, and PDFs with an image each, that take much memory to convert: of 50 megapixels, soft, and small on disk. */
-export async function writeHungryFiles(folder: string): Promise<void> {
+/** Writes images of 50 megapixels, and PDFs with one image each, which are small on disk and need much memory. */
+export async function writeLargeImages(folder: string): Promise<void> {
   const side = { width: 10_000, height: 5_000 };
   const small = await blurred(500, 250);
   const large = () => sharp(small, { limitInputPixels: false }).resize({ ...side, fit: 'fill', kernel: 'nearest' });
@@ -94,7 +94,7 @@ export async function writeHungryFiles(folder: string): Promise<void> {
     'flate-grey': pdfOfImage({ ...side, filter: 'FlateDecode', data: grey, colors: 'DeviceGray' }),
     'flate-bilevel': pdfOfImage({ ...side, filter: 'FlateDecode', data: bilevel, colors: 'DeviceGray', bits: 1 }),
   };
-  for (const [name, pdf] of Object.entries(images)) await writeFile(path.join(folder, `${name}.pdf`), pdf);
+  for (const [name, pdf] of Object.entries(images)) await writeFile(path.join(folder, `${name}.pdf`), await pdf);
 }
 
 function blurred(width: number, height: number): Promise<Buffer> {

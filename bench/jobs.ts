@@ -16,8 +16,8 @@ import { type Service, startService } from './service.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
 
 /**
- * `npm run bench:jobs`: the job engine with empty tables, and again with a million finished and a hundred thousand
- * waiting jobs in them, in one run on this machine. Prints Markdown; docs/evaluation_results.md tells how it measures.
+ * `npm run bench:jobs`: the job engine with empty tables, and with a million finished and a hundred thousand waiting
+ * jobs, in one run on this machine. Prints Markdown; docs/evaluation_results.md describes the method.
  */
 const FINISHED = Number(process.env.BENCH_FINISHED ?? 1_000_000);
 const WAITING = Number(process.env.BENCH_WAITING ?? 100_000);
@@ -28,13 +28,13 @@ const IN_FLIGHT = 8;
 const PROBES = 200;
 const NOOP = { type: 'noop' };
 
-/** One figure of a round: `perSecond` is better when higher, all others when lower. */
+/** The figures of a round: jobs/s are better when higher, all others when lower. */
 type Figures = Record<string, { value: number; unit: 'jobs/s' | 'ms' | 'MB'; target?: number }>;
 
 registerDomain(conversionDomain);
 await bench(async () => {
   const TASKS = path.resolve(import.meta.dirname, '../examples/tasks/index.ts');
-  // More may wait than the bench fills in.
+  // The limit must allow the jobs that the bench inserts.
   const env = { TASKS, CAPACITY_MEMORY_MB: '16384', MAX_QUEUED_JOBS: String(2 * WAITING) };
   const service = await startService(folder, availableParallelism(), signal, env);
   try {
@@ -107,7 +107,7 @@ async function measure(service: Service): Promise<Figures> {
   };
 }
 
-/** Jobs ended per second from the first start to the last end of the last `count` jobs. */
+/** Jobs per second of the last `count` jobs, from the first start to the last end. */
 async function rateOf(service: Service, count: number): Promise<number> {
   await ended(service);
   const { rows } = await service.pool.query(
@@ -118,7 +118,7 @@ async function rateOf(service: Service, count: number): Promise<number> {
   return Number(rows[0].rate);
 }
 
-/** Waits until no no-op job is left that may run. */
+/** Waits until no no-op job is ready or running. */
 async function ended(service: Service): Promise<void> {
   for (;;) {
     const { rowCount } = await service.pool.query(
@@ -129,7 +129,7 @@ async function ended(service: Service): Promise<void> {
   }
 }
 
-/** The domain's own steps, one job each, without process or HTTP. */
+/** Times claims and settlements of one job each, without a converter process or HTTP. */
 async function timeEngine(service: Service): Promise<{ claims: number[]; settles: number[] }> {
   const log = createLogger('warn', {});
   const database = await openDatabase(service.databaseUrl, { name: 'bench', log });
@@ -234,7 +234,7 @@ async function timed(work: () => Promise<unknown>): Promise<number> {
   return performance.now() - began;
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: answers are read as a client reads them, without our types.
+// biome-ignore lint/suspicious/noExplicitAny: a client reads responses without our types.
 async function submit(url: string, body: unknown): Promise<any> {
   const headers = { 'Content-Type': 'application/json' };
   return get(`${url}/jobs`, { method: 'POST', headers, body: JSON.stringify(body) });

@@ -12,18 +12,18 @@ import { SandboxPool } from '../converter/sandbox/pool.ts';
 import { MAX_CLASS_MB, memoryClass } from '../jobs/shape.ts';
 import { createLogger } from '../runtime/log.ts';
 import { bench, folder, say, signal } from './bench.ts';
-import { writeHungryFiles } from './inputs.ts';
+import { writeLargeImages } from './inputs.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
 
 /**
- * `npm run bench:memory`: how well memory is estimated by headers. Every image of the corpus, pages of every PDF, and
- * generated files that take much, each in a sandbox; prints Markdown. BENCH_CORPUS names the folder with `pdf` and `image`.
+ * `npm run bench:memory`: estimates of memory against the memory that sandboxes use, for every image of the corpus, pages
+ * of every PDF, and generated large files. Prints Markdown. BENCH_CORPUS names the folder with `pdf` and `image`.
  */
 const CORPUS = path.resolve(import.meta.dirname, '..', process.env.BENCH_CORPUS ?? '../shared/corpus');
 const MAX_PAGES = 10;
 const DPI = 200;
 const DEADLINE_MS = 120_000;
-/** Sandboxes for this much are used again, as in service. What takes more is done once more with all there is. */
+/** Sandboxes of this size are used again, as in the service. A page that needs more is repeated with the largest class. */
 const ORDINARY_MB = 512;
 const LIMITS = { maxPages: 5000, maxPixels: 1e9, stepSeconds: DEADLINE_MS / 1000, firstEngine: 'pdfium' } as const;
 
@@ -48,9 +48,9 @@ await bench(async () => {
     const generated = path.join(folder, 'generated');
     await mkdir(generated);
     say('making large files');
-    await writeHungryFiles(generated);
+    await writeLargeImages(generated);
     const corpus = [...(await filesIn(path.join(CORPUS, 'image'))), ...(await filesIn(path.join(CORPUS, 'pdf')))];
-    if (corpus.length === 0) say(`${CORPUS} is not there: generated files alone`);
+    if (corpus.length === 0) say(`${CORPUS} is missing: only generated files`);
     const ofCorpus = await measureAll(corpus);
     const ofGenerated = await measureAll(await filesIn(generated));
     process.stdout.write(`${describeMachine({ 'Node.js': process.versions.node })}\n`);
@@ -70,7 +70,7 @@ async function measureAll(files: string[]): Promise<Measured[]> {
   const all: Measured[] = [];
   for (const file of files) {
     say(path.basename(file));
-    // What cannot be read takes part in nothing.
+    // A file that cannot be read is not measured.
     const planned = await plan(file).catch(() => []);
     for (const { page, estimateMb } of planned) {
       const peakMb = await peakOf(file, page);
@@ -104,7 +104,7 @@ async function plan(file: string): Promise<{ page: number; estimateMb: number }[
   }
 }
 
-/** Null when no page comes of it. */
+/** Returns null when no page was converted. */
 async function peakOf(file: string, page: number): Promise<number | null> {
   for (const memoryMb of [ORDINARY_MB, MAX_CLASS_MB]) {
     const lease = pool.lease(memoryMb, null);
@@ -164,10 +164,10 @@ function summary(what: string, measured: Measured[]): Row[] {
   ];
 }
 
-/** The five with the least room. */
+/** The five tightest estimates. */
 function worst(measured: Measured[]): string {
   const tight = measured.toSorted((a, b) => a.estimateMb / a.peakMb - b.estimateMb / b.peakMb).slice(0, 5);
-  return `The least room:\n\n${table(tight)}`;
+  return `The tightest estimates:\n\n${table(tight)}`;
 }
 
 function table(measured: Measured[]): string {
@@ -185,5 +185,3 @@ function table(measured: Measured[]): string {
 function median(values: number[]): number {
   return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
 }
-
-/** Standard output is for the tables alone. */

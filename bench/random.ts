@@ -1,6 +1,6 @@
 export type Random = ReturnType<typeof createRandom>;
 
-/** Numbers that depend on the seed alone (mulberry32), so that every run and both systems see the same. */
+/** Random numbers that depend only on the seed (mulberry32), so that every run and both systems get the same. */
 export function createRandom(seed: number) {
   let state = seed >>> 0;
   const next = (): number => {
@@ -10,12 +10,12 @@ export function createRandom(seed: number) {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
   return {
-    /** From 0 up to but not 1. */
+    /** From 0 to below 1. */
     next,
     between: (low: number, high: number): number => low + next() * (high - low),
     wholeNumber: (low: number, high: number): number => low + Math.floor(next() * (high - low + 1)),
     pick: <T>(from: readonly T[]): T => from[Math.floor(next() * from.length)] as T,
-    /** Spaces between arrivals that know nothing of each other, on average 1. */
+    /** The interval between two independent arrivals, 1 on average. */
     space: (): number => -Math.log(1 - next()),
   };
 }

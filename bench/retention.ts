@@ -10,14 +10,14 @@ import { openQueues } from '../db/queues.ts';
 import { createLogger } from '../runtime/log.ts';
 import { openDiskStore } from '../store/disk.ts';
 import { uploadFolder } from '../store/paths.ts';
-import { installStatistics, startWithAdmin } from '../test/support/admin.ts';
 import { bench, folder, say, signal } from './bench.ts';
 import { fillTables, fillUploads } from './fill.ts';
+import { installStatistics, startWithAdmin } from './superuser.ts';
 import { describeMachine, type Row, toMarkdown } from './table.ts';
 
 /**
- * `npm run bench:retention`: how fast uploads with empty files, jobs with an attempt and three events each, and events are
- * deleted by one converter and by two, and what other work of Postgres waits for meanwhile. Prints Markdown.
+ * `npm run bench:retention`: how fast one and two converters delete uploads with empty files, jobs with an attempt and
+ * three events each, and events, and how long small writes wait meanwhile. Prints Markdown.
  */
 const UPLOADS = Number(process.env.BENCH_UPLOADS ?? 10_000);
 const JOBS = Number(process.env.BENCH_JOBS ?? 200_000);
@@ -81,7 +81,7 @@ async function measure(pool: Pool, round: () => Promise<void>): Promise<Figures>
   await pool.query(`update jobs set finished_at = finished_at - interval '30 days'`);
   await settle(pool);
   let jobs = { seconds: 0, longestMs: 0 };
-  // Their events are new yet.
+  // The events of these jobs are kept: they are new.
   const probes = await probeFor(pool, async () => {
     jobs = await timed(pool, round);
   });
@@ -100,7 +100,7 @@ async function measure(pool: Pool, round: () => Promise<void>): Promise<Figures>
   };
 }
 
-/** For each upload its job, the attempt and seven events that a conversion of one page leaves. */
+/** Inserts for each upload the job, the attempt and the seven events of a conversion of one page. */
 async function fillConversions(pool: Pool): Promise<void> {
   const client = await pool.connect();
   try {
@@ -127,13 +127,13 @@ async function fillConversions(pool: Pool): Promise<void> {
   }
 }
 
-/** Removed dead rows and written pages must not fall into the measured time. */
+/** Vacuums and writes pages before the measured time. */
 async function settle(pool: Pool): Promise<void> {
   await pool.query('vacuum analyze');
   await pool.query('checkpoint');
 }
 
-/** How long `work` takes, and the longest of all statements meanwhile. */
+/** The duration of `work`, and of the longest statement meanwhile. */
 async function timed(pool: Pool, work: () => Promise<void>): Promise<{ seconds: number; longestMs: number }> {
   await pool.query('select pg_stat_statements_reset()');
   const began = performance.now();
@@ -192,7 +192,7 @@ function rowsOf([one, two]: Figures[], idle: number[]): Row[] {
   ];
 }
 
-/** Empty files, as many as an upload of one page has. */
+/** Writes empty files, as many as an upload of one page has. */
 async function makeFiles(pool: Pool): Promise<void> {
   const { rows } = await pool.query('select id from uploads');
   for (const { id } of rows) {
@@ -206,11 +206,11 @@ async function makeFiles(pool: Pool): Promise<void> {
 
 async function expectGone(pool: Pool, table: string): Promise<void> {
   const { rows } = await pool.query(`select count(*)::int as left from ${table}`);
-  // Of each upload one event stays, which says that it was deleted.
+  // One event of each upload stays: that it was deleted.
   if (table !== 'events' && rows[0].left > 0) throw new Error(`${rows[0].left} ${table} are left`);
 }
 
-/** How long a small write takes, again and again while `work` runs, in ms. */
+/** The durations of small writes while `work` runs, in ms. */
 async function probeFor(pool: Pool, work: () => Promise<void>): Promise<number[]> {
   const times: number[] = [];
   let ended = false;

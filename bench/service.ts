@@ -5,10 +5,10 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { migrateDatabase } from '../db/migrate.ts';
-import { startWithAdmin } from '../test/support/admin.ts';
+import { startWithAdmin } from './superuser.ts';
 
 const ROOT = path.resolve(import.meta.dirname, '..');
-/** Only to notice the end: how long it took is read from the upload itself, so that asking costs next to nothing. */
+/** Polling only detects the end; the duration is read from the upload, so rare polling is enough. */
 const POLL_MS = 200;
 
 export type Service = Awaited<ReturnType<typeof startService>>;
@@ -16,13 +16,13 @@ export type Service = Awaited<ReturnType<typeof startService>>;
 interface Conversion {
   seconds: number;
   pages: number;
-  /** Of the largest sandbox. */
+  /** The peak of the largest sandbox. */
   peakMb: number;
 }
 
 /**
- * A whole service in `folder`, from nothing: embedded Postgres, API, and one converter that is started and stopped at
- * will. `stop` ends all of it; an abort of `signal` only makes the calls under way throw.
+ * Starts a complete service in `folder`: embedded Postgres, an API, and a converter on request. `stop` ends all of them;
+ * an abort of `signal` only makes running calls throw.
  */
 export async function startService(
   folder: string,
@@ -45,7 +45,7 @@ export async function startService(
   };
   const parts = new Set<ChildProcess>();
   const pool = new pg.Pool({ connectionString: postgres.url, max: 1 });
-  // A client that has ended for the pool may still be cut off when Postgres stops.
+  // An idle client may lose its connection when Postgres stops.
   pool.on('error', () => undefined);
   let converter: ChildProcess | undefined;
 
@@ -53,7 +53,7 @@ export async function startService(
     part: 'api' | 'converter',
     more: Record<string, string> = {},
   ): Promise<{ child: ChildProcess; url: string }> {
-    // As package.json starts it. A group of its own: Ctrl-C reaches the bench alone, which then ends the others in order.
+    // The options of package.json. In a separate process group, so that only the bench receives Ctrl-C and ends all in order.
     const execArgv = ['--max-semi-space-size=2'];
     const child = fork(path.join(ROOT, part, 'main.ts'), { env: { ...env, ...more }, execArgv, detached: true });
     parts.add(child);
@@ -79,7 +79,7 @@ export async function startService(
     await postgres.stop();
   }
 
-  /** One upload, from the start of its POST until it is done. `finished` is a time as of Date.now(). */
+  /** Sends an upload and waits for its end. `finished` is a time of Date.now(). */
   async function upload(url: string, file: string): Promise<{ id: string; pages: number; finished: number }> {
     const form = new FormData();
     form.append('file', await openAsBlob(file), path.basename(file));
@@ -111,16 +111,16 @@ export async function startService(
       databaseUrl: postgres.url,
       adminUrl: postgres.adminUrl,
       pool,
-      /** Undefined while there is none. */
+      /** Undefined while no converter runs. */
       converterPid: () => (converter && parts.has(converter) ? converter.pid : undefined),
       /** Resident memory of the processes, in MB. */
       residentMb: () => ({ api: residentMb(api.child), converter: residentMb(converter) }),
-      /** Gives way to a new API process, at another URL and with variables of its own. */
+      /** Replaces the API by a new process, at another URL and with more variables. */
       async restartApi(more: Record<string, string> = {}): Promise<void> {
         await end(api.child);
         api = await start('api', more);
       },
-      /** One more converter; gives its process and what stops it. */
+      /** Starts one more converter. */
       async startOtherConverter(): Promise<{ pid: number; stop: () => Promise<void> }> {
         const { child } = await start('converter');
         return { pid: child.pid as number, stop: () => end(child) };
@@ -128,12 +128,12 @@ export async function startService(
       async stopConverter(): Promise<void> {
         if (converter) await end(converter);
       },
-      /** Gives way to a new converter; resolves as soon as that one says that it is ready. */
+      /** Replaces the converter by a new one; resolves when that is ready. */
       async restartConverter(): Promise<void> {
         if (converter) await end(converter);
         converter = (await start('converter')).child;
       },
-      /** Converts a file `count` times at once, and removes what came of it. */
+      /** Converts a file `count` times at once, then deletes the uploads. */
       async convert(file: string, count = 1): Promise<Conversion> {
         const began = Date.now();
         const done = await Promise.all(Array.from({ length: count }, () => upload(api.url, file)));
@@ -155,7 +155,7 @@ function residentMb(child: ChildProcess | undefined): number {
   return Math.round(Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))?.[1]) / 1024);
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: answers are read as a client reads them, without our types.
+// biome-ignore lint/suspicious/noExplicitAny: a client reads responses without our types.
 async function answer(request: Promise<Response>): Promise<any> {
   const response = await request;
   if (!response.ok) throw new Error(`${response.url}: ${response.status} ${await response.text()}`);

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { availableParallelism, cpus, release, totalmem, type } from 'node:os';
 
-/** One comparison: a ratio of ours to the other's, which ought to be `least` or more, or `most` or less. */
+/** One comparison: the ratio of our figure to the other one, with a minimum (`least`) or a maximum (`most`) as its target. */
 export interface Row {
   what: string;
   ours: string;
@@ -28,7 +28,7 @@ export function toMarkdown(rows: Row[]): string {
     .join('');
 }
 
-/** The machine, and the versions of what was compared, as a list. */
+/** The machine and the versions of the compared programs, as a list. */
 export function describeMachine(versions: Record<string, string | undefined>): string {
   const distribution = existsSync('/etc/os-release') ? readFileSync('/etc/os-release', 'utf8') : '';
   const lines = {

@@ -1,9 +1,9 @@
 import sharp from 'sharp';
 
 /**
- * How far pictures of one page are from each other, in the eyes of a person who looks for a fault: a line of text that
- * is missing counts, edges of letters do not. A mean over the page cannot tell them apart, because a missing line is a
- * smaller part of a page than all the edges. So pictures are compared place by place, and the worst place counts.
+ * Measures the distance between pictures of one page as a person would see it: a missing line of text counts, edges of
+ * letters do not. A mean over the page cannot distinguish them, because a missing line is a smaller part of a page than
+ * all edges. So pictures are compared place by place, and the worst place counts.
  */
 
 /** Cells across a page: a letter is a grey spot of one or two of them. */
@@ -50,7 +50,7 @@ export function gridFor({ width, height }: { width: number; height: number }): {
   return { width: columns, height: Math.min(MAX_GRID_HEIGHT, Math.max(1, rows)) };
 }
 
-/** Shrinks a picture, a file or its bytes, to a grid. Throws for what is no picture. */
+/** Shrinks a picture, a file or its bytes, to a grid. Throws for data that is not a picture. */
 export async function toGrid(picture: string | Buffer, size: { width: number; height: number }): Promise<Grid> {
   const { data, info } = await sharp(picture)
     .flatten({ background: 'white' })
@@ -62,14 +62,14 @@ export async function toGrid(picture: string | Buffer, size: { width: number; he
   return { width: info.width, height: info.height, cells: toRgb(data, info.channels) };
 }
 
-/** How far two pictures are from each other. */
+/** The distance between two pictures. */
 export function distanceOf(one: Grid, other: Grid): Distance {
   return worstPlace(one, [differences(one, other)], ([difference = 0]) => difference);
 }
 
 /**
- * How far a page is from two others where those agree with each other. Places on which the others disagree do not count:
- * nobody can tell who is right there.
+ * The distance between a page and two others at places where the two others agree. Other places do not count, because
+ * it is unknown which picture is right there.
  */
 export function oddity(page: Grid, one: Grid, other: Grid): Distance {
   const maps = [differences(page, one), differences(page, other), differences(one, other)];

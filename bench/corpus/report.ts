@@ -74,7 +74,7 @@ export class Report {
     return report;
   }
 
-  /** To be called while the pictures are still there. */
+  /** Must be called while the pictures exist. */
   async add(examined: Examined): Promise<void> {
     const { row } = examined;
     const separator = this.summary.pages === 0 ? '[\n' : ',\n';
@@ -126,7 +126,7 @@ ${this.#section('Near', 'The highest distances that are not outliers.', this.#ne
   #missingTools(): string | null {
     if (this.#tools.length > 1) return null;
     const installed = this.#tools[0] ? `only ${this.#tools[0].name} is installed` : 'no tool is installed';
-    return `Outliers are unknown: ${installed}, and two (poppler and mutool) are needed to tell who is wrong.`;
+    return `Outliers are unknown: ${installed}, and two (poppler and mutool) are needed to decide which one is wrong.`;
   }
 
   #section(heading: string, meaning: string, pages: Highest<Shown>): string {

@@ -2,9 +2,9 @@ import { execFile } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { PDFDocument, rgb } from 'pdf-lib';
 import sharp from 'sharp';
-import { pdfOfImage, pngOfZeros } from '../../test/support/bombs.ts';
-import { makePdf, RED } from '../../test/support/files.ts';
+import { pdfOfImage, pngOfZeros } from '../hostile-images.ts';
 
 const run = promisify(execFile);
 
@@ -26,19 +26,22 @@ export async function makeHostileFiles(folder: string, signal: AbortSignal): Pro
     'interlaced PNG of 200 megapixels': interlaced,
     [`PDF with a ${filter === 'JPXDecode' ? 'JPX' : 'JPEG (no vips here to make JPX)'} of 150 megapixels`]: await write(
       'picture.pdf',
-      pdfOfImage({ width: 15_000, height: 10_000, filter, data: await readFile(picture) }),
+      await pdfOfImage({ width: 15_000, height: 10_000, filter, data: await readFile(picture) }),
     ),
     'progressive JPEG of 150 megapixels': progressive,
     'PNG bomb of 30,000 x 30,000, RGB': await write('bomb-near.png', pngOfZeros(30_000, 30_000)),
-    'PDF with a box of 12,000 points': await write(
-      'box.pdf',
-      await makePdf([{ width: 12_000, height: 12_000, color: RED }]),
-    ),
+    'PDF with a box of 12,000 points': await write('box.pdf', await makeLargePage(12_000)),
     'PNG bomb of 225,000 x 225,000, 1 bit': await write(
       'bomb-far.png',
       pngOfZeros(225_000, 225_000, { depth: 1, rgb: false }),
     ),
   };
+}
+
+async function makeLargePage(side: number): Promise<Uint8Array> {
+  const document = await PDFDocument.create();
+  document.addPage([side, side]).drawRectangle({ width: side, height: side, color: rgb(0.9, 0.1, 0.1) });
+  return document.save();
 }
 
 /** A picture that is mostly flat, so that its file is small. */

@@ -4,9 +4,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { startService } from '../service.ts';
 import type { End, System } from './run.ts';
 
-/** One query for all that wait, so that asking costs next to nothing; how long an upload took is read from its row. */
+/** One query serves all waiting uploads; the duration of an upload is read from its row. */
 const POLL_MS = 200;
-/** What a client can act upon; `internal` says nothing about the file. */
+/** Codes that say what is wrong with a file; `internal` does not. */
 const CLEAR_CODES = [
   'unsupported_media_type',
   'corrupt_file',
@@ -20,7 +20,7 @@ const CLEAR_CODES = [
   'timeout',
 ];
 
-/** This service, from the POST of an upload to its end. */
+/** Starts this service. An upload is measured from its POST to its end. */
 export async function startSheetmill({
   folder,
   cores,
@@ -30,12 +30,12 @@ export async function startSheetmill({
 }: {
   folder: string;
   cores: number;
-  /** What the sandboxes may have reserved at one time. */
+  /** The memory that sandboxes may reserve at one time. */
   capacityMb: number;
   signal: AbortSignal;
   say: (line: string) => void;
 }): Promise<System> {
-  // What fails here is meant to: it is counted, not logged.
+  // Failures are expected here: they are counted, not logged.
   const environment = { CAPACITY_MEMORY_MB: String(capacityMb), LOG_LEVEL: 'error' };
   const service = await startService(folder, cores, signal, environment);
   const waiting = new Map<string, PromiseWithResolvers<End>>();
@@ -44,7 +44,7 @@ export async function startSheetmill({
   async function watch(): Promise<void> {
     while (!stopping.signal.aborted) {
       if (service.converterPid() === undefined) {
-        say('the converter died; starting another');
+        say('the converter has ended; starting another');
         await service.restartConverter();
       }
       const { rows } = await service.pool.query(

@@ -3,10 +3,10 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { MIN_DIRECTED } from '../../jobs/wake.ts';
-import { installStatistics } from '../../test/support/admin.ts';
 import type { NormalFiles } from '../incident/normal-files.ts';
 import { cpuSecondsOf, treesOf } from '../processes.ts';
 import type { Service } from '../service.ts';
+import { installStatistics } from '../superuser.ts';
 import { type Cost, scaleCost, subtractCosts } from './costs.ts';
 
 export interface Measured {

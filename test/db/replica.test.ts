@@ -7,7 +7,7 @@ import { pino } from 'pino';
 import { openDatabase } from '../../db/client.ts';
 import { startEmbedded } from '../../db/embedded/start.ts';
 import { openReplica } from '../../db/replica.ts';
-import { admitAdmin, asAdmin } from '../support/admin.ts';
+import { admitAdmin, asAdmin } from '../../bench/superuser.ts';
 import { makeImage } from '../support/files.ts';
 import { startPostgres } from '../support/postgres.ts';
 import { type Json, startService, until } from '../support/service.ts';

@@ -1,8 +1,8 @@
 import { sql } from 'drizzle-orm';
+import { asAdmin } from '../../bench/superuser.ts';
 import { openDatabase } from '../../db/client.ts';
 import { jobs } from '../../db/schema.ts';
 import { RetryTransaction, transition } from '../../jobs/transition.ts';
-import { asAdmin } from '../support/admin.ts';
 import { until } from '../support/service.ts';
 import { FAILED_PERMANENTLY, type JobsFixture, openJobsFixture } from './fixture.ts';
 

@@ -1,5 +1,5 @@
 import sharp from 'sharp';
-import { deflatedZeros, pdfOfImage, pngOfZeros } from '../support/bombs.ts';
+import { deflatedZeros, pdfOfImage, pngOfZeros } from '../../bench/hostile-images.ts';
 import { makeImage, makePdf, pixelAt, RED, writePdf } from '../support/files.ts';
 import { expectNothingLeft, type Json, type Service, startService } from '../support/service.ts';
 import { pdfThatNeverEnds, pdfWithPageForPdfium } from './slow-files.ts';
@@ -78,7 +78,7 @@ describe('files that want memory', () => {
   test('are refused, shrunk or drawn within what they reserve, and innocent files complete meanwhile', async () => {
     const create = { width: 20_000, height: 14_000, channels: 3, background: '#a53' } as const;
     const jpeg = await sharp({ create, limitInputPixels: false }).jpeg().toBuffer();
-    const raster = pdfOfImage({
+    const raster = await pdfOfImage({
       width: 12_000,
       height: 9_000,
       filter: 'FlateDecode',

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { crc32 } from 'node:zlib';
 import { degrees, PDFDocument, PDFName, PDFNumber, rgb } from 'pdf-lib';
 import sharp from 'sharp';
 
@@ -168,4 +169,13 @@ function rc4(key: Uint8Array, data: Buffer): Buffer {
     swap(i, j);
     return byte ^ at(at(i) + at(j));
   }) as Buffer;
+}
+
+export function pngChunk(type: string, ...data: Buffer[]): Buffer {
+  const body = Buffer.concat([Buffer.from(type, 'latin1'), ...data]);
+  const framed = Buffer.alloc(body.length + 8);
+  framed.writeUInt32BE(body.length - 4, 0);
+  framed.set(body, 4);
+  framed.writeUInt32BE(crc32(body), body.length + 4);
+  return framed;
 }

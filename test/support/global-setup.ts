@@ -1,9 +1,9 @@
 import { mkdir, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { startWithAdmin } from '../../bench/superuser.ts';
 import { compiledCodeFolder, compileSandboxCode } from '../../converter/sandbox/compiled-code.ts';
 import { migrateDatabase } from '../../db/migrate.ts';
-import { startWithAdmin } from './admin.ts';
 import { createDatabase } from './database.ts';
 
 /** One Postgres for the whole run, with a migrated template that every test file clones. */

@@ -88,20 +88,20 @@ test('the place is where the difference is', async () => {
   expect(place.top + place.height).toBeGreaterThan(1010 / PAGE.height);
 });
 
-test('a page that alone lacks a line is odd, one that has it is not', async () => {
+test('only a page without a line that the others have is odd', async () => {
   const one = await draw({ oversample: 2 });
   const other = await draw({ shift: 0.5 });
   expect(oddity(await draw({ lineWithoutText: 10 }), one, other).distance).toBeGreaterThan(FAR);
   expect(oddity(page, one, other).distance).toBeLessThan(NEAR);
 });
 
-test('nobody is odd where the two others disagree', async () => {
+test('no page is odd where the two others disagree', async () => {
   const blue = await draw({ block: '#06c' });
   const green = await draw({ block: '#0a0' });
   expect(oddity(page, blue, green).distance).toBeLessThan(NEAR);
 });
 
-test('a difference counts though the others disagree elsewhere', async () => {
+test('a difference counts when the others disagree at another place', async () => {
   const blue = await draw({ block: '#06c' });
   const green = await draw({ block: '#0a0' });
   expect(oddity(await draw({ image: false }), blue, green).distance).toBeGreaterThan(FAR);

@@ -33,7 +33,7 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  // Every run cleans up after itself, however it ended.
+  // Every run removes its files, also after a failure.
   expect(await readdir(temporary)).toEqual([]);
   await rm(folder, { recursive: true });
 });
@@ -124,7 +124,7 @@ test('page 1 of every PDF below the folder has a row, drawn or failed', async ()
   expect(code).toBe(0);
 });
 
-test('all pages of a document that is split into ranges have a row, by the engine that was asked for', async () => {
+test('all pages of a document that is split into ranges have a row, by the requested engine', async () => {
   await addPdf(
     'long.pdf',
     Array.from({ length: 13 }, () => PAGE),
@@ -135,7 +135,7 @@ test('all pages of a document that is split into ranges have a row, by the engin
   expect(code).toBe(0);
 });
 
-test('a page that both tools see otherwise is an outlier and fails the run, unless it is allowed', async () => {
+test('a page that both tools draw differently is an outlier and fails the run unless it is allowed', async () => {
   await addPdf('a.pdf');
   await addTool('pdftoppm', BLUE);
   await addTool('mutool', BLUE);
@@ -188,7 +188,7 @@ test('a tool that fails leaves a reason', async () => {
   });
 });
 
-test('SIGINT ends the run with a report of what was done, and leaves no process', async () => {
+test('SIGINT ends the run with a report of the finished files, and leaves no process', async () => {
   await addPdf('a.pdf');
   await addPdf('b.pdf');
   const sign = path.join(folder, 'signs');

@@ -64,7 +64,7 @@ test('failures are counted by code, pages by engine, notes by their text up to a
   ]);
 });
 
-test('the highest ranks are kept, in order, and equal ones in the order in which they came', () => {
+test('the highest ranks are kept in order, and equal ranks in order of arrival', () => {
   const highest = new Highest<string>(3);
   for (const [rank, entry] of [
     [1, 'a'],

@@ -44,7 +44,7 @@ describe('a photograph as PNG', () => {
     ['one column', 1, 97],
     ['rows that fill several bands', 701, 997],
     ['rows longer than a band', 400_000, 3],
-  ])('has the very pixels: %s', async (_, width, height) => {
+  ])('keeps its pixels: %s', async (_, width, height) => {
     for (const channels of [1, 3] as const) {
       const raw: RawPixels = { data: randomBytes(width * height * channels), width, height, channels };
       const { png, bitDepth, colorType } = await encode(raw);
@@ -87,7 +87,7 @@ describe('a drawn page as PNG', () => {
     ['the last pixel is the only grey', 8, GREY, [greys[0], greys[255]], [7, 7, 7]],
     ['the last pixel is colour 257', 8, RGB, greys, [1, 2, 3]],
   ])('%s', async (_, bitDepth, colorType, colors, last) => {
-    // Rows that are not looked at first: 21 is no multiple of anything.
+    // 21 is a row that is not sampled first.
     const page = pageOf(colors as number[][], 33, 21, (at) => at);
     page.data.set(last, page.data.length - 4);
     const encoded = await encode(page);
@@ -107,7 +107,7 @@ describe('a drawn page as PNG', () => {
     }
   });
 
-  test('pixels that do not start on a multiple of four bytes', async () => {
+  test('pixels that do not start at a multiple of four bytes are kept', async () => {
     const page = pageOf(blues, 9, 9, (at) => at);
     const shifted = new Uint8Array(page.data.length + 1);
     shifted.set(page.data, 1);
@@ -115,7 +115,7 @@ describe('a drawn page as PNG', () => {
     expect((await decode(png)).equals(rgbOf(page))).toBe(true);
   });
 
-  test('any small picture of any kind has the very pixels', async () => {
+  test('any small picture keeps its pixels', async () => {
     const kinds = fc.constantFrom([greys[0], greys[255]], greys, greys.slice(250), blues, blues.slice(9, 12), [
       ...greys,
       ...blues,
@@ -136,7 +136,7 @@ describe('a drawn page as PNG', () => {
     ['black', [0, 0, 0]],
     ['the black of print', [35, 31, 32]],
     ['a colour', [30, 70, 110]],
-  ])('is at most 10%% larger than what libpng makes of it: %s', async (name, color) => {
+  ])('is at most 10%% larger than by libpng: %s', async (name, color) => {
     const [width, height] = [900, 700];
     const data = drawing(color, width, height);
     const image = sharp(data, { raw: { width, height, channels: 4 } }).removeAlpha();
@@ -149,7 +149,7 @@ describe('a drawn page as PNG', () => {
   });
 });
 
-test('zlib without memory says nothing about the file', () => {
+test('an error of zlib about memory is not about the file', () => {
   expect(isOutOfMemory(Object.assign(new Error('Init error'), { code: 'Z_MEM_ERROR' }))).toBe(true);
   expect(isOutOfMemory(Object.assign(new Error('invalid data'), { code: 'Z_DATA_ERROR' }))).toBe(false);
 });

@@ -5,8 +5,7 @@ import path from 'node:path';
 import { convertImage } from '../../../converter/render/convert-image.ts';
 import { findUnsupportedFeature } from '../../../converter/render/find-unsupported-feature.ts';
 import { inspectImage } from '../../../converter/render/inspect-image.ts';
-import { pngChunk } from '../../support/bombs.ts';
-import { makeImage } from '../../support/files.ts';
+import { makeImage, pngChunk } from '../../support/files.ts';
 
 const CGBI = path.resolve('../shared/inputs/png-cgbi.png');
 const withInput = existsSync(CGBI) ? test : test.skip;
@@ -44,7 +43,7 @@ test.each([
   await expect(convertImage(file)).rejects.toMatchObject(error);
 });
 
-test('the frame header is found behind large segments', async () => {
+test('the frame header is found after large segments', async () => {
   const file = await jpegWithFrame((frame) => frame.writeUInt8(12, 4));
   const jpeg = await readFile(file);
   const large = Buffer.concat([Buffer.from([0xff, 0xe2, 0xff, 0xff]), Buffer.alloc(0xfffd, 0xff)]);

@@ -5,7 +5,7 @@ describe('fitScale', () => {
     expect(fitScale(612, 792, 200)).toEqual({ scale: 200 / 72, dpi: 200, width: 1700, height: 2200, reduced: null });
   });
 
-  test('a page that would pass 3499 pixels gets less than the dpi asked for, and says so', () => {
+  test('a page longer than 3499 pixels gets less than the requested dpi, with a reason', () => {
     expect(fitScale(14400, 7200, 200)).toEqual({
       scale: 3499 / 14400,
       dpi: 17.5,
@@ -20,7 +20,7 @@ describe('fitScale', () => {
     expect(fitScale(3500, 100, 72)).toMatchObject({ width: 3499, reduced: 'fits below 3500' });
   });
 
-  test('no size, however odd, leaves 1 to 3499 pixels or gains dpi', () => {
+  test('any size results in 1 to 3499 pixels and at most the requested dpi', () => {
     for (let n = 1; n < 4000; n++) {
       const fit = fitScale((n * 7.77) ** 1.2, n / 3, 36 + (n % 565));
       expect(Math.max(fit.width, fit.height)).toBeLessThanOrEqual(MAX_SIDE);
@@ -36,13 +36,13 @@ describe('fitImage', () => {
     expect(fitImage(1, 1)).toEqual({ width: 1, height: 1 });
   });
 
-  test('a larger one keeps its aspect, and never loses its last row', () => {
+  test('a larger image keeps its aspect and its last row', () => {
     expect(fitImage(7000, 3500)).toEqual({ width: 3499, height: 1750 });
     expect(fitImage(100_000, 2)).toEqual({ width: 3499, height: 1 });
   });
 });
 
-test('rounding error starts no new row of pixels', () => {
+test('a rounding error adds no row of pixels', () => {
   expect(sidePixels(1700.0000000000002)).toBe(1700);
   expect(sidePixels(1700.2)).toBe(1701);
   expect(sidePixels(0.001)).toBe(1);

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
 import { convertImage } from '../../../converter/render/convert-image.ts';
-import { pngChunk } from '../../support/bombs.ts';
+import { pngChunk } from '../../support/files.ts';
 
 const INPUTS = path.resolve('../shared/inputs');
 const withInputs = existsSync(INPUTS) ? test : test.skip;
@@ -26,7 +26,7 @@ async function convert(data: Buffer): Promise<Buffer> {
   return Buffer.concat((await convertImage(file)).png);
 }
 
-/** How many rows from the top two PNG files have in common. */
+/** The number of equal rows at the top of two PNG files. */
 async function commonRows(one: Buffer, other: Buffer): Promise<number> {
   const [a, b] = await Promise.all([one, other].map((png) => sharp(png).raw().toBuffer({ resolveWithObject: true })));
   if (!a || !b) throw new Error('no picture');
@@ -44,7 +44,7 @@ function picture(): ReturnType<typeof sharp> {
   return sharp({ create: { width: WIDTH, height: HEIGHT, channels: 3, background: 'red', noise } });
 }
 
-/** Each row of blocks is one restart interval: a JPEG of its own without a header. */
+/** Each row of blocks is one restart interval: a separate JPEG without a header. */
 async function jpegWithRestarts(): Promise<Buffer> {
   const pixels = await picture().raw().toBuffer();
   const strips: Buffer[] = [];
@@ -90,7 +90,7 @@ describe.each([
   ['with restart markers', jpegWithRestarts],
   ['turned by its orientation', () => picture().withMetadata({ orientation: 3 }).jpeg().toBuffer()],
 ])('a JPEG, %s', (kind, make) => {
-  test.each([1, 2, 3])('gives the picture without its last %i bytes', async (cut) => {
+  test.each([1, 2, 3])('is repaired without its last %i bytes', async (cut) => {
     const whole = await make();
     const png = await convert(whole.subarray(0, -cut));
     const rows = await commonRows(png, await convert(whole));
@@ -98,7 +98,7 @@ describe.each([
     if (cut <= END_MARKER_BYTES) expect(rows).toBe(HEIGHT);
   });
 
-  test('gives the picture with 98.5% of its data, and is refused with 93%', async () => {
+  test('is repaired with 98.5% of its data, and is refused with 93%', async () => {
     const whole = await make();
     const png = await convert(whole.subarray(0, whole.length * 0.985));
     if (kind !== 'turned by its orientation') {
@@ -123,13 +123,13 @@ test('a JPEG that ends at any byte of its end is decoded to at least 95% of its 
 });
 
 describe('a progressive JPEG', () => {
-  test('gives the picture without its end marker', async () => {
+  test('is repaired without its end marker', async () => {
     const whole = await picture().jpeg({ progressive: true }).toBuffer();
     const png = await convert(whole.subarray(0, -END_MARKER_BYTES));
     expect(await commonRows(png, await convert(whole))).toBe(HEIGHT);
   });
 
-  test('gives the picture if its last scan ends late, and is refused if it ends early or is missing', async () => {
+  test('is repaired if its last scan ends late, and is refused if it ends early or is missing', async () => {
     const whole = await picture().jpeg({ progressive: true }).toBuffer();
     const lastScan = whole.lastIndexOf(Buffer.from([0xff, 0xda]));
     const cutAt = (share: number) => whole.subarray(0, lastScan + (whole.length - lastScan) * share);
@@ -147,12 +147,12 @@ describe('a progressive JPEG', () => {
 });
 
 describe('a PNG', () => {
-  test.each([1, 4, 12, 16, 20])('gives the picture without its last %i bytes', async (cut) => {
+  test.each([1, 4, 12, 16, 20])('is repaired without its last %i bytes', async (cut) => {
     const whole = await picture().png().toBuffer();
     expect(await commonRows(await convert(whole.subarray(0, -cut)), await convert(whole))).toBeGreaterThan(HEIGHT - 3);
   });
 
-  test('gives the picture with 97% of its data, and is refused with less than 95%', async () => {
+  test('is repaired with 97% of its data, and is refused with less than 95%', async () => {
     for (const image of [picture(), picture().ensureAlpha(0.5), picture().toColourspace('b-w')]) {
       const whole = await image.png().toBuffer();
       const png = await convert(whole.subarray(0, whole.length * 0.97));
@@ -166,14 +166,14 @@ describe('a PNG', () => {
     await expect(convert(whole.subarray(0, whole.length * 0.99))).rejects.toEqual(corrupt);
   });
 
-  test('is refused when a byte within is damaged', async () => {
+  test('is refused when a byte in the middle is damaged', async () => {
     const whole = await picture().png().toBuffer();
     const damaged = Buffer.from(whole);
     damaged[Math.floor(whole.length / 2)] = (damaged[Math.floor(whole.length / 2)] ?? 0) ^ 0x10;
     await expect(convert(damaged)).rejects.toEqual(corrupt);
   });
 
-  test('gives the picture when the chunk with the last rows is damaged', async () => {
+  test('is repaired when the chunk with the last rows is damaged', async () => {
     const whole = await picture().png().toBuffer();
     const data = imageData(whole);
     const at = Math.floor(data.length * 0.97);
@@ -185,7 +185,7 @@ describe('a PNG', () => {
   });
 });
 
-test('noise behind a signature is refused', async () => {
+test('noise after a signature is refused', async () => {
   for (const start of [Buffer.from([0xff, 0xd8, 0xff, 0xe0]), Buffer.from('\x89PNG\r\n\x1a\n', 'latin1')]) {
     await expect(convert(Buffer.concat([start, randomBytes(5000)]))).rejects.toEqual(corrupt);
   }

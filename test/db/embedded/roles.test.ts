@@ -4,7 +4,7 @@ import path from 'node:path';
 import { ADMIN_ROLE, SERVICE_ROLE } from '../../../db/embedded/roles.ts';
 import { startEmbedded } from '../../../db/embedded/start.ts';
 import { migrateDatabase } from '../../../db/migrate.ts';
-import { admitAdmin, asAdmin } from '../../support/admin.ts';
+import { admitAdmin, asAdmin } from '../../../bench/superuser.ts';
 import { cloneDatabase } from '../../support/database.ts';
 import { query } from '../../support/query.ts';
 

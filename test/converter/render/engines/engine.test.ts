@@ -22,7 +22,7 @@ const CORPUS = path.resolve('../shared/corpus/pdf');
 const inCorpus = existsSync(CORPUS) ? test : test.skip;
 const WHITE: Color = [255, 255, 255];
 let folder: string;
-/** Of the engine whose turn it is. */
+/** The function of the engine under test. */
 let openPdf: typeof openWithPdfToImg;
 
 beforeAll(async () => {
@@ -67,7 +67,7 @@ async function draw(file: string, dpi = 72, pages?: number[], password: string |
   }
 }
 
-/** Pixels hold until the next call of the same document. */
+/** Copies the pixels, which are valid until the next call of the same document. */
 async function copyOf(drawing: Promise<DrawnPage>): Promise<DrawnPage> {
   const page = await drawing;
   return { ...page, data: page.data.slice() };
@@ -86,7 +86,7 @@ function inkShare({ data }: DrawnPage): number {
 }
 
 describeBoth('pages', () => {
-  test('come in order, in their own colours and sizes', async () => {
+  test('are in order, with their colours and sizes', async () => {
     const colors = [RED, GREEN, BLUE, YELLOW, GREEN, RED];
     const sizes = [
       [200, 300],
@@ -106,7 +106,7 @@ describeBoth('pages', () => {
     expect(drawn.map(({ width, height }) => [width, height])).toEqual(sizes);
   });
 
-  test('may be asked for out of order, twice, at other scales and all at once', async () => {
+  test('can be drawn in any order, twice, at other scales and at the same time', async () => {
     const document = await openPdf(await save(await makePdf([{ color: RED }, { color: GREEN }])), null);
     const [second, box, first, again] = await Promise.all([
       copyOf(document.render(2, 2)),
@@ -149,7 +149,7 @@ describeBoth('pages', () => {
     expect([colorAt(raw, 0.05, 0.05), colorAt(raw, 0.999, 0.999)]).toEqual([[0, 0, 0], BLUE]);
   });
 
-  test('a page of fractional size has whole pixels, none of them shifted', async () => {
+  test('a page of fractional size has whole pixels without a shift', async () => {
     const [raw] = (await draw(await save(await makePdf([{ color: GREEN, width: 595.276, height: 841.89 }])), 200)) as [
       DrawnPage,
     ];
@@ -163,7 +163,7 @@ describeBoth('pages', () => {
     expect(inkShare(lettered as DrawnPage)).toBeLessThan(inkShare(plain as DrawnPage));
   });
 
-  test('with large images can be drawn again, though their images were dropped', async () => {
+  test('with large images can be drawn again after their images were freed', async () => {
     const colors = [0, 1, 2].map((index): Color => [index * 40, 255 - index * 40, 128]);
     const drawn = await draw(await save(scannedPdf(colors)), 72, [1, 2, 3, 2, 2, 1]);
     expect(drawn.map((raw) => colorAt(raw, 0.5, 0.5))).toEqual([0, 1, 2, 1, 1, 0].map((index) => colors[index]));
@@ -179,7 +179,7 @@ describeBoth('pages', () => {
     expect((await draw(file)).map((raw) => colorAt(raw, 0.5, 0.5))).toEqual(Array(6).fill(YELLOW));
   });
 
-  test('past the hundredth, when the document is opened anew, still come in order', async () => {
+  test('after the hundredth, when the document is opened again, are in order', async () => {
     const colors = Array.from({ length: 130 }, (_, index): Color => [index, 255 - index, 128]);
     const drawn = await draw(await save(await makePdf(colors.map((color) => ({ color, width: 20, height: 20 })))));
     expect(drawn.map((raw) => colorAt(raw, 0.5, 0.5))).toEqual(colors);
@@ -204,7 +204,7 @@ describeBoth('large images of two colours', () => {
     for (const value of colorAt(raw, 0.75, 0.5).slice(1)) expect(Math.abs(value - 128)).toBeLessThan(8);
   });
 
-  test('one that turns out to have colours keeps them', async () => {
+  test('a page with colours after grey rows keeps them', async () => {
     const pixels = Buffer.alloc(4200 * 4000 * 3, 255).fill(Buffer.from(BLUE), 4200 * 3000 * 3);
     const [raw] = (await draw(await save(imagePdf('/ColorSpace /DeviceRGB', pixels, 8)))) as [DrawnPage];
     expect([colorAt(raw, 0.5, 0.5), colorAt(raw, 0.5, 0.9)]).toEqual([WHITE, BLUE]);
@@ -212,7 +212,7 @@ describeBoth('large images of two colours', () => {
 });
 
 describeBoth('passwords', () => {
-  test('the right one opens, in the right colours', async () => {
+  test('the right password opens the file in its colours', async () => {
     const [raw] = (await draw(await save(encryptedPdf('secret', GREEN)), 72, undefined, 'secret')) as [DrawnPage];
     expect(colorAt(raw, 0.5, 0.5)).toEqual(GREEN);
   });
@@ -226,7 +226,7 @@ describeBoth('passwords', () => {
     await expect(openPdf(file, password)).rejects.toEqual(expect.objectContaining({ code, retryable: false }));
   });
 
-  test('one that nobody asked for does no harm', async () => {
+  test('an unnecessary password is ignored', async () => {
     expect(await draw(await save(await makePdf([{ color: RED }])), 72, [1], 'needless')).toHaveLength(1);
   });
 });
@@ -243,20 +243,20 @@ describeBoth('damage', () => {
     await expect(openPdf(await save(data), null)).rejects.toEqual(corrupt);
   });
 
-  test('a PDF that lost its end is repaired, or refused when its pages are gone', async () => {
+  test('a PDF without its end is repaired, and refused without its pages', async () => {
     const whole = writtenPlainly();
     const [raw] = (await draw(await save(whole.subarray(0, whole.indexOf('startxref'))))) as [DrawnPage];
     expect(colorAt(raw, 0.5, 0.5)).toEqual([255, 0, 0]);
     await expect(openPdf(await save(whole.subarray(0, 40)), null)).rejects.toEqual(corrupt);
   });
 
-  test('a file that is not there is not called corrupt', async () => {
+  test('a missing file is not reported as corrupt', async () => {
     await expect(openPdf(path.join(folder, 'absent.pdf'), null)).rejects.toEqual(
       expect.objectContaining({ code: 'ENOENT' }),
     );
   });
 
-  test('a page that is not there names itself', async () => {
+  test('the error of a missing page contains its number', async () => {
     const document = await openPdf(await save(await makePdf([{ color: RED }])), null);
     await expect(document.pageBox(2)).rejects.toEqual(
       expect.objectContaining({ code: 'corrupt_file', message: 'page 2 cannot be read' }),

@@ -9,7 +9,7 @@ import { colorAt, inkOf, onePagePdf, pixelsOf, streamObject, withFile } from '..
 type Opening = Parameters<typeof openPdf>[0];
 type Step = Parameters<Opening['step']>[0];
 
-// The watch over pdf.js reads the warnings that Node publishes of its console. The test runner replaces that console.
+// The engine reads the warnings that Node publishes of its console. The test runner replaces that console.
 Object.assign(globalThis.console, { warn: (...message: unknown[]) => channel('console.warn').publish(message) });
 
 const SQUARE = '0 0 50 50 re f';
@@ -20,7 +20,7 @@ interface Options {
   password?: string | null;
 }
 
-/** Opens a PDF, lets `use` work with it, and gives the steps that were announced. */
+/** Opens a PDF for `use`, and returns the steps that were reported. */
 function open(pdf: Buffer, options: Options, use: (document: FallbackDocument) => Promise<void>): Promise<Step[]> {
   const { firstEngine = 'pdfium', avoid = [], password = null } = options;
   return withFile(pdf, async (input) => {
@@ -36,7 +36,7 @@ function open(pdf: Buffer, options: Options, use: (document: FallbackDocument) =
   });
 }
 
-/** How a page came out, and which engines were asked for it. */
+/** Draws a page, and returns the result and the engines that tried. */
 async function draw(pdf: Buffer, options: Options & { page?: number } = {}) {
   const drawn: { engine: PdfEngine; note: string | null; ink: number; color: number[]; asked: PdfEngine[] }[] = [];
   const steps = await open(pdf, options, async (document) => {
@@ -154,7 +154,7 @@ describe('the second engine draws', () => {
     expect(page).toMatchObject({ ...second, note: 'pdfium: an image is damaged', ink: 12_500 });
   });
 
-  test('a page that an earlier attempt did not survive, and says why', async () => {
+  test('a page that ended an earlier sandbox, with a note', async () => {
     const error = { code: 'timeout', message: 'a page took longer than 60 seconds' } as const;
     const avoid = [{ page: 1, engine: 'pdfium' as const, last: false, error }];
     const pdf = await makePdf([{ color: RED }, { color: GREEN }]);
@@ -176,7 +176,7 @@ describe('the second engine draws', () => {
     });
   });
 
-  test('nothing when it was the second that an earlier attempt did not survive', async () => {
+  test('nothing when it ended an earlier sandbox', async () => {
     const error = { code: 'timeout', message: 'a page took longer than 60 seconds' } as const;
     const avoid = [{ page: 1, engine: 'pdf-to-img' as const, last: true, error }];
     expect(await draw(onePagePdf({ content: SQUARE }), { avoid })).toMatchObject({ engine: 'pdfium', note: null });
@@ -203,7 +203,7 @@ describe('the first engine keeps', () => {
     expect(await draw(pdf)).toMatchObject({ engine: 'pdfium', note: null, ink: 0, asked });
   });
 
-  test.each([0.9, 0.5])('content that breaks off at %d, with a note', async (share) => {
+  test.each([0.9, 0.5])('content that is cut at %d, with a note', async (share) => {
     const whole = deflateSync(BARS);
     const page = await draw(pageOf(whole.subarray(0, Math.floor(whole.length * share))));
     expect(page).toMatchObject({ engine: 'pdfium', note: 'pdfium: the content of the page is damaged', asked });
@@ -221,7 +221,7 @@ describe('the first engine keeps', () => {
 });
 
 describe('an error', () => {
-  test('names the page that neither can draw', async () => {
+  test('contains the number of the page that both engines cannot draw', async () => {
     const code = 'corrupt_file';
     await expect(draw(pageOf(deflateSync(BARS).subarray(0, 30)))).rejects.toMatchObject({
       code,
@@ -246,17 +246,17 @@ describe('an error', () => {
       }),
       'unsupported_feature',
     ],
-  ] as const)('of %s is that of the first engine', async (_, pdf, code) => {
+  ] as const)('about %s is the error of the first engine', async (_, pdf, code) => {
     await expect(draw(pdf)).rejects.toMatchObject({ code, retryable: false });
   });
 
-  test('says that the password is wrong, without a second try', async () => {
+  test('about a wrong password comes without a second try', async () => {
     const pdf = encryptedPdf('secret');
     await expect(draw(pdf, { password: 'guess' })).rejects.toMatchObject({ code: 'wrong_password' });
   });
 });
 
-test('pages come with the size and resolution that fit', async () => {
+test('pages have the size and dpi that fit', async () => {
   await open(onePagePdf({ content: SQUARE, width: 7200, height: 100 }), {}, async (document) => {
     expect(await document.pageBox(1)).toEqual({ width: 7200, height: 100 });
     const { image, fit } = await document.draw(1, 200);
@@ -275,7 +275,7 @@ test('a page can be drawn again after the second engine drew another', async () 
   });
 });
 
-describe('a broken tree of pages', () => {
+describe('a broken page tree', () => {
   /** Red pages, of which the second has a branch that leads nowhere. */
   const broken = writePdf(
     [
@@ -289,7 +289,7 @@ describe('a broken tree of pages', () => {
     '',
   );
 
-  test('is numbered by the engine that finds its last page, and the page that is missing fails alone', async () => {
+  test('is numbered by the engine that finds its last page, and only the missing page fails', async () => {
     expect(await draw(broken, { page: 1 })).toMatchObject({ engine: 'pdf-to-img', ink: 100 });
     await expect(draw(broken, { page: 2 })).rejects.toMatchObject({ code: 'corrupt_file' });
     expect(await draw(broken, { page: 3 })).toMatchObject({
@@ -297,7 +297,7 @@ describe('a broken tree of pages', () => {
     });
   });
 
-  test('with a negative count or a page listed twice has the pages that are there', async () => {
+  test('with a negative count or a page listed twice has the existing pages', async () => {
     const tree = (kids: string, count: number) =>
       writePdf(
         [

@@ -4,8 +4,8 @@ import { openWithPdfToImg } from '../../../../../converter/render/engines/pdf-to
 import { readMemory } from '../../../../../converter/sandbox/memory-limit.ts';
 
 /**
- * Draws the PDF files that are named as arguments in a process of its own, as a sandbox is, and prints for each page a line
- * of JSON: what it shows, or how it failed. `CAP_MB` lets it grow by that much after the first file and no further.
+ * Draws the PDF files given as arguments in a separate process, like a sandbox, and prints a line of JSON for each page: a
+ * hash of its pixels, or its error. `CAP_MB` limits the growth of the process after the first file.
  */
 
 function failure(file: string, page: number | null, error: unknown): object {

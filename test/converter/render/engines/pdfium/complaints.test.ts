@@ -47,7 +47,7 @@ describe('nothing was drawn', () => {
     ['of an annotation', { page: '/Annots [<< /Subtype /Movie /Rect [0 0 9 9] >>]' }],
   ])('%s', async (_, page) => {
     const pdf = onePagePdf(page).toString('latin1');
-    // The last entry of a name counts; the page has a content stream of its own.
+    // The last entry of a name counts; the page has a content stream.
     const data = page.page?.startsWith('/Contents') ? pdf.replace('/Contents 4 0 R', '') : pdf;
     const drawn = await drawPdf(Buffer.from(data, 'latin1'));
     expect([inkOf(drawn), drawn.complaints]).toEqual([0, ['nothing was drawn']]);
@@ -66,12 +66,12 @@ describe('images', () => {
     expect(await complaintsOf(withImage(filter, data))).toEqual([]);
   });
 
-  test.each([0.9, 0.5, 0.1, 0.01])('in Flate that break off at %d are damaged', async (share) => {
+  test.each([0.9, 0.5, 0.1, 0.01])('in Flate that are cut at %d are damaged', async (share) => {
     const cut = FLATE.subarray(0, Math.floor(FLATE.length * share));
     expect(await complaintsOf(withImage('/Filter /FlateDecode', cut))).toEqual(['an image is damaged']);
   });
 
-  test('in forms are looked at too', async () => {
+  test('in forms are examined', async () => {
     const [image = ''] = withImage('/Filter /FlateDecode', FLATE.subarray(0, FLATE.length / 2)).objects ?? [];
     const form = streamObject(
       '/Subtype /Form /BBox [0 0 200 300] /Resources << /XObject << /Image 5 0 R >> >>',
@@ -81,7 +81,7 @@ describe('images', () => {
     expect(await complaintsOf(page)).toEqual(['an image is damaged']);
   });
 
-  test('in JPEG are damaged when they break off', async () => {
+  test('in JPEG are damaged when they are cut', async () => {
     const jpeg = await sharp(NOISE, { raw: { width: SIDE, height: SIDE, channels: 3 } })
       .jpeg()
       .toBuffer();
@@ -102,7 +102,7 @@ describe('images', () => {
     ]);
   });
 
-  test('outside of the page are no matter', async () => {
+  test('outside of the page are ignored', async () => {
     const content = `${SQUARE} q 100 0 0 100 500 500 cm /Image Do Q`;
     expect(await complaintsOf(withImage('/Filter /FlateDecode', FLATE.subarray(0, 99), content))).toEqual([]);
   });
@@ -134,7 +134,7 @@ describe('streams', () => {
   });
 });
 
-test('each complaint comes once', async () => {
+test('each complaint is listed once', async () => {
   const content = `${SQUARE} q 50 0 0 50 50 50 cm /Image Do Q q 50 0 0 50 100 100 cm /Image Do Q`;
   expect(await complaintsOf(withImage('/Filter /FlateDecode', FLATE.subarray(0, FLATE.length / 2), content))).toEqual([
     'an image is damaged',

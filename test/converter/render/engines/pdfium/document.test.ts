@@ -14,7 +14,7 @@ import { openWithPdfium } from '../../../../../converter/render/engines/pdfium/d
 import { BLUE, type Color, encryptedPdf, GREEN, makeImage, makePdf, RED, writePdf } from '../../../../support/files.ts';
 import { colorAt, drawPdf, inkOf, onePagePdf, streamObject, withFile } from '../../../../support/pdf.ts';
 
-// What both engines promise alike is in engine.test.ts.
+// Tests of both engines are in engine.test.ts.
 
 const DOCUMENT = new URL('../../../../../converter/render/engines/pdfium/document.ts', import.meta.url).href;
 const hasPrlimit = spawnSync('prlimit', ['--version']).status === 0;
@@ -69,7 +69,7 @@ describe('pixels', () => {
     ['of text', () => makePdf([{ color: BLUE, text: 'sheet' }])],
     ['of a UserUnit', () => makePdf([{ color: RED, userUnit: 1.5 }])],
     ['of fields and transparency', pageWithFields],
-  ])('%s are about those of pdf-to-img', async (_, make) => {
+  ])('%s are close to those of pdf-to-img', async (_, make) => {
     const file = await save(await make());
     const [first, second] = [await draw(openWithPdfToImg, file, 1.7), await draw(openWithPdfium, file, 1.7)];
     expect(differingShare(first, second)).toBeLessThan(0.006);
@@ -117,7 +117,7 @@ describe('images', () => {
     await document.close();
   });
 
-  test('are none on a page without, and an error on a page that is not there', async () => {
+  test('are none on a page without images, and an error on a missing page', async () => {
     const document = await openWithPdfium(await save(await makePdf([{ color: RED }])), null);
     expect(await document.images(1)).toEqual([]);
     await expect(document.images(2)).rejects.toMatchObject({ code: 'corrupt_file', retryable: false });
@@ -126,7 +126,7 @@ describe('images', () => {
 });
 
 describe('documents', () => {
-  test('that fail leave the next one alone', async () => {
+  test('that fail do not affect the next one', async () => {
     const corrupt = await save(Buffer.from('%PDF-1.7\nno'));
     await expect(openWithPdfium(corrupt, null)).rejects.toMatchObject({ code: 'corrupt_file' });
     const encrypted = await save(encryptedPdf('secret'));
@@ -145,9 +145,9 @@ describe('documents', () => {
     expect(await Promise.all([...drawn, ...more])).toEqual([RED, GREEN, undefined, BLUE, undefined]);
   });
 
-  test('in a row keep no memory', async () => {
+  test('free their memory', async () => {
     const file = await save(Buffer.concat([await makePdf([{ color: RED, text: 'sheet' }]), Buffer.alloc(4_000_000)]));
-    // A process of the test alone: other test files leave garbage of theirs in this one.
+    // A separate process, because other test files leave garbage in this one.
     const script = `
       import { openWithPdfium } from ${JSON.stringify(DOCUMENT)};
       const many = async () => {
@@ -368,7 +368,7 @@ describe('colours', () => {
   });
 });
 
-describe('content that breaks off', () => {
+describe('content that is cut', () => {
   // Bars from the bottom to the top, one after the other, of sizes that do not compress away.
   const bars = Array.from({ length: 300 }, (_, row) => `0 ${row} ${150 + ((row * 7919) % 50)}.${row} 1 re f`).join(
     '\n',
@@ -379,7 +379,7 @@ describe('content that breaks off', () => {
     ['at 90%', 0.9],
     ['at 50%', 0.5],
     ['in its first block', 0.2],
-  ])('%s is drawn up to there', async (_, share) => {
+  ])('%s is drawn up to that point', async (_, share) => {
     const cut = compressed.subarray(0, Math.floor(compressed.length * share));
     const pdf = writePdf(
       [

@@ -273,7 +273,7 @@ describe('fonts of the machine', () => {
     return (await run(file ?? '', args, { env })).stdout;
   }
 
-  test.each(engines)('change nothing that %s draws', async (folder, open) => {
+  test.each(engines)('do not change the pixels of %s', async (folder, open) => {
     const fonts = names.map((name) => [
       `<< /Type /Font /Subtype /TrueType /BaseFont /${name} /Encoding /WinAnsiEncoding >>`,
     ]);
@@ -289,7 +289,7 @@ describe('fonts of the machine', () => {
     });
   });
 
-  test('are not among the files that we load', () => {
+  test('are not among the loaded files', () => {
     for (const family of FONT_FAMILIES) {
       for (const style of STYLES) expect(family[style] ?? 'node_modules').toContain('node_modules');
     }
@@ -311,11 +311,11 @@ describe('the substitute', () => {
     ['a mathematical font', { face: 'CambriaMath' }, 'Noto Sans Math', 'regular'],
     ['a symbolic name', { face: 'Wingdings3', charset: 2 }, 'Noto Sans Symbols 2', 'regular'],
     ['the symbol charset not at all', { charset: 2 }, 'Arimo', 'regular'],
-  ] as const)('goes by %s', (_, changes, family, style) => {
+  ] as const)('is chosen by %s', (_, changes, family, style) => {
     expect(substituteFile({ ...request, ...changes })).toBe(fontFamily(family)[style]);
   });
 
-  test('has tables by their tags', () => {
+  test('has its tables by their tags', () => {
     const font = fontBytes(fontFamily('Arimo').regular);
     expect(fontTable(font, Buffer.from('head').readUInt32BE())?.readUInt32BE(12)).toBe(0x5f0f3cf5);
     expect(fontTable(font, Buffer.from('none').readUInt32BE())).toBeUndefined();

@@ -26,7 +26,7 @@ async function convert(file: string): Promise<Buffer> {
 
 const holds = ({ pdfium }: OpenFile) => Buffer.from(pdfium.memory()).includes(SECRET);
 
-test('a document finds nothing of the one before it, and draws as it would alone', async () => {
+test('a document finds no data of the one before it, and draws the same as alone', async () => {
   await withFile(pdfOf('an invoice', '1 0.9 0.8'), (innocent) =>
     withFile(pdfOf(SECRET, '0.2 0.3 0.4'), async (secret) => {
       const alone = await convert(innocent);
@@ -39,7 +39,7 @@ test('a document finds nothing of the one before it, and draws as it would alone
   );
 });
 
-test('an instance that a document has taken over changes no other', async () => {
+test('an instance that a document controls does not change other instances', async () => {
   await withFile(pdfOf('an invoice', '1 0.9 0.8'), async (innocent) => {
     const alone = await convert(innocent);
     const taken = await startPdfium();

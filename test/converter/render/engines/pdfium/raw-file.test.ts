@@ -27,7 +27,7 @@ describe('the UserUnit of a page', () => {
     expect(userUnitOf(onePagePdf({ page: `/UserUnit ${entry}` }), PAGE)).toBe(unit);
   });
 
-  test('is that of the page, not of another object', () => {
+  test('is read from the page, not from another object', () => {
     const pdf = writePdf(['<< /UserUnit 7 >>', ...Array(11).fill('<< >>'), '<< /UserUnit 2 >>'], '');
     expect([1, 2, 3, 13, 14].map((number) => userUnitOf(pdf, number))).toEqual([7, 1, 1, 2, 1]);
   });
@@ -39,7 +39,7 @@ describe('the UserUnit of a page', () => {
     expect(mayHaveUserUnit(pdf)).toBe(true);
   });
 
-  test('is none where the name does not occur', async () => {
+  test('is absent where the name does not occur', async () => {
     expect(mayHaveUserUnit(onePagePdf({}))).toBe(false);
     expect(mayHaveUserUnit(await makePdf([{ color: RED }]))).toBe(false);
     expect(mayHaveUserUnit(onePagePdf({ page: '/UserUnit 1' }))).toBe(true);
@@ -89,7 +89,7 @@ describe('content may paint', () => {
     ['in an encrypted file', encryptedPdf('secret')],
     ['in a page that is none', writePdf(['<< >>', '<< >>', '<< /Type /Pages /Kids [] >>'], '')],
     ['in a page that is missing', writePdf(['<< >>'], '')],
-  ])('as far as we know %s', (_, pdf) => {
+  ])('when it is unknown: %s', (_, pdf) => {
     expect(mayPaint(pdf, PAGE)).toBe(true);
   });
 

@@ -3,7 +3,7 @@ import { judgeErrors, type Verdict } from './judge.ts';
 import type { Mutant } from './mutate.ts';
 import { PASSWORD } from './seeds.ts';
 
-/** How the edge refuses a file: its content is no PDF, PNG or JPEG, or it is empty. */
+/** The codes with which the API refuses a file: its content is not a PDF, PNG or JPEG, or it is empty. */
 const REFUSALS = ['unsupported_media_type', 'invalid_request'];
 const WAIT_SECONDS = 60;
 /** Beyond all time limits of a file. */
@@ -17,7 +17,7 @@ export function engineFor(index: number): PdfEngine {
   return index % SECOND_ENGINE_EVERY === SECOND_ENGINE_EVERY - 1 ? 'pdf-to-img' : 'pdfium';
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: answers are read as a client reads them, without our types.
+// biome-ignore lint/suspicious/noExplicitAny: a client reads responses without our types.
 type Json = any;
 
 /** Uploads a mutant, waits for its end, judges it and deletes it. `engine` draws PDFs first. */

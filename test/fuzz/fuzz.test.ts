@@ -1,10 +1,6 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { engineFor } from '../../bench/fuzz/attempt.ts';
-import { judgeErrors, type Verdict } from '../../bench/fuzz/judge.ts';
-import { type Mutant, mutate } from '../../bench/fuzz/mutate.ts';
-import { makeSeeds, PASSWORD, type Seed } from '../../bench/fuzz/seeds.ts';
 import { convert } from '../../conversion/tasks/convert.ts';
 import { runWithRecovery } from '../../converter/recovery.ts';
 import type { TaskEvent } from '../../converter/run-task.ts';
@@ -15,6 +11,10 @@ import { SandboxPool } from '../../converter/sandbox/pool.ts';
 import { LARGE_MB } from '../../jobs/shape.ts';
 import { createLogger } from '../../runtime/log.ts';
 import { prepareFor } from '../support/prepare.ts';
+import { engineFor } from './attempt.ts';
+import { judgeErrors, type Verdict } from './judge.ts';
+import { type Mutant, mutate } from './mutate.ts';
+import { makeSeeds, PASSWORD, type Seed } from './seeds.ts';
 
 /** The short form of `npm run test:fuzz`, without a service: conversions as a converter runs them. */
 
@@ -75,7 +75,7 @@ async function convertMutant({ index, name, bytes }: Mutant): Promise<Verdict> {
   return judgeErrors([outcome, ...pages].map((part) => ('error' in part ? part : {})));
 }
 
-test('the same numbers give the same mutants, and others give others', async () => {
+test('the same numbers make the same mutants, and other numbers make others', async () => {
   const bytesOf = (seedNumber: number, index: number) => mutate(seeds, seedNumber, index).bytes.toString('latin1');
   expect((await makeSeeds()).map(({ bytes }) => bytes)).toEqual(seeds.map(({ bytes }) => bytes));
   expect(bytesOf(7, 3)).toBe(bytesOf(7, 3));

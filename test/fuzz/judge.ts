@@ -3,7 +3,7 @@ export interface Verdict {
   outcome: string;
   /** Null for a result or a specific code. */
   fault: string | null;
-  /** An engine crashed on the file, whether or not the other one made something of it. */
+  /** An engine crashed on the file, even if the other one drew it. */
   isCrash: boolean;
 }
 
@@ -13,7 +13,7 @@ interface Part {
   note?: string | null | undefined;
 }
 
-/** The codes that tell a client what is wrong with a file. `internal` and `converter_lost` do not. */
+/** The codes that say what is wrong with a file. `internal` and `converter_lost` do not. */
 const SPECIFIC_CODES = [
   'corrupt_file',
   'unsupported_feature',

@@ -1,5 +1,5 @@
 import { crc32 } from 'node:zlib';
-import { createRandom, type Random } from '../random.ts';
+import { createRandom, type Random } from '../../bench/random.ts';
 import type { Seed } from './seeds.ts';
 
 /** A file that was made from a seed by damage. The same seeds, seed number and index give the same bytes. */

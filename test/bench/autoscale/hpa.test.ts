@@ -1,12 +1,12 @@
 import { readFile } from 'node:fs/promises';
 import { parse } from 'yaml';
-import { type Autoscaler, createAutoscaler, type Rules, SYNC_SECONDS } from '../../bench/autoscale/hpa.ts';
+import { type Autoscaler, createAutoscaler, type Rules, SYNC_SECONDS } from '../../../bench/autoscale/hpa.ts';
 
-const manifest = new URL('../../deploy/base/autoscaler.yaml', import.meta.url);
+const manifest = new URL('../../../deploy/base/autoscaler.yaml', import.meta.url);
 const { minReplicas, maxReplicas, behavior } = parse(await readFile(manifest, 'utf8')).spec;
 const ours: Autoscaler = { minReplicas, maxReplicas, targetPercent: 50, ...behavior };
 
-/** The replicas after each round; a round is the CPU of all pods, which have what was decided before. */
+/** The replicas after each round, in which all pods have the given CPU. */
 function rounds(rules: Autoscaler, from: number, percents: number[]): number[] {
   const { decide } = createAutoscaler(rules);
   let replicas = from;
@@ -19,7 +19,7 @@ function rounds(rules: Autoscaler, from: number, percents: number[]): number[] {
 /** So many rounds of the same CPU. */
 const steady = (seconds: number, percent: number): number[] => Array(seconds / SYNC_SECONDS).fill(percent);
 
-test('a burst adds two pods or doubles them, whichever is more, up to the most', () => {
+test('a burst adds two pods or doubles them, whichever is more, up to the maximum', () => {
   expect(rounds(ours, 1, [100, 100, 100])).toEqual([2, 4, 5]);
   expect(rounds({ ...ours, maxReplicas: 40 }, 1, [400, 400, 400, 400])).toEqual([3, 6, 12, 24]);
 });
@@ -29,7 +29,7 @@ test('within a tenth of the target nothing changes', () => {
   expect(rounds(ours, 2, [56])).toEqual([3]);
 });
 
-test('what was wanted within five minutes holds a fall back, then one pod a minute goes', () => {
+test('recommendations of the last five minutes delay scaling down, then one pod a minute is removed', () => {
   const replicas = rounds(ours, 4, [60, ...steady(600, 0)]);
   const changes = replicas.flatMap((now, round) => (now === replicas[round - 1] ? [] : [[round * SYNC_SECONDS, now]]));
   expect(changes).toEqual([
@@ -41,18 +41,18 @@ test('what was wanted within five minutes holds a fall back, then one pod a minu
   ]);
 });
 
-test('an autoscaler that has just begun lets go of nothing for as long as its window', () => {
+test('a new autoscaler does not scale down within its window', () => {
   const replicas = rounds(ours, 5, steady(315, 0));
   expect(replicas.slice(0, -1)).toEqual(Array(20).fill(5));
   expect(replicas.at(-1)).toBe(4);
 });
 
-test('a window over rises takes the lowest that was wanted in it', () => {
+test('a window for scaling up uses its lowest recommendation', () => {
   const careful = { ...ours, scaleUp: { ...ours.scaleUp, stabilizationWindowSeconds: 30 } };
   expect(rounds(careful, 2, [100, 100, 100])).toEqual([2, 2, 4]);
 });
 
-test('selectPolicy Min takes the least change, Disabled none', () => {
+test('selectPolicy Min uses the smallest change, Disabled none', () => {
   const policies: Rules['policies'] = [
     { type: 'Percent', value: 100, periodSeconds: 15 },
     { type: 'Pods', value: 1, periodSeconds: 15 },
@@ -73,7 +73,7 @@ test('a policy counts over its whole period', () => {
   expect(rounds(slow, 4, [...steady(60, 400), 400])).toEqual([6, 6, 6, 6, 9]);
 });
 
-test('pods that are not ready are left out, and damp a rise as if they were idle', () => {
+test('pods that are not ready do not count, except as idle when the ratio rises', () => {
   const atOnce = { ...ours.scaleDown, stabilizationWindowSeconds: 0 };
   const decide = (current: number, percents: number[]) =>
     createAutoscaler({ ...ours, maxReplicas: 20, minReplicas: 0, scaleDown: atOnce }).decide(0, current, percents);
@@ -84,7 +84,7 @@ test('pods that are not ready are left out, and damp a rise as if they were idle
   expect(decide(3, [])).toBe(3);
 });
 
-test('the bounds hold whatever is recommended', () => {
+test('the bounds limit every recommendation', () => {
   expect(rounds({ ...ours, minReplicas: 3 }, 1, [50])).toEqual([3]);
   expect(rounds(ours, 9, [400])).toEqual([5]);
 });

@@ -4,10 +4,10 @@ import path from 'node:path';
 import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
 import { sniff } from '../../api/uploads/file-type.ts';
-import { pdfOfImage, pngOfZeros } from '../../test/support/bombs.ts';
-import { encryptedPdf, GREEN, makeImage, makePdf, RED } from '../../test/support/files.ts';
-import { embeddedFont, readTrueType } from '../../test/support/font.ts';
-import { onePagePdf, streamObject } from '../../test/support/pdf.ts';
+import { pdfOfImage, pngOfZeros } from '../../bench/hostile-images.ts';
+import { encryptedPdf, GREEN, makeImage, makePdf, RED } from '../support/files.ts';
+import { embeddedFont, readTrueType } from '../support/font.ts';
+import { onePagePdf, streamObject } from '../support/pdf.ts';
 
 /** A sound file that mutants are made from. */
 export interface Seed {
@@ -96,8 +96,8 @@ async function imagesInPdfs() {
     ),
   );
   return {
-    'dct.pdf': pdfOfImage({ ...size, filter: 'DCTDecode', data: jpeg }),
-    'flate.pdf': pdfOfImage({ ...size, filter: 'FlateDecode', data: deflateSync(rows) }),
+    'dct.pdf': await pdfOfImage({ ...size, filter: 'DCTDecode', data: jpeg }),
+    'flate.pdf': await pdfOfImage({ ...size, filter: 'FlateDecode', data: deflateSync(rows) }),
     'predictor.pdf': coded('/FlateDecode', deflateSync(filtered), '/DeviceRGB', 8, predictor),
     'indexed.pdf': coded(
       '/ASCIIHexDecode',

@@ -2,11 +2,11 @@ import { mkdtemp, writeFile } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { bench, folder, say, signal } from './bench.ts';
-import { engineFor, uploadMutant } from './fuzz/attempt.ts';
-import { type Mutant, mutate } from './fuzz/mutate.ts';
-import { makeSeeds, readSeeds, type Seed } from './fuzz/seeds.ts';
-import { type Service, startService } from './service.ts';
+import { bench, folder, say, signal } from '../../bench/bench.ts';
+import { type Service, startService } from '../../bench/service.ts';
+import { engineFor, uploadMutant } from './attempt.ts';
+import { type Mutant, mutate } from './mutate.ts';
+import { makeSeeds, readSeeds, type Seed } from './seeds.ts';
 
 /**
  * `npm run test:fuzz`: uploads damaged files to a service. Fails when one ends without a result and without a specific
