@@ -86,7 +86,7 @@ async function plan(file: string): Promise<{ page: number; estimateMb: number }[
   const inspection = {
     input: file,
     password: null,
-    avoid: [],
+    failedSteps: [],
     limits: LIMITS,
     step: () => undefined,
     log: () => undefined,
@@ -120,7 +120,7 @@ async function peakOf(file: string, page: number): Promise<number | null> {
       password: null,
       dependencies: [],
       settledPages: [],
-      avoid: [] as ConversionContext<unknown>['avoid'],
+      failedSteps: [] as ConversionContext<unknown>['failedSteps'],
       reservation: { cpuUnits: 1, memoryMb },
       limits: LIMITS,
       outputFolder: own.output,

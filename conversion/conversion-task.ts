@@ -35,7 +35,7 @@ export interface ConversionContext<Payload> extends UploadTaskContext<Payload> {
   /** Pages that have an outcome from an earlier attempt or sandbox. */
   settledPages: readonly number[];
   /** Steps that this attempt did not survive, which are not repeated with the same engine. */
-  avoid: (Step & { error: PublicError })[];
+  failedSteps: (Step & { error: PublicError })[];
   reservation: Shape;
   /** `firstEngine` draws PDF pages, and the other engine where the first fails. `stepSeconds` is the timeout of a step. */
   limits: { maxPages: number; maxPixels: number; stepSeconds: number; firstEngine: PdfEngine };

@@ -130,12 +130,12 @@ class Attempt {
 
   #prepareWith(inputs: Inputs): PrepareRetry {
     const fixed = requestOf(this.#job, this.#parts.config);
-    return async (folder, avoid) => {
+    return async (folder, failedSteps) => {
       const local = await this.#persist(() => copyInputs(this.#files, folder, inputs, this.#options.giveUp));
       this.#folder = folder;
       // A retry continues where the last run ended.
       const settledPages = this.#recorder.settled;
-      return { ...fixed, ...inputs, ...local, settledPages, avoid, outputFolder: folder.output };
+      return { ...fixed, ...inputs, ...local, settledPages, failedSteps, outputFolder: folder.output };
     };
   }
 

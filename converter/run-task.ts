@@ -39,7 +39,7 @@ export type TaskRequest = Pick<
   | 'input'
   | 'password'
   | 'settledPages'
-  | 'avoid'
+  | 'failedSteps'
   | 'reservation'
   | 'limits'
 > & {

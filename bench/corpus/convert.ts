@@ -106,9 +106,9 @@ class FileConversion {
     const onEvent = (event: TaskEvent) => this.#onEvent(event);
     const run = { deadlineMs: JOB_TIMEOUT_MS, spentOnPage: () => spentSeconds, signal, onEvent };
     const request = this.#request(type, payload, memoryMb);
-    const prepare: PrepareRetry = async (folder, avoid) => {
+    const prepare: PrepareRetry = async (folder, failedSteps) => {
       this.#folder = folder;
-      return { ...request, avoid, input: await folder.copyIn(this.#file), outputFolder: folder.output };
+      return { ...request, failedSteps, input: await folder.copyIn(this.#file), outputFolder: folder.output };
     };
     const memory = { reservedMb: memoryMb, maxMb: MAX_MEMORY_MB };
     const ran = await runWithRecovery(lease, prepare, run, memory).finally(() => {
@@ -156,7 +156,7 @@ class FileConversion {
       password: null,
       dependencies: [],
       settledPages: this.#settled,
-      avoid: [],
+      failedSteps: [],
       reservation: { cpuUnits: 1, memoryMb },
       limits: {
         maxPages: MAX_PAGES_A_FILE,

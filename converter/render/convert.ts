@@ -68,7 +68,7 @@ async function inspectAndConvertImage(
 async function convertSinglePage(context: Context): Promise<Record<string, unknown>> {
   useThreads(context.reservation.cpuUnits);
   await convertPage(context, 1, async () => {
-    const failure = context.avoid.find(({ engine }) => engine === 'sharp');
+    const failure = context.failedSteps.find(({ engine }) => engine === 'sharp');
     if (failure) throw new AppError(failure.error.code, failure.error.message);
     context.step({ page: 1, engine: 'sharp', last: true });
     return { ...(await convertImage(context.input)), dpi: null, reduced: null, engine: 'sharp', note: null };

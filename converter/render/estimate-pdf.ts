@@ -41,7 +41,7 @@ const FEW_MB = 16;
 /** pdf.js decodes JPEG 2000 at a lower resolution above this. */
 const MAX_JPX_PIXELS = 2 ** 30 / 12;
 
-type Inspection = Pick<ConversionContext<unknown>, 'input' | 'avoid' | 'limits' | 'password' | 'step' | 'log'>;
+type Inspection = Pick<ConversionContext<unknown>, 'input' | 'failedSteps' | 'limits' | 'password' | 'step' | 'log'>;
 
 /** The memory that each page needs, by its size in points, the dpi, and the images on it. */
 export async function estimatePages(
@@ -90,9 +90,9 @@ async function estimateImages(inspection: Inspection, pages: number[]): Promise<
 
 /** The sizes of the images that each page draws, as PDFium lists them. Pages that it cannot read are missing. */
 async function findDrawnSizes(inspection: Inspection, pages: number[]): Promise<Map<number, ImageSize[]>> {
-  const { input, avoid, password, step } = inspection;
+  const { input, failedSteps, password, step } = inspection;
   const sizesByPage = new Map<number, ImageSize[]>();
-  if (avoid.some(({ page, engine }) => page === null && engine === 'pdfium')) return sizesByPage;
+  if (failedSteps.some(({ page, engine }) => page === null && engine === 'pdfium')) return sizesByPage;
   const { openWithPdfium } = await import('./engines/pdfium/document.ts');
   const reportStep = () => step({ page: null, engine: 'pdfium', last: false });
   reportStep();

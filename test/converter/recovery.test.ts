@@ -37,13 +37,13 @@ const ended = (how: AbnormalEnd['how'], at: Step | null): RunResult => ({
   peakMemoryMb: 300,
 });
 
-/** Runs a task with these results, one after the other. `avoid` has the avoided steps of each run. */
+/** Runs a task with these results, one after the other. `failedSteps` has the avoided steps of each run. */
 async function run(results: RunResult[], memory = { reservedMb: 256, maxMb: 1024 }) {
   const left = [...results];
-  const avoid: TaskRequest['avoid'][] = [];
+  const failedSteps: TaskRequest['failedSteps'][] = [];
   const runner = {
     async run(prepare: (own: PrivateFolder) => Promise<TaskRequest>): Promise<RunResult> {
-      avoid.push((await prepare(folder)).avoid);
+      failedSteps.push((await prepare(folder)).failedSteps);
       const next = left.shift();
       if (next === undefined) throw new Error('too many runs');
       return next;
@@ -51,18 +51,18 @@ async function run(results: RunResult[], memory = { reservedMb: 256, maxMb: 1024
   };
   const result = await runWithRecovery(
     runner,
-    async (own, avoided) => ({ ...taskRequest(), avoid: avoided, outputFolder: own.output }),
+    async (own, avoided) => ({ ...taskRequest(), failedSteps: avoided, outputFolder: own.output }),
     { deadlineMs: 1000, signal: new AbortController().signal, onEvent: () => undefined },
     memory,
   );
-  return { result, avoid, left };
+  return { result, failedSteps, left };
 }
 
 test.each(['overdue', 'crashed'] as const)('after a step was %s, the next run avoids its engine', async (how) => {
   const failed = step(3, 'pdf-to-img');
-  const { result, avoid } = await run([ended(how, failed), COMPLETED]);
+  const { result, failedSteps } = await run([ended(how, failed), COMPLETED]);
   expect(result).toEqual({ ...COMPLETED, peakMemoryMb: 300 });
-  expect(avoid).toEqual([[], [{ ...failed, error: abnormalEnd(how).error }]]);
+  expect(failedSteps).toEqual([[], [{ ...failed, error: abnormalEnd(how).error }]]);
 });
 
 test('a step that fails again with the same engine ends the task', async () => {

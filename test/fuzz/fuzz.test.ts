@@ -60,7 +60,7 @@ async function convertMutant({ index, name, bytes }: Mutant): Promise<Verdict> {
   const request = {
     type: convert.type,
     payload: { ...payload, page_selection: null },
-    ...{ attempt: 1, dependencies: [], files: { originals: [], pages: [] }, settledPages: [], avoid: [] },
+    ...{ attempt: 1, dependencies: [], files: { originals: [], pages: [] }, settledPages: [], failedSteps: [] },
     ...{ input, password: PASSWORD, reservation },
     limits: { maxPages: 10, maxPixels: 1e7, stepSeconds: 20, firstEngine: engineFor(index) },
   };

@@ -14,7 +14,7 @@ export function taskRequest(given: Partial<Prepared> = {}): Prepared {
     password: null,
     dependencies: [],
     settledPages: [],
-    avoid: [],
+    failedSteps: [],
     reservation: { cpuUnits: 1, memoryMb: 256 },
     limits: { maxPages: 10, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdfium' },
     ...given,
@@ -23,9 +23,9 @@ export function taskRequest(given: Partial<Prepared> = {}): Prepared {
 
 /** Prepares a run of this request, with a copy of its input if it has one. */
 export function prepareFor(request: Prepared) {
-  return async (own: PrivateFolder, avoid = request.avoid): Promise<TaskRequest> => ({
+  return async (own: PrivateFolder, failedSteps = request.failedSteps): Promise<TaskRequest> => ({
     ...request,
-    avoid,
+    failedSteps,
     input: request.input === '' ? '' : await own.copyIn(request.input),
     outputFolder: own.output,
   });

@@ -1,4 +1,4 @@
-/** A word or phrase that prose and comments avoid. */
+/** A word or phrase that prose and comments failedSteps. */
 export interface Pattern {
   pattern: RegExp;
   /** Plain words to use instead. */

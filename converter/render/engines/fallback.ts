@@ -4,7 +4,7 @@ import { fitScale } from '../fit.ts';
 import { type ChosenPage, choosePage, type DrawResult, reasonAgainst } from './choose.ts';
 import { mayOtherEngineSucceed, type PageBox, type PdfDocument } from './engine.ts';
 
-type Opening = Pick<ConversionContext<unknown>, 'input' | 'password' | 'avoid' | 'limits' | 'step'>;
+type Opening = Pick<ConversionContext<unknown>, 'input' | 'password' | 'failedSteps' | 'limits' | 'step'>;
 
 const OPEN: Record<PdfEngine, (file: string, password: string | null) => Promise<PdfDocument>> = {
   pdfium: async (file, password) => (await import('./pdfium/document.ts')).openWithPdfium(file, password),
@@ -15,7 +15,7 @@ const ENGINES: readonly PdfEngine[] = ['pdfium', 'pdf-to-img'];
 /**
  * Opens a PDF file with `firstEngine`, or with the other one when that fails. Throws the first engine's AppError when
  * both fail: `encrypted_pdf`, `wrong_password`, `unsupported_feature`, `corrupt_file`, or the error of an earlier run in
- * `avoid`.
+ * `failedSteps`.
  */
 export async function openPdf(opening: Opening): Promise<FallbackDocument> {
   const document = new FallbackDocument(opening);
@@ -147,7 +147,7 @@ export class FallbackDocument {
   }
 
   #earlierFailure(page: number | null, engine: PdfEngine | undefined) {
-    return this.#opening.avoid.find((step) => step.engine === engine && (step.page === page || step.page === null));
+    return this.#opening.failedSteps.find((step) => step.engine === engine && (step.page === page || step.page === null));
   }
 
   #hasSubstitute(page: number | null, engine: PdfEngine): boolean {

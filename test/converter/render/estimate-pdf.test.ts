@@ -31,13 +31,13 @@ function pdfDrawing(images: string[], pages: number[][]): Buffer {
 describe('the pages of a PDF', () => {
   async function estimate(
     data: Buffer,
-    { pages = [1], firstEngine = 'pdf-to-img' as PdfEngine, avoid = [] as Step[] } = {},
+    { pages = [1], firstEngine = 'pdf-to-img' as PdfEngine, failedSteps = [] as Step[] } = {},
   ) {
     const steps: Step[] = [];
     const logged: string[] = [];
     const inspection = {
       password: null,
-      avoid: avoid.map((step) => ({ ...step, error: { code: 'timeout' as const, message: '' } })),
+      failedSteps: failedSteps.map((step) => ({ ...step, error: { code: 'timeout' as const, message: '' } })),
       limits: { maxPages: 1, maxPixels: 1, stepSeconds: 1, firstEngine },
       step: (step: Step) => steps.push(step),
       log: (_level: LogLevel, message: string) => logged.push(message),
@@ -68,7 +68,7 @@ describe('the pages of a PDF', () => {
     const scan = pdfDrawing([image(5_000, 4_000)], [[], [1]]);
     const { steps, ...first } = await estimate(scan, { pages: [1, 2] });
     expect(first.memoryMb[0]).toBeLessThan(first.memoryMb[1] ?? 0);
-    const again = await estimate(scan, { pages: [1, 2], avoid: steps.slice(0, 1) });
+    const again = await estimate(scan, { pages: [1, 2], failedSteps: steps.slice(0, 1) });
     expect(again.memoryMb).toEqual([first.memoryMb[1], first.memoryMb[1]]);
   });
 

@@ -18,7 +18,7 @@ function requestOf(type: string, payload: Record<string, unknown>, more: Partial
     password: null,
     dependencies: [],
     settledPages: [],
-    avoid: [],
+    failedSteps: [],
     reservation: { cpuUnits: 1, memoryMb: 256 },
     limits: { maxPages: 20, maxPixels: 1e8, stepSeconds: 30, firstEngine: 'pdfium' },
     outputFolder: '/out',

@@ -16,17 +16,17 @@ const SQUARE = '0 0 50 50 re f';
 
 interface Options {
   firstEngine?: PdfEngine;
-  avoid?: Opening['avoid'];
+  failedSteps?: Opening['failedSteps'];
   password?: string | null;
 }
 
 /** Opens a PDF for `use`, and returns the steps that were reported. */
 function open(pdf: Buffer, options: Options, use: (document: FallbackDocument) => Promise<void>): Promise<Step[]> {
-  const { firstEngine = 'pdfium', avoid = [], password = null } = options;
+  const { firstEngine = 'pdfium', failedSteps = [], password = null } = options;
   return withFile(pdf, async (input) => {
     const steps: Step[] = [];
     const limits = { maxPages: 1000, maxPixels: 1e8, stepSeconds: 60, firstEngine };
-    const document = await openPdf({ input, password, avoid, limits, step: (step) => steps.push(step) });
+    const document = await openPdf({ input, password, failedSteps, limits, step: (step) => steps.push(step) });
     try {
       await use(document);
     } finally {
@@ -156,20 +156,20 @@ describe('the second engine draws', () => {
 
   test('a page that ended an earlier sandbox, with a note', async () => {
     const error = { code: 'timeout', message: 'a page took longer than 60 seconds' } as const;
-    const avoid = [{ page: 1, engine: 'pdfium' as const, last: false, error }];
+    const failedSteps = [{ page: 1, engine: 'pdfium' as const, last: false, error }];
     const pdf = await makePdf([{ color: RED }, { color: GREEN }]);
-    expect(await draw(pdf, { avoid })).toMatchObject({
+    expect(await draw(pdf, { failedSteps })).toMatchObject({
       ...second,
       note: 'pdfium: a page took longer than 60 seconds',
       color: RED,
     });
-    expect(await draw(pdf, { avoid, page: 2 })).toMatchObject({ engine: 'pdfium', note: null, color: GREEN });
+    expect(await draw(pdf, { failedSteps, page: 2 })).toMatchObject({ engine: 'pdfium', note: null, color: GREEN });
   });
 
   test('a whole file that an earlier attempt could not open', async () => {
     const error = { code: 'out_of_memory', message: 'the PDF needs too much memory' } as const;
-    const avoid = [{ page: null, engine: 'pdfium' as const, last: false, error }];
-    expect(await draw(onePagePdf({ content: SQUARE }), { avoid })).toMatchObject({
+    const failedSteps = [{ page: null, engine: 'pdfium' as const, last: false, error }];
+    expect(await draw(onePagePdf({ content: SQUARE }), { failedSteps })).toMatchObject({
       engine: 'pdf-to-img',
       note: 'pdfium: the PDF needs too much memory',
       asked: ['pdf-to-img'],
@@ -178,9 +178,9 @@ describe('the second engine draws', () => {
 
   test('nothing when it ended an earlier sandbox', async () => {
     const error = { code: 'timeout', message: 'a page took longer than 60 seconds' } as const;
-    const avoid = [{ page: 1, engine: 'pdf-to-img' as const, last: true, error }];
-    expect(await draw(onePagePdf({ content: SQUARE }), { avoid })).toMatchObject({ engine: 'pdfium', note: null });
-    await expect(draw(deepPage(), { avoid })).rejects.toMatchObject({ code: 'timeout' });
+    const failedSteps = [{ page: 1, engine: 'pdf-to-img' as const, last: true, error }];
+    expect(await draw(onePagePdf({ content: SQUARE }), { failedSteps })).toMatchObject({ engine: 'pdfium', note: null });
+    await expect(draw(deepPage(), { failedSteps })).rejects.toMatchObject({ code: 'timeout' });
   });
 
   test('pages of the second, when pdf-to-img is the first', async () => {
@@ -267,8 +267,8 @@ test('pages have the size and dpi that fit', async () => {
 test('a page can be drawn again after the second engine drew another', async () => {
   const pages = await makePdf([{ color: RED }, { color: GREEN }]);
   const error = { code: 'timeout', message: 'too slow' } as const;
-  const avoid = [{ page: 2, engine: 'pdfium' as const, last: false, error }];
-  await open(pages, { avoid }, async (document) => {
+  const failedSteps = [{ page: 2, engine: 'pdfium' as const, last: false, error }];
+  await open(pages, { failedSteps }, async (document) => {
     const first = pixelsOf((await document.draw(1, 72)).image);
     expect((await document.draw(2, 72)).engine).toBe('pdf-to-img');
     expect(pixelsOf((await document.draw(1, 72)).image)).toEqual(first);
