@@ -64,14 +64,7 @@ describe('the rate limit', () => {
     expect([health.status, health.headers.get('ratelimit')]).toEqual([200, null]);
   });
 
-  test('counts requests with a wrong key for the address, so that nobody can guess keys', async () => {
-    for (let guess = 0; guess < MAX_PER_MINUTE; guess++)
-      expectProblem(await get(`guess-${guess}`), 401, 'unauthorized');
-    expectProblem(await get('guess'), 429, 'too_many_requests');
-    expect((await get('bob')).status).toBe(200);
-  });
-
-  test('from this machine are not counted where there are no keys', async () => {
+  test('does not count requests from this machine without keys', async () => {
     for (let request = 0; request < 20; request++) {
       const { status, headers } = await open.send('GET', '/jobs');
       expect([status, headers.get('ratelimit')]).toEqual([200, null]);
@@ -105,7 +98,7 @@ describe('the limit of concurrent uploads', () => {
     await until(async () => (await service.storedFiles()).length === 0);
   });
 
-  test('from this machine are not counted where there are no keys', async () => {
+  test('does not count uploads from this machine without keys', async () => {
     const uploads = [await begin(open, 'a'), await begin(open, 'a'), await begin(open, 'a')];
     for (const upload of uploads) upload.destroy();
     await until(async () => (await open.storedFiles()).length === 0);
@@ -160,7 +153,7 @@ test('slow clients are disconnected, while other clients and a slow upload are s
       expect(seconds).toBeLessThan(25);
     }
     expect(await dribbling[0]?.answer).toMatch(/^HTTP\/1.1 408 /);
-    expect(await stubborn.answer).toMatch(/^HTTP\/1.1 4(01|29) /);
+    expect(await stubborn.answer).toMatch(/^HTTP\/1.1 401 /);
     expect(await stubborn.closed).toBeLessThan(15);
     expect((await open.done(document.id)).status).toBe('completed');
   } finally {
@@ -172,7 +165,7 @@ test('a client without a key reads the answer before it has sent a large body', 
   for (const connection of ['close', 'keep-alive']) {
     const opened = openPost(service.url, { 'Content-Length': 50_000_000, Connection: connection });
     opened.write(Buffer.alloc(20_000_000));
-    expect([401, 429]).toContain((await answerTo(opened)).status);
+    expect((await answerTo(opened)).status).toBe(401);
     opened.destroy();
   }
 });
@@ -201,4 +194,14 @@ test('every answer forbids inline scripts, frames and type sniffing', async () =
     expect(headers.get('x-content-type-options')).toBe('nosniff');
     expect(headers.get('x-powered-by')).toBeNull();
   }
+});
+
+// The last test, since the address has no requests left afterwards.
+test('requests with a wrong key count for the address, so that nobody can guess keys', async () => {
+  let guesses = 0;
+  let answer = await get('guess');
+  // Twice the maximum, since a new minute can begin.
+  while (answer.status === 401 && ++guesses < 2 * MAX_PER_MINUTE) answer = await get(`guess-${guesses}`);
+  expectProblem(answer, 429, 'too_many_requests');
+  expect((await get('bob')).status).toBe(200);
 });
