@@ -70,8 +70,8 @@ test('heads that busboy refuses or does not read pass unchanged', async () => {
 test.each([
   ['64 KB before the first part', 'x'.repeat(64 * 1024), /64 KB/],
   ['the head of a part', `--b\r\nX: ${'x'.repeat(20_000)}\r\n${HEAD}\r\n\r\nx`, /16 KB/],
-  ['what is no file', `--b\r\nX: y\r\n\r\n${'x'.repeat(100_000)}`, /belong to no file/],
-  ['the files', `--b\r\n${HEAD}\r\n\r\n${'x'.repeat(100_001)}\r\n--b--`, /in all/],
+  ['bytes outside of files', `--b\r\nX: y\r\n\r\n${'x'.repeat(100_000)}`, /outside of files/],
+  ['the files', `--b\r\n${HEAD}\r\n\r\n${'x'.repeat(100_001)}\r\n--b--`, /in total/],
 ])('a body that exceeds the limit of %s fails for any chunks', async (_what, body, error) => {
   for (const size of [1_000, 1_000_000]) {
     const chunks = Array.from({ length: Math.ceil(body.length / size) }, (_, at) =>
