@@ -25,7 +25,11 @@ export async function runWithRecovery(
   let peakMemoryMb: number | null = null;
   for (;;) {
     const spentMs = performance.now() - startedAt;
-    const result = await runner.run((folder) => prepare(folder, [...failedSteps]), { ...options, spentOnPage, spentMs });
+    const result = await runner.run((folder) => prepare(folder, [...failedSteps]), {
+      ...options,
+      spentOnPage,
+      spentMs,
+    });
     const { outcome, step } = result;
     if (step !== null) spent.set(step.page, result.spentSeconds);
     if (result.peakMemoryMb !== null) peakMemoryMb = Math.max(peakMemoryMb ?? 0, result.peakMemoryMb);

@@ -11,17 +11,18 @@ export type StreamEvent = Pick<
 > & { progress: { [name: string]: number | null } | Progress | null };
 
 export function eventDocument(event: StreamEvent): z.output<typeof responses.event> {
+  const { kind } = event;
+  if (kind === 'log') throw new Error('log lines are not sent on the stream');
   return {
     id: event.id,
-    // The stream contains no log lines.
-    kind: event.kind as 'job' | 'page' | 'upload',
+    kind,
     job_id: event.jobId,
     upload_id: event.uploadId,
     type: event.type,
     status: event.status,
     attempt: event.attempt,
     progress: event.progress && { ...event.progress },
-    ...(event.kind === 'page' && event.data),
+    ...(kind === 'page' && event.data),
     at: formatTime(event.at),
   };
 }

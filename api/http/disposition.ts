@@ -2,7 +2,7 @@ import { posix } from 'node:path';
 import { create } from 'content-disposition';
 import type { Original, Page, Upload } from '../../db/uploads.ts';
 
-/** Under which names browsers keep what is served (RFC 6266): made from a client's file name, which may hold anything. */
+/** File names for downloads (RFC 6266). They are made from the names of clients, which may contain anything. */
 
 const MAX_NAME_LENGTH = 150;
 
@@ -11,24 +11,24 @@ export function originalDisposition(original: Original): string {
   return create(`${stemOf(original)}${extension}`);
 }
 
-/** Shown by browsers, and named after its original when it is kept. */
+/** Browsers show pages; a saved page is named after its original. */
 export function pageDisposition({ page }: Page, original: Original | undefined): string {
   return create(`${stemOf(original)}-${String(page).padStart(4, '0')}.png`, { type: 'inline' });
 }
 
-/** Named after the first original. */
+/** An archive is named after the first original. */
 export function archiveDisposition({ id }: Upload, first: Original | undefined): string {
   return create(`${first?.filename ? stemOf(first) : id}.zip`);
 }
 
-/** A client's file name without folders, extension, and what no file system or reader of names should meet. */
+/** The file name of the client without folders, extension, and characters that are unsafe in file names. */
 function stemOf(original: Original | undefined): string {
   const base = (original?.filename ?? '').toWellFormed().split(/[/\\]/).at(-1) ?? '';
   const stem = base.replace(/\.[A-Za-z0-9]{1,5}$/, '').replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}<>:"|?*]/gu, '_');
   return [...trimDots(stem)].slice(0, MAX_NAME_LENGTH).join('') || `original-${original?.original ?? 1}`;
 }
 
-/** Without dots and blanks at both ends. A regular expression would look at a run of them once for each of its characters. */
+/** Removes dots and spaces at both ends. A regular expression would take quadratic time for long runs. */
 function trimDots(text: string): string {
   let start = 0;
   let end = text.length;

@@ -10,8 +10,8 @@ export const prefer = z
   );
 
 /**
- * The seconds of `wait` in a Prefer header (RFC 7240), 60 at most; undefined without one. The first `wait` counts; what is
- * malformed is ignored. No part of the header is read more than a few times, so that a long one costs linear time.
+ * Reads the seconds of `wait` in a Prefer header (RFC 7240), at most 60; undefined without `wait`. The first `wait` counts, and
+ * malformed preferences are ignored. Takes linear time.
  */
 export function waitOf(prefer: string | undefined): number | undefined {
   for (const preference of splitUnquoted(prefer ?? '', ',')) {
@@ -25,12 +25,12 @@ export function waitOf(prefer: string | undefined): number | undefined {
 
 type Parameter = [name: string, value?: string];
 
-/** The parts between separators that stand outside of quotes. */
+/** Splits a text at separators outside of quotes. */
 function splitUnquoted(text: string, separator: string): string[] {
   const parts: string[] = [];
   let start = 0;
   for (let at = 0; at < text.length; at++) {
-    if (text[at] === '"') at = endOfQuoted(text, at);
+    if (text[at] === '"') at = findClosingQuote(text, at);
     else if (text[at] === separator) {
       parts.push(text.slice(start, at));
       start = at + 1;
@@ -39,8 +39,8 @@ function splitUnquoted(text: string, separator: string): string[] {
   return [...parts, text.slice(start)];
 }
 
-/** Where a quoted string that starts at `start` ends: at its second quote, or beyond the text. */
-function endOfQuoted(text: string, start: number): number {
+/** The index of the closing quote of a string that starts at `start`, or an index beyond the text. */
+function findClosingQuote(text: string, start: number): number {
   let at = start + 1;
   while (at < text.length && text[at] !== '"') at += text[at] === '\\' ? 2 : 1;
   return at;
@@ -51,7 +51,7 @@ function readParameter(text: string): Parameter {
   return at < 0 ? [text.trim()] : [text.slice(0, at).trim(), text.slice(at + 1).trim()];
 }
 
-/** Nothing between two semicolons is well-formed, too. */
+/** An empty parameter between two semicolons is valid. */
 function isParameter([name, value]: Parameter): boolean {
   return (name === '' && value === undefined) || (isToken(name) && isWord(value));
 }
@@ -62,5 +62,5 @@ function isToken(text: string): boolean {
 
 function isWord(value: string | undefined): boolean {
   if (value === undefined || isToken(value)) return true;
-  return value.startsWith('"') && endOfQuoted(value, 0) === value.length - 1;
+  return value.startsWith('"') && findClosingQuote(value, 0) === value.length - 1;
 }

@@ -1,19 +1,19 @@
 import type { Scope } from '../../runtime/config-values.ts';
 
-/** What a route needs: the scope that it takes, or nothing at all. */
+/** The scope that a route requires; `open` routes require no key. */
 export type Access = Scope | 'open';
 
 const all = (access: Access) => ({ read: access, write: access });
 const ofJobs = { read: 'jobs:read', write: 'jobs:write' } as const;
 
 /**
- * Every route by the first part of its path, and what it takes to read (GET and HEAD) and to do anything else. A path
- * that is not here does not exist, so that no route can be forgotten and left open.
+ * The access to each route by the first segment of its path: `read` for GET and HEAD, `write` for other methods. Paths that
+ * are missing here are 404, so that no route is open by mistake.
  */
 const ROUTES = new Map<string, { read: Access; write: Access }>([
   ['uploads', { read: 'uploads:read', write: 'uploads:write' }],
   ['jobs', ofJobs],
-  // A type is everybody's.
+  // Job types are shared by all owners.
   ['job-types', { read: 'jobs:read', write: 'admin' }],
   ['schedules', ofJobs],
   ['system', ofJobs],
@@ -21,24 +21,24 @@ const ROUTES = new Map<string, { read: Access; write: Access }>([
   ['health', all('open')],
   ['openapi.json', all('open')],
   ['docs', all('open')],
-  // The dashboard: what it shows, it asks for with the key of whoever looks.
+  // The dashboard contains no data: it reads all data with the key of its user.
   ['', all('open')],
   ['assets', all('open')],
 ]);
 
-/** More than the longest id takes, escaped: what is longer is not worth looking at. */
+/** Longer than the path of the longest id, escaped. */
 const MAX_PATH_LENGTH = 1_000;
 
-/** What a request takes; undefined when there is nothing at the path. */
+/** The access that a request requires; undefined for an unknown path. */
 export function accessTo(method: string, path: string): Access | undefined {
   if (path.length > MAX_PATH_LENGTH) return undefined;
   const [, first = '', ...rest] = path.split('/');
-  // The dashboard is at `/` alone: `//uploads` is nothing.
+  // The empty segment is the dashboard only in `/`, not in `//uploads`.
   const route = first === '' && rest.length > 0 ? undefined : ROUTES.get(first);
   return method === 'GET' || method === 'HEAD' ? route?.read : route?.write;
 }
 
-/** Whether scopes that were given hold the one that is needed. */
-export function allows(given: ReadonlySet<Scope>, needed: Scope): boolean {
-  return given.has('admin') || given.has(needed) || (needed.startsWith('jobs:') && given.has('jobs:*'));
+/** True if the granted scopes include the required one. */
+export function allows(granted: ReadonlySet<Scope>, required: Scope): boolean {
+  return granted.has('admin') || granted.has(required) || (required.startsWith('jobs:') && granted.has('jobs:*'));
 }

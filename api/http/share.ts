@@ -1,6 +1,6 @@
 import { runForAll } from './holder.ts';
 
-/** One result of `load` serves all calls that arrive while it loads, or within `ms` afterwards. Errors are not kept. */
+/** Caches the result of `load` for `ms`. Concurrent calls share one load. Errors are not cached. */
 export function shareFor<Result>(ms: number, load: () => Promise<Result>): () => Promise<Result> {
   let shared: Promise<Result> | undefined;
   let expiresAt = Infinity;

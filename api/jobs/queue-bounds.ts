@@ -33,55 +33,61 @@ type Bounds = Pick<
 >;
 
 export function createQueueBounds(db: Database, bounds: Bounds): QueueBounds {
-  const { MAX_QUEUED_JOBS: maxReady, MAX_QUEUED_JOBS_PER_OWNER: maxPerOwner } = bounds;
-  const tallies = new Map<string, Tally>();
-  const all = new Tally(async () => {
-    return { jobs: await countReady(db, maxReady, maxPerOwner), payloadBytes: 0, shapes: NO_SHAPES };
-  });
+  return new TalliedBounds(db, bounds);
+}
 
-  function tallyOf(owner: string): Tally {
-    const known = tallies.get(owner);
-    if (known !== undefined) return known;
-    if (tallies.size >= MAX_IDLE_TALLIES) {
-      for (const [name, tally] of tallies) if (tally.isIdle()) tallies.delete(name);
-    }
-    // Without an owner, only the limit of the whole queue applies.
-    const maxJobs = owner === '' ? 0 : maxPerOwner;
-    const tally = new Tally(() => readUsage(db, owner, maxJobs, bounds.MAX_SHAPES_PER_OWNER));
-    tallies.set(owner, tally);
-    return tally;
+class TalliedBounds implements QueueBounds {
+  readonly #db: Database;
+  readonly #bounds: Bounds;
+  /** Waiting jobs by owner; jobs without an owner have the empty name. */
+  readonly #tallies = new Map<string, Tally>();
+  /** Ready jobs of all owners. */
+  readonly #all: Tally;
+
+  constructor(db: Database, bounds: Bounds) {
+    const { MAX_QUEUED_JOBS: maxReady, MAX_QUEUED_JOBS_PER_OWNER: maxPerOwner } = bounds;
+    this.#db = db;
+    this.#bounds = bounds;
+    this.#all = new Tally(async () => {
+      return { jobs: await countReady(db, maxReady, maxPerOwner), payloadBytes: 0, shapes: NO_SHAPES };
+    });
   }
 
-  const refuseForOwner = (owner: string | null, waiting: Usage, wanted: Usage) => {
-    if (owner !== null) refuseCrowd(waiting, wanted, bounds);
-    refuseShapes(waiting, wanted, bounds);
-  };
-  const refuseForAll = (ready: Usage, wanted: Usage) => {
-    if (wanted.jobs === 0 || ready.jobs + wanted.jobs <= maxReady) return;
-    const message = `the queue is full: at most ${maxReady} jobs may be ready, and ${ready.jobs} are; try again later`;
-    throw new AppError('unavailable', message, { status: 503 });
-  };
+  async check(owner: string | null): Promise<void> {
+    refuseForOwner(owner, await this.#tallyOf(owner).read(), ONE_JOB, this.#bounds);
+    refuseForAll(await this.#all.read(), ONE_JOB, this.#bounds);
+  }
 
-  return {
-    async check(owner) {
-      refuseForOwner(owner, await tallyOf(owner ?? '').read(), ONE_JOB);
-      refuseForAll(await all.read(), ONE_JOB);
-    },
-    async reserve(owner, wanted) {
-      refuseImpossible(owner, wanted, bounds);
-      const release = await tallyOf(owner ?? '').reserve(wanted, (waiting) => refuseForOwner(owner, waiting, wanted));
-      try {
-        const releaseAll = await all.reserve(wanted, (ready) => refuseForAll(ready, wanted));
-        return () => {
-          release();
-          releaseAll();
-        };
-      } catch (error) {
+  async reserve(owner: string | null, wanted: Usage): Promise<() => void> {
+    refuseImpossible(owner, wanted, this.#bounds);
+    const refuse = (waiting: Usage) => refuseForOwner(owner, waiting, wanted, this.#bounds);
+    const release = await this.#tallyOf(owner).reserve(wanted, refuse);
+    try {
+      const releaseAll = await this.#all.reserve(wanted, (ready) => refuseForAll(ready, wanted, this.#bounds));
+      return () => {
         release();
-        throw error;
-      }
-    },
-  };
+        releaseAll();
+      };
+    } catch (error) {
+      release();
+      throw error;
+    }
+  }
+
+  #tallyOf(owner: string | null): Tally {
+    const name = owner ?? '';
+    const known = this.#tallies.get(name);
+    if (known !== undefined) return known;
+    if (this.#tallies.size >= MAX_IDLE_TALLIES) {
+      for (const [other, tally] of this.#tallies) if (tally.isIdle()) this.#tallies.delete(other);
+    }
+    const { MAX_QUEUED_JOBS_PER_OWNER, MAX_SHAPES_PER_OWNER } = this.#bounds;
+    // Without an owner, only the limit of the whole queue applies to jobs.
+    const maxJobs = name === '' ? 0 : MAX_QUEUED_JOBS_PER_OWNER;
+    const tally = new Tally(() => readUsage(this.#db, name, maxJobs, MAX_SHAPES_PER_OWNER));
+    this.#tallies.set(name, tally);
+    return tally;
+  }
 }
 
 /** Gives the usage that jobs add to that of their owner. */
@@ -100,6 +106,17 @@ function refuseImpossible(owner: string | null, { jobs, shapes }: Usage, bounds:
   if (shapes.size > maxShapes) {
     throw invalid(`resource_requirements: a batch may have at most ${maxShapes} different values (got ${shapes.size})`);
   }
+}
+
+function refuseForOwner(owner: string | null, waiting: Usage, wanted: Usage, bounds: Bounds): void {
+  if (owner !== null) refuseCrowd(waiting, wanted, bounds);
+  refuseShapes(waiting, wanted, bounds);
+}
+
+function refuseForAll(ready: Usage, wanted: Usage, { MAX_QUEUED_JOBS: max }: Bounds): void {
+  if (wanted.jobs === 0 || ready.jobs + wanted.jobs <= max) return;
+  const message = `the queue is full: at most ${max} jobs may be ready, and ${ready.jobs} are; try again later`;
+  throw new AppError('unavailable', message, { status: 503 });
 }
 
 function refuseCrowd(waiting: Usage, wanted: Usage, bounds: Bounds): void {

@@ -6,18 +6,18 @@ import { invalid } from '../http/problem.ts';
 const CRLF = Buffer.from('\r\n');
 const END_OF_HEAD = Buffer.from('\r\n\r\n');
 const MAX_HEAD_BYTES = 16 * 1024;
-/** Clients send nothing before the first part, or a remark. */
+/** Clients send nothing or a short comment before the first part. */
 const MAX_PREAMBLE_BYTES = 64 * 1024;
 /** busboy skips a part without a Content-Disposition. */
 const SKIPPED_HEAD = Buffer.from('Content-Type: text/plain\r\n\r\n');
 
 /**
- * A parameter of a header: its name, and its value with or without quotes. Takes linear time: a match that fails looks no
- * further than the next semicolon, and at most one quote of a text has no end.
+ * A parameter of a header: its name, and its value with or without quotes. Takes linear time: a failed match reads only to the
+ * next semicolon, and a text has at most one quote without an end.
  */
 const PARAMETER = /;\s*([^\s;=]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|"?([^;]*))/gs;
 
-/** The facts in the head of a part. */
+/** The parsed head of a part. */
 interface PartHead {
   name: string | undefined;
   /** Undefined when the head has no filename; '' when it has an empty one. */
@@ -28,9 +28,9 @@ interface PartHeadsOptions {
   boundary: string;
   fileField: string;
   maxParts: number;
-  /** Of the contents of all files. */
+  /** The maximum size of all files. */
   maxFileBytes: number;
-  /** Of everything else: boundaries, heads, text fields, and what belongs to no part. */
+  /** The maximum size of everything else: boundaries, heads, text fields, and bytes between parts. */
   maxOtherBytes: number;
 }
 
@@ -39,19 +39,19 @@ interface PartHeadsOptions {
  * - A part named `fileField` is a file, also without a filename. busboy decides by filename and Content-Type.
  * - A part with another name and no filename is a text field, whatever its Content-Type is.
  * - A head that is not UTF-8 is windows-1252, which browsers send from pages in Latin-1.
- * - A file part with an empty filename and no content is skipped: browsers send it for a file input that nobody filled.
+ * - A file part with an empty filename and no content is skipped: browsers send it for an empty file input.
  *
  * busboy gets the index of a file in `filenames` as its filename. The bodies of parts pass unchanged.
  *
- * A body that exceeds a bound fails as soon as it does: busboy and multer would read it to its end, which may never come.
+ * A body that exceeds a limit fails at once: busboy and multer would read it to its end, which may never come.
  */
 export class PartHeads extends Transform {
   /** The filename of each file part, in order; null without one. */
   readonly filenames: (string | null)[] = [];
   readonly #fileField: string;
-  /** Of the parts that may still be rewritten. busboy reads no more than these, so the rest passes unchanged. */
+  /** How many more parts are rewritten. busboy reads no further parts, so they pass unchanged. */
   #partsLeft: number;
-  /** The bytes that end a body: before another part, and before any boundary. */
+  /** The bytes before the head of another part, and the bytes before any boundary. */
   readonly #delimiter: Buffer;
   readonly #endOfBody: Buffer;
   #isInHead = false;
@@ -60,7 +60,7 @@ export class PartHeads extends Transform {
   #otherBytesLeft: number;
   #fileBytesLeft: number;
   readonly #options: PartHeadsOptions;
-  /** Bytes that cannot be passed on before more arrive. A body that starts with a boundary lacks the line break. */
+  /** Bytes that wait for more. Starts with the line break that is missing before the first boundary. */
   #held: Buffer = CRLF;
 
   constructor(options: PartHeadsOptions) {
@@ -97,7 +97,7 @@ export class PartHeads extends Transform {
     done(null, this.#held);
   }
 
-  /** Passes on the body up to the next head, and keeps what may be the start of a delimiter. Gives how much it took. */
+  /** Passes on the body up to the next head, without a possible start of a delimiter. Gives the number of bytes taken. */
   #takeBody(bytes: Buffer): number {
     const at = this.#partsLeft > 0 ? bytes.indexOf(this.#delimiter) : -1;
     const end = at >= 0 ? at + this.#delimiter.length : this.#startOfDelimiter(bytes);
@@ -107,7 +107,7 @@ export class PartHeads extends Transform {
     return end;
   }
 
-  /** Counts bytes of a preamble, of a file, or of anything else. */
+  /** Counts the bytes of a preamble, a file, or anything else against their limits. */
   #countBody(bytes: number): void {
     if (this.#isInFile) {
       this.#fileBytesLeft -= bytes;
@@ -117,16 +117,17 @@ export class PartHeads extends Transform {
     this.#countOther(bytes);
     if (this.#partsLeft < this.#options.maxParts) return;
     this.#preambleBytesLeft -= bytes;
-    if (this.#preambleBytesLeft < 0) throw invalid(`no part begins within ${MAX_PREAMBLE_BYTES / 1024} KB`);
+    if (this.#preambleBytesLeft < 0)
+      throw invalid(`multipart body: no part starts within the first ${MAX_PREAMBLE_BYTES / 1024} KB`);
   }
 
   #countOther(bytes: number): void {
     this.#otherBytesLeft -= bytes;
     if (this.#otherBytesLeft >= 0) return;
-    throw invalid(`the body has more than ${this.#options.maxOtherBytes / 1024} KB that belong to no file`);
+    throw invalid(`multipart body: more than ${this.#options.maxOtherBytes / 1024} KB outside of files`);
   }
 
-  /** Where a delimiter starts of which only the first bytes are there, or the end. */
+  /** The index of an incomplete delimiter at the end, else the length. */
   #startOfDelimiter(bytes: Buffer): number {
     let at = bytes.indexOf('\r', Math.max(0, bytes.length - this.#delimiter.length + 1));
     while (at >= 0 && !this.#delimiter.subarray(0, bytes.length - at).equals(bytes.subarray(at))) {
@@ -135,12 +136,12 @@ export class PartHeads extends Transform {
     return at < 0 ? bytes.length : at;
   }
 
-  /** Passes on a head once it is complete. Gives how much it took. */
+  /** Passes on a complete head. Gives the number of bytes taken. */
   #takeHead(bytes: Buffer): number {
     const at = bytes.indexOf(END_OF_HEAD);
     const end = at + END_OF_HEAD.length;
     if ((at < 0 ? bytes.length : at) > MAX_HEAD_BYTES) {
-      throw invalid(`the head of a part has more than ${MAX_HEAD_BYTES / 1024} KB`);
+      throw invalid(`multipart body: the head of a part has more than ${MAX_HEAD_BYTES / 1024} KB`);
     }
     if (at < 0) return 0;
     this.#isInFile = false;
@@ -173,7 +174,7 @@ export class PartHeads extends Transform {
   }
 }
 
-/** The boundary that a Content-Type names. Clients do not always quote one that has to be quoted. */
+/** Reads the boundary in a Content-Type. Some clients do not quote boundaries that need quotes. */
 export function boundaryOf(contentType: string): string | undefined {
   for (const [, key, quoted, bare = ''] of contentType.matchAll(PARAMETER)) {
     if (key?.toLowerCase() === 'boundary') return (quoted?.replace(/\\(["\\])/g, '$1') ?? bare.trim()) || undefined;
@@ -181,12 +182,12 @@ export function boundaryOf(contentType: string): string | undefined {
   return undefined;
 }
 
-/** Text whose encoding nobody declared: UTF-8, or else windows-1252, in which every byte is a character. */
+/** Decodes text without a declared encoding as UTF-8, else as windows-1252, in which every byte is a character. */
 export function decodeText(bytes: Uint8Array): string {
   return new TextDecoder(isUtf8(bytes) ? 'utf-8' : 'windows-1252', { ignoreBOM: true }).decode(bytes);
 }
 
-/** Undefined for a head that is not one of form data. */
+/** Parses a head; undefined if it is not form data. */
 function readHead(head: string): PartHead | undefined {
   const lines = head.replace(/\r\n[ \t]+/g, ' ').split('\r\n');
   const line = lines.find((line) => /^content-disposition[ \t]*:/i.test(line)) ?? '';
@@ -205,12 +206,12 @@ function readHead(head: string): PartHead | undefined {
   };
 }
 
-/** Browsers escape these three characters, and no others. */
+/** Browsers escape only these three characters. */
 function unescapeName(filename: string): string {
   return filename.replace(/%0A|%0D|%22/gi, decodeURIComponent);
 }
 
-/** A value as RFC 5987 writes it, such as `UTF-8''%C3%BC.pdf`. A wrong charset does not make it unreadable. */
+/** Decodes a value in the format of RFC 5987, such as `UTF-8''%C3%BC.pdf`, even with a wrong charset. */
 function decodeExtended(value: string): string {
   const [, charset = 'utf-8', encoded = value] = /^([^']*)'[^']*'(.*)$/.exec(value) ?? [];
   const bytes = Buffer.from(
@@ -226,7 +227,8 @@ function decodeExtended(value: string): string {
   }
 }
 
-/** The files of an upload have more bytes than they may. */
 export function tooLarge(maxBytes: number): AppError {
-  return new AppError('file_too_large', `an upload may have ${maxBytes / 2 ** 20} MB in all`, { status: 413 });
+  return new AppError('file_too_large', `the files of an upload must have at most ${maxBytes / 2 ** 20} MB in total`, {
+    status: 413,
+  });
 }

@@ -7,7 +7,7 @@ import { AppError } from '../../runtime/errors.ts';
 import { type MediaType, originalPath } from '../../store/paths.ts';
 import type { Received, Store } from '../../store/store.ts';
 import { invalid } from '../http/problem.ts';
-import { sniff } from './file-type.ts';
+import { detectType } from './file-type.ts';
 import { boundaryOf, decodeText, PartHeads, tooLarge } from './part-headers.ts';
 
 /** An upload whose files are complete in the store, before its rows are stored. */
@@ -211,7 +211,7 @@ function displayName(filename: string | null, original: number): string | null {
 
 /** The type of a file by its first bytes. Throws 415 for an unsupported type. */
 function typeOf(head: Buffer, original: number, filename: string | null): MediaType {
-  const mediaType = sniff(head);
+  const mediaType = detectType(head);
   if (mediaType !== null) return mediaType;
   const reason = head.length === 0 ? 'is empty' : 'is neither PDF, PNG nor JPEG by its content';
   const name = `file ${original}${filename ? ` (${filename})` : ''}`;

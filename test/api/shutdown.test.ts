@@ -4,7 +4,7 @@ import { makeImage } from '../support/files.ts';
 import { startService, until } from '../support/service.ts';
 import { answerTo, CLOSING, filePart, openPost } from './uploads/multipart.ts';
 
-/** Whether anybody still answers there. */
+/** True if the port accepts connections. */
 async function isOpen(url: string): Promise<boolean> {
   const socket = connect(Number(new URL(url).port), '127.0.0.1');
   const opened = await once(socket, 'connect').then(
@@ -15,16 +15,16 @@ async function isOpen(url: string): Promise<boolean> {
   return opened;
 }
 
-test('an API that is told to stop takes nobody new, lets go who waits, and receives what is on its way', async () => {
+test('an API that stops refuses new connections, answers waiting requests, and completes running uploads', async () => {
   const service = await startService({ converters: 0 });
   try {
     const first = await service.upload([['a.png', await makeImage()]]);
     const waiting = fetch(`${service.url}/uploads/${first.body.id}/status`, { headers: { Prefer: 'wait=60' } });
     const upload = openPost(service.url);
-    // More than what its kind is told by.
+    // More than the bytes that decide the type.
     const bytes = filePart('slow.png', Buffer.concat([await makeImage(), Buffer.alloc(4096)]));
     upload.write(bytes.subarray(0, -20));
-    // Both are being dealt with: what is received lies in the store by now.
+    // Both requests are in progress once the store has the start of the file.
     await until(async () => (await service.storedFiles()).some((file) => file.startsWith('incoming/')));
 
     const { api, url } = service;
@@ -38,7 +38,7 @@ test('an API that is told to stop takes nobody new, lets go who waits, and recei
     expect(await answerTo(upload)).toMatchObject({ status: 200, body: { status: 'queued' } });
     const answered = performance.now();
     expect(await exited).toEqual([0, null]);
-    // Long before it would have cut them off.
+    // Long before the end of the grace period.
     expect(performance.now() - answered).toBeLessThan(10_000);
   } finally {
     await service.stop();

@@ -3,7 +3,7 @@ import { createRequire } from 'node:module';
 import path from 'node:path';
 import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
-import { sniff } from '../../api/uploads/file-type.ts';
+import { detectType } from '../../api/uploads/file-type.ts';
 import { pdfOfImage, pngOfZeros } from '../../bench/hostile-images.ts';
 import { encryptedPdf, GREEN, makeImage, makePdf, RED } from '../support/files.ts';
 import { embeddedFont, readTrueType } from '../support/font.ts';
@@ -38,14 +38,14 @@ export async function readSeeds(folder: string): Promise<Seed[]> {
     const stats = await stat(file);
     if (!stats.isFile() || stats.size > MAX_SEED_BYTES) return [];
     const bytes = await readFile(file);
-    const type = sniff(bytes);
+    const type = detectType(bytes);
     return type === null ? [] : [{ name, kind: KINDS[type], bytes }];
   });
   return (await Promise.all(seeds)).flat();
 }
 
 function kindOf(bytes: Buffer): Seed['kind'] {
-  const type = sniff(bytes);
+  const type = detectType(bytes);
   if (type === null) throw new Error('a seed is neither PDF, PNG nor JPEG');
   return KINDS[type];
 }

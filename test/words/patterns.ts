@@ -1,4 +1,4 @@
-/** A word or phrase that prose and comments failedSteps. */
+/** A word or phrase that prose and comments avoid. */
 export interface Pattern {
   pattern: RegExp;
   /** Plain words to use instead. */

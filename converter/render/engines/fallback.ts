@@ -147,7 +147,9 @@ export class FallbackDocument {
   }
 
   #earlierFailure(page: number | null, engine: PdfEngine | undefined) {
-    return this.#opening.failedSteps.find((step) => step.engine === engine && (step.page === page || step.page === null));
+    return this.#opening.failedSteps.find(
+      (step) => step.engine === engine && (step.page === page || step.page === null),
+    );
   }
 
   #hasSubstitute(page: number | null, engine: PdfEngine): boolean {

@@ -87,18 +87,13 @@ test('the events of one job are sent once and in order, with progress and attemp
       at: expect.stringMatching(TIME),
     });
   }
-  const [ready, running] = events;
-  expect(ready).toMatchObject({ status: 'ready', attempt: 0, progress: null });
-  expect(running).toMatchObject({ status: 'running', attempt: 1, progress: null });
-  const progressed = events.slice(2, -1);
-  expect(progressed.map(({ status }) => status)).toEqual(['running', 'running']);
-  expect(progressed.map(({ progress }) => progress.done)).toEqual([1, 3]);
-  expect(idsOf(events)).toEqual(idsOf(events).toSorted((a, b) => a - b));
-  const { rows } = await service.pool.query(
-    `select status from events where job_id = $1 and kind = 'job' order by id`,
-    [job_id],
-  );
-  expect(rows.map(({ status }) => status)).toEqual(['ready', 'running', 'cancelled']);
+  expect(events.map(({ status, attempt, progress }) => [status, attempt, progress?.done])).toEqual([
+    ['ready', 0, undefined],
+    ['running', 1, undefined],
+    ['running', 1, 1],
+    ['running', 1, 3],
+    ['cancelled', 1, 3],
+  ]);
 });
 
 test('the stream of an upload has the events of its jobs, its pages and itself', async () => {

@@ -21,7 +21,7 @@ const IN_A_MINUTE = () => Math.floor(Date.now() / 1000) + 60;
 const hashOf = (key: string) => createHash('sha256').update(key).digest('hex');
 const only = (scope: string) => `only-${scope.replace(':', '-')}`;
 const allBut = (scope: string) => `all-but-${scope.replace(':', '-')}`;
-/** Each key is its own name, so that a log would show it; root is an administrator. */
+/** Keys contain their name, so that they can be found in the log; root is an administrator. */
 const KEYS: [key: string, scopes: string[]][] = [
   ['alice', ['uploads:write', 'uploads:read', 'jobs:*']],
   ['bob', SCOPES],
@@ -77,7 +77,7 @@ function client(token: string | undefined) {
     send,
     get: (route: string) => send('GET', route),
     post: (route: string, body?: unknown, headers?: Record<string, string>) => send('POST', route, body, headers),
-    /** Gives the answer as text, whatever it is. */
+    /** Gives the body of the answer as text. */
     async ask(method: string, route: string) {
       const response = await fetch(service.url + route, { method, headers: bearer(token) });
       return { status: response.status, headers: response.headers, text: await response.text() };
@@ -154,7 +154,7 @@ describe.each([
   ['DELETE', '/schedules/x', 'jobs:write'],
   ['POST', '/schedules/x/run', 'jobs:write'],
 ])('%s %s', (method, route, scope) => {
-  test(`takes a key, and the scope ${scope}`, async () => {
+  test(`requires a key with the scope ${scope}`, async () => {
     for (const token of [undefined, 'wrong', hashOf(tokenOf('root')), '']) {
       const { status, headers } = await client(token).ask(method, route);
       expect([status, headers.get('www-authenticate')]).toEqual([401, 'Bearer']);
@@ -183,21 +183,21 @@ test('only the scope admin pauses and resumes job types, as they are shared by a
   }
 });
 
-test('health, the description of the API and its page are open', async () => {
+test('health, the OpenAPI document and its page require no key', async () => {
   for (const route of ['/health/live', '/health/ready'])
     expect((await client(undefined).ask('GET', route)).status).toBe(200);
   for (const route of ['/openapi.json', '/docs', '/', '/assets/nothing.js'])
     expect((await client('wrong').ask('GET', route)).status).not.toBe(401);
 });
 
-test('what is not there is told to those with a key alone', async () => {
+test('an unknown path is 401 without a key, and 404 with one', async () => {
   for (const route of ['/nothing', '/Uploads', '//uploads', '/%75ploads', '/constructor']) {
     expectProblem(await client(undefined).get(route), 401, 'unauthorized', /Bearer/);
     expectProblem(await named('root').get(route), 404, 'not_found');
   }
 });
 
-test('a key counts as a bearer token alone', async () => {
+test('a key is accepted only as a bearer token', async () => {
   const key = tokenOf('root');
   for (const authorization of [key, `Basic ${btoa(`root:${key}`)}`, `Bearer ${key} ${key}`, `Bearer${key}`]) {
     expectProblem(
@@ -213,7 +213,7 @@ test('a key counts as a bearer token alone', async () => {
 });
 
 describe('a JWT', () => {
-  test('is put off while the keys of its issuer cannot be fetched, and then serves', async () => {
+  test('is answered with 503 while the keys of its issuer cannot be fetched, and accepted afterwards', async () => {
     areKeysServed = false;
     const carol = client(await jwt());
     const early = await carol.get('/jobs');
@@ -224,7 +224,7 @@ describe('a JWT', () => {
     expect((await carol.get('/jobs')).status).toBe(200);
   });
 
-  test('allows what its scope says, and makes its subject the owner', async () => {
+  test('has the scopes in its scope claim, and its subject as owner', async () => {
     areKeysServed = true;
     expectProblem(await client(await jwt()).post('/jobs', { type: 'noop' }), 403, 'forbidden', /jobs:write/);
     expectProblem(await client(await jwt({ scope: undefined })).get('/jobs'), 403, 'forbidden', /jobs:read/);
@@ -240,32 +240,32 @@ describe('a JWT', () => {
 
   test.each<[string, () => Promise<string>, RegExp]>([
     ['that has expired', () => jwt({ exp: IN_A_MINUTE() - 120 }), /exp/],
-    ['that never expires', () => jwt({ exp: undefined }), /exp/],
-    ['for later', () => jwt({ nbf: IN_A_MINUTE() + 60 }), /nbf/],
+    ['without an expiry', () => jwt({ exp: undefined }), /exp/],
+    ['that is not valid yet', () => jwt({ nbf: IN_A_MINUTE() + 60 }), /nbf/],
     ['of another issuer', () => jwt({ iss: 'https://other.example' }), /iss/],
     ['for another audience', () => jwt({ aud: 'other' }), /aud/],
     ['without a subject', () => jwt({ sub: undefined }), /sub/],
     ['whose subject cannot be stored', () => jwt({ sub: 'a\0' }), /sub/],
-    ['signed by a stranger', () => jwt({}, stranger), /signature/],
+    ['signed with another key', () => jwt({}, stranger), /signature/],
     [
       'that was changed',
       async () => (await jwt()).replace(/\.[^.]+\./, `.${btoa('{"sub":"root"}').replace(/=/g, '')}.`),
       /./,
     ],
     [
-      'that nobody signed',
+      'without a signature',
       async () => new UnsecuredJWT({ iss: ISSUER, aud: AUDIENCE, sub: 'a', exp: IN_A_MINUTE() }).encode(),
       /./,
     ],
     [
-      'signed with a secret that everybody knows',
+      'signed with the public key as a secret',
       async () =>
         new SignJWT({ iss: ISSUER, aud: AUDIENCE, sub: 'root', exp: IN_A_MINUTE() })
           .setProtectedHeader({ alg: 'HS256', kid: 'one' })
           .sign(new TextEncoder().encode(JSON.stringify(await exportJWK(signer.publicKey)))),
       /./,
     ],
-    ['that is none', async () => 'a.b.c', /./],
+    ['that is malformed', async () => 'a.b.c', /./],
   ])('%s is refused', async (_, make, detail) => {
     areKeysServed = true;
     const answer = await client(await make()).get('/jobs');
@@ -273,7 +273,7 @@ describe('a JWT', () => {
     expect(answer.headers.get('www-authenticate')).toBe('Bearer');
   });
 
-  test('may be signed with a secret, if that is configured', async () => {
+  test('can be signed with a configured secret', async () => {
     const secret = 'a secret of more than 32 characters';
     const env = { JWT_ISSUER: ISSUER, JWT_AUDIENCE: AUDIENCE, JWT_SECRET: secret };
     const other = await startService({ converters: 0, env });
@@ -294,11 +294,11 @@ describe('a JWT', () => {
 
 describe('owners', () => {
   const [alice, bob, root] = [named('alice'), named('bob'), named('root')];
-  /** Fails at once, for good. */
+  /** Fails in its only attempt. */
   const bad = { type: 'fail', payload: { times: 9 }, retry_config: { max_attempts: 1 } };
   const idsOf = (answer: Json): string[] => answer.body.items.map(({ id, job_id, name }: Json) => id ?? job_id ?? name);
 
-  test("do not see each other's uploads, and an administrator sees all", async () => {
+  test("cannot see each other's uploads; an administrator sees all", async () => {
     const { body } = await alice.upload(await makePdf(Array(30).fill({ color: RED })));
     await alice.uploadDone(body.id);
     const routes = ['', '/status', '/pages', '/originals', '/originals/1', '/pages/1/1.png'].map(
@@ -318,7 +318,7 @@ describe('owners', () => {
     expect(idsOf(await alice.get('/uploads?status=completed'))).toEqual([body.id]);
     expect(idsOf(await bob.get('/uploads'))).toEqual([mine]);
     expect(idsOf(await root.get('/uploads'))).toEqual([mine, body.id]);
-    // What an upload brings with it belongs to the same owner, and cannot be read by the work of another.
+    // The jobs of an upload have its owner, and jobs of other owners cannot read it.
     const { rows } = await service.pool.query(
       'select type, owner from jobs where upload_id = $1 group by 1, 2 order by 1',
       [body.id],
@@ -337,7 +337,7 @@ describe('owners', () => {
     expect((await root.send('DELETE', `/uploads/${mine}`)).status).toBe(204);
   });
 
-  test("do not see or touch each other's jobs", async () => {
+  test("cannot see or change each other's jobs", async () => {
     const { job_id } = (await alice.post('/jobs', { ...bad, job_id: `bad-${randomUUID()}` })).body;
     await alice.jobIn('failed', job_id);
     for (const [method, route] of [
@@ -362,7 +362,7 @@ describe('owners', () => {
     await alice.jobIn('failed', job_id);
   });
 
-  test("cannot take each other's job ids, nor learn of the job that has one", async () => {
+  test("cannot reuse each other's job ids, and learn nothing about the other job", async () => {
     const job = { job_id: `taken-${randomUUID()}`, type: 'reverse', payload: { input: 'secret' } };
     expect((await alice.post('/jobs', job)).status).toBe(201);
     for (const body of [job, [{ type: 'noop' }, job], { ...job, type: 'noop' }]) {
@@ -374,7 +374,7 @@ describe('owners', () => {
     await alice.jobIn('completed', job.job_id);
   });
 
-  test('may use the same Idempotency-Key for work of their own', async () => {
+  test('can use the same Idempotency-Key', async () => {
     const headers = { 'Idempotency-Key': randomUUID() };
     const [first, other, again] = [
       await alice.post('/jobs', { type: 'noop' }, headers),
@@ -387,7 +387,7 @@ describe('owners', () => {
     await bob.jobIn('completed', other.body.job_id);
   });
 
-  test('may give schedules the same name, and see their own', async () => {
+  test('can use the same name for their schedules, and see only their own', async () => {
     const schedule = (cron: string) => ({ cron, job: { type: 'noop' } });
     expect((await alice.send('PUT', '/schedules/nightly', schedule('0 3 * * *'))).body).toMatchObject({
       name: 'nightly',
@@ -403,7 +403,7 @@ describe('owners', () => {
     expect((await root.send('DELETE', '/schedules/nightly')).status).toBe(204);
   });
 
-  test('have the jobs of their schedules', async () => {
+  test('own the jobs of their schedules', async () => {
     const yearly = { cron: '0 3 1 1 *', job: { type: 'noop' } };
     expect((await alice.send('PUT', '/schedules/yearly', yearly)).status).toBe(200);
     expectProblem(await bob.get('/schedules/yearly'), 404, 'not_found');
@@ -426,7 +426,7 @@ describe('owners', () => {
 });
 
 describe('GET /jobs/stream', () => {
-  /** An open stream; `events` are those that have come. */
+  /** Opens a stream; `events` contains the received events. */
   async function follow(query: string, protocols: string[], headers: Record<string, string> = {}) {
     const socket = new WebSocket(`${service.url.replace('http', 'ws')}/jobs/stream${query}`, protocols, { headers });
     streams.add(socket);
@@ -443,7 +443,7 @@ describe('GET /jobs/stream', () => {
     return [response.statusCode, response.headers['www-authenticate'], body.code, body.scope];
   }
 
-  test('takes a key and the scope jobs:read, by header or as a subprotocol', async () => {
+  test('requires a key with the scope jobs:read, in a header or a subprotocol', async () => {
     expect(await refused([])).toEqual([401, 'Bearer', 'unauthorized', undefined]);
     expect(await refused([], bearer('wrong'))).toEqual([401, 'Bearer', 'unauthorized', undefined]);
     expect(await refused(['sheetmill', 'bearer.wrong'])).toEqual([401, 'Bearer', 'unauthorized', undefined]);
@@ -458,7 +458,7 @@ describe('GET /jobs/stream', () => {
     expect((await follow('', ['sheetmill', `bearer.${encoded}`])).socket.protocol).toBe('sheetmill');
   });
 
-  test('gives each owner its own events, kept and new, and an administrator all', async () => {
+  test('sends each owner its own stored and new events, and an administrator all', async () => {
     const [alice, bob] = [named('alice'), named('bob')];
     const followAs = (name: string, query: string) => follow(query, [], bearer(tokenOf(name)));
     const upload = (await alice.upload(await makeImage())).body.id;
@@ -491,7 +491,7 @@ describe('GET /jobs/stream', () => {
     expect([ofUpload.events, ofJob.events]).toEqual([[], []]);
   });
 
-  test('tells the owner of an upload that it was deleted, and resumes after an event that is gone', async () => {
+  test('sends the deletion of an upload to its owner, and resumes after a deleted event', async () => {
     const alice = named('alice');
     const followAs = (query: string) => follow(query, [], bearer(tokenOf('alice')));
     const all = await followAs('');
@@ -503,16 +503,16 @@ describe('GET /jobs/stream', () => {
     await until(async () => isDone(all) && isDone(ofUpload));
     const last = all.events.at(-1).id;
     await alice.send('DELETE', `/uploads/${id}`);
-    const hasHeard = ({ events }: { events: Json[] }) => events.at(-1)?.status === 'deleted';
-    await until(async () => hasHeard(all) && hasHeard(ofUpload));
+    const wasDeleted = ({ events }: { events: Json[] }) => events.at(-1)?.status === 'deleted';
+    await until(async () => wasDeleted(all) && wasDeleted(ofUpload));
     const resumed = await followAs(`?after=${last}`);
-    await until(async () => hasHeard(resumed));
-    // Events may come again while an old transaction runs, which may be one of another test.
+    await until(async () => wasDeleted(resumed));
+    // Events can be repeated while an older transaction runs, such as one of another test.
     const later = resumed.events.filter((event) => event.id > last);
     expect(later.map(({ upload_id, status }) => [upload_id, status])).toEqual([[id, 'deleted']]);
   });
 
-  test('takes a hundred streams of one key at most, and those of others', async () => {
+  test('accepts at most a hundred streams of one key, and further ones of other keys', async () => {
     const key = bearer(tokenOf('bob'));
     const open = await Promise.all(Array.from({ length: 100 }, () => follow('', [], key)));
     expect(await refused([], key)).toEqual([429, undefined, 'too_many_requests', undefined]);
@@ -521,7 +521,7 @@ describe('GET /jobs/stream', () => {
     await until(() => follow('', [], key).catch(() => undefined));
   });
 
-  test('reads headers and queries of any length in linear time', async () => {
+  test('reads long headers in linear time', async () => {
     const authorize = createAuthorize(parseConfig({ DATA_DIR: service.folder }));
     const socket = { remoteAddress: '127.0.0.1' };
     const began = performance.now();
@@ -532,7 +532,7 @@ describe('GET /jobs/stream', () => {
     expect(performance.now() - began).toBeLessThan(2_000);
   });
 
-  test('ends when its token expires', async () => {
+  test('closes when its token expires', async () => {
     areKeysServed = true;
     const token = await jwt({ exp: Math.floor(Date.now() / 1000) + 2 });
     const { socket } = await follow('', ['sheetmill', `bearer.${token}`]);
@@ -541,7 +541,7 @@ describe('GET /jobs/stream', () => {
   });
 });
 
-test('no key and no token stands in the log', () => {
+test('the log contains no keys or tokens', () => {
   expect(service.log()).toMatch(/"owner":"alice".*"request"/);
   expect(service.log()).not.toMatch(/key-of-|eyJ/);
 });
@@ -573,7 +573,7 @@ describe('without keys', () => {
     expect(await start(command, { HOST })).toEqual([1, '', expect.stringMatching(refusal)]);
   });
 
-  test('it starts there if that is meant, and serves everybody', async () => {
+  test('the service starts there with AUTH=none, and serves every client', async () => {
     const open = await startService({ converters: 0, env: { HOST: '0.0.0.0', AUTH: 'none' } });
     try {
       expect((await open.send('GET', '/jobs')).status).toBe(200);

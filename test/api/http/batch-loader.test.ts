@@ -3,10 +3,10 @@ import { createBatchLoader } from '../../../api/http/batch-loader.ts';
 
 const MAX = 3;
 
-test('calls that arrive together share queries of a bounded number of ids, one query at a time', async () => {
+test('concurrent calls share queries with a limited number of ids, one query at a time', async () => {
   const queries: string[][] = [];
   let running = 0;
-  const ask = createBatchLoader<string>(MAX, async (ids) => {
+  const load = createBatchLoader<string>(MAX, async (ids) => {
     expect(++running).toBe(1);
     queries.push(ids);
     await turn();
@@ -14,28 +14,28 @@ test('calls that arrive together share queries of a bounded number of ids, one q
     return new Map(ids.filter((id) => id !== 'absent').map((id) => [id, `document of ${id}`]));
   });
   const ids = ['a', 'b', 'c', 'a', 'absent', 'd', 'e', 'f'];
-  const found = await Promise.all(ids.map(ask));
+  const found = await Promise.all(ids.map(load));
   expect(found).toEqual(ids.map((id) => (id === 'absent' ? undefined : `document of ${id}`)));
   expect(queries).toEqual([['a', 'b', 'c'], ['absent', 'd', 'e'], ['f']]);
 });
 
-test('a call is answered by a query that began after it, and an error reaches only the calls of its query', async () => {
+test('a query that starts after a call answers it, and an error rejects only the calls of its query', async () => {
   let state = 1;
   const running = Promise.withResolvers<void>();
   const gate = Promise.withResolvers<void>();
-  const ask = createBatchLoader<number>(MAX, async (ids) => {
+  const load = createBatchLoader<number>(MAX, async (ids) => {
     const seen = state;
     running.resolve();
     await gate.promise;
     if (ids.includes('bad')) throw new Error('no Postgres');
     return new Map(ids.map((id) => [id, seen]));
   });
-  const before = ask('a');
+  const before = load('a');
   await running.promise;
   state = 2;
-  const after = ask('a');
+  const after = load('a');
   gate.resolve();
   expect([await before, await after]).toEqual([1, 2]);
-  await expect(ask('bad')).rejects.toThrow('no Postgres');
-  expect(await ask('b')).toBe(2);
+  await expect(load('bad')).rejects.toThrow('no Postgres');
+  expect(await load('b')).toBe(2);
 });

@@ -55,7 +55,7 @@ async function uploadOf(count: number, status = 'processing'): Promise<string> {
 
 const placeOf = ({ original, page }: Json) => `${original}/${page}`;
 
-test('an upload of 100,000 pages is answered with its first 200, and a cursor', async () => {
+test('the document of an upload with 100,000 pages has the first 200 and a cursor', async () => {
   const id = await uploadOf(MANY_PAGES);
   const { status, body, text } = await get(`/uploads/${id}`);
   expect([status, body.pages.length, body.pages_next_cursor]).toEqual([200, MAX_PAGES, expect.any(String)]);
@@ -66,7 +66,7 @@ test('an upload of 100,000 pages is answered with its first 200, and a cursor', 
   expect([cancelled.status, cancelled.body.pages.length]).toEqual([200, MAX_PAGES]);
 });
 
-test('pages are listed in order, each once, while the upload is processed and afterwards', async () => {
+test('pages are listed once and in order, during and after the conversion', async () => {
   for (const state of ['processing', 'completed']) {
     const id = await uploadOf(501, state);
     const listed: string[] = [];
@@ -92,7 +92,7 @@ test('pages are listed in order, each once, while the upload is processed and af
   expectProblem(await get(`/uploads/${id}/pages`, 'bob'), 404, 'not_found');
 });
 
-test('a list of jobs leaves large payloads and results in Postgres', async () => {
+test('a list of jobs does not read large payloads and results from Postgres', async () => {
   const large = { random: randomBytes(90_000).toString('base64'), same: 'a'.repeat(100_000) };
   const compressible = { same: 'a'.repeat(200_000) };
   const numbers = { list: Array(1_300).fill(1) };
@@ -130,13 +130,13 @@ test('a list of jobs leaves large payloads and results in Postgres', async () =>
   await client.end();
 });
 
-test('a job has its latest attempts, and a part of its prerequisites in lists; its webhooks are listed in pages', async () => {
-  const prerequisites = Array.from({ length: 120 }, (_, index) => `first-${String(index).padStart(3, '0')}`);
+test('a job has its latest 200 attempts, 50 dependencies in lists, and its webhooks in pages', async () => {
+  const dependencies = Array.from({ length: 120 }, (_, index) => `first-${String(index).padStart(3, '0')}`);
   const { status } = await service.post(
     '/jobs',
     [
-      ...prerequisites.map((job_id) => ({ job_id, type: 'noop' })),
-      { job_id: 'last', type: 'noop', priority: 'high', depends_on: prerequisites },
+      ...dependencies.map((job_id) => ({ job_id, type: 'noop' })),
+      { job_id: 'last', type: 'noop', priority: 'high', depends_on: dependencies },
     ],
     headersOf('alice'),
   );
@@ -146,10 +146,10 @@ test('a job has its latest attempts, and a part of its prerequisites in lists; i
      select 'last', n, 'failed', gen_random_uuid(), 'past-1', 1, 256, now(), now() from generate_series(1, 250) n`,
   );
   const [listed] = (await get('/jobs?priority=high')).body.items;
-  expect(listed).toMatchObject({ job_id: 'last', truncated: true, depends_on: prerequisites.slice(0, 50) });
+  expect(listed).toMatchObject({ job_id: 'last', truncated: true, depends_on: dependencies.slice(0, 50) });
   const held = service.send('GET', '/jobs/last', undefined, headersOf('alice', { Prefer: 'wait=1' }));
   for (const { body } of [await get('/jobs/last'), await held]) {
-    expect(body.depends_on).toEqual(prerequisites);
+    expect(body.depends_on).toEqual(dependencies);
     expect(body.attempts.map(({ attempt }: Json) => attempt)).toEqual(
       Array.from({ length: MAX_PAGES }, (_, index) => index + 51),
     );
@@ -169,7 +169,7 @@ test('a job has its latest attempts, and a part of its prerequisites in lists; i
   expect(pages).toEqual([[1, 2], [3, 4], [5]]);
 });
 
-test('an owner who holds a thousand waits gets further answers at once, and another owner still waits', async () => {
+test('an owner with a thousand long polls gets further answers at once, while another owner can still wait', async () => {
   const { body } = await service.post('/jobs', { type: 'noop' }, headersOf('alice'));
   const others = await service.post('/jobs', { type: 'noop' }, headersOf('bob'));
   const wait = (name: string, id: string) =>
@@ -181,7 +181,7 @@ test('an owner who holds a thousand waits gets further answers at once, and anot
     await response.arrayBuffer();
     return response.headers.get('Preference-Applied');
   });
-  // The five that do not fit are answered before anything ends.
+  // The five above the limit are answered before any job ends.
   await until(async () => answered >= 5);
   const other = wait('bob', others.body.job_id);
   await service.send('PATCH', `/jobs/${others.body.job_id}/cancel`, undefined, headersOf('bob'));

@@ -56,7 +56,7 @@ async function open(localAddress = '127.0.0.1'): Promise<Socket> {
   return socket;
 }
 
-/** A connection that was closed hears of it. */
+/** Opens connections that read, so that they notice when they are closed. */
 async function openMany(count: number, localAddress?: string): Promise<Socket[]> {
   const opened: Socket[] = [];
   for (let index = 0; index < count; index++) opened.push((await open(localAddress)).resume());
@@ -74,14 +74,14 @@ const openOf = (opened: Socket[]) => opened.filter((socket) => !socket.closed).l
 test.each([
   ['one address', ['127.0.0.1']],
   ['many addresses', ['127.0.0.2', '127.0.0.3', '127.0.0.4', '127.0.0.5']],
-])('silent connections from %s keep no client with a key out', async (_from, addresses) => {
+])('silent connections from %s do not block clients with a key', async (_from, addresses) => {
   const silent = (await Promise.all(addresses.map((address) => openMany(MAX * 3, address)))).flat();
   const began = performance.now();
   const clients = await Promise.all(Array.from({ length: MAX / 2 }, () => open()));
   expect(await Promise.all(clients.map((client) => ask(client)))).toEqual(clients.map(() => 200));
   expect(performance.now() - began).toBeLessThan(1_000);
   await until(async () => openOf(silent) <= MAX / 2);
-  // More of them take no connection from a client with a key, busy or idle.
+  // Further silent connections close no connection of a client with a key, busy or idle.
   const busy = clients.slice(0, 3).map((client) => ask(client, '/jobs/held'));
   await until(async () => held === 3);
   await openMany(MAX * 3);
@@ -90,7 +90,7 @@ test.each([
   expect(await Promise.all(clients.map((client) => ask(client)))).toEqual(clients.map(() => 200));
 });
 
-test('connections without a good key are closed first, and those that were used last come last', async () => {
+test('connections without a valid key are closed first, least recently used first', async () => {
   const client = await open();
   expect(await ask(client)).toBe(200);
   const guesser = await open();
@@ -101,7 +101,7 @@ test('connections without a good key are closed first, and those that were used 
   expect([guesser.closed, client.closed]).toEqual([false, false]);
 });
 
-test('when all have shown a key, the one that has been idle for longest makes room, and a busy one never', async () => {
+test('of connections with a valid key the longest idle one is closed, and never a busy one', async () => {
   const clients = await openMany(MAX_UNKNOWN);
   await Promise.all(clients.map((client) => ask(client)));
   clients.push(...(await openMany(MAX - MAX_UNKNOWN)));

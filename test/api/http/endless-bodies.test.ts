@@ -58,13 +58,13 @@ const ENDLESS: [what: string, status: number, line: string, type: string, start:
   ['where none is expected', 200, 'GET /jobs', 'text/plain', Buffer.alloc(0), ZEROS],
 ];
 
-test('a body without an end is answered after a bounded part of it, and its connection closed', async () => {
+test('an endless body is answered after a limited part of it, and its connection is closed', async () => {
   const answers = await Promise.all(
     ENDLESS.map(async ([what, , ...sent]) => [what, await sendEndlessly(...sent)] as const),
   );
   expect(answers.map(([what, { status }]) => [what, status])).toEqual(ENDLESS.map(([what, status]) => [what, status]));
   for (const [what, { bytesSent, lingeredMs }] of answers) {
-    // The buffers of two sockets come on top.
+    // The limit includes the buffers of two sockets.
     expect([what, bytesSent < 32 * MB, lingeredMs < 15_000]).toEqual([what, true, true]);
   }
   const { items } = await service.get('/uploads');

@@ -8,7 +8,7 @@ import { expectProblem } from './problems.ts';
 const MANY_PAGES = 100_000;
 const BATCH_BYTES = 10 * 2 ** 20;
 
-/** Alice asks for as much as she can; bob is the innocent one. */
+/** Alice sends as many requests as she can; bob must not notice. */
 let service: Service;
 beforeAll(async () => {
   const keys = ['alice', 'bob'].map((name) => ({
@@ -54,7 +54,7 @@ function openBody(): { socket: Socket; answer: Promise<string> } {
   return { socket, answer: once(socket, 'data').then(([bytes]) => String(bytes)) };
 }
 
-test('requests that wait for locks hold up no other owner, and never look like an outage', async () => {
+test('requests that wait for locks do not block other owners, and are refused as conflicts and not as outages', async () => {
   const { body } = await as(
     'alice',
     'POST',
@@ -80,7 +80,7 @@ test('requests that wait for locks hold up no other owner, and never look like a
   );
 });
 
-test('hundreds of cancels and retries of one job at a time end in its state or a conflict', async () => {
+test('hundreds of concurrent cancels and retries of one job succeed or are conflicts', async () => {
   const { body } = await as('alice', 'POST', '/jobs', { type: 'noop' });
   const calls = times(300, (index) =>
     index % 2 === 0
@@ -92,7 +92,7 @@ test('hundreds of cancels and retries of one job at a time end in its state or a
   expect(statuses).toEqual(new Set([200]));
 });
 
-test('a search that takes too long is refused, and leaves heavy queries of others and all light ones their room', async () => {
+test('slow searches are refused, and do not block the queries of other owners', async () => {
   const { body } = await as('bob', 'POST', '/jobs', { type: 'noop' });
   await whileLocked('lock table originals in access exclusive mode', async () => {
     const searches = times(20, () => as('alice', 'GET', '/uploads?search=report'));
@@ -111,7 +111,7 @@ test('a search that takes too long is refused, and leaves heavy queries of other
   expect((await as('alice', 'GET', '/uploads?search=report')).status).toBe(200);
 });
 
-test('JSON bodies in memory have a bound for each owner, and others still send theirs', async () => {
+test('the JSON bodies of one owner in memory are limited, and other owners can still send theirs', async () => {
   const bodies = times(10, openBody);
   let refused = 0;
   for (const { answer } of bodies) {
@@ -120,7 +120,7 @@ test('JSON bodies in memory have a bound for each owner, and others still send t
       refused++;
     });
   }
-  // Each takes 10 MB of the 32 MB that alice may have.
+  // Each body takes 10 MB of the 32 MB of alice.
   await until(async () => refused === 7);
   expect(
     (
@@ -144,7 +144,7 @@ test('JSON bodies in memory have a bound for each owner, and others still send t
   });
 });
 
-test('archives of many pages are sent for one owner only as far as its share of their memory reaches', async () => {
+test('the pages of concurrent archives of one owner are limited, and other owners get theirs', async () => {
   const [id = ''] = await insertUploads(service.pool, ['many.pdf'], 'alice');
   const [small = ''] = await insertUploads(service.pool, ['small.pdf'], 'bob');
   for (const [upload, count] of [

@@ -31,7 +31,7 @@ async function countOf(table: 'jobs' | 'uploads'): Promise<number> {
 }
 
 describe('POST /jobs with an Idempotency-Key', () => {
-  test('gives the first answer again, byte for byte, whatever has become of the job', async () => {
+  test('gives the first answer again byte for byte, even after the job has ended', async () => {
     const key = randomUUID();
     const body = { type: 'reverse', payload: { input: 'abc' }, priority: 'high' };
     const first = await post(key, body);
@@ -50,7 +50,7 @@ describe('POST /jobs with an Idempotency-Key', () => {
     expect((await post(randomUUID(), body)).body.job_id).not.toBe(first.body.job_id);
   });
 
-  test('does so for a batch, too', async () => {
+  test('gives the first answer for a batch again', async () => {
     const key = randomUUID();
     const batch = [{ type: 'noop', payload: { 2: 'b', 1: 'a', nested: { z: 1, a: [1.5, null] } } }, { type: 'noop' }];
     const first = await post(key, batch);
@@ -58,14 +58,14 @@ describe('POST /jobs with an Idempotency-Key', () => {
     expect([first.status, again.status, again.text]).toEqual([201, 201, first.text]);
   });
 
-  test('gives the first answer again when the members come in another order', async () => {
+  test('gives the first answer again for the same JSON with members in another order', async () => {
     const key = randomUUID();
     const first = await post(key, { type: 'noop', priority: 'low' });
     expect((await post(key, { priority: 'low', type: 'noop' })).body.job_id).toBe(first.body.job_id);
     expect((await service.post('/jobs', { type: 'noop', job_id: 'stream' })).status).toBe(400);
   });
 
-  test('is refused for another body, even while it would be refused by itself', async () => {
+  test('is refused for another body, even an invalid one', async () => {
     const key = randomUUID();
     expect((await post(key, { type: 'noop' })).status).toBe(201);
     for (const other of [{ type: 'noop', priority: 'low' }, [{ type: 'noop' }], { type: 'nothing' }]) {
@@ -73,7 +73,7 @@ describe('POST /jobs with an Idempotency-Key', () => {
     }
   });
 
-  test('of twenty requests at once creates exactly one', async () => {
+  test('creates one row for twenty concurrent requests', async () => {
     const key = randomUUID();
     const before = await countOf('jobs');
     const answers = await Promise.all(Array.from({ length: 20 }, () => post(key, { type: 'noop' })));
@@ -86,7 +86,7 @@ describe('POST /jobs with an Idempotency-Key', () => {
     expect([status, text]).toEqual([201, created[0]?.text]);
   });
 
-  test('is free again after a request that was refused', async () => {
+  test('can be reused after a refused request', async () => {
     const key = randomUUID();
     const refused: [unknown, number][] = [
       [{ type: 'nothing' }, 400],
@@ -100,13 +100,13 @@ describe('POST /jobs with an Idempotency-Key', () => {
     expect(await until(async () => (await post(key, { type: 'noop' })).status === 201)).toBe(true);
   });
 
-  test.each(['', 'x'.repeat(256), 'caf\u00e9'])('is refused when it is %j', async (key) => {
+  test.each(['', 'x'.repeat(256), 'caf\u00e9'])('is refused as %j', async (key) => {
     expectProblem(await post(key, { type: 'noop' }), 400, 'invalid_request', /^Idempotency-Key: /);
   });
 });
 
 describe('POST /uploads with an Idempotency-Key', () => {
-  test('gives the first answer again, byte for byte, and keeps no second file', async () => {
+  test('gives the first answer again byte for byte, and stores no second file', async () => {
     const key = randomUUID();
     const files: [string, Buffer][] = [
       ['a.png', png],
@@ -150,7 +150,7 @@ describe('POST /uploads with an Idempotency-Key', () => {
     }
   });
 
-  test('of twenty requests at once creates exactly one', async () => {
+  test('creates one row for twenty concurrent requests', async () => {
     const key = randomUUID();
     const before = await countOf('uploads');
     const answers = await Promise.all(Array.from({ length: 20 }, () => upload(key, [['a.png', png]])));
@@ -161,7 +161,7 @@ describe('POST /uploads with an Idempotency-Key', () => {
     expect(await countOf('uploads')).toBe(before + 1);
   });
 
-  test('is a conflict while a slow upload has it, and gives that one its answer', async () => {
+  test('is a conflict while a slow upload holds it; the slow upload gets its answer', async () => {
     const key = randomUUID();
     const opened = openPost(service.url, { 'Transfer-Encoding': 'chunked', 'Idempotency-Key': key });
     const slow = answerTo(opened);
@@ -177,7 +177,7 @@ describe('POST /uploads with an Idempotency-Key', () => {
     expect([again.status, again.body]).toEqual([200, body]);
   });
 
-  test('is free again after an upload that was refused, or given up by its client', async () => {
+  test('can be reused after an upload that was refused or aborted', async () => {
     const key = randomUUID();
     await until(async () => (await upload(key, [['a.txt', Buffer.from('text')]])).status === 415);
     await until(async () => (await upload(key, [['a.png', png]], { dpi: '1' })).status === 400);
@@ -194,7 +194,7 @@ describe('POST /uploads with an Idempotency-Key', () => {
     await until(async () => (await service.storedFiles()).every((file) => !file.startsWith('incoming')));
   });
 
-  test('is one key for both calls: used for an upload, it is refused for a job', async () => {
+  test('is shared by uploads and jobs: after an upload it is refused for a job', async () => {
     const key = randomUUID();
     expect((await upload(key, [['a.png', png]])).status).toBe(200);
     expectProblem(await post(key, { type: 'noop' }), 422, 'idempotency_mismatch');

@@ -34,7 +34,7 @@ async function post(body: Uint8Array | string, headers: Record<string, string> =
   return { status: response.status, body: await response.json() };
 }
 
-test('a body is read as it is and compressed, and gives its room back', async () => {
+test('plain and compressed bodies are read, and release their memory', async () => {
   const value = { text: 'ü'.repeat(10_000), list: [1, { a: null }] };
   const text = JSON.stringify(value);
   expect(await post(text)).toEqual({ status: 200, body: value });
@@ -68,7 +68,7 @@ test.each([
   await until(async () => room.used === 0);
 });
 
-test('a body that takes too long is refused, also when it comes byte by byte, and takes room for its bytes alone', async () => {
+test('a slow body is refused, even if it arrives byte by byte, and reserves only the memory of its bytes', async () => {
   const socket = connect(port(), '127.0.0.1');
   socket.write('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n');
   const dribble = setInterval(() => socket.write('1\r\n \r\n'), 1);
@@ -80,7 +80,7 @@ test('a body that takes too long is refused, also when it comes byte by byte, an
   await until(async () => room.used === 0);
 });
 
-test('a client that goes away gives its room back', async () => {
+test('the body of a client that disconnects releases its memory', async () => {
   const socket = connect(port(), '127.0.0.1');
   socket.write('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90000\r\n\r\n{');
   await until(async () => room.used > 0);

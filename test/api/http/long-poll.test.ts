@@ -14,7 +14,7 @@ beforeAll(async () => {
 });
 afterAll(() => service.stop());
 
-/** A GET that may be held; `seconds` is how long the answer took. */
+/** A GET with an optional wait; `seconds` is the duration until the answer. */
 async function get(route: string, prefer?: string, signal: AbortSignal | null = null) {
   const began = performance.now();
   const headers = { ...ONE_REQUEST, ...(prefer !== undefined && { Prefer: prefer }) };
@@ -45,7 +45,7 @@ async function changeTypes(action: 'pause' | 'resume'): Promise<void> {
 /** The converter starts no job until `whileConverting`. */
 const pause = () => changeTypes('pause');
 
-/** Lets the converter start jobs while `work` is done. */
+/** Lets the converter start jobs during `work`. */
 async function whileConverting<T>(work: () => Promise<T>): Promise<T> {
   await changeTypes('resume');
   try {
@@ -79,7 +79,7 @@ test.each([
   expect(waitOf(header)).toBe(seconds);
 });
 
-test('answers are held until the upload is done, at once for all who wait', async () => {
+test('all waiters for an upload are answered when it is done', async () => {
   const id = await uploaded();
   const job = (await service.get(`/jobs?upload_id=${id}`)).items[0].job_id;
   const routes = [`/uploads/${id}/status`, `/uploads/${id}`, `/jobs/${job}`, `/uploads/${id.toUpperCase()}/status`];
@@ -96,7 +96,7 @@ test('answers are held until the upload is done, at once for all who wait', asyn
   await expectNothingLeft(service);
 });
 
-test('when the time is over, the answer tells how far it has come, and when to ask again', async () => {
+test('an answer after the maximum wait has the progress and Retry-After', async () => {
   const id = await uploaded();
   const held = await get(`/uploads/${id}/status`, 'wait=1');
   expect(held).toMatchObject({
@@ -113,7 +113,7 @@ test('when the time is over, the answer tells how far it has come, and when to a
   await expectNothingLeft(service);
 });
 
-test('a thousand waiters for as many jobs are answered as their jobs end, and those that went away are let go', async () => {
+test('a thousand waiters are answered when their jobs end, and disconnected waiters are removed', async () => {
   const jobs: Json[] = await service.submit(Array(1_000).fill({ type: 'noop' }));
   const gone = new AbortController();
   const left = jobs
@@ -128,11 +128,11 @@ test('a thousand waiters for as many jobs are answered as their jobs end, and th
   await expectNothingLeft(service);
 });
 
-test('an end between the first read and the wait wakes the waiter', async () => {
+test('a job that ends between the first read and the wait wakes the waiter', async () => {
   await whileConverting(async () => {
     for (let round = 0; round < 40; round++) {
       const { job_id } = await service.submit({ type: 'noop' });
-      // Some of these come before the job ends, some while, some after.
+      // The delays cover a read before, during and after the end of the job.
       await delay(round % 10);
       const { body, seconds } = await get(`/jobs/${job_id}`, 'wait=30');
       expect(body.status).toBe('completed');
@@ -163,7 +163,7 @@ test('an open transaction in another database delays no answer', async () => {
   await expectNothingLeft(service);
 });
 
-test('a cancelled job ends the wait; an API that stops answers its waiters with what is known', async () => {
+test('a cancelled job ends the wait, and an API that stops answers its waiters with the current state', async () => {
   const { job_id } = await service.submit({ type: 'noop' });
   const held = get(`/jobs/${job_id}`, 'wait=60');
   await until(async () => (await service.patch(`/jobs/${job_id}/cancel`)).status === 200);

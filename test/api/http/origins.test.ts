@@ -34,7 +34,7 @@ afterAll(() => Promise.all([open, named, keyed, friendly].map((service) => servi
 const portOf = ({ url }: Service) => new URL(url).port;
 const ownOrigin = (service: Service) => `http://localhost:${portOf(service)}`;
 
-/** Sends what a browser or an attacker sends: any Host and any Origin. */
+/** Sends a request with any Host and Origin, as a browser or attacker can. */
 async function send(service: Service, method: string, path: string, headers: OutgoingHttpHeaders, body?: Buffer) {
   const options = { method, path, host: '127.0.0.1', port: portOf(service), headers, agent: false };
   const sent = request({ ...options, setHost: headers.Host === undefined });
@@ -70,7 +70,7 @@ describe('without keys', () => {
     'evil.example/localhost',
     '10.0.0.1',
     'x'.repeat(15_000),
-  ])('a request to the Host %s is refused, with nothing done', async (Host) => {
+  ])('a request to the Host %s is refused and changes nothing', async (Host) => {
     for (const path of ['/', '/uploads', '/metrics', '/openapi.json', '/docs/']) {
       const { status, body } = await send(open, 'GET', path, { Host });
       expect([path, status, body.code]).toEqual([path, 403, 'forbidden']);
@@ -78,7 +78,7 @@ describe('without keys', () => {
     expect((await send(open, 'POST', '/uploads', { Host, ...FORM }, BODY)).status).toBe(403);
     expect(await handshake(open, { Host })).toBe(403);
     expect((await open.get('/uploads')).items).toEqual([]);
-    // A probe learns only that it works.
+    // Health probes are answered under every Host.
     expect((await send(open, 'GET', '/health/live', { Host })).status).toBe(200);
   });
 
@@ -90,7 +90,7 @@ describe('without keys', () => {
     },
   );
 
-  test('a service on every address is served under addresses and the names that are configured', async () => {
+  test('a service on every address answers under its addresses and configured names', async () => {
     for (const Host of ['10.0.0.1:3000', '[fe80::1]', 'sheetmill.test:80', 'SHEETMILL.test']) {
       expect([Host, (await send(named, 'GET', '/uploads', { Host })).status]).toEqual([Host, 200]);
     }
@@ -106,8 +106,8 @@ describe('without keys', () => {
     { Origin: 'x'.repeat(15_000) },
     { 'Sec-Fetch-Site': 'cross-site' },
     { 'Sec-Fetch-Site': 'same-site' },
-  ])('what a foreign page sends is refused before its body is read: %j', async (page) => {
-    // Of these bodies nothing is ever sent.
+  ])('a request of a foreign page is refused before its body is read: %j', async (page) => {
+    // The bodies are never sent.
     const form = { ...FORM, 'Content-Length': 1_000_000 };
     for (const [method, path] of [
       ['POST', '/uploads'],
@@ -122,14 +122,14 @@ describe('without keys', () => {
     expect(await handshake(open, page)).toBe(403);
   });
 
-  test('its own pages, and clients that are no browsers, do everything', async () => {
+  test('pages of the service and clients without a browser can make all calls', async () => {
     const Host = `localhost:${portOf(open)}`;
     const page = { Host, Origin: ownOrigin(open), 'Sec-Fetch-Site': 'same-origin' };
-    // The files are none: it is the content that is refused.
+    // The forms contain no files, so they pass the check of the origin and are refused later.
     expect((await send(open, 'POST', '/uploads', { ...FORM, ...page }, CLOSING)).body.code).toBe('invalid_request');
     expect((await send(open, 'POST', '/uploads', FORM, CLOSING)).body.code).toBe('invalid_request');
     expect(await handshake(open, page)).toBe(101);
-    // A proxy that ends TLS leaves the Host as it is.
+    // A proxy that terminates TLS keeps the Host.
     expect(await handshake(named, { Host: 'sheetmill.test', Origin: 'https://sheetmill.test' })).toBe(101);
     const link = { 'Sec-Fetch-Site': 'cross-site', 'Sec-Fetch-Mode': 'navigate' };
     expect((await send(open, 'GET', '/', link)).status).not.toBe(403);
@@ -137,7 +137,7 @@ describe('without keys', () => {
 });
 
 describe('with keys', () => {
-  test('any Host serves, since a key is needed, and no page may read answers', async () => {
+  test('every Host is accepted, since a key is required, and no page can read answers', async () => {
     const { status, headers } = await send(keyed, 'GET', '/uploads', {
       Host: 'evil.example',
       Origin: FOREIGN,
@@ -149,7 +149,7 @@ describe('with keys', () => {
     expect((await send(keyed, 'OPTIONS', '/uploads', preflight)).status).toBe(401);
   });
 
-  test('pages of an allowed origin preflight, send and read', async () => {
+  test('pages of an allowed origin can preflight, send and read', async () => {
     const page = { Origin: FRIEND, 'Sec-Fetch-Site': 'cross-site' };
     const preflight = await send(friendly, 'OPTIONS', '/uploads', { ...page, 'Access-Control-Request-Method': 'POST' });
     expect(preflight).toMatchObject({
@@ -170,13 +170,13 @@ describe('with keys', () => {
     for (const name of ['location', 'etag', 'retry-after']) {
       expect(sent.headers['access-control-expose-headers']?.toLowerCase().split(', ')).toContain(name);
     }
-    // A page without a key may read why it is refused.
+    // A page without a key can read the error.
     const refused = await send(friendly, 'GET', '/uploads', page);
     expect(refused).toMatchObject({ status: 401, headers: { 'access-control-allow-origin': FRIEND } });
     expect(await handshake(friendly, { ...page, ...WITH_KEY })).toBe(101);
   });
 
-  test('pages of other origins are refused once origins are listed', async () => {
+  test('pages of other origins cannot change anything if ALLOWED_ORIGINS is set', async () => {
     for (const Origin of [FOREIGN, `${FRIEND}.evil.example`, `${FRIEND}:444`, 'http://app.example', 'null']) {
       const { status, headers } = await send(friendly, 'GET', '/uploads', { Origin, ...WITH_KEY });
       expect([status, headers['access-control-allow-origin'], headers.vary]).toEqual([200, undefined, 'Origin']);

@@ -16,7 +16,7 @@ function expectRefusal({ status, headers, body }: Awaited<ReturnType<typeof answ
   expect(Number(headers['retry-after'])).toBeGreaterThan(0);
 }
 
-/** Sends the headers of an upload whose body never comes. */
+/** Sends the headers of an upload without its body. */
 async function askToSend(url: string, headers: Record<string, string> = {}) {
   const opened = openPost(url, { 'Content-Length': 100_000_000, ...headers });
   opened.flushHeaders();
@@ -47,12 +47,12 @@ describe('while MAX_QUEUED_JOBS jobs are ready', () => {
     return rows[0].jobs;
   }
 
-  test('uploads were taken until then', async () => {
+  test('uploads below the limit are accepted', async () => {
     expect(taken.length).toBe(MAX_QUEUED_JOBS);
     expect(await waiting()).toBe(taken.length);
   });
 
-  test('an upload is refused before its body is sent, and leaves nothing behind', async () => {
+  test('a further upload is refused before its body is sent, and leaves nothing behind', async () => {
     const answer = await askToSend(service.url);
     expectRefusal(answer, /at most 3 jobs may be ready, and 3 are/);
     expect(await waiting()).toBe(taken.length);
@@ -65,7 +65,7 @@ describe('while MAX_QUEUED_JOBS jobs are ready', () => {
     expect(await service.audit()).toEqual([]);
   });
 
-  test('everything can be read', async () => {
+  test('reads are answered', async () => {
     const { items } = await service.get('/uploads?limit=200');
     expect(items.map(({ id }: Json) => id).sort()).toEqual(taken.toSorted());
     expect(await service.get(`/uploads/${taken[0]}/status`)).toMatchObject({ done: false });
@@ -74,7 +74,7 @@ describe('while MAX_QUEUED_JOBS jobs are ready', () => {
     expect((await fetch(`${service.url}/health/ready`)).status).toBe(200);
   });
 
-  test('a converter works the backlog off, and what was refused is taken, with its Idempotency-Key', async () => {
+  test('a refused upload is accepted with its Idempotency-Key once a converter has reduced the queue', async () => {
     const headers = { 'Idempotency-Key': 'refused-at-first' };
     expectRefusal(await askToSend(service.url, headers), /jobs may be ready/);
     await service.startConverter();
@@ -88,14 +88,14 @@ describe('while MAX_QUEUED_JOBS jobs are ready', () => {
   });
 });
 
-describe('while the store has less room than MIN_FREE_MB', () => {
+describe('while the store has less than MIN_FREE_MB free', () => {
   let service: Service;
   beforeAll(async () => {
     service = await startService({ converters: 0, env: { MIN_FREE_MB: '1000000000', LOG_LEVEL: 'fatal' } });
   });
   afterAll(() => service.stop());
 
-  test('an upload is refused before its body is sent, and reading goes on', async () => {
+  test('an upload is refused before its body is sent, and reads are answered', async () => {
     expectRefusal(await askToSend(service.url), /the store is nearly full/);
     expect((await service.get('/uploads')).items).toEqual([]);
     expect(await service.storedFiles()).toEqual([]);

@@ -1,154 +1,124 @@
-import { randomBytes } from 'node:crypto';
-import { readdir, readFile, readlink, rename } from 'node:fs/promises';
-import { get as httpGet } from 'node:http';
+import { createHash } from 'node:crypto';
+import { mkdir, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { buffer } from 'node:stream/consumers';
 import { parse } from 'content-disposition';
-import sharp from 'sharp';
 import request from 'supertest';
-import yauzl from 'yauzl';
-import { BLUE, makeImage, makePdf, RED } from '../../support/files.ts';
-import { expectNothingLeft, type Json, type Service, startService, until } from '../../support/service.ts';
+import { BLUE, GREEN, makeImage, makePdf, RED } from '../../support/files.ts';
+import { type Json, type Service, startService, until } from '../../support/service.ts';
+import { expectProblem } from './problems.ts';
 
 let service: Service;
+let pdf: Buffer;
+/** A completed upload of a PDF with two pages and a PNG. */
 let document: Json;
-
 beforeAll(async () => {
-  service = await startService({ env: { LOG_LEVEL: 'fatal' } });
+  service = await startService({ keepLog: true, env: { LOG_LEVEL: 'error' } });
+  pdf = await makePdf([{ color: RED }, { color: BLUE }]);
   const { body } = await service.upload([
-    ['Bücher "2026"/..\\süß & Söhne.pdf', await makePdf([{ color: RED }, { color: BLUE }])],
-    ['photo.png', await makeImage({ width: 40, height: 30, color: BLUE })],
+    ['Bücher "2026"/..\\süß & Söhne.pdf', pdf],
+    ['photo.png', await makeImage({ width: 60, height: 50, color: GREEN })],
   ]);
   document = await service.done(body.id);
 });
 afterAll(() => service.stop());
 
-const archiveUrl = (id: string) => `${service.url}/uploads/${id}/archive.zip`;
+const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
+const get = (url: string, headers: Record<string, string> = {}) => fetch(service.url + url, { headers });
+const pathOf = (file: Json) => path.join(service.folder, 'store', file.path);
 
-async function readZip(bytes: Buffer): Promise<{ name: string; stored: boolean; content: Buffer }[]> {
-  const zip = await yauzl.fromBufferPromise(bytes);
-  const entries = [];
-  for await (const entry of zip.eachEntry()) {
-    const content = await buffer(await zip.openReadStreamPromise(entry));
-    entries.push({ name: entry.fileName, stored: entry.compressionMethod === 0, content });
-  }
-  return entries;
-}
-
-/** Which pages the API has open, as far as the system tells. */
-async function openPages(): Promise<string[]> {
-  const folder = `/proc/${service.api.pid}/fd`;
-  const names = await Promise.all(
-    (await readdir(folder).catch(() => [])).map((name) => readlink(path.join(folder, name)).catch(() => '')),
-  );
-  return names.filter((name) => name.endsWith('.png'));
-}
-
-/** What does not shrink: about 120 KB. */
-function makeNoise(): Promise<Buffer> {
-  return sharp(randomBytes(200 * 200 * 3), { raw: { width: 200, height: 200, channels: 3 } })
-    .png()
-    .toBuffer();
-}
-
-/** An upload that has ended with many pages of noise, made of rows and of links to one file. */
-async function uploadOfMany(pages: number): Promise<string> {
-  const { body } = await service.upload([['noise.png', await makeNoise()]]);
-  const { id } = await service.done(body.id);
-  await service.pool.query(
-    `insert into pages (upload_id, original, page, status, path, width, height, bytes, sha256)
-     select upload_id, original, n, status, path, width, height, bytes, sha256
-     from pages, generate_series(2, $2::int) n where upload_id = $1 and page = 1`,
-    [id, pages],
-  );
-  return id;
-}
-
-test('an archive holds the pages in order, stored, and says its size, its name and its tag', async () => {
-  const { id, pages } = document;
-  const response = await fetch(archiveUrl(id));
-  const bytes = Buffer.from(await response.arrayBuffer());
-  expect(response.status).toBe(200);
-  expect(response.headers.get('content-type')).toBe('application/zip');
-  expect(response.headers.get('content-length')).toBe(String(bytes.length));
-  expect(parse(response.headers.get('content-disposition') ?? '')).toEqual({
-    type: 'attachment',
-    parameters: expect.objectContaining({ filename: 'süß & Söhne.zip' }),
-  });
-  const entries = await readZip(bytes);
-  expect(entries.map(({ name }) => name)).toEqual(['1-0001.png', '1-0002.png', '2-0001.png']);
-  expect(entries.every(({ stored }) => stored)).toBe(true);
-  for (const [index, { url }] of pages.entries()) expect(entries[index]?.content).toEqual(await service.bytes(url));
-
-  // The same tag means the same bytes.
-  const again = await fetch(archiveUrl(id));
-  expect(again.headers.get('etag')).toBe(response.headers.get('etag'));
-  expect(Buffer.from(await again.arrayBuffer())).toEqual(bytes);
-  const tag = response.headers.get('etag') ?? '';
-  expect(tag).toMatch(/^"/);
-  const same = await request(service.url).get(`/uploads/${id}/archive.zip`).set('If-None-Match', tag);
-  expect([same.status, same.text]).toEqual([304, '']);
-  const head = await fetch(archiveUrl(id), { method: 'HEAD' });
-  expect([head.status, head.headers.get('content-length')]).toEqual([200, String(bytes.length)]);
-});
-
-test('there is no archive of an upload that has not ended, has no page, or is not there', async () => {
-  const { body } = await service.upload([['broken.pdf', Buffer.from('%PDF-1.7\nnothing')]]);
-  const failed = await service.done(body.id);
-  expect(failed.status).toBe('failed');
-  expect(await service.send('GET', `/uploads/${failed.id}/archive.zip`)).toMatchObject({ status: 404 });
-  await service.pool.query(`update uploads set status = 'processing', finished_at = null where id = $1`, [failed.id]);
-  const unfinished = await service.send('GET', `/uploads/${failed.id}/archive.zip`);
-  expect(unfinished).toMatchObject({ status: 409, body: { code: 'conflict' } });
-  await service.pool.query(`update uploads set status = 'failed', finished_at = now() where id = $1`, [failed.id]);
-  const nobody = '00000000-0000-7000-8000-000000000000';
-  expect(await service.send('GET', `/uploads/${nobody}/archive.zip`)).toMatchObject({ status: 404 });
-  await expectNothingLeft(service);
-});
-
-test('thousands of pages are streamed in little memory, and a client that goes away leaves nothing open', async () => {
-  const id = await uploadOfMany(2_000);
-  const status = () => readFile(`/proc/${service.api.pid}/status`, 'utf8');
-  const residentMb = async () => Number(/VmRSS:\s+(\d+)/.exec(await status())?.[1]) / 1024;
-  const before = await residentMb();
-  let bytes = 0;
-  let highest = 0;
-  const response = await fetch(archiveUrl(id));
-  for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
-    bytes += chunk.length;
-    if (Math.random() < 0.01) highest = Math.max(highest, await residentMb());
-  }
-  expect(bytes).toBe(Number(response.headers.get('content-length')));
-  expect(bytes).toBeGreaterThan(200_000_000);
-  expect(highest - before).toBeLessThan(150);
-
-  await new Promise<void>((resolve) => {
-    const going = httpGet(archiveUrl(id), (answer) => {
-      answer.once('data', () => {
-        going.destroy();
-        resolve();
-      });
+test('files have their type, length and ETag, and are cached permanently', async () => {
+  for (const [{ url, bytes }, type] of [
+    [document.originals[0], 'application/pdf'],
+    [document.originals[1], 'image/png'],
+    [document.pages[0], 'image/png'],
+  ]) {
+    const response = await get(url);
+    const body = Buffer.from(await response.arrayBuffer());
+    expect([response.status, body.length]).toEqual([200, bytes]);
+    expect(Object.fromEntries(response.headers)).toMatchObject({
+      'content-type': type,
+      'content-length': String(bytes),
+      etag: `"${sha256(body)}"`,
+      'cache-control': 'private, max-age=31536000, immutable',
+      'accept-ranges': 'bytes',
+      'x-content-type-options': 'nosniff',
     });
-    going.on('error', () => undefined);
-  });
-  await until(async () => (await openPages()).length === 0);
-});
-
-test('an archive of which a page is missing breaks off, and is not taken for whole', async () => {
-  const { pages } = document;
-  const file = path.join(service.folder, 'store', pages[1].path);
-  await rename(file, `${file}.away`);
-  try {
-    await expect(fetch(archiveUrl(document.id)).then((response) => response.arrayBuffer())).rejects.toThrow();
-  } finally {
-    await rename(`${file}.away`, file);
+    const head = await fetch(service.url + url, { method: 'HEAD' });
+    expect([head.status, head.headers.get('content-length')]).toEqual([200, String(bytes)]);
   }
-  expect((await fetch(archiveUrl(document.id))).ok).toBe(true);
 });
 
-test('originals and pages come with the name of the file that the client sent, made safe', async () => {
-  const nameAt = async (route: string) => {
-    const response = await fetch(service.url + route);
+test('a file that the client has is not sent again', async () => {
+  const { url, sha256: hash } = document.originals[0];
+  // fetch would add `Cache-Control: no-cache`.
+  const getUnless = (tags: string) => request(service.url).get(url).set('If-None-Match', tags);
+  const same = await getUnless(`"${hash}"`);
+  expect([same.status, same.text, same.headers.etag]).toEqual([304, '', `"${hash}"`]);
+  expect(same.headers['cache-control']).toMatch(/immutable/);
+  await getUnless(`"another", W/"${hash}"`).expect(304);
+  await getUnless('"another"').expect(200);
+});
+
+test.each([
+  ['bytes=0-9', 0, 10],
+  ['bytes=5-5', 5, 6],
+  ['bytes=100-', 100, Number.POSITIVE_INFINITY],
+  ['bytes=-7', -7, Number.POSITIVE_INFINITY],
+  ['bytes=100-99999999', 100, Number.POSITIVE_INFINITY],
+])('the range %s is answered with that part', async (range, from, to) => {
+  const response = await get(document.originals[0].url, { Range: range });
+  const expected = pdf.subarray(from, to);
+  const start = pdf.indexOf(expected);
+  expect(response.status).toBe(206);
+  expect(Buffer.from(await response.arrayBuffer())).toEqual(expected);
+  expect(response.headers.get('content-length')).toBe(String(expected.length));
+  expect(response.headers.get('content-range')).toBe(`bytes ${start}-${start + expected.length - 1}/${pdf.length}`);
+});
+
+test('a range applies only if the file has the ETag in If-Range', async () => {
+  const { url, sha256: hash } = document.originals[0];
+  const ranged = (tag: string) => get(url, { Range: 'bytes=0-9', 'If-Range': tag });
+  expect((await ranged(`"${hash}"`)).status).toBe(206);
+  expect((await ranged('"another"')).status).toBe(200);
+});
+
+test('a range beyond the end is refused with the size, and the error is not cached', async () => {
+  const headers = { Range: `bytes=${pdf.length}-` };
+  const answer = await service.send('GET', document.originals[0].url, undefined, headers);
+  expectProblem(answer, 416, 'invalid_request', new RegExp(`${pdf.length} bytes`));
+  expect(answer.headers.get('content-range')).toBe(`bytes */${pdf.length}`);
+  expect([answer.headers.get('cache-control'), answer.headers.get('etag')]).toEqual([null, null]);
+});
+
+test('a file that is missing in the store is 404, and the error is not cached', async () => {
+  const { body } = await service.upload([['a.png', await makeImage()]]);
+  const { id, pages } = await service.done(body.id);
+  await rm(pathOf(pages[0]));
+  const answer = await service.send('GET', pages[0].url);
+  expectProblem(answer, 404, 'not_found');
+  expect(answer.headers.get('cache-control')).toBeNull();
+  expect((await service.delete(`/uploads/${id}`)).status).toBe(204);
+});
+
+test('an error of the store while a file is sent is logged, and closes the connection', async () => {
+  const [page] = document.pages;
+  await rename(pathOf(page), `${pathOf(page)}.away`);
+  // A folder can be opened as a file, and fails when it is read.
+  await mkdir(pathOf(page));
+  try {
+    await expect(get(page.url).then((response) => response.arrayBuffer())).rejects.toThrow();
+    await until(async () => service.log().includes('file not sent completely'));
+    expect(service.log()).toMatch(/EISDIR/);
+  } finally {
+    await rm(pathOf(page), { recursive: true });
+    await rename(`${pathOf(page)}.away`, pathOf(page));
+  }
+  expect((await get(page.url)).status).toBe(200);
+});
+
+test('originals and pages have the file name that the client sent, made safe', async () => {
+  const nameAt = async (url: string) => {
+    const response = await get(url);
     await response.arrayBuffer();
     const { type, parameters } = parse(response.headers.get('content-disposition') ?? '');
     return [type, parameters.filename];
@@ -171,16 +141,4 @@ test('originals and pages come with the name of the file that the client sent, m
     ]);
     expect(await nameAt(document.originals[1].url)).toEqual(['attachment', name]);
   }
-});
-
-test('pages are kept for good, asked for in parts, and not sent twice', async () => {
-  const { url } = document.pages[0];
-  const whole = await service.bytes(url);
-  const part = await fetch(service.url + url, { headers: { Range: 'bytes=-10' } });
-  expect([part.status, Buffer.from(await part.arrayBuffer())]).toEqual([206, whole.subarray(-10)]);
-  expect(part.headers.get('cache-control')).toBe('private, max-age=31536000, immutable');
-  await request(service.url)
-    .get(url)
-    .set('If-None-Match', part.headers.get('etag') ?? '')
-    .expect(304);
 });

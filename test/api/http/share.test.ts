@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { shareFor } from '../../../api/http/share.ts';
 
-test('one result serves all calls while it loads and for a time afterwards', async () => {
+test('calls share one result while it loads and until it expires', async () => {
   let loads = 0;
   const gate = Promise.withResolvers<void>();
   const read = shareFor(50, async () => {
@@ -18,7 +18,7 @@ test('one result serves all calls while it loads and for a time afterwards', asy
   expect(await read()).toBe(2);
 });
 
-test('an error reaches the calls that waited for it, and the next call loads again', async () => {
+test('an error rejects the waiting calls, and the next call loads again', async () => {
   let loads = 0;
   const read = shareFor(60_000, async () => {
     if (++loads === 1) throw new Error('no Postgres');

@@ -12,7 +12,7 @@ if (!hasRedis) process.stderr.write('no redis-server on this machine: its tests 
 const log = createLogger('silent', {});
 const ENDED: StatusDocument = { owner: 'alice', done: true, isCacheable: true, body: { status: 'completed' } };
 
-/** Whether a read is answered from the cache. */
+/** True if a read is answered from the cache. */
 async function isCached(cache: StatusCache, key: string): Promise<boolean> {
   let missed = false;
   await cache.through(key, async () => {
@@ -30,7 +30,7 @@ async function fill(cache: StatusCache, key: string, document = ENDED): Promise<
   });
 }
 
-test('without Redis every read asks Postgres', async () => {
+test('without Redis nothing is cached', async () => {
   const cache = await openStatusCache(undefined, log);
   expect(await cache.through('a', async () => ENDED)).toBe(ENDED);
   expect(await isCached(cache, 'a')).toBe(false);
@@ -53,7 +53,7 @@ describeWithRedis('with Redis', () => {
     await redis.stop();
   });
 
-  test('what has ended and is small is kept for a minute, for all processes; nothing else is', async () => {
+  test('small documents of ended jobs are cached for a minute for all processes, others are not', async () => {
     await fill(cache, 'ended');
     expect(await other.through('ended', async () => undefined)).toEqual(ENDED);
     const large = { ...ENDED, body: { result: 'x'.repeat(8_192) } };
@@ -74,7 +74,7 @@ describeWithRedis('with Redis', () => {
     expect(ttl).toBeLessThanOrEqual(60_000);
   });
 
-  test('an invalidation reaches all processes, also a read that began before it', async () => {
+  test('an invalidation applies to all processes, and to reads that started before it', async () => {
     await fill(cache, 'a');
     await other.invalidate();
     expect(await isCached(cache, 'a')).toBe(false);
@@ -89,7 +89,7 @@ describeWithRedis('with Redis', () => {
     expect(await isCached(other, 'a')).toBe(false);
   });
 
-  test('a Redis that hangs or is gone is a miss, and serves again once it is back', async () => {
+  test('a Redis that hangs or stops is a miss, and is used again when it is back', async () => {
     await fill(cache, 'a');
     redis.pause();
     expect(await cache.through('a', async () => undefined)).toBeUndefined();
@@ -134,7 +134,7 @@ describeWithRedis('two API processes that share a cache', () => {
     return { httpStatus: response.status, ...((await response.json()) as Json) };
   }
 
-  /** Reads until the answer comes while nobody can read `table`. */
+  /** Reads until an answer arrives while `table` is locked. */
   async function expectCached(route: string, table: string): Promise<void> {
     const client = await service.pool.connect();
     try {
@@ -159,7 +159,7 @@ describeWithRedis('two API processes that share a cache', () => {
     }
   }
 
-  test('give a job that has ended to its owner alone, and show a retry at once', async () => {
+  test('give an ended job only to its owner, and show a retry at once', async () => {
     const { body } = await service.send('POST', '/jobs', { type: 'noop' }, headersOf('alice'));
     const route = `/jobs/${body.job_id}`;
     for (let round = 0; round < 2; round++) {

@@ -185,6 +185,13 @@ describe('POST /jobs refuses', () => {
     ['a time too far away', { type: 'noop', run_at: '9999-12-31T23:59:59Z' }, /^run_at: /],
     ['a time beyond four digits', { type: 'noop', run_at: '9999-12-31T23:59:59-10:00' }, /^run_at: /],
     ['a time before the year 1', { type: 'noop', run_at: '0000-01-01T00:00:00Z' }, /^run_at: /],
+    ['an empty concurrency_key', { type: 'noop', concurrency_key: '' }, /^concurrency_key: must not be empty/],
+    [
+      'a concurrency_key over 200 bytes',
+      { type: 'noop', concurrency_key: 'é'.repeat(101) },
+      /at most 200 bytes of UTF-8/,
+    ],
+    ['a concurrency_key with a NUL', { type: 'noop', concurrency_key: 'a\0b' }, /must not contain NUL/],
     ['a notify_url without a scheme', { type: 'noop', notify_url: 'example.com' }, /^notify_url: /],
     [
       'a bad job in a batch',

@@ -328,13 +328,3 @@ test('a paused type accepts jobs and starts none until it is resumed', async () 
   expect(resumed).toMatchObject({ paused: false, paused_at: null });
   expect(await service.jobDone(job.job_id)).toMatchObject({ status: 'completed' });
 });
-
-test.each([
-  ['', 'must not be empty'],
-  ['é'.repeat(101), 'must be at most 200 bytes of UTF-8'],
-  ['a\0b', 'must not contain NUL'],
-])('a concurrency_key of %j is refused', async (concurrency_key, message) => {
-  const { status, body } = await service.post('/jobs', { type: 'noop', concurrency_key });
-  expect(status).toBe(400);
-  expect(body.detail).toContain(message);
-});

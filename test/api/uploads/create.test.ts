@@ -89,7 +89,7 @@ async function removeFiles(): Promise<void> {
   await store.removeFolder('uploads');
 }
 
-test('an upload costs at most 6 statements, and 20 at once cost hardly more together', async () => {
+test('an upload takes at most 6 statements, and 20 concurrent uploads share them', async () => {
   const create = createUploads({ ...fixture, store });
   const one = await received();
   await create(one);
@@ -102,7 +102,7 @@ test('an upload costs at most 6 statements, and 20 at once cost hardly more toge
   await removeFiles();
 });
 
-test('each client gets the answer to its own upload, and jobs start in the order of their uploads', async () => {
+test('each client gets the answer to its upload, and jobs start in the order of their uploads', async () => {
   const create = createUploads({ ...fixture, store });
   const group = await many(50);
   const answers = await Promise.all(group.map(create));
@@ -151,7 +151,7 @@ describe('an outage', () => {
 
   const statusesOf = (results: PromiseSettledResult<unknown>[]) => [...new Set(results.map(({ status }) => status))];
 
-  test('that loses the answer to the commit of a group fails all of it and keeps all files', async () => {
+  test('that loses the answer to the commit of a group fails its uploads and keeps all files', async () => {
     const create = createUploads({ db: database.db, queues: fixture.queues, store });
     const group = await many(10);
     const lost = way.loseAnswer('commit', 'insert into "uploads"');
@@ -165,7 +165,7 @@ describe('an outage', () => {
     expect(await fixture.db.$count(uploads, eq(uploads.id, later.received.id))).toBe(1);
   });
 
-  test('before the commit fails all of a group and leaves neither rows nor files', async () => {
+  test('before the commit of a group fails its uploads and leaves neither rows nor files', async () => {
     const create = createUploads({ db: database.db, queues: fixture.queues, store });
     const group = await many(10);
     const lost = way.loseAnswer('insert into "jobs"', 'insert into "uploads"');

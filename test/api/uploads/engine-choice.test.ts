@@ -22,7 +22,7 @@ const pdfOf = (pages: number) => makePdf(Array.from({ length: pages }, () => ({ 
 const enginesOf = ({ pages }: Json) => [...new Set(pages.map(({ engine }: Json) => engine))];
 
 test.each(['pdfium', 'pdf-to-img'])(
-  '%s draws the PDF pages of an upload that asks for it, and no image',
+  '%s draws the PDF pages of an upload that requests it, and no images',
   async (engine) => {
     const done = await convert(
       [
@@ -40,7 +40,7 @@ test.each(['pdfium', 'pdf-to-img'])(
   },
 );
 
-test('the engine draws every range of a PDF that was split', async () => {
+test('the requested engine draws every range of a split PDF', async () => {
   const done = await convert([['a.pdf', await pdfOf(30)]], { engine: 'pdfium', dpi: '36' });
   expect([done.pages.length, enginesOf(done)]).toEqual([30, ['pdfium']]);
   const { items } = await service.get(`/jobs?upload_id=${done.id}`);
@@ -49,7 +49,7 @@ test('the engine draws every range of a PDF that was split', async () => {
   expect(items.map(({ payload }: Json) => payload.engine)).toEqual(items.map(() => 'pdfium'));
 });
 
-test('an upload that asks for no engine leaves the choice to the converter', async () => {
+test('an upload without an engine stores none, and the converter chooses', async () => {
   const done = await convert([['a.pdf', await pdfOf(1)]], { dpi: '72' });
   const { rows } = await service.pool.query(
     `select engine, payload->'engine' as "inPayload" from uploads join jobs on upload_id = uploads.id where uploads.id = $1`,
@@ -58,13 +58,13 @@ test('an upload that asks for no engine leaves the choice to the converter', asy
   expect([done.status, rows]).toEqual(['completed', [{ engine: null, inPayload: null }]]);
 });
 
-test('a job of an older version has no engine, and still runs', () => {
+test('the payload of a job of an older version, without an engine, is valid', () => {
   const old = { upload_id: 'a', original: 1, path: 'b', media_type: 'application/pdf', dpi: 200 };
   expect(convertPayload.parse({ ...old, page_selection: null }).engine).toBeNull();
   expect(convertRange.payload.parse({ ...old, pages: [[1, 2]] })).toMatchObject({ engine: null });
 });
 
-test('the note of a page says why another engine drew it', async () => {
+test('the list of pages contains the note of a page', async () => {
   const { id } = await convert([['a.pdf', await pdfOf(1)]], { dpi: '72' });
   await service.pool.query(`update pages set note = 'pdfium: the page is damaged' where upload_id = $1`, [id]);
   expect((await service.get(`/uploads/${id}/pages`)).items).toMatchObject([{ note: 'pdfium: the page is damaged' }]);

@@ -8,12 +8,12 @@ import { expectNothingLeft, type Json, type Service, startService, until } from 
 import { expectProblem } from '../http/problems.ts';
 
 const PAGES = 36;
-/** For what waits for processor time. */
+/** The timeout of tests that wait for processor time. */
 const LONG_MS = 180_000;
-const NOBODYS = '01a20a0b-5ccf-7021-8000-000000000000';
+const UNKNOWN_ID = '01a20a0b-5ccf-7021-8000-000000000000';
 
 let service: Service;
-/** Pages that take about a tenth of a second each, in ranges that run side by side. */
+/** A PDF whose pages take about 0.1 s each, in ranges that run concurrently. */
 let slow: Buffer;
 beforeAll(async () => {
   service = await startService({ env: { CAPACITY_CPU: '2', CAPACITY_MEMORY_MB: '2048', PAGE_TIMEOUT_SECONDS: '1' } });
@@ -22,8 +22,8 @@ beforeAll(async () => {
 afterEach(() => expectNothingLeft(service));
 afterAll(() => service.stop());
 
-/** An upload whose pages have begun to come. */
-async function underWay(): Promise<string> {
+/** Starts an upload, and waits for its first pages. */
+async function startUpload(): Promise<string> {
   const { body } = await service.upload([['slow.pdf', slow]], { dpi: '400' });
   await until(async () => {
     const { done, progress } = await service.get(`/uploads/${body.id}/status`);
@@ -37,11 +37,11 @@ async function filesOf(id: string): Promise<string[]> {
   return (await service.storedFiles()).filter((file) => file.includes(id));
 }
 
-/** Once no sandbox works on anything. */
+/** Waits until all sandboxes are idle. */
 const untilIdle = () =>
   until(async () => !descendantsOf(service.converters[0]?.pid as number).some((pid) => burnsCpu(pid)));
 
-/** How often each job of an upload was run, and how that ended; with the pages of a range. */
+/** The results of the attempts of each job of an upload, with the pages of ranges. */
 async function attemptsOf(id: string): Promise<{ pages: [number, number][] | null; runs: string[] }[]> {
   const { rows } = await service.pool.query(
     `select payload->'pages' as pages, array_agg(a.status order by a.attempt) as runs
@@ -52,9 +52,9 @@ async function attemptsOf(id: string): Promise<{ pages: [number, number][] | nul
 }
 
 test(
-  'a cancelled upload ends at once, keeps its good pages, and is retried without making them again',
+  'a cancelled upload ends at once, keeps its completed pages, and a retry converts only the others',
   async () => {
-    const id = await underWay();
+    const id = await startUpload();
     const { status, body: cancelled } = await service.post(`/uploads/${id}/cancel`);
     expect([status, cancelled]).toEqual([200, await service.get(`/uploads/${id}`)]);
     expect(cancelled).toMatchObject({ id, status: 'cancelled', error: null, finished_at: expect.any(String) });
@@ -80,7 +80,7 @@ test(
 );
 
 test(
-  'a retry makes the one page that failed, and no other',
+  'a retry converts only the failed page',
   async () => {
     const { body } = await service.upload([['endless.pdf', pdfThatNeverEnds(5, 3)]]);
     const failed = await service.done(body.id, LONG_MS);
@@ -103,15 +103,15 @@ test(
   LONG_MS,
 );
 
-test('the password is gone once an upload has ended: an encrypted PDF that is retried says that it needs one', async () => {
+test('the password is deleted when an upload ends, so the retry of an encrypted PDF fails with encrypted_pdf', async () => {
   const { body } = await service.upload([['a.pdf', encryptedPdf('secret')]], { password: 'wrong' });
   expect(await service.done(body.id)).toMatchObject({ status: 'failed', error: { code: 'wrong_password' } });
   await service.post(`/uploads/${body.id}/retry`);
   expect(await service.done(body.id)).toMatchObject({ status: 'failed', error: { code: 'encrypted_pdf' } });
 });
 
-test('a deleted upload is gone while its sandboxes write pages, and leaves nothing on disk', async () => {
-  const id = await underWay();
+test('an upload that is deleted while sandboxes write its pages is 404 at once, and leaves no files', async () => {
+  const id = await startUpload();
   const [{ job_id }] = (await service.get(`/jobs?upload_id=${id}`)).items;
   const socket = new WebSocket(`${service.url.replace('http', 'ws')}/jobs/stream?upload_id=${id}&after=0`);
   const events: Json[] = [];
@@ -133,8 +133,8 @@ test('a deleted upload is gone while its sandboxes write pages, and leaves nothi
   socket.terminate();
 });
 
-test('one that was never there cannot be cancelled, retried or deleted', async () => {
-  for (const id of [NOBODYS, 'x', '..%2f..'])
+test('an unknown upload cannot be cancelled, retried or deleted', async () => {
+  for (const id of [UNKNOWN_ID, 'x', '..%2f..'])
     for (const answer of [
       await service.post(`/uploads/${id}/cancel`),
       await service.post(`/uploads/${id}/retry`),
@@ -143,10 +143,10 @@ test('one that was never there cannot be cancelled, retried or deleted', async (
       expectProblem(answer, 404, 'not_found');
 });
 
-test('jobs that read a deleted upload end with it', async () => {
+test('jobs that read a deleted upload fail', async () => {
   const { body } = await service.upload([['a.png', await makeImage()]]);
   await service.done(body.id);
-  // Every round opens the file anew.
+  // Each round opens the file again.
   const payload = { upload_id: body.id, rounds: 1_000 };
   const runAt = new Date(Date.now() + 2_000).toISOString();
   const [running, later] = await service.submit([
@@ -172,7 +172,7 @@ describe('while no converter runs', () => {
   afterEach(() => expectNothingLeft(waiting));
   afterAll(() => waiting.stop());
 
-  test('an upload is cancelled, retried and deleted all the same', async () => {
+  test('an upload can be cancelled, retried and deleted', async () => {
     const { body } = await waiting.upload([['a.png', png]]);
     const { id } = body;
     expectProblem(await waiting.post(`/uploads/${id}/retry`), 409, 'conflict', /is queued/);
@@ -185,7 +185,7 @@ describe('while no converter runs', () => {
     expect(await waiting.storedFiles()).toEqual([]);
   });
 
-  test('an upload outlives its expires_at; the first converter deletes it', async () => {
+  test('an expired upload stays until the first converter deletes it', async () => {
     const { body } = await waiting.upload([['a.png', png]], { expires_at: new Date(Date.now() + 300).toISOString() });
     const later = await waiting.upload([['a.png', png]], {
       expires_at: new Date(Date.now() + 3_600_000).toISOString(),

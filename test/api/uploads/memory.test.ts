@@ -13,13 +13,13 @@ beforeAll(async () => {
 });
 afterAll(() => service.stop());
 
-test('an upload of 300 MB goes to disk without passing through the memory of the API', async () => {
+test('an upload of 300 MB is streamed to disk without buffering it in memory', async () => {
   const png = await makeImage();
-  // Warm: what the first requests load is not what this is about.
+  // The first requests load modules, which must not count.
   for (let round = 0; round < 5; round++) await service.upload([['warm.png', png]]);
   const pid = service.api.pid as number;
   const before = residentMb(pid);
-  let most = before;
+  let maxMb = before;
 
   const post = openPost(service.url, { 'Transfer-Encoding': 'chunked' });
   const answer = answerTo(post);
@@ -27,13 +27,13 @@ test('an upload of 300 MB goes to disk without passing through the memory of the
   const zeros = Buffer.alloc(2 ** 20);
   for (let sent = 0; sent < MEGABYTES; sent++) {
     if (!post.write(zeros)) await once(post, 'drain');
-    most = Math.max(most, residentMb(pid));
+    maxMb = Math.max(maxMb, residentMb(pid));
   }
   post.end(Buffer.concat([Buffer.from('\r\n'), CLOSING]));
   const { status, body } = await answer;
-  most = Math.max(most, residentMb(pid));
+  maxMb = Math.max(maxMb, residentMb(pid));
 
   expect(status).toBe(200);
   expect(body.originals[0].bytes).toBe(png.length + MEGABYTES * 2 ** 20);
-  expect(most - before).toBeLessThan(MAX_GROWTH_MB);
+  expect(maxMb - before).toBeLessThan(MAX_GROWTH_MB);
 });

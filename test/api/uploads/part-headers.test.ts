@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { boundaryOf, PartHeads } from '../../../api/uploads/part-headers.ts';
 
 const HEAD = 'Content-Disposition: form-data; name="file"';
-/** Pieces of which multipart bodies consist, and what looks like them. */
+/** Pieces of multipart bodies, and pieces that look similar. */
 const TOKENS = [
   '\r',
   '\n',
@@ -33,7 +33,7 @@ async function rewrite(chunks: Buffer[]) {
   return { body: (await buffer(heads)).toString('latin1'), filenames: heads.filenames };
 }
 
-test('how a body is cut into chunks changes nothing', async () => {
+test('the result does not depend on the chunks of a body', async () => {
   const body = fc.array(fc.constantFrom(...TOKENS), { maxLength: 60 }).map((tokens) => Buffer.from(tokens.join('')));
   await fc.assert(
     fc.asyncProperty(body, fc.integer({ min: 1, max: 9 }), async (whole, size) => {
@@ -45,7 +45,7 @@ test('how a body is cut into chunks changes nothing', async () => {
   );
 });
 
-test('nothing but heads is changed, and heads become what busboy needs', async () => {
+test('only heads are rewritten, in the form that busboy needs', async () => {
   const text = '\r\n--b\r\nContent-Disposition: form-data; name="dpi"\r\nContent-Type: image/png\r\n\r\n72';
   const content = `\r\n--bb\r\n--a\r\n\r\n${HEAD}\r\n\r\n`;
   const body = `--b\r\nContent-Type: application/pdf\r\n${HEAD}\r\n\r\n${content}${text}\r\n--b--\r\n`;
@@ -55,7 +55,7 @@ test('nothing but heads is changed, and heads become what busboy needs', async (
   });
 });
 
-test('what busboy refuses or never reads is passed on as it is', async () => {
+test('heads that busboy refuses or does not read pass unchanged', async () => {
   for (const body of [
     `--b\r\nno colon here\r\n\r\nx\r\n--b--`,
     `--b\r\nContent-Disposition: attachment; name="file"\r\n\r\nx`,
@@ -70,9 +70,9 @@ test('what busboy refuses or never reads is passed on as it is', async () => {
 test.each([
   ['64 KB before the first part', 'x'.repeat(64 * 1024), /64 KB/],
   ['the head of a part', `--b\r\nX: ${'x'.repeat(20_000)}\r\n${HEAD}\r\n\r\nx`, /16 KB/],
-  ['what is no file', `--b\r\nX: y\r\n\r\n${'x'.repeat(100_000)}`, /belong to no file/],
-  ['the files', `--b\r\n${HEAD}\r\n\r\n${'x'.repeat(100_001)}\r\n--b--`, /in all/],
-])('a body that exceeds the bound of %s fails, however it is cut into chunks', async (_what, body, error) => {
+  ['bytes outside of files', `--b\r\nX: y\r\n\r\n${'x'.repeat(100_000)}`, /outside of files/],
+  ['the files', `--b\r\n${HEAD}\r\n\r\n${'x'.repeat(100_001)}\r\n--b--`, /in total/],
+])('a body that exceeds the limit of %s fails for any chunks', async (_what, body, error) => {
   for (const size of [1_000, 1_000_000]) {
     const chunks = Array.from({ length: Math.ceil(body.length / size) }, (_, at) =>
       Buffer.from(body.slice(at * size, (at + 1) * size)),
@@ -87,6 +87,6 @@ test.each([
   ['multipart/form-data; x="; boundary=no"; boundary=----=_Part_1', '----=_Part_1'],
   ['multipart/form-data; boundary=', undefined],
   ['multipart/form-data', undefined],
-])('the boundary of %s', (type, boundary) => {
+])('the boundary of %s is read', (type, boundary) => {
   expect(boundaryOf(type)).toBe(boundary);
 });

@@ -1,6 +1,4 @@
 import { createHash, randomUUID } from 'node:crypto';
-import { rm } from 'node:fs/promises';
-import path from 'node:path';
 import request from 'supertest';
 import { BLUE, GREEN, makeImage, makePdf, RED } from '../../support/files.ts';
 import { type Json, NOTHING_LEFT, type Service, startService } from '../../support/service.ts';
@@ -11,7 +9,7 @@ const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 let service: Service;
 let png: Buffer;
 let pdf: Buffer;
-/** An upload of a PDF with two pages and a PNG, done. */
+/** A completed upload of a PDF with two pages and a PNG. */
 let document: Json;
 
 beforeAll(async () => {
@@ -42,7 +40,7 @@ function expectProblem(response: request.Response, status: number, code: string)
   });
 }
 
-test('an upload is answered at once with its document, still queued', async () => {
+test('POST answers at once with the document of the queued upload', async () => {
   const answer = await request(service.url)
     .post('/uploads')
     .field({ priority: 'high', dpi: '100', pages: '1' })
@@ -81,7 +79,7 @@ test('an upload is answered at once with its document, still queued', async () =
   await service.done(id);
 });
 
-test('the document of a finished upload has everything, in order', async () => {
+test('the document of a completed upload has its originals and pages in order', async () => {
   const { id } = document;
   expect(document).toEqual({
     id,
@@ -138,7 +136,7 @@ test('the document of a finished upload has everything, in order', async () => {
   expect(Date.parse(document.finished_at)).toBeGreaterThanOrEqual(Date.parse(document.created_at));
 });
 
-test('status, pages and originals have their own answers', async () => {
+test('status, pages and originals are parts of the document', async () => {
   const { id, originals, pages } = document;
   expect(await service.get(`/uploads/${id}/status`)).toEqual({
     id,
@@ -156,76 +154,12 @@ test('status, pages and originals have their own answers', async () => {
   expect(await service.get(`/uploads/${id}/originals`)).toEqual({ id, items: originals });
 });
 
-test('originals come back byte for byte', async () => {
+test('originals are returned byte for byte', async () => {
   expect(await service.bytes(document.originals[0].url)).toEqual(pdf);
   expect(await service.bytes(document.originals[1].url)).toEqual(png);
 });
 
-test('files carry their type, length and a tag, and may be kept for good', async () => {
-  for (const [{ url, bytes }, type] of [
-    [document.originals[0], 'application/pdf'],
-    [document.originals[1], 'image/png'],
-    [document.pages[0], 'image/png'],
-  ]) {
-    const response = await fetch(service.url + url);
-    const body = Buffer.from(await response.arrayBuffer());
-    expect(response.status).toBe(200);
-    expect(body.length).toBe(bytes);
-    expect(Object.fromEntries(response.headers)).toMatchObject({
-      'content-type': type,
-      'content-length': String(bytes),
-      etag: `"${sha256(body)}"`,
-      'cache-control': expect.stringMatching(/max-age=31536000, immutable/),
-      'accept-ranges': 'bytes',
-      'x-content-type-options': 'nosniff',
-    });
-    const head = await fetch(service.url + url, { method: 'HEAD' });
-    expect([head.status, head.headers.get('content-length')]).toEqual([200, String(bytes)]);
-  }
-});
-
-test('a file that the client has already is not sent again', async () => {
-  const { url, sha256: hash } = document.originals[0];
-  const same = await request(service.url).get(url).set('If-None-Match', `"${hash}"`);
-  expect([same.status, same.text]).toEqual([304, '']);
-  expect(same.headers.etag).toBe(`"${hash}"`);
-  expect(same.headers['cache-control']).toMatch(/immutable/);
-  await request(service.url).get(url).set('If-None-Match', `"another", W/"${hash}"`).expect(304);
-  await request(service.url).get(url).set('If-None-Match', '"another"').expect(200);
-});
-
-test.each([
-  ['bytes=0-9', 0, 10],
-  ['bytes=5-5', 5, 6],
-  ['bytes=100-', 100, Number.POSITIVE_INFINITY],
-  ['bytes=-7', -7, Number.POSITIVE_INFINITY],
-  ['bytes=100-99999999', 100, Number.POSITIVE_INFINITY],
-])('the range %s is answered with that part', async (range, from, to) => {
-  const response = await fetch(service.url + document.originals[0].url, { headers: { Range: range } });
-  const expected = pdf.subarray(from, to);
-  const start = pdf.indexOf(expected);
-  expect(response.status).toBe(206);
-  expect(Buffer.from(await response.arrayBuffer())).toEqual(expected);
-  expect(response.headers.get('content-length')).toBe(String(expected.length));
-  expect(response.headers.get('content-range')).toBe(`bytes ${start}-${start + expected.length - 1}/${pdf.length}`);
-});
-
-test('a range counts only if the file is still the one the client began with', async () => {
-  const { url, sha256: hash } = document.originals[0];
-  const ranged = (tag: string) => fetch(service.url + url, { headers: { Range: 'bytes=0-9', 'If-Range': tag } });
-  expect((await ranged(`"${hash}"`)).status).toBe(206);
-  expect((await ranged('"another"')).status).toBe(200);
-});
-
-test('a range beyond the end is refused with the size, and that answer may not be kept', async () => {
-  const response = await request(service.url).get(document.originals[0].url).set('Range', `bytes=${pdf.length}-`);
-  expectProblem(response, 416, 'invalid_request');
-  expect(response.headers['content-range']).toBe(`bytes */${pdf.length}`);
-  expect(response.headers['cache-control'] ?? '').not.toMatch(/immutable|max-age=[1-9]/);
-  expect(response.headers.etag).toBeUndefined();
-});
-
-test('what does not exist is 404, whatever the address looks like', async () => {
+test('unknown and malformed paths are 404', async () => {
   const { id } = document;
   const routes = [
     ...['', '/status', '/pages', '/originals', '/originals/1', '/pages/1/1.png'].flatMap((rest) => [
@@ -251,16 +185,16 @@ test('what does not exist is 404, whatever the address looks like', async () => 
   expectProblem(await request(service.url).put(`/uploads/${id}`), 404, 'not_found');
 });
 
-test('an address with a broken escape is a bad request, not a failure', async () => {
+test('a path with an invalid escape is 400', async () => {
   expectProblem(await request(service.url).get('/uploads/%E0%A4%A'), 400, 'invalid_request');
 });
 
-test('every request has an id of its own', async () => {
+test('every request has a different id', async () => {
   const ids = await Promise.all([1, 2, 3].map(async () => (await request(service.url).get('/x')).body.request_id));
   expect(new Set(ids).size).toBe(3);
 });
 
-test('a list has no gaps and no repeats, newest first, while uploads come in', async () => {
+test('a list is complete and without repeats, newest first, while uploads are added', async () => {
   const ids: string[] = [];
   for (let count = 0; count < 7; count++) ids.unshift((await service.upload([['a.png', png]])).body.id);
   await Promise.all(ids.map((id) => service.done(id)));
@@ -284,13 +218,13 @@ test('a list has no gaps and no repeats, newest first, while uploads come in', a
   expect([exact.items.length, exact.next_cursor]).toEqual([listed.length + 1, null]);
 });
 
-test('a list item is the upload without its parts, with the names of its files', async () => {
+test('a list item is the upload without originals and pages, with the names of its files', async () => {
   const { items } = await service.get('/uploads?limit=200');
   const { originals, pages, pages_next_cursor, ...summary } = document;
   expect(items).toContainEqual({ ...summary, filenames: originals.map(({ filename }: Json) => filename) });
 });
 
-test('a list can be of one status', async () => {
+test('a list can be filtered by status', async () => {
   const { body } = await service.upload([['bad.png', png.subarray(0, 40)]]);
   await service.done(body.id);
   const failed = await service.get('/uploads?status=failed');
@@ -315,27 +249,13 @@ test.each([
   'limit=1&limit=2',
   'status[a]=failed',
   'offset=3',
-])('the list refuses ?%s and names what is wrong', async (query) => {
+])('the list refuses ?%s and names the parameter', async (query) => {
   const response = await request(service.url).get(`/uploads?${query}`);
   expectProblem(response, 400, 'invalid_request');
   expect(response.body.detail).toContain(/^\w+/.exec(query)?.[0]);
 });
 
-test('expires_at is kept and given back in UTC', async () => {
-  const { status, body } = await service.upload([['a.png', png]], { expires_at: '2099-01-01T12:00:00+02:00' });
-  expect([status, body.expires_at]).toEqual([200, '2099-01-01T10:00:00.000Z']);
-  expect((await service.done(body.id)).expires_at).toBe('2099-01-01T10:00:00.000Z');
-});
-
-test.each(['2020-01-01T00:00:00Z', 'tomorrow', '2099-01-01', '2099-13-01T00:00:00Z', '9999-01-01T00:00:00Z'])(
-  'expires_at %j is refused',
-  async (expires_at) => {
-    const { status, body } = await service.upload([['a.png', png]], { expires_at });
-    expect([status, body.code, body.detail]).toEqual([400, 'invalid_request', expect.stringMatching(/^expires_at: /)]);
-  },
-);
-
-test('DELETE removes rows and files, and the upload is 404 from then on', async () => {
+test('DELETE removes rows and files, and the upload is 404 afterwards', async () => {
   const { body } = await service.upload([['two.pdf', pdf]]);
   const { id } = await service.done(body.id);
   const own = async () => (await service.storedFiles()).filter((file) => file.includes(id));
@@ -352,7 +272,7 @@ test('DELETE removes rows and files, and the upload is 404 from then on', async 
   expect(rows).toEqual([{ jobs: 0 }]);
 });
 
-test('of two that delete an upload at once, one has done it', async () => {
+test('one of two concurrent DELETEs succeeds', async () => {
   const { body } = await service.upload([['a.png', png]]);
   await service.done(body.id);
   const statuses = await Promise.all(
@@ -361,21 +281,6 @@ test('of two that delete an upload at once, one has done it', async () => {
   expect(statuses.toSorted()).toEqual([204, 404]);
 });
 
-test('a file that has gone from the disk is 404, and that answer may not be kept', async () => {
-  const { body } = await service.upload([['a.png', png]]);
-  const { id, pages } = await service.done(body.id);
-  await rm(path.join(service.folder, 'store', pages[0].path));
-  const response = await request(service.url).get(pages[0].url);
-  await request(service.url).delete(`/uploads/${id}`).expect(204);
-  expectProblem(response, 404, 'not_found');
-  expect(response.headers['cache-control'] ?? '').not.toMatch(/immutable/);
-});
-
-test('the service says that it lives and that it is ready', async () => {
-  expect(await service.get('/health/live')).toEqual({ status: 'ok' });
-  expect(await service.get('/health/ready')).toMatchObject({ status: 'ok', checks: { postgres: 'ok', store: 'ok' } });
-});
-
-test('nothing is left at work or on disk that no upload accounts for', async () => {
+test('no work and no unlisted file is left', async () => {
   expect(await service.leftovers()).toEqual(NOTHING_LEFT);
 });

@@ -1,10 +1,10 @@
 import { chmod, mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { admitAdmin, asAdmin } from '../../../bench/superuser.ts';
 import { ADMIN_ROLE, SERVICE_ROLE } from '../../../db/embedded/roles.ts';
 import { startEmbedded } from '../../../db/embedded/start.ts';
 import { migrateDatabase } from '../../../db/migrate.ts';
-import { admitAdmin, asAdmin } from '../../../bench/superuser.ts';
 import { cloneDatabase } from '../../support/database.ts';
 import { query } from '../../support/query.ts';
 

@@ -179,7 +179,10 @@ describe('the second engine draws', () => {
   test('nothing when it ended an earlier sandbox', async () => {
     const error = { code: 'timeout', message: 'a page took longer than 60 seconds' } as const;
     const failedSteps = [{ page: 1, engine: 'pdf-to-img' as const, last: true, error }];
-    expect(await draw(onePagePdf({ content: SQUARE }), { failedSteps })).toMatchObject({ engine: 'pdfium', note: null });
+    expect(await draw(onePagePdf({ content: SQUARE }), { failedSteps })).toMatchObject({
+      engine: 'pdfium',
+      note: null,
+    });
     await expect(draw(deepPage(), { failedSteps })).rejects.toMatchObject({ code: 'timeout' });
   });
 
