@@ -132,7 +132,7 @@ describe('colours', () => {
     expectNear(await pixelAt(png, 5, 5), RED, 0);
   });
 
-  inCorpus('a CMYK photograph and a Display P3 PNG become sRGB', async () => {
+  inCorpus('a CMYK photograph and a Display P3 PNG become sRGB (needs the corpus)', async () => {
     const cmyk = await convertFile(path.join(CORPUS, 'Channel_digital_image_CMYK_color.jpg'));
     expect(await sharp(cmyk.png).metadata()).toMatchObject({ space: 'srgb', channels: 3, width: 500, height: 333 });
     const p3 = await convertFile(path.join(CORPUS, 'p3.png'));
@@ -255,7 +255,7 @@ test('stray bytes after a JPEG are ignored', async () => {
   expectNear(await pixelAt(png, 5, 5), RED, 3);
 });
 
-inCorpus('every image of the corpus but the corrupt one converts', async () => {
+inCorpus('every image of the corpus but the corrupt one converts (needs the corpus)', async () => {
   // 65536 x 65536 pixels would take ten seconds.
   for (const name of (await readdir(CORPUS)).filter((name) => !name.startsWith('65536'))) {
     const outcome = await convertImage(path.join(CORPUS, name)).then(

@@ -58,7 +58,7 @@ test('an Apple CgBI PNG is an unsupported feature', async () => {
   expect(await findUnsupportedFeature(file)).toBe('Apple CgBI PNG');
 });
 
-withInput('an iPhone PNG is an unsupported feature', async () => {
+withInput('an iPhone PNG is an unsupported feature (needs the corpus)', async () => {
   await expect(inspectImage(CGBI)).rejects.toMatchObject({
     code: 'unsupported_feature',
     message: 'Apple CgBI PNG is not supported',

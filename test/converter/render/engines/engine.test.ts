@@ -275,13 +275,13 @@ describeBoth('corpus', () => {
     ['bitmap-symbol-symbolrefineone-template1.pdf', 'JBIG2 symbols'],
     ['issue19326.pdf', 'JPX'],
     ['tracemonkey.pdf', 'embedded fonts'],
-  ])('%s has ink: %s', async (name) => {
+  ])('%s has ink: %s (needs the corpus)', async (name) => {
     const [raw] = (await draw(path.join(CORPUS, name), 60, [1])) as [DrawnPage];
     expect(inkShare(raw)).toBeGreaterThan(0.00002);
   });
 });
 
-inCorpus('a CJK font that is not embedded leaves boxes, by pdf-to-img', async () => {
+inCorpus('a CJK font that is not embedded leaves boxes, by pdf-to-img (needs the corpus)', async () => {
   openPdf = openWithPdfToImg;
   const [raw] = (await draw(path.join(CORPUS, 'noembed-sjis.pdf'), 60, [1])) as [DrawnPage];
   expect(inkShare(raw)).toBeGreaterThan(0.00002);

@@ -419,7 +419,7 @@ describe('encryption that is not supported', () => {
 const CORPUS = path.resolve('../shared/corpus/pdf');
 const inCorpus = existsSync(CORPUS) ? test : test.skip;
 
-inCorpus('a stencil of 93 megapixels is drawn with little memory', async () => {
+inCorpus('a stencil of 93 megapixels is drawn with little memory (needs the corpus)', async () => {
   const document = await openWithPdfium(path.join(CORPUS, 'freeculture.pdf'), null);
   const before = process.memoryUsage().rss;
   expect(inkOf(await document.render(171, 200 / 72))).toBeGreaterThan(1000);
