@@ -83,9 +83,13 @@ export function errorCode(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined;
 }
 
-/** The message of anything that was thrown. */
+/** The message of anything that was thrown; empty for an object that has no text. */
 export function errorMessage(error: unknown): string {
-  return String(memberOf(error, 'message') ?? error);
+  try {
+    return String(memberOf(error, 'message') ?? error);
+  } catch {
+    return '';
+  }
 }
 
 /** True if an allocation was refused, in the words of V8, WebAssembly, Skia, native code or zlib. */
