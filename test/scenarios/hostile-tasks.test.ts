@@ -3,10 +3,10 @@ import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import type { Level } from '../../../../converter/sandbox/isolation/detect.ts';
-import type { HostileOptions, HostileReport } from '../../../support/hostile-converter.ts';
+import type { Level } from '../../converter/sandbox/isolation/detect.ts';
+import type { HostileOptions, HostileReport } from '../support/hostile-converter.ts';
 
-const CONVERTER = path.resolve(import.meta.dirname, '../../../support/hostile-converter.ts');
+const CONVERTER = path.resolve(import.meta.dirname, '../support/hostile-converter.ts');
 const LATEST = 99;
 /** An unused user id. */
 const ORDINARY = 65_533;

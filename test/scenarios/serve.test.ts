@@ -3,10 +3,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { descendantsOf } from '../../runtime/process-tree.ts';
-import { commandOf, isAlive } from '../scenarios/processes.ts';
+import { sheetmill } from '../cli/command.ts';
 import { makeImage } from '../support/files.ts';
 import { type Json, until } from '../support/service.ts';
-import { sheetmill } from './command.ts';
+import { commandOf, isAlive } from './processes.ts';
 
 const URL_LINE = /^sheetmill listens on (http:\/\/127\.0\.0\.1:\d+)\n$/;
 

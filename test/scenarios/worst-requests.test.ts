@@ -6,26 +6,26 @@ import { type AddressInfo, connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { createApp } from '../../../api/app.ts';
-import { createEventHub } from '../../../api/events/event-hub.ts';
-import { attachStream } from '../../../api/events/stream.ts';
-import { createAuthorize } from '../../../api/http/authorize.ts';
-import { LongPoll } from '../../../api/http/long-poll.ts';
-import { Origins } from '../../../api/http/origins.ts';
-import { openStatusCache } from '../../../api/http/status-cache.ts';
-import { createGuard } from '../../../api/webhooks/ssrf-guard.ts';
-import { conversionDomain } from '../../../conversion/domain.ts';
-import { loadTasks } from '../../../conversion/registry.ts';
-import { openDatabase } from '../../../db/client.ts';
-import { openQueues } from '../../../db/queues.ts';
-import { nextRun } from '../../../jobs/cron.ts';
-import { registerDomain } from '../../../jobs/domain.ts';
-import { registerJobTypes } from '../../../jobs/register-types.ts';
-import { parseConfig } from '../../../runtime/config.ts';
-import { createLogger } from '../../../runtime/log.ts';
-import { openStore } from '../../../store/open.ts';
-import { cloneDatabase } from '../../support/database.ts';
-import { CLOSING, filePart, part } from '../uploads/multipart.ts';
+import { createApp } from '../../api/app.ts';
+import { createEventHub } from '../../api/events/event-hub.ts';
+import { attachStream } from '../../api/events/stream.ts';
+import { createAuthorize } from '../../api/http/authorize.ts';
+import { LongPoll } from '../../api/http/long-poll.ts';
+import { Origins } from '../../api/http/origins.ts';
+import { openStatusCache } from '../../api/http/status-cache.ts';
+import { createGuard } from '../../api/webhooks/ssrf-guard.ts';
+import { conversionDomain } from '../../conversion/domain.ts';
+import { loadTasks } from '../../conversion/registry.ts';
+import { openDatabase } from '../../db/client.ts';
+import { openQueues } from '../../db/queues.ts';
+import { nextRun } from '../../jobs/cron.ts';
+import { registerDomain } from '../../jobs/domain.ts';
+import { registerJobTypes } from '../../jobs/register-types.ts';
+import { parseConfig } from '../../runtime/config.ts';
+import { createLogger } from '../../runtime/log.ts';
+import { openStore } from '../../store/open.ts';
+import { CLOSING, filePart, part } from '../api/uploads/multipart.ts';
+import { cloneDatabase } from '../support/database.ts';
 
 /** The time of the event loop that the worst text in any header or parameter costs beyond a harmless one. */
 const MAX_EXTRA_MS = 5;
@@ -52,7 +52,7 @@ const PATTERNS = [
     '1,',
     '1-1,',
     'W/"a",',
-    '../../',
+    '../',
     'a.',
     '%2e',
   ],

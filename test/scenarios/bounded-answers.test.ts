@@ -3,12 +3,12 @@ import { createHash, randomBytes } from 'node:crypto';
 import { promisify } from 'node:util';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
-import { listJobs } from '../../../db/jobs.ts';
-import * as schema from '../../../db/schema.ts';
-import { cloneDatabase } from '../../support/database.ts';
-import { insertUploads } from '../../support/listed-uploads.ts';
-import { type Json, type Service, startService, until } from '../../support/service.ts';
-import { expectProblem } from './problems.ts';
+import { listJobs } from '../../db/jobs.ts';
+import * as schema from '../../db/schema.ts';
+import { expectProblem } from '../api/http/problems.ts';
+import { cloneDatabase } from '../support/database.ts';
+import { insertUploads } from '../support/listed-uploads.ts';
+import { type Json, type Service, startService, until } from '../support/service.ts';
 
 const MANY_PAGES = 100_000;
 const MAX_PAGES = 200;

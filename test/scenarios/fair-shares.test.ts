@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
-import { insertUploads } from '../../support/listed-uploads.ts';
-import { type Json, type Service, startService, until } from '../../support/service.ts';
-import { expectProblem } from './problems.ts';
+import { expectProblem } from '../api/http/problems.ts';
+import { insertUploads } from '../support/listed-uploads.ts';
+import { type Json, type Service, startService, until } from '../support/service.ts';
 
 const MANY_PAGES = 100_000;
 const BATCH_BYTES = 10 * 2 ** 20;

@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { sheetmill } from '../cli/command.ts';
 import { expectNothingLeft, type Service, startService } from '../support/service.ts';
-import { sheetmill } from './command.ts';
 
 const SECRET = `whsec_${Buffer.alloc(32, 'a test').toString('base64')}`;
 const KEY = 'a-key-for-verify';

@@ -1,11 +1,11 @@
 import { once } from 'node:events';
 import WebSocket from 'ws';
-import { descendantsOf } from '../../../runtime/process-tree.ts';
-import { burnsCpu } from '../../scenarios/processes.ts';
-import { pdfThatNeverEnds } from '../../scenarios/slow-files.ts';
-import { encryptedPdf, makeImage, makePdf, RED } from '../../support/files.ts';
-import { expectNothingLeft, type Json, type Service, startService, until } from '../../support/service.ts';
-import { expectProblem } from '../http/problems.ts';
+import { descendantsOf } from '../../runtime/process-tree.ts';
+import { expectProblem } from '../api/http/problems.ts';
+import { encryptedPdf, makeImage, makePdf, RED } from '../support/files.ts';
+import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
+import { burnsCpu } from './processes.ts';
+import { pdfThatNeverEnds } from './slow-files.ts';
 
 const PAGES = 36;
 /** The timeout of tests that wait for processor time. */

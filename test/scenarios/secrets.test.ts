@@ -6,10 +6,10 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { SECRET_VARIABLES, withoutApiVariables } from '../../runtime/config.ts';
 import { descendantsOf } from '../../runtime/process-tree.ts';
-import { commandOf } from '../scenarios/processes.ts';
 import { encryptedPdf } from '../support/files.ts';
 import { type Program, run } from '../support/programs.ts';
 import { type Json, until } from '../support/service.ts';
+import { commandOf } from './processes.ts';
 
 const word = (name: string) => `${name}-${randomBytes(12).toString('hex')}`;
 const KEY = word('key');
