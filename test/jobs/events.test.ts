@@ -420,7 +420,7 @@ describe('the position in the queue', () => {
     expect(await Promise.all(['first', 'second', 'third', 'fourth', 'fifth'].map(position))).toEqual([1, 2, 3, 4, 5]);
   });
 
-  test('of a blocked job counts as if it were ready', async () => {
+  test('is given to a blocked job as if it were ready', async () => {
     await fixture.submit(
       { id: 'a' },
       { id: 'urgent', priority: 'high', dependsOn: ['a'] },

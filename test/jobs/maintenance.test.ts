@@ -207,7 +207,7 @@ describe('a running attempt', () => {
     expect(await fixture.job(job.id)).toMatchObject({ status: 'retrying' });
   });
 
-  test('of a job that waits for its children has no timeout', async () => {
+  test('has no timeout while its job waits for its children', async () => {
     await fixture.submit({ timeoutSeconds: 10 });
     const parent = await fixture.claimOne();
     await fixture.settle(parent, { kind: 'split', children: [{ type: 'test', payload: {}, shape: SMALL }] }, null);

@@ -317,7 +317,7 @@ describe('a received file', () => {
     ['too many pages', 'too_many_pages', 'a.pdf', () => makePdf(Array.from({ length: 6 }, () => ({ color: RED })))],
     ['too many pixels', 'too_many_pixels', 'a.png', () => makeImage({ width: 1_200, height: 1_000 })],
   ];
-  test.each(cases)('of %s fails with %s', async (_, code, name, make, ...[fields]) => {
+  test.each(cases)('fails for %s, with %s', async (_, code, name, make, ...[fields]) => {
     const done = await failure(name, await make(), fields);
     expect(done.error.code).toBe(code);
     const [original] = done.originals;

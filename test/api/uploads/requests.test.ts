@@ -10,7 +10,7 @@ test.each([
   ['dpi', 'must be a whole number from 36 to 600 (got 72.5)', '72.5'],
   ['dpi', 'must be a whole number from 36 to 600 (got 1e999)', '1e999'],
   ['pages', 'pages count from 1; write for example 1-3,7', '0'],
-  ['pages', '3-1 goes backwards; write for example 1-3,7', '3-1'],
+  ['pages', '3-1 is descending; write for example 1-3,7', '3-1'],
   ['pages', '"x" is neither a page nor a range; write for example 1-3,7', '1,x'],
   ['pages', '"" is neither a page nor a range; write for example 1-3,7', '1,,2'],
   ['pages', 'longer than 1000 characters; write for example 1-3,7', '1'.repeat(1_001)],

@@ -250,7 +250,7 @@ describe('a file that pdf.js cannot open', () => {
 
   test.each([
     ['/Filter /Adobe.PubSec /SubFilter /adbe.pkcs7.s5 /V 4', 'certificate encryption is not supported'],
-    ['/Filter /Nobody.Knows /V 4', 'the encryption of the PDF is not supported'],
+    ['/Filter /Unknown.Handler /V 4', 'the encryption of the PDF is not supported'],
     ['/Filter /Standard /V 9 /R 9 /O () /U () /P -4', 'the encryption of the PDF is not supported'],
   ])('is encrypted with %s', async (dictionary, message) => {
     const trailer = '/Encrypt 5 0 R /ID [<00> <00>]';

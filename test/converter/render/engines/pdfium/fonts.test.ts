@@ -151,7 +151,7 @@ describe('a font that is not embedded looks as its substitute', () => {
 
 const utf16Hex = (text: string) => Buffer.from(text, 'utf16le').swap16().toString('hex');
 
-/** A Type0 font that is not embedded; `extra` goes into the font, `numbers` are those of its other two objects. */
+/** A Type0 font that is not embedded; `extra` is added to the font, `numbers` are those of its other two objects. */
 function compositeFont(
   base: string,
   encoding: string,

@@ -109,8 +109,8 @@ describe('Flate data', () => {
     ['with bytes behind it', Buffer.concat([whole, Buffer.from('\nmore')])],
     ['that ends with a flush', deflateSync(NUMBERS, { finishFlush: zlib.Z_SYNC_FLUSH })],
     ['with another header', Buffer.concat([Buffer.from([0x08, 0x1d]), deflateRawSync(NUMBERS)])],
-    ['of nothing', Buffer.alloc(0)],
-    ['larger than we look', deflateSync(Buffer.alloc(2 ** 25))],
+    ['that is empty', Buffer.alloc(0)],
+    ['beyond the examined length', deflateSync(Buffer.alloc(2 ** 25))],
   ])('%s is sound', (_, data) => {
     expect(isDamaged(data)).toBe(false);
   });
@@ -143,7 +143,7 @@ describe('damage of a file', () => {
   });
 
   test.each(['/Subtype /Form', '/Type /ObjStm /N 3', '/Length1 900', '/Subtype /Type1C'])(
-    'of a stream with %s concerns any page',
+    'concerns any page if it is in a stream with %s',
     (entries) => {
       expect(findDamage(withStream(`${entries} /Filter /FlateDecode`, cut))).toEqual({ shared: true, content: false });
     },
