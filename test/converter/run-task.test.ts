@@ -225,7 +225,7 @@ describe('an error', () => {
     ['an error without a message', new Error(), 'the task failed without a message'],
     ['a value without text', Object.create(null), 'the task failed without a message'],
     ['an error whose message is a number', Object.assign(new Error(), { message: 5 }), '5'],
-  ])('may be %s', async (_name, thrown, message) => {
+  ])('may be any thrown value: %s', async (_name, thrown, message) => {
     expect(await fail(thrown)).toMatchObject({
       kind: 'failed',
       error: { code: 'task_failed', message },

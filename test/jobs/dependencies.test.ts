@@ -185,7 +185,7 @@ describe('concurrently', () => {
     }
   });
 
-  test('crossing diamonds that fail are all settled, deadlocks or not', async () => {
+  test('crossing diamonds that fail are all settled, even after deadlocks', async () => {
     for (let round = 0; round < 5; round++) {
       const tops = numbered(6, `${round}-top`);
       const middles = numbered(6, `${round}-middle`);
@@ -204,7 +204,7 @@ describe('concurrently', () => {
     }
   });
 
-  test('crossing diamonds that complete run each job once, deadlocks or not', async () => {
+  test('crossing diamonds that complete run each job once, even after deadlocks', async () => {
     const layers = numbered(4, 'layer').map((name) => numbered(8, name));
     const jobs = layers.flatMap((layer, depth) => layer.map((id) => job(id, ...(layers[depth - 1] ?? []))));
     await fixture.submit(...jobs);

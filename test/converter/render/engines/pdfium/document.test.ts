@@ -117,7 +117,7 @@ describe('images', () => {
     await document.close();
   });
 
-  test('are none on a page without images, and an error on a missing page', async () => {
+  test('are an empty list on a page without images, and an error on a missing page', async () => {
     const document = await openWithPdfium(await save(await makePdf([{ color: RED }])), null);
     expect(await document.images(1)).toEqual([]);
     await expect(document.images(2)).rejects.toMatchObject({ code: 'corrupt_file', retryable: false });
@@ -199,7 +199,7 @@ describe('under a cap', () => {
     return JSON.parse(stdout);
   }
 
-  underCap('an image that PDFium would leave out in silence is an error', async () => {
+  underCap('an image that PDFium would omit without an error is an error', async () => {
     // So large that V8 has all the memory it needs where PDFium has too little.
     const large = deflateSync(Buffer.alloc(4 * side * side, 200)).toString('latin1');
     const size = `/Subtype /Image /Width ${2 * side} /Height ${2 * side} /ColorSpace /DeviceGray /BitsPerComponent 8`;
@@ -219,7 +219,7 @@ describe('under a cap', () => {
     });
   });
 
-  underCap('a trap for want of memory is one too, and ends neither this document nor others', async () => {
+  underCap('a trap from lack of memory is an error that ends neither this document nor others', async () => {
     const hex = deflateSync(Buffer.alloc(side * side * 2, 'c8')).toString('latin1');
     const image = streamObject(`${grey} /Filter [/FlateDecode /ASCIIHexDecode]`, hex);
     const file = await save(
@@ -400,13 +400,13 @@ describe('content that is cut', () => {
   });
 });
 
-describe('encryption that is not supported', () => {
+describe('an unsupported encryption', () => {
   const hex = `<${'00'.repeat(32)}>`;
 
   test.each([
     ['for certificates', '/Filter /Adobe.PubSec /SubFilter /adbe.pkcs7.s5 /V 4 /Length 128 /Recipients []'],
     ['by another handler', `/Filter /OurOwn /V 2 /R 3 /Length 128 /P -4 /O ${hex} /U ${hex}`],
-  ])('%s says so', async (_, encryption) => {
+  ])('%s is reported', async (_, encryption) => {
     const pdf = onePagePdf({ objects: [`<< ${encryption} >>`], trailer: `/Encrypt 5 0 R /ID [${hex} ${hex}]` });
     for (const password of [null, 'secret']) {
       await withFile(pdf, async (file) => {

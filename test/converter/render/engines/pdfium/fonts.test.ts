@@ -234,7 +234,7 @@ describe('Identity-H with ToUnicode', () => {
     ['ArialMT', 'Arimo', 'םולש'],
     ['Calibri', 'Carlito', 'žluťoučký kůň'],
     ['Unheard', 'Arimo', 'Привет, letters'],
-  ] as const)('%s as %s: %s', async (base, family, text) => {
+  ] as const)('%s looks as %s: %s', async (base, family, text) => {
     const font = fontFile(family);
     const expected = await drawPdf(lines([glyphString(font, text)], [embeddedFont(font, text, 5)]));
     expect(differingPixels(await mapped(base, text, font.widthOf), expected)).toBe(0);
