@@ -441,7 +441,7 @@ describe('the document', () => {
     }
   });
 
-  test('describes only answers that were given above, except failures of the service and refusals of keys', () => {
+  test('describes only answers that the tests above received, except failures of the service and refusals of keys', () => {
     const described = operations().flatMap(({ method, route, operation }) =>
       Object.keys(operation.responses).map((status) => `${method} ${route} ${status}`),
     );

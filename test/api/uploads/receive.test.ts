@@ -345,7 +345,7 @@ describe('a received file', () => {
     expect(await service.done(body.id)).toMatchObject({ status: 'completed', progress: { pages_done: 4 } });
   });
 
-  test('opens with its password if it is encrypted, and the password is deleted', async () => {
+  test('opens with its password if it is encrypted, and no answer, log or table keeps the password', async () => {
     const { body } = await service.upload([['a.pdf', encryptedPdf(PASSWORD)]], { password: PASSWORD });
     const done = await service.done(body.id);
     expect(done).toMatchObject({ status: 'completed', progress: { pages_done: 1, pages_total: 1 } });
