@@ -56,7 +56,7 @@ export type TaskEvent =
   | { kind: 'progress'; progress: Progress }
   | { kind: 'log'; level: LogLevel; message: string; data?: Record<string, unknown> | undefined };
 
-/** How a task ended. `detail` goes only to the log. */
+/** How a task ended. `detail` is only logged. */
 export type TaskOutcome =
   | { kind: 'completed'; result: Record<string, unknown> }
   | { kind: 'split'; parts: Part[] }

@@ -14,7 +14,7 @@ interface Parts {
 
 /**
  * Listens to NOTIFY while the converter is one of the first `MAX_LISTENERS`. Each commit that notifies wakes all listeners,
- * so in a large fleet most converters rely on polls and on the ends of their own jobs. The owner calls `close()`.
+ * so in a large fleet most converters rely on polls and on the ends of the jobs that they run. The owner calls `close()`.
  */
 export class WakeListener {
   readonly #parts: Parts;

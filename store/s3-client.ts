@@ -9,7 +9,7 @@ const TIMEOUTS = {
   /** Between two bytes. The API cuts off a client that reads slowly before this. */
   socketTimeout: 90_000,
 };
-/** Every slow reader holds one, so the number of our own connections is the real limit. */
+/** Every slow reader holds one, so the number of connections is the real limit. */
 const SOCKETS = { maxSockets: 5_000 };
 
 /** The network leaves its code in the message of some errors of the SDK. */

@@ -37,7 +37,7 @@ export function createAuthorize(
     if (access === 'open') return ANONYMOUS;
     const address = request.socket.remoteAddress ?? '';
     const { owner, scopes, expires } = await identify(tokenOf(request)).catch(async (error) => {
-      // Failed attempts count for the address, so that nobody can guess keys without limit.
+      // Failed attempts count for the address, so that keys cannot be guessed without limit.
       await rateLimit.count(`address ${address}`, setHeaders);
       throw error;
     });

@@ -23,7 +23,7 @@ import type { TaskRequest } from '../run-task.ts';
 /** Messages of the converter: run a task, and abort the running one. */
 export type SandboxOrder = { kind: 'run'; request: TaskRequest } | { kind: 'abort'; reason: string };
 
-/** A message that a sandbox without a fault never sends. Its text goes only to the log. */
+/** A message that a correct sandbox never sends. Its text is only logged. */
 export class Violation extends Error {}
 
 const MAX_INT = 2 ** 31 - 1;

@@ -150,7 +150,7 @@ test('a cancel of an upload and a concurrent retry of one of its jobs take place
   }
 });
 
-test('of many concurrent changes of one upload one succeeds, and the others fail at once without holding connections', async () => {
+test('one of many concurrent changes of an upload succeeds, and the others fail at once without holding connections', async () => {
   const upload = await fixture.upload(20);
   const cancels = Array.from({ length: 300 }, () => fixture.cancelUpload(upload));
   const results = await Promise.allSettled(cancels);

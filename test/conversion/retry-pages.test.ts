@@ -17,7 +17,7 @@ test('a part keeps the engine of its job, and not its page selection', () => {
   ]);
 });
 
-test('a part is like the last child that made its pages', () => {
+test('a part has the resources of the last child that converted its pages', () => {
   const job = jobLike({ payload: {} });
   const first = jobLike({ payload: { pages: [[1, 4]] }, memoryMb: 256 });
   const second = jobLike({ payload: { pages: [[3, 4]] }, memoryMb: 512 });

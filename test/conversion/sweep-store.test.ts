@@ -61,8 +61,8 @@ async function ended(): Promise<{ id: string; files: string[] }> {
   return { id, files };
 }
 
-describe('the store', () => {
-  test('loses old files that are not recorded', async () => {
+describe('a sweep', () => {
+  test('deletes old files that are not recorded', async () => {
     const { id, files } = await ended();
     const late = [pagePath(id, 1, 1, '2'), pagePath(id, 1, 2, '1'), archivePath(id, 'cut-off')];
     const folder = [`uploads/${UNKNOWN_UPLOAD}/originals/1.pdf`, pagePath(UNKNOWN_UPLOAD, 1, 1, '1')];
@@ -100,7 +100,7 @@ describe('the store', () => {
     expect(await stored()).toEqual([...files, pagePath(working, 1, 1, '1'), kept].toSorted());
   });
 
-  test('loses empty folders, and keeps unknown files', async () => {
+  test('deletes empty folders, and keeps unknown files', async () => {
     await mkdir(path.join(root, `uploads/${UNKNOWN_UPLOAD}/pages`), { recursive: true });
     const then = new Date(Date.now() - OLD);
     await utimes(path.join(root, `uploads/${UNKNOWN_UPLOAD}/pages`), then, then);
@@ -112,7 +112,7 @@ describe('the store', () => {
     expect((await readdir(path.join(root, 'uploads'))).toSorted()).toEqual(['README', id, 'not-an-id'].toSorted());
   });
 
-  test('is swept completely by the next sweep after one was interrupted or failed', async () => {
+  test('covers the whole store after the previous one was interrupted or failed', async () => {
     const ids = Array.from({ length: 250 }, (_, index) =>
       UNKNOWN_UPLOAD.replace(/.{3}$/, String(index).padStart(3, '0')),
     );

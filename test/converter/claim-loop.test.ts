@@ -178,7 +178,7 @@ test('a job that fits one converter makes only that one claim', async () => {
   expect(total('claims')).toBe(large.counts.claims);
 });
 
-test('a job without CPU makes converters claim that only have memory', async () => {
+test('a job without CPU causes at most two claims by converters that have only memory free', async () => {
   await startConverters(Array(5).fill({ cpuUnits: 1, memoryMb: 1_024 }));
   for (let job = 0; job < 5; job++) await run();
   await rest();

@@ -233,7 +233,7 @@ test('a task whose input upload is deleted fails permanently, and leaves no file
 });
 
 test('a job of an unknown type is returned to the queue with a delay, without an attempt', async () => {
-  await fixture.submit({ type: 'of the next version' });
+  await fixture.submit({ type: 'from the next version' });
   const { job } = await execute(async () => {
     throw new Error('it ran');
   });

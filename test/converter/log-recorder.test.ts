@@ -67,7 +67,7 @@ test('a task that logs faster than its lines are stored waits for them', async (
   expect(await storedLines()).toHaveLength(102);
 });
 
-test('frequent progress is written a few times, and its last value always', async () => {
+test('frequent progress is written a few times, including its last value', async () => {
   for (let done = 1; done <= 1_000; done++) progress(done);
   await recorder.close();
   expect(await writes()).toBeLessThanOrEqual(2);
@@ -105,7 +105,7 @@ test('progress of an attempt that no longer owns its job is not stored', async (
   expect((await fixture.job('a')).progress).toBeNull();
 });
 
-test('a recorder without reports closes', async () => {
+test('a recorder without reports can be closed', async () => {
   await recorder.close();
   expect(await storedLines()).toEqual([]);
 });

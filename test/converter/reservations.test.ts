@@ -11,7 +11,7 @@ test('a reserved shape is not free until its release', () => {
   expect(reservations.free()).toMatchObject(CAPACITY);
 });
 
-test('reservations add up to the capacity exactly', () => {
+test('reservations can use the whole capacity', () => {
   const reservations = new Reservations(CAPACITY);
   for (let count = 0; count < 4; count++) reservations.reserve({ cpuUnits: 1, memoryMb: 256 }, 60);
   expect(reservations.free()).toMatchObject({ cpuUnits: 0, memoryMb: 0 });
@@ -31,7 +31,7 @@ test('a refused reservation reserves nothing', () => {
   expect(reservations.free()).toMatchObject(CAPACITY);
 });
 
-test('as many background jobs run as there are CPU units, and use none', () => {
+test('at most one background job runs for each CPU unit, and reserves no CPU', () => {
   const reservations = new Reservations({ cpuUnits: 2, memoryMb: 4096 });
   const release = reservations.reserve({ cpuUnits: 0, memoryMb: 768 }, 60);
   reservations.reserve({ cpuUnits: 0, memoryMb: 768 }, 60);

@@ -200,20 +200,20 @@ describe('an error', () => {
     });
   });
 
-  test.each([true, false])('of type AppError keeps its code and its retryability (%s)', async (retryable) => {
+  test.each([true, false])('keeps its code and its retryability (%s) if it is an AppError', async (retryable) => {
     expect(await fail(new AppError('corrupt_file', 'no PDF', { retryable }))).toMatchObject({
       error: { code: 'corrupt_file', message: 'no PDF' },
       retryable,
     });
   });
 
-  test('of an internal task is only logged', async () => {
+  test('is only logged if the task is internal', async () => {
     const outcome = await fail(new Error('secret'), { task: { internal: true } });
     expect(outcome).toMatchObject({ error: { code: 'internal' }, detail: expect.stringContaining('secret') });
     expect(JSON.stringify({ ...outcome, detail: '' })).not.toContain('secret');
   });
 
-  test('of the system names no path', async () => {
+  test('names no path if it comes from the system', async () => {
     const { open } = await import('node:fs/promises');
     const { outcome } = await run(() => open('/nowhere/secret.png'));
     expect(outcome).toMatchObject({ error: { code: 'task_failed', message: 'system call open failed: ENOENT' } });
@@ -225,7 +225,7 @@ describe('an error', () => {
     ['an error without a message', new Error(), 'the task failed without a message'],
     ['a value without text', Object.create(null), 'the task failed without a message'],
     ['an error whose message is a number', Object.assign(new Error(), { message: 5 }), '5'],
-  ])('may be %s', async (_name, thrown, message) => {
+  ])('may be any thrown value: %s', async (_name, thrown, message) => {
     expect(await fail(thrown)).toMatchObject({
       kind: 'failed',
       error: { code: 'task_failed', message },
@@ -234,8 +234,8 @@ describe('an error', () => {
   });
 
   test.each([
-    ['of a task', (text: string) => new Error(text)],
-    ['of type AppError', (text: string) => new AppError('task_failed', text)],
+    ['thrown by a task', (text: string) => new Error(text)],
+    ['with a code', (text: string) => new AppError('task_failed', text)],
   ])('%s has a storable message: limited, without NUL or lone surrogates', async (_name, make) => {
     const outcome = (await fail(make(`a\0b${'😀'.repeat(2_000)}`))) as { error: { message: string } };
     expect(outcome.error.message).toHaveLength(2_000);

@@ -19,7 +19,7 @@ test('no two locks share a key, so that sending due jobs never waits for a deliv
   expect(new Set(keys).size).toBe(keys.length);
 });
 
-test('a lock keeps out other transactions and connections until its transaction ends', async () => {
+test('a lock excludes other transactions and connections until its transaction ends', async () => {
   const { db } = database;
   let done = 0;
   const work = async () => void done++;
@@ -33,7 +33,7 @@ test('a lock keeps out other transactions and connections until its transaction 
   expect(done).toBe(1);
 });
 
-test('a lock of one thing leaves others of its kind free', async () => {
+test('a lock for one id does not block other ids', async () => {
   const { db } = database;
   await db.transaction(async (holder) => {
     await lockInTransaction(holder, 'change', 'one');

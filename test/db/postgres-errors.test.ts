@@ -16,7 +16,7 @@ async function failureOf(url: string, statement: string): Promise<unknown> {
   }
 }
 
-test('an unreachable Postgres and a lost connection are outages, and a wrong statement is none', async () => {
+test('an unreachable Postgres and a lost connection are outages, and a wrong statement is not', async () => {
   const database = await cloneDatabase();
   try {
     expect(isOutage(await failureOf('postgres://127.0.0.1:1/nothing', 'select 1'))).toBe(true);

@@ -9,7 +9,7 @@ async function open(max: number) {
   return { db, close: () => close().then(drop) };
 }
 
-test('a connection prepares a repeated statement, and no other', async () => {
+test('a connection prepares only repeated statements', async () => {
   const { db, close } = await open(1);
   const add = async (a: number, b: number) => {
     const { rows } = await db.execute<{ sum: number }>(sql`select ${a}::int + ${b}::int as sum`);

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import examples from '../../examples/tasks/index.ts';
 import type { Task } from '../../jobs/task.ts';
-import { type Told, taskContext } from '../support/task-context.ts';
+import { type TaskReports, taskContext } from '../support/task-context.ts';
 
 const SIMULATED = [
   'email',
@@ -41,12 +41,12 @@ async function aborted(type: string, payload: unknown, milliseconds: number) {
   return { error, reason };
 }
 
-test('every type has one task, and its payload can be told as JSON Schema', () => {
+test('every type has one task, and its payload has a JSON Schema', () => {
   expect(tasks.size).toBe(examples.length);
   for (const task of examples) expect(z.toJSONSchema(task.payload)).toMatchObject({ type: 'object' });
 });
 
-test('what burns CPU runs in the sandbox, and only noop reserves no CPU', () => {
+test('tasks that use much CPU run in the sandbox, and only noop reserves no CPU', () => {
   const sandboxed = examples.filter((task) => !task.trusted).map((task) => task.type);
   expect(sandboxed).toEqual(['prime', 'fibonacci', 'matrix']);
   expect(examples.filter((task) => task.resources.cpuUnits === 0).map((task) => task.type)).toEqual(['noop']);
@@ -92,7 +92,7 @@ test('text is reversed by code points', async () => {
   expect(await run('reverse', { input: '' })).toEqual({ output: '' });
 });
 
-test('sleep sleeps for as long as it is told', async () => {
+test('sleep sleeps for the requested time', async () => {
   const started = performance.now();
   expect(await run('sleep', { input: 0.2 })).toEqual({ slept_seconds: 0.2 });
   expect(performance.now() - started).toBeGreaterThan(190);
@@ -114,11 +114,11 @@ test('fail fails as many attempts as asked, then succeeds', async () => {
   expect(await run('fail', { times: 0 })).toEqual({ attempts: 1 });
 });
 
-test.each(SIMULATED)('%s takes any payload or none, logs, and tells its progress', async (type) => {
+test.each(SIMULATED)('%s accepts any payload or none, logs, and reports its progress', async (type) => {
   for (const payload of [undefined, { to: 'somebody', parts: [1, 2] }]) {
     const context = contextOf(type, payload);
     expect(await named(type).run(context)).toMatchObject({ simulated: true });
-    const { logs, progress }: Told = context.told;
+    const { logs, progress }: TaskReports = context.reports;
     expect(logs.map(({ level }) => level)).toEqual(['info', 'info']);
     expect(progress.at(-1)).toEqual([4, 4]);
   }

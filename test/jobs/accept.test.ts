@@ -86,7 +86,7 @@ test('another job with an existing id is a conflict, and its batch is not stored
   expect(await stored()).toBe(1);
 });
 
-test('of two concurrent jobs with one id one is stored, and the other is a conflict', async () => {
+test('one of two concurrent jobs with the same id is stored, and the other is a conflict', async () => {
   for (let round = 0; round < 10; round++) {
     const id = `a${round}`;
     const results = await Promise.allSettled([accept(job(id)), accept(job(id, { fingerprint: 'two' }))]);

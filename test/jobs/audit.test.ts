@@ -175,7 +175,7 @@ const BREAKS: [invariant: string, how: string, statements: SQL[]][] = [
   ],
 ];
 
-test.each(BREAKS)('broken: %s: %s', async (invariant, _how, statements) => {
+test.each(BREAKS)('the audit finds a broken invariant: %s: %s', async (invariant, _how, statements) => {
   await busy();
   expect(await fixture.findings()).toEqual([]);
   for (const statement of statements) await fixture.db.execute(statement);

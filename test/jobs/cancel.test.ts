@@ -195,7 +195,7 @@ describe('concurrently', () => {
   });
 
   test.each(['scheduled', 'blocked', 'ready', 'running', 'retrying'])(
-    'of two cancels of a %s job one finds that it has ended',
+    'one of two cancels of a %s job succeeds, and the other is a conflict',
     async (status) => {
       for (let round = 0; round < 10; round++) {
         await jobThatIs(status);

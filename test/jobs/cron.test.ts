@@ -41,7 +41,7 @@ describe('an expression', () => {
     expect(runs(1, cron, after)).toEqual([expected]);
   });
 
-  test('runs after a moment, and never at it', () => {
+  test('has its next run after the given time, never at it', () => {
     expect(next('0 9 * * *', '2026-11-29T08:59:59.999Z')).toBe('2026-11-29T09:00:00.000Z');
     expect(next('0 9 * * *', '2026-11-29T09:00:00.000Z')).toBe('2026-11-30T09:00:00.000Z');
   });

@@ -167,7 +167,7 @@ describe('a prerequisite that is deleted', () => {
   });
 });
 
-describe('a dependant runs', () => {
+describe('a dependant', () => {
   /** Ends `a` and then `b`. */
   const cases: [RunOn, string[], string][] = [
     ['success', ['completed', 'completed'], 'ready'],
@@ -181,7 +181,7 @@ describe('a dependant runs', () => {
     ['always', ['completed', 'completed'], 'ready'],
     ['always', ['failed', 'cancelled'], 'ready'],
   ];
-  test.each(cases)('on %s after %j: it is %s', async (runOn, ends, status) => {
+  test.each(cases)('with run_on %s, after prerequisites that ended as %j, is %s', async (runOn, ends, status) => {
     await fixture.submit({ id: 'p0' }, { id: 'p1' }, { ...job('after', 'p0', 'p1'), runOn });
     const attempts = await fixture.claim();
     for (const [index, end] of ends.entries()) {
@@ -195,7 +195,7 @@ describe('a dependant runs', () => {
     expect(await fixture.statuses('late')).toEqual([status]);
   });
 
-  test('on failure never after all have completed; a retry of a prerequisite blocks it again', async () => {
+  test('with run_on failure is cancelled when all prerequisites have completed', async () => {
     await fixture.submit({ id: 'a' }, { ...job('cleanup', 'a'), runOn: 'failure' }, job('behind', 'cleanup'));
     await fixture.settle(await fixture.claimOne(), COMPLETED);
     const message = 'all its prerequisites completed, and it runs on failure';
@@ -204,7 +204,7 @@ describe('a dependant runs', () => {
     await expect(fixture.retry('cleanup')).rejects.toMatchObject({ status: 409 });
   });
 
-  test('on failure again when its prerequisite is retried and fails again', async () => {
+  test('with run_on failure is ready again when its prerequisite is retried and fails again', async () => {
     await fixture.submit({ id: 'a' }, { ...job('cleanup', 'a'), runOn: 'failure' });
     await fixture.settle(await fixture.claimOne(), FAILED_PERMANENTLY);
     expect(await fixture.statuses('cleanup')).toEqual(['ready']);

@@ -24,7 +24,7 @@ describe('a cycle', () => {
     expect(findCycle(graph({ a: ['c'], c: ['b'], b: ['a'] }))).toEqual(['a', 'c', 'b', 'a']);
   });
 
-  test('of a job that depends on itself is found', () => {
+  test('can be one job that depends on itself', () => {
     expect(findCycle(graph({ a: [], b: ['a', 'b'] }))).toEqual(['b', 'b']);
   });
 
@@ -46,7 +46,7 @@ describe('a cycle', () => {
     expect(findCycle(graph({ a: ['stored'], b: ['stored', 'a'] }))).toBeUndefined();
   });
 
-  test('of a thousand jobs is found, and none in a chain of a thousand', () => {
+  test('is found in a ring of a thousand jobs, and not in a chain of a thousand', () => {
     const ids = numbered(1000, 'j');
     const chain = new Map(ids.map((id, index) => [id, ids.slice(index + 1, index + 2)]));
     expect(findCycle(chain)).toBeUndefined();
@@ -67,7 +67,7 @@ describe('a submitted job', () => {
   test.each([
     ['failed', 'has failed', () => fixture.finishAll(FAILED_PERMANENTLY)],
     ['cancelled', 'was cancelled', () => fixture.cancel('stored')],
-  ])('whose prerequisite is %s fails, and so do its dependants', async (_status, ended, end) => {
+  ])('with a %s prerequisite fails, and so do its dependants', async (_status, ended, end) => {
     await fixture.submit({ id: 'stored' });
     await end();
     // The order within a batch is free.
@@ -185,7 +185,7 @@ describe('concurrently', () => {
     }
   });
 
-  test('crossing diamonds that fail are all settled, deadlocks or not', async () => {
+  test('crossing diamonds that fail are all settled, even after deadlocks', async () => {
     for (let round = 0; round < 5; round++) {
       const tops = numbered(6, `${round}-top`);
       const middles = numbered(6, `${round}-middle`);
@@ -204,7 +204,7 @@ describe('concurrently', () => {
     }
   });
 
-  test('crossing diamonds that complete run each job once, deadlocks or not', async () => {
+  test('crossing diamonds that complete run each job once, even after deadlocks', async () => {
     const layers = numbered(4, 'layer').map((name) => numbered(8, name));
     const jobs = layers.flatMap((layer, depth) => layer.map((id) => job(id, ...(layers[depth - 1] ?? []))));
     await fixture.submit(...jobs);

@@ -148,7 +148,7 @@ test('a heavy job that would wait for hours does not idle a converter', async ()
   expect(await claim(converter, GAP, ROOM, hours)).toEqual([]);
 });
 
-test('a large background job is not passed by smaller ones for ever', async () => {
+test('smaller background jobs stop passing a large one that has waited over half a minute', async () => {
   const converter = await fixture.converter();
   const capacity = { cpuUnits: 4, memoryMb: 8192 };
   const small = { shape: { cpuUnits: 0, memoryMb: 768 }, priority: 'low' as const };

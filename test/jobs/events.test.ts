@@ -150,24 +150,24 @@ test('changes of many jobs cost the same in a used session as in a fresh one', a
   }
 });
 
-describe('NOTIFY names what has changed', () => {
+describe('a notification', () => {
   let client: pg.Client;
-  let heard: [channel: string, payload: string][];
+  let received: [channel: string, payload: string][];
   beforeEach(async () => {
-    heard = [];
+    received = [];
     client = new pg.Client({ connectionString: fixture.url });
     await client.connect();
-    client.on('notification', ({ channel, payload = '' }) => heard.push([channel, payload]));
+    client.on('notification', ({ channel, payload = '' }) => received.push([channel, payload]));
     for (const channel of [CHANGES_CHANNEL, PROGRESS_CHANNEL]) await client.query(`listen ${channel}`);
   });
   afterEach(() => client.end());
   /** Returns all notifications that were sent before the call: Postgres delivers them before the answer of a query. */
   const notified = async () => {
     await client.query('select 1');
-    return heard.splice(0);
+    return received.splice(0);
   };
 
-  test('jobs, their progress, and uploads, even deleted ones', async () => {
+  test('names changed jobs, their progress, and uploads, even deleted ones', async () => {
     const upload = await fixture.upload();
     const job = await fixture.claimOne();
     expect(await notified()).toEqual([
@@ -181,7 +181,7 @@ describe('NOTIFY names what has changed', () => {
     expect((await notified()).at(-1)).toEqual([CHANGES_CHANNEL, `{"uploads" : ["${upload}"]}`]);
   });
 
-  test('in payloads below the limit of Postgres, else without content', async () => {
+  test('has a payload below the limit of Postgres, or no content', async () => {
     const ids = Array.from({ length: 70 }, (_, index) => `job ${index}`);
     const long = [...'abc'].map((letter) => letter + '\u{1f600}'.repeat(199));
     await fixture.submit(...ids.map((id) => ({ id })));
@@ -420,7 +420,7 @@ describe('the position in the queue', () => {
     expect(await Promise.all(['first', 'second', 'third', 'fourth', 'fifth'].map(position))).toEqual([1, 2, 3, 4, 5]);
   });
 
-  test('of a blocked job counts as if it were ready', async () => {
+  test('is given to a blocked job as if it were ready', async () => {
     await fixture.submit(
       { id: 'a' },
       { id: 'urgent', priority: 'high', dependsOn: ['a'] },

@@ -34,7 +34,7 @@ async function flood(owner: string | null, count: number): Promise<void> {
 
 const countOf = (owners: (string | null)[], owner: string) => owners.filter((one) => one === owner).length;
 
-test('a single job is second behind more jobs of another owner than a claim reads', async () => {
+test('a single job starts second, even behind more jobs of another owner than a claim reads', async () => {
   await flood('A', FLOOD);
   await fixture.submit({ owner: 'B' });
   expect(await serve(2)).toContain('B');
@@ -74,7 +74,7 @@ test('two owners with constant work do not starve a third', async () => {
   for (const owner of ['A', 'B', 'C']) expect(countOf(owners, owner)).toBeGreaterThanOrEqual(25);
 });
 
-test('an owner pays nothing for starts while no other owner waited', async () => {
+test('starts while no other owner waits do not reduce the later turns of an owner', async () => {
   await flood('A', 200);
   await serve(200);
   await flood('B', 50);
@@ -98,7 +98,7 @@ test('without owners jobs run in the order of their arrival', async () => {
   expect((await fixture.claim(converter)).map(({ id }) => id)).toEqual(ids);
 });
 
-test('an owner whose newest jobs have ended already gets no more turns than others', async () => {
+test('an owner gets no more turns than others when its newest jobs have ended already', async () => {
   for (const owner of ['B', 'C', 'D']) await flood(owner, 100);
   await fixture.submit({ id: 'bad', owner: 'A', priority: 'critical' });
   const [bad] = await fixture.claimOnce(converter, { capacity: SMALL });

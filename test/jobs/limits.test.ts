@@ -157,7 +157,7 @@ describe('a limit for each key', () => {
     expect(await startable()).toBe(6);
   });
 
-  test('admits a job later that was locked when its key had a slot', async () => {
+  test('admits a job in a later round if it was locked when its key had a slot', async () => {
     await limit({ type: 'test', concurrency: { perKey: 1 } });
     const [, next] = await fixture.submit(...keyed('acme', 2));
     const running = await fixture.claimOne();

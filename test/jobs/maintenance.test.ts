@@ -139,9 +139,9 @@ describe('after an outage', () => {
   });
 
   test.each([
-    ['with a gap of six seconds', 6],
-    ['to a primary whose clock is behind', -30],
-  ])('%s the watch restarts', async (_what, secondsAgo) => {
+    ['after a gap of six seconds', 6],
+    ['on a primary whose clock is behind', -30],
+  ])('the watch restarts %s', async (_what, secondsAgo) => {
     const converter = await fixture.converter(60);
     await fixture.watched(3_600, secondsAgo);
     await nextRound();
@@ -151,7 +151,7 @@ describe('after an outage', () => {
     expect(rows).toEqual([{ fresh: true, past: true }]);
   });
 
-  test('a gap of four seconds interrupts nothing, and a second look within a second does nothing', async () => {
+  test('a gap of four seconds does not restart the watch, and a second round within a second does nothing', async () => {
     const converter = await fixture.converter(60);
     await fixture.watched(60, 0.1);
     await nextRound();
@@ -207,7 +207,7 @@ describe('a running attempt', () => {
     expect(await fixture.job(job.id)).toMatchObject({ status: 'retrying' });
   });
 
-  test('of a job that waits for its children has no timeout', async () => {
+  test('has no timeout while its job waits for its children', async () => {
     await fixture.submit({ timeoutSeconds: 10 });
     const parent = await fixture.claimOne();
     await fixture.settle(parent, { kind: 'split', children: [{ type: 'test', payload: {}, shape: SMALL }] }, null);

@@ -177,7 +177,7 @@ describe('a job that failed with its prerequisite', () => {
   });
 });
 
-test('of a split job only the children that failed run again, and it completes with them', async () => {
+test('a retry of a split job runs only its failed children again, and the job completes with them', async () => {
   const upload = await fixture.upload();
   const parent = await fixture.claimOne();
   await recordInspection(fixture.db, parent, { pageCount: 6, selected: [[1, 6]] });

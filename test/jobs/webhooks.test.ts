@@ -229,7 +229,7 @@ describe('a locked webhook', () => {
     expect(read).toBeLessThan(400);
   });
 
-  test('of many hosts is found by queries that continue after the last one', async () => {
+  test('among many hosts is found by queries that continue after the last one', async () => {
     await fixture.submit(
       ...Array.from({ length: 1_100 }, (_, n) => ({ id: `many-${n}`, notifyUrl: `http://h${n}.example/` })),
     );

@@ -152,8 +152,8 @@ const CHECKS: Check[] = [
   ['logs', () => listLogs(db, jobIdOf(7), { after: 0, limit: LIMIT })],
   ['webhooks of a job', () => listWebhooks(db, { jobId: jobIdOf(7) }, { limit: LIMIT })],
   ['the position of the last', async () => positionInQueue(db, await aJob(READY)), { rows: 2_000 }],
-  ['whether too many are ready', () => countReady(db, 10_000, 2_500), { rows: 25_000, blocks: 10_000 }],
-  ['what an owner has waiting', () => readUsage(db, 'alice', 2_500, 32), { rows: 3_000 }],
+  ['the count of ready jobs', () => countReady(db, 10_000, 2_500), { rows: 25_000, blocks: 10_000 }],
+  ['the usage of an owner', () => readUsage(db, 'alice', 2_500, 32), { rows: 3_000 }],
 
   ['converters', () => listConverters(db)],
   // Up to a thousand of each group, from the index alone.

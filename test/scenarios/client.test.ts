@@ -151,7 +151,7 @@ test('a signal ends waiting and streaming', async () => {
 });
 
 describe('a service that restarts', () => {
-  test('executes calls of the meantime once, and the stream resumes without a gap', async () => {
+  test('executes calls made during the restart once, and the stream resumes without a gap', async () => {
     const seen: string[] = [];
     const following = (async () => {
       for await (const { job_id, status } of client.jobs.stream({ after: 0 })) {

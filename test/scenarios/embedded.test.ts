@@ -212,7 +212,7 @@ test('Ctrl-C in the terminal does not stop Postgres before its owner does', asyn
   expect(await once(script, 'exit')).toEqual([0, null]); // No handle keeps the process running.
 });
 
-whenRoot('started by root, Postgres runs as nobody with code and data in a folder of root', async () => {
+whenRoot('Postgres started by root runs as an unprivileged user, with code and data in a folder of root', async () => {
   expect(fs.statSync(root)).toMatchObject({ uid: 0, mode: 0o40700 });
   const checkout = path.join(root, 'checkout');
   for (const part of ['package.json', 'runtime', 'db/embedded', ...LIBRARY]) {

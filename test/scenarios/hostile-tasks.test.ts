@@ -47,7 +47,7 @@ onLinux('a compromised sandbox', () => {
   ];
   const here = cases.filter(([, start]) => (start === asRoot ? isRoot : canSwitch));
 
-  test.each(here)('reaches nothing outside, under a converter of %s (%#)', async (_who, start, level, maxLandlock) => {
+  test.each(here)('reaches nothing outside, with a converter of %s (%#)', async (_who, start, level, maxLandlock) => {
     const { hostile, daemonLives, converterUid } = await attack(start, { level, maxLandlock });
     expect(hostile).toMatchObject({ kind: 'completed', result: { reached: [] } });
     expect(daemonLives).toBe(false);

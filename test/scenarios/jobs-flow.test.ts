@@ -40,7 +40,7 @@ async function statusesOf(id: string): Promise<string[]> {
   return items.map(({ message }: Json) => message).filter((message: string) => /^\w+$/.test(message));
 }
 
-test('of three jobs that wait for a busy converter, the critical one starts first, then normal, then low', async () => {
+test('three jobs that wait for a busy converter start by priority: critical, normal, low', async () => {
   converter = await service.startConverter({ CAPACITY_CPU: '1' });
   const blocker = await block(1);
   await service.jobIn('running', blocker.id);

@@ -70,7 +70,7 @@ describe('a job', () => {
     }
   });
 
-  test('whose failure is permanent is not tried again, and what waits for it never starts', async () => {
+  test('with a permanent failure is not retried, and its dependants never start', async () => {
     const { body: upload } = await service.upload([['a.png', await makeImage()]]);
     const [checksum, next, last] = await service
       .submit([

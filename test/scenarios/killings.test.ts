@@ -49,7 +49,7 @@ async function killAtRandom(signal: AbortSignal): Promise<number> {
   return kills;
 }
 
-test('sandboxes that are killed at random lose no page, and spend attempts of their own uploads only', async () => {
+test('sandboxes that are killed at random lose no page, and spend attempts only of the uploads that they convert', async () => {
   const pdf = await makePdf(
     Array.from({ length: PAGES }, (_, index) => ({ color: [index % 200, 80, 80], text: `${index + 1}` })),
   );

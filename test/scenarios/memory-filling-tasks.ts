@@ -73,8 +73,8 @@ const stuck = defineTask({
 });
 
 /**
- * Holds memory in child processes, one more after another, and says `child` with the id of each; `detached` ones
- * lead process groups of their own.
+ * Holds memory in child processes, started one after another, and logs `child` with the id of each; `detached` ones
+ * lead separate process groups.
  */
 const swarm = defineTask({
   type: 'swarm',
@@ -127,7 +127,7 @@ const balloon = defineTask({
   },
 });
 
-/** Tells which of these processes are there when it starts. */
+/** Returns the ids of those processes that exist when it starts. */
 const lookFor = defineTask({
   type: 'look_for',
   payload: z.strictObject({ pids: z.array(z.int()) }),

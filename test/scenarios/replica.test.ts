@@ -93,7 +93,7 @@ test('a query that fails on both servers fails', async () => {
   await expect(replica.read((db) => db.execute(sql`select * from nothing`))).rejects.toThrow();
 });
 
-test('a server that is no replica is not read', async () => {
+test('a server that is not a replica is not read', async () => {
   const itself = openReplica(database.db, primary.url, log);
   await expect(itself.read(async (db) => db === database.db)).resolves.toBe(true);
   await itself.close();

@@ -26,7 +26,7 @@ const SECRETS = {
   ...WORDS,
   API_KEYS: JSON.stringify([{ name: 'root', sha256: WORDS.API_KEYS, scopes: ['admin'] }]),
   WEBHOOK_SECRET: `whsec_${Buffer.from(WORDS.WEBHOOK_SECRET, 'base64url').toString('base64')}`,
-  // Nobody listens there.
+  // No server listens there.
   DATABASE_READ_URL: `postgres://reader:${WORDS.DATABASE_READ_URL}@127.0.0.1:1/replica`,
   REDIS_URL: `redis://:${WORDS.REDIS_URL}@127.0.0.1:1`,
   OTEL_EXPORTER_OTLP_HEADERS: `authorization=${WORDS.OTEL_EXPORTER_OTLP_HEADERS}`,
@@ -99,7 +99,7 @@ test('npm start puts no secret into an environment, a command line, a log or a r
   expect(await ask(`/uploads/${id}/status`)).toMatchObject({ status: 'completed' });
   for (const route of ['/uploads', `/uploads/${id}`, '/jobs', '/system', '/metrics', '/health/ready', '/jobs/none'])
     await ask(route);
-  await ask('/uploads', { headers: { Authorization: 'Bearer nobody' } });
+  await ask('/uploads', { headers: { Authorization: 'Bearer unknown' } });
   expect(answers.flatMap((answer) => found(secrets, answer))).toEqual([]);
 
   const family = descendantsOf(service.child.pid as number);

@@ -104,13 +104,13 @@ test('one trace has the request, the sandboxes of its jobs and their pages', asy
     })),
   );
 
-  // What failed is marked, with what the client was told.
+  // Failed spans are marked, with the public error.
   const failed = inTrace(locked).filter(({ status }) => status.code === ERROR);
   expect(failed.map(({ name }) => name).sort()).toEqual(['attempt convert', 'sandbox run']);
   const document = inTrace(locked).find(({ name }) => name === 'attempt convert');
   expect(document?.attributes['sheetmill.outcome']).toBe('failed');
 
-  // Without a traceparent the request begins a trace of its own, and its job is part of that.
+  // Without a traceparent the request begins a new trace, and its job is part of it.
   const root = collector.spans.find(({ parent, attributes }) => parent === '' && attributes['http.route'] === '/jobs');
   expect(children(root as ReceivedSpan)).toMatchObject([
     { name: 'attempt noop', attributes: { 'sheetmill.job': scheduled.job_id, 'sheetmill.outcome': 'completed' } },

@@ -39,7 +39,7 @@ const { level, maxLandlock }: HostileOptions = JSON.parse(process.argv[2] ?? '')
 const secret = process.env.SECRET ?? '';
 await hideProcessMemory();
 const folder = await mkdtemp(path.join(tmpdir(), 'sheetmill-hostile-'));
-// Sandboxes with a user of their own pass through it.
+// Sandboxes that run as another user pass through it.
 await chmod(folder, 0o711);
 const bystander = spawn('sleep', ['60'], { env: { SECRET: secret } });
 const listeners: Server[] = [];

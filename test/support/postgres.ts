@@ -15,8 +15,8 @@ const AS_NOBODY = [
 ];
 
 /**
- * Starts a Postgres of whatever kind on what an embedded Postgres has made and left in `folder`: on `host`, with settings of
- * its own. `enter` stands before its command, to start it elsewhere.
+ * Starts Postgres in `folder`, which a stopped embedded Postgres has created, on `host` and with more settings. `enter` is
+ * put before its command, to start it elsewhere.
  */
 export async function startPostgres(
   folder: string,

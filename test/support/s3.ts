@@ -93,7 +93,7 @@ export async function startS3() {
     holdRequests(until: (url: string) => Promise<void> | undefined): void {
       hold = until;
     },
-    /** Nobody is there any more, until `comeBack`. */
+    /** Refuses connections until `comeBack`. */
     goAway,
     comeBack: () => open(port),
     async stop(): Promise<void> {

@@ -180,9 +180,9 @@ export async function startService({
         String(converter.pid),
       ]);
     },
-    /** What the rows break of what they promise each other: nothing. */
+    /** Finds rows that contradict each other. */
     audit: () => auditAll(drizzle({ client: pool, schema })),
-    /** Starts the API anew, at another URL, once the one before was ended. */
+    /** Starts the API again at another URL, after the previous one has ended. */
     async startApi(): Promise<void> {
       api = await start('api');
     },

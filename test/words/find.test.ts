@@ -25,6 +25,11 @@ test('comments and texts of TypeScript are checked', () => {
   expect(wordsIn('a.ts', source)).toEqual(['1: of its own', '3: anew', '3: for good', '4: under way', '6: Whether']);
 });
 
+test('the Unix user nobody can be named', () => {
+  expect(wordsIn('a.md', 'Nobody listens.\n')).toEqual(['1: Nobody']);
+  expect(wordsIn('a.ts', '// Runs as `nobody`, the user nobody.\n')).toEqual([]);
+});
+
 test('texts begin with their subject', () => {
   expect(wordsIn('a.ts', "test('what waits is kept', f);\nfail('the part of what waits');")).toEqual(['1: what']);
 });

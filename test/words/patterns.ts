@@ -30,7 +30,7 @@ export const PROSE: Pattern[] = [
   { pattern: /\bis\s+to\s+be\s+had\b/gi, instead: 'is available', reason: 'archaic' },
   { pattern: /\bcomes?\s+to\s+pass\b/gi, instead: 'happens', reason: 'archaic' },
   { pattern: /\bgoes\b/gi, instead: 'is sent, is deleted, ends', reason: 'many meanings' },
-  { pattern: /\bnobody\b/gi, instead: 'no client, no process', reason: 'hides the subject' },
+  { pattern: /(?<!`|user )\bnobody\b/gi, instead: 'no client, no process', reason: 'hides the subject' },
   { pattern: /\bjust\s+now\b/gi, instead: 'currently', reason: 'two meanings' },
 ];
 

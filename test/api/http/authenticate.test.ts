@@ -242,10 +242,10 @@ describe('a JWT', () => {
     ['that has expired', () => jwt({ exp: IN_A_MINUTE() - 120 }), /exp/],
     ['without an expiry', () => jwt({ exp: undefined }), /exp/],
     ['that is not valid yet', () => jwt({ nbf: IN_A_MINUTE() + 60 }), /nbf/],
-    ['of another issuer', () => jwt({ iss: 'https://other.example' }), /iss/],
+    ['from another issuer', () => jwt({ iss: 'https://other.example' }), /iss/],
     ['for another audience', () => jwt({ aud: 'other' }), /aud/],
     ['without a subject', () => jwt({ sub: undefined }), /sub/],
-    ['whose subject cannot be stored', () => jwt({ sub: 'a\0' }), /sub/],
+    ['with a subject that cannot be stored', () => jwt({ sub: 'a\0' }), /sub/],
     ['signed with another key', () => jwt({}, stranger), /signature/],
     [
       'that was changed',

@@ -19,7 +19,7 @@ test('concurrent calls share queries with a limited number of ids, one query at 
   expect(queries).toEqual([['a', 'b', 'c'], ['absent', 'd', 'e'], ['f']]);
 });
 
-test('a query that starts after a call answers it, and an error rejects only the calls of its query', async () => {
+test('a call is answered by a query that starts after it, and an error rejects only the calls of its query', async () => {
   let state = 1;
   const running = Promise.withResolvers<void>();
   const gate = Promise.withResolvers<void>();

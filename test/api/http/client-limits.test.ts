@@ -197,7 +197,7 @@ test('every answer forbids inline scripts, frames and type sniffing', async () =
 });
 
 // The last test, since the address has no requests left afterwards.
-test('requests with a wrong key count for the address, so that nobody can guess keys', async () => {
+test('requests with a wrong key count for the address, so that keys cannot be guessed', async () => {
   let guesses = 0;
   let answer = await get('guess');
   // Twice the maximum, since a new minute can begin.

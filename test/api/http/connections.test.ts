@@ -101,7 +101,7 @@ test('connections without a valid key are closed first, least recently used firs
   expect([guesser.closed, client.closed]).toEqual([false, false]);
 });
 
-test('of connections with a valid key the longest idle one is closed, and never a busy one', async () => {
+test('the longest idle connection with a valid key is closed, and never a busy one', async () => {
   const clients = await openMany(MAX_UNKNOWN);
   await Promise.all(clients.map((client) => ask(client)));
   clients.push(...(await openMany(MAX - MAX_UNKNOWN)));

@@ -44,17 +44,24 @@ const PDF = filePart('a.pdf', `%PDF-1.7${' '.repeat(5_000)}`);
 const ZEROS = Buffer.alloc(64 * 1024);
 const ENDLESS: [what: string, status: number, line: string, type: string, start: Buffer, more: Buffer][] = [
   ['before the first part', 400, 'POST /uploads', FORM, Buffer.alloc(0), ZEROS],
-  ['of empty lines', 400, 'POST /uploads', FORM, Buffer.alloc(0), Buffer.from('\r\n'.repeat(8_192))],
+  ['with empty lines', 400, 'POST /uploads', FORM, Buffer.alloc(0), Buffer.from('\r\n'.repeat(8_192))],
   ['in the head of a part', 400, 'POST /uploads', FORM, Buffer.from(`${HEAD}\r\nX: `), ZEROS],
-  ['of heads', 400, 'POST /uploads', FORM, Buffer.from(HEAD), Buffer.from('\r\nX: y'.repeat(1_000))],
+  ['with heads', 400, 'POST /uploads', FORM, Buffer.from(HEAD), Buffer.from('\r\nX: y'.repeat(1_000))],
   ['in a text field', 400, 'POST /uploads', FORM, Buffer.from(`${HEAD}\r\n\r\n`), ZEROS],
   ['in a part without a name', 400, 'POST /uploads', FORM, Buffer.from(`--${BOUNDARY}\r\nX: y\r\n\r\n`), ZEROS],
-  ['of parts', 400, 'POST /uploads', FORM, Buffer.alloc(0), Buffer.concat(Array(100).fill(part(HEAD.slice(14), '1')))],
-  ['of files', 413, 'POST /uploads', FORM, Buffer.alloc(0), PDF],
+  [
+    'with parts',
+    400,
+    'POST /uploads',
+    FORM,
+    Buffer.alloc(0),
+    Buffer.concat(Array(100).fill(part(HEAD.slice(14), '1'))),
+  ],
+  ['with files', 413, 'POST /uploads', FORM, Buffer.alloc(0), PDF],
   ['in a file', 413, 'POST /uploads', FORM, PDF.subarray(0, -2), ZEROS],
   ['after the last part', 413, 'POST /uploads', FORM, Buffer.concat([PDF, CLOSING]), ZEROS],
   ['without a boundary', 400, 'POST /uploads', 'multipart/form-data', Buffer.alloc(0), ZEROS],
-  ['of another type', 415, 'POST /uploads', 'text/plain', Buffer.alloc(0), ZEROS],
+  ['with another type', 415, 'POST /uploads', 'text/plain', Buffer.alloc(0), ZEROS],
   ['where none is expected', 200, 'GET /jobs', 'text/plain', Buffer.alloc(0), ZEROS],
 ];
 

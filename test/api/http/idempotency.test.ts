@@ -100,7 +100,7 @@ describe('POST /jobs with an Idempotency-Key', () => {
     expect(await until(async () => (await post(key, { type: 'noop' })).status === 201)).toBe(true);
   });
 
-  test.each(['', 'x'.repeat(256), 'caf\u00e9'])('is refused as %j', async (key) => {
+  test.each(['', 'x'.repeat(256), 'caf\u00e9'])('is refused if its value is %j', async (key) => {
     expectProblem(await post(key, { type: 'noop' }), 400, 'invalid_request', /^Idempotency-Key: /);
   });
 });

@@ -57,11 +57,11 @@ test.each([
   ['too large', `"${'x'.repeat(MAX_BYTES)}"`, {}, 413, /100000|MB/],
   ['a bomb', gzipSync(Buffer.alloc(50_000_000, ' ')), { 'Content-Encoding': 'gzip' }, 413, /MB/],
   ['no gzip', '{}', { 'Content-Encoding': 'gzip' }, 400, /cannot be read/],
-  ['of another encoding', '{}', { 'Content-Encoding': 'rot13' }, 415, /gzip, deflate, br/],
+  ['in another encoding', '{}', { 'Content-Encoding': 'rot13' }, 415, /gzip, deflate, br/],
   ['in UTF-16', '{}', { 'Content-Type': 'application/json; charset=utf-16' }, 415, /utf-8/],
   ['no JSON', '{"a"', {}, 400, /the body is not JSON/],
   ['a text', '"a"', {}, 400, /object or array/],
-  ['of another type', '{}', { 'Content-Type': 'text/plain' }, 415, /application\/json/],
+  ['sent as another media type', '{}', { 'Content-Type': 'text/plain' }, 415, /application\/json/],
 ])('a body that is %s is refused', async (_what, body, headers, status, detail) => {
   const answer = await post(body, headers);
   expect(answer).toMatchObject({ status, body: { detail: expect.stringMatching(detail) } });

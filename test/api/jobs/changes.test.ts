@@ -64,7 +64,7 @@ test('only the priority of a job of an upload can change, and the payload of an 
   expect((await service.submit([archive, archive])).map((one: Json) => one.job_id)).toEqual([job_id, job_id]);
 });
 
-test('a job with a unique key in use is the existing job', async () => {
+test('a POST of a job with a unique key in use returns the existing job', async () => {
   const job = { type: 'noop', unique: { key: 'nightly', period_seconds: 3_600 } };
   const first = await service.post('/jobs', job);
   const again = await service.post('/jobs', { ...job, priority: 'high' });

@@ -90,7 +90,7 @@ describe('a job', () => {
     expect(job).toMatchObject({ status: 'scheduled', run_at: SOON, position_in_queue: null });
   });
 
-  test('with an existing id is that job if it is equal, and a conflict otherwise', async () => {
+  test('with an existing id is the existing job if both are equal, and a conflict otherwise', async () => {
     const job = { job_id: 'mine', type: 'reverse', payload: { input: 'a' } };
     const first = await service.post('/jobs', job);
     // Explicit defaults make no difference.

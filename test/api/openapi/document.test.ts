@@ -417,7 +417,7 @@ describe('operations', () => {
 
 /** Runs last, since it looks back at all answers. */
 describe('the document', () => {
-  test('its references resolve, its schemas compile and its examples are valid', () => {
+  test('has references that resolve, schemas that compile and valid examples', () => {
     expect(document).toMatchObject({ openapi: '3.1.0', info: { title: 'sheetmill', version: expect.any(String) } });
     visit(document, []);
     const ids = operations().map(({ operation }) => operation.operationId);
@@ -441,14 +441,14 @@ describe('the document', () => {
     }
   });
 
-  test('every described answer was given, except failures of the service and refusals of keys', () => {
+  test('describes only answers that the tests above received, except failures of the service and refusals of keys', () => {
     const described = operations().flatMap(({ method, route, operation }) =>
       Object.keys(operation.responses).map((status) => `${method} ${route} ${status}`),
     );
     expect(described.filter((answer) => !given.has(answer) && !/ (401|403|429|500|503)$/.test(answer))).toEqual([]);
   });
 
-  test('it describes exactly the routes of the API', async () => {
+  test('describes exactly the routes of the API', async () => {
     // Only the routes are read, so most parts are never used.
     const parts = { tasks: await loadTasks(undefined), config: parseConfig({}), log: createLogger('silent', {}) };
     const app = createApp(parts as Parameters<typeof createApp>[0]);

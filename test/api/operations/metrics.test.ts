@@ -64,7 +64,7 @@ const endless = { type: 'balloon', payload: { megabytes: 100 } };
 test('metrics count uploads, jobs, pages, sandboxes and webhooks', async () => {
   const pdf = await makePdf([{ color: RED }, { color: RED }]);
   const png = await makeImage();
-  const key = { 'Idempotency-Key': 'of the first upload' };
+  const key = { 'Idempotency-Key': 'first-upload' };
   const upload = () => service.upload([['a.pdf', pdf]], { notify_url: receiver.url('/fails-once') }, key);
   const first = await upload();
   // A repeat is not counted.

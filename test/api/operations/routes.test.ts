@@ -146,7 +146,7 @@ describe('deaths in GET /system', () => {
     await end('grows', 'alice', { kind: 'outgrown', error: outgrown, spent: true }, 251);
     await end('hangs', 'alice', failed('timeout', 'took longer than 60 s'), 90);
     await end('crashes', 'alice', failed('internal', 'the task brought its sandbox down (SIGSEGV)'));
-    await end('of bob', 'bob', failed('converter_lost', 'the converter that ran it went away'));
+    await end('lost', 'bob', failed('converter_lost', 'the converter that ran it went away'));
     const death = (job_id: string, peak_memory_mb: number | null, error: object) => ({
       job_id,
       type: 'test',
@@ -164,7 +164,7 @@ describe('deaths in GET /system', () => {
       death('grows', 251, outgrown),
     ];
     expect(await deathsFor('alice')).toEqual(ofAlice);
-    const ofBob = death('of bob', null, { code: 'converter_lost', message: 'the converter that ran it went away' });
+    const ofBob = death('lost', null, { code: 'converter_lost', message: 'the converter that ran it went away' });
     expect(await deathsFor('bob')).toEqual([ofBob]);
     expect(await deathsFor('root')).toEqual([ofBob, ...ofAlice]);
     await fixture.cancel('grows');

@@ -151,7 +151,7 @@ describe('an outage', () => {
 
   const statusesOf = (results: PromiseSettledResult<unknown>[]) => [...new Set(results.map(({ status }) => status))];
 
-  test('that loses the answer to the commit of a group fails its uploads and keeps all files', async () => {
+  test('between the commit of a group and its answer fails the uploads and keeps all files', async () => {
     const create = createUploads({ db: database.db, queues: fixture.queues, store });
     const group = await many(10);
     const lost = way.loseAnswer('commit', 'insert into "uploads"');
@@ -165,7 +165,7 @@ describe('an outage', () => {
     expect(await fixture.db.$count(uploads, eq(uploads.id, later.received.id))).toBe(1);
   });
 
-  test('before the commit of a group fails its uploads and leaves neither rows nor files', async () => {
+  test('before the commit of a group fails the uploads and leaves neither rows nor files', async () => {
     const create = createUploads({ db: database.db, queues: fixture.queues, store });
     const group = await many(10);
     const lost = way.loseAnswer('insert into "jobs"', 'insert into "uploads"');

@@ -45,7 +45,7 @@ test('the result does not depend on the chunks of a body', async () => {
   );
 });
 
-test('only heads are rewritten, in the form that busboy needs', async () => {
+test('only the headers of parts are rewritten, into the form that busboy needs', async () => {
   const text = '\r\n--b\r\nContent-Disposition: form-data; name="dpi"\r\nContent-Type: image/png\r\n\r\n72';
   const content = `\r\n--bb\r\n--a\r\n\r\n${HEAD}\r\n\r\n`;
   const body = `--b\r\nContent-Type: application/pdf\r\n${HEAD}\r\n\r\n${content}${text}\r\n--b--\r\n`;
@@ -55,7 +55,7 @@ test('only heads are rewritten, in the form that busboy needs', async () => {
   });
 });
 
-test('heads that busboy refuses or does not read pass unchanged', async () => {
+test('headers that busboy refuses or does not read pass unchanged', async () => {
   for (const body of [
     `--b\r\nno colon here\r\n\r\nx\r\n--b--`,
     `--b\r\nContent-Disposition: attachment; name="file"\r\n\r\nx`,

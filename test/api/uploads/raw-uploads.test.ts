@@ -42,20 +42,20 @@ const rawPart = (head: Buffer, content: Uint8Array) =>
 const field = (name: string, value: string | Buffer, more = '') =>
   part(`Content-Disposition: form-data; name="${name}"${more}`, value);
 
-describe('a part of the field file without a filename is a file', () => {
+describe('a part without a filename', () => {
   test.each([
     ['without a Content-Type', ''],
     ['that is a PDF', '\r\nContent-Type: application/pdf'],
-    ['of bytes', '\r\nContent-Type: application/octet-stream'],
-    ['of text', '\r\nContent-Type: text/plain; charset=utf-8'],
+    ['with the type application/octet-stream', '\r\nContent-Type: application/octet-stream'],
+    ['with the type text/plain', '\r\nContent-Type: text/plain; charset=utf-8'],
     ['with a length', '\r\nContent-Type: application/pdf\r\nContent-Length: 1'],
-  ])('%s', async (_, more) => {
+  ])('is a file in the field file: %s', async (_, more) => {
     const { status, body } = await send([field('file', pdf, more), CLOSING]);
     expect([status, body.originals]).toMatchObject([200, [{ filename: null, bytes: pdf.length }]]);
     expect(await service.done(body.id)).toMatchObject({ status: 'completed', pages: [{ page: 1 }] });
   });
 
-  test('of any size, in chunks of any size', async () => {
+  test('can have any size, in chunks of any size', async () => {
     // Parsers of multipart bodies fail at line breaks and parts of boundaries.
     const tail = Buffer.from(`\r\n--${BOUNDARY.slice(0, -1)}\r\n\r\n--\r\n`.repeat(40_000));
     const large = Buffer.concat([pdf, tail]);
@@ -67,7 +67,7 @@ describe('a part of the field file without a filename is a file', () => {
     }
   });
 
-  test('among other files, in order', async () => {
+  test('keeps its place among other files', async () => {
     const { body } = await send([
       field('file', pdf),
       filePart('b.png', png),
@@ -84,12 +84,12 @@ describe('a part of the field file without a filename is a file', () => {
     await service.done(body.id);
   });
 
-  test('whose type is detected by its content', async () => {
+  test('has the type of its content', async () => {
     const { status, body } = await send([field('file', 'text'), CLOSING]);
     expect([status, body.detail]).toEqual([415, 'file 1 is neither PDF, PNG nor JPEG by its content']);
   });
 
-  test('but in another field it is a text field', async () => {
+  test('is a text field in another field', async () => {
     const { status, body } = await send([field('document', Buffer.alloc(100_000, pdf)), CLOSING]);
     expect([status, body.detail]).toEqual([
       400,

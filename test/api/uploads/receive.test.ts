@@ -317,7 +317,7 @@ describe('a received file', () => {
     ['too many pages', 'too_many_pages', 'a.pdf', () => makePdf(Array.from({ length: 6 }, () => ({ color: RED })))],
     ['too many pixels', 'too_many_pixels', 'a.png', () => makeImage({ width: 1_200, height: 1_000 })],
   ];
-  test.each(cases)('of %s fails with %s', async (_, code, name, make, ...[fields]) => {
+  test.each(cases)('fails for %s, with %s', async (_, code, name, make, ...[fields]) => {
     const done = await failure(name, await make(), fields);
     expect(done.error.code).toBe(code);
     const [original] = done.originals;
@@ -345,7 +345,7 @@ describe('a received file', () => {
     expect(await service.done(body.id)).toMatchObject({ status: 'completed', progress: { pages_done: 4 } });
   });
 
-  test('that is encrypted opens with its password, which is then stored nowhere', async () => {
+  test('opens with its password if it is encrypted, and no answer, log or table keeps the password', async () => {
     const { body } = await service.upload([['a.pdf', encryptedPdf(PASSWORD)]], { password: PASSWORD });
     const done = await service.done(body.id);
     expect(done).toMatchObject({ status: 'completed', progress: { pages_done: 1, pages_total: 1 } });
@@ -365,7 +365,7 @@ describe('a received file', () => {
     }
   });
 
-  test('that is not encrypted is converted with a password, too', async () => {
+  test('is converted even if it has a password that it does not need', async () => {
     const { body } = await service.upload([['a.pdf', threePages]], { password: PASSWORD });
     expect(await service.done(body.id)).toMatchObject({ status: 'completed' });
   });

@@ -52,7 +52,7 @@ test('expires_at with a UTC offset is the same time in UTC', () => {
   expect(read({ expires_at: '2099-01-01T12:00:00+02:00' }).expires_at).toEqual(new Date('2099-01-01T10:00:00Z'));
 });
 
-test('a page cursor is read as it was written', () => {
+test('a page cursor is decoded to the encoded value', () => {
   const place = { original: 2, page: 17 };
   expect(readPageCursor(writePageCursor(place) ?? undefined)).toEqual(place);
   expect([writePageCursor(null), readPageCursor(undefined)]).toEqual([null, undefined]);

@@ -243,7 +243,7 @@ describe('a notify_url', () => {
     expect(receiver.at('/notified')).toHaveLength(1);
   });
 
-  test('of a schedule applies to each of its jobs', async () => {
+  test('applies to each job of its schedule', async () => {
     const job = { type: 'noop', notify_url: receiver.url('/scheduled') };
     const { body } = await service.put('/schedules/notified', { cron: '0 0 1 1 *', job });
     expect(body.job).toEqual(job);

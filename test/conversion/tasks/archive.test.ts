@@ -78,7 +78,7 @@ test('a zip holds every page in order, stored, under its original and page', asy
 test('the result has the number of pages, and progress counts them', async () => {
   const context = contextOf(await makePages({ '1-1': randomBytes(1_000), '1-2': randomBytes(1_000) }));
   expect(await archive.run(context)).toEqual({ pages: 2 });
-  expect(context.told.progress).toEqual([
+  expect(context.reports.progress).toEqual([
     [1, 2],
     [2, 2],
   ]);

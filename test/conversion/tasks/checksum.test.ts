@@ -53,7 +53,7 @@ test('each round hashes the digest before and then the file', async () => {
   let digest = Buffer.alloc(0);
   for (let round = 0; round < 3; round++) digest = createHash('sha256').update(digest).update(content).digest();
   expect(await checksum.run(context)).toMatchObject({ rounds: 3, bytes: 100_000, digest: digest.toString('hex') });
-  expect(context.told.progress).toEqual([
+  expect(context.reports.progress).toEqual([
     [1, 3],
     [2, 3],
     [3, 3],

@@ -71,7 +71,7 @@ test.each([
   [1, -1, false],
   [1.5, 1, false],
   [Number.NaN, 1, false],
-])('%s x %s: a page may have that size: %s', (width, height, expected) => {
+])('a page may have %s x %s pixels: %s', (width, height, expected) => {
   expect(isPageSize({ width, height })).toBe(expected);
 });
 

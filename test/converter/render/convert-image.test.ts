@@ -212,7 +212,7 @@ test('metadata is removed', async () => {
   expect(png.toString('latin1')).not.toMatch(/iCCP|eXIf|tEXt|zTXt|iTXt|somebody/);
 });
 
-describe('refused as corrupt', () => {
+describe('a corrupt image is refused:', () => {
   test.each(['png', 'jpeg'] as const)('a truncated %s', async (format) => {
     const noise = sharp({
       create: {
@@ -255,7 +255,7 @@ test('stray bytes after a JPEG are ignored', async () => {
   expectNear(await pixelAt(png, 5, 5), RED, 3);
 });
 
-inCorpus('every image of the corpus but the corrupt one converts (needs the corpus)', async () => {
+inCorpus('every image of the corpus except the corrupt one is converted (needs the corpus)', async () => {
   // 65536 x 65536 pixels would take ten seconds.
   for (const name of (await readdir(CORPUS)).filter((name) => !name.startsWith('65536'))) {
     const outcome = await convertImage(path.join(CORPUS, name)).then(

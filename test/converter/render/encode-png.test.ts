@@ -149,7 +149,7 @@ describe('a drawn page as PNG', () => {
   });
 });
 
-test('an error of zlib about memory is not about the file', () => {
+test('zlib running out of memory is not an error of the file', () => {
   expect(isOutOfMemory(Object.assign(new Error('Init error'), { code: 'Z_MEM_ERROR' }))).toBe(true);
   expect(isOutOfMemory(Object.assign(new Error('invalid data'), { code: 'Z_DATA_ERROR' }))).toBe(false);
 });

@@ -15,7 +15,7 @@ describe('fitScale', () => {
     });
   });
 
-  test('3499 pixels are not too many, 3500 are', () => {
+  test('a page of 3499 pixels is kept, one of 3500 is reduced', () => {
     expect(fitScale(3499, 100, 72)).toMatchObject({ width: 3499, reduced: null });
     expect(fitScale(3500, 100, 72)).toMatchObject({ width: 3499, reduced: 'fits below 3500' });
   });

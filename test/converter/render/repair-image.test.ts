@@ -191,6 +191,6 @@ test('noise after a signature is refused', async () => {
   }
 });
 
-withInputs('a JPEG that a scanner left without its end marker gives the picture (needs the corpus)', async () => {
+withInputs('a JPEG of a scanner without an end marker is converted (needs the corpus)', async () => {
   expect((await convertImage(path.join(INPUTS, 'jpg-no-eoi.jpg'))).width).toBeGreaterThan(0);
 });

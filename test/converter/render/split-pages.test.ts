@@ -29,7 +29,7 @@ test('no range of a long document has more than 48 pages', () => {
   expect(Math.min(...found)).toBeGreaterThan(2);
 });
 
-test('a range has pages of one memory class, so that a large page costs only itself', () => {
+test('a range has pages of one memory class, so that a large page adds no memory to others', () => {
   const planned = Array.from({ length: 40 }, (_, index) => ({ page: index + 1, memoryMb: index === 5 ? 2000 : 300 }));
   const ranges = splitPages(planned, INSPECTION);
   expect(ranges.flatMap(({ pages }) => pages)).toEqual(planned.map(({ page }) => page));

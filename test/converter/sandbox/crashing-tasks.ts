@@ -12,12 +12,12 @@ const payload = z.object({
 
 const CRASHES = {
   exception: () => void setImmediate(fail),
-  rejection: () => void Promise.reject(new Error('of the test')),
+  rejection: () => void Promise.reject(new Error('crash for the test')),
   signal: () => void process.kill(process.pid, 'SIGSEGV'),
 };
 
 function fail(): never {
-  throw new Error('of the test');
+  throw new Error('crash for the test');
 }
 
 /** A conversion that opens its PDF with crashing engines, and reports its pages as failed. */

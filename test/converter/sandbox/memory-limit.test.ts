@@ -149,7 +149,7 @@ const OUTGROWN = { kind: 'died', how: 'outgrown', error: { code: 'out_of_memory'
 describeWithCaps('a reservation (needs /proc and prlimit)', () => {
   beforeEach(() => startPool(1, strongest));
 
-  test.each(CLASSES)('of %i MB stops native, heap and wasm memory there', async (memoryMb) => {
+  test.each(CLASSES)('stops native, heap and wasm memory at %i MB', async (memoryMb) => {
     const stopped = async (type: string) => {
       const lease = pool.lease(memoryMb, null);
       try {
@@ -170,7 +170,7 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
     }
   });
 
-  test.each(CLASSES)('of %i MB may be used up to 16 MB below it, and the peak is reported', async (memoryMb) => {
+  test.each(CLASSES)('can be used up to 16 MB below %i MB, and the peak is reported', async (memoryMb) => {
     const used = memoryMb - 16;
     // A sandbox that still compiles code uses more memory.
     await pool.warm();
@@ -218,7 +218,7 @@ describeWithCaps('a reservation (needs /proc and prlimit)', () => {
     expect(peakMemoryMb).toBeLessThan(384 + 2 * 90);
   });
 
-  test('of more than 512 MB lowers the priority of all threads, and its sandbox is not reused', async () => {
+  test('above 512 MB lowers the priority of all threads, and its sandbox is not reused', async () => {
     const small = pool.lease(512, null);
     const usual = await holdBalloon(small, 160, 512);
     const lease = pool.lease(768, null);

@@ -230,7 +230,7 @@ describe('a sandbox that has run native code on bytes of one owner', () => {
     expect(await sandboxFor('bob')).toBe(second);
   });
 
-  test('differs from one that only used PDFium, which draws PDFs of all owners', async () => {
+  test('is limited to that owner, while one that used only PDFium draws PDFs of all owners', async () => {
     await run(requestOf('a.pdf'), { owner: 'alice' });
     const [clean] = sandboxes();
     await run(requestOf('a.pdf'), { owner: 'bob' });

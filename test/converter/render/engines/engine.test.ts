@@ -179,7 +179,7 @@ describeBoth('pages', () => {
     expect((await draw(file)).map((raw) => colorAt(raw, 0.5, 0.5))).toEqual(Array(6).fill(YELLOW));
   });
 
-  test('after the hundredth, when the document is opened again, are in order', async () => {
+  test('stay in order when the document is opened again after the hundredth', async () => {
     const colors = Array.from({ length: 130 }, (_, index): Color => [index, 255 - index, 128]);
     const drawn = await draw(await save(await makePdf(colors.map((color) => ({ color, width: 20, height: 20 })))));
     expect(drawn.map((raw) => colorAt(raw, 0.5, 0.5))).toEqual(colors);
@@ -221,7 +221,7 @@ describeBoth('passwords', () => {
     [null, 'encrypted_pdf'],
     ['', 'encrypted_pdf'],
     ['guess', 'wrong_password'],
-  ])('%j gives %s', async (password, code) => {
+  ])('the password %j fails with %s', async (password, code) => {
     const file = await save(encryptedPdf('secret'));
     await expect(openPdf(file, password)).rejects.toEqual(expect.objectContaining({ code, retryable: false }));
   });
@@ -281,7 +281,7 @@ describeBoth('corpus', () => {
   });
 });
 
-inCorpus('a CJK font that is not embedded leaves boxes, by pdf-to-img (needs the corpus)', async () => {
+inCorpus('a CJK font that is not embedded is drawn as boxes by pdf-to-img (needs the corpus)', async () => {
   openPdf = openWithPdfToImg;
   const [raw] = (await draw(path.join(CORPUS, 'noembed-sjis.pdf'), 60, [1])) as [DrawnPage];
   expect(inkShare(raw)).toBeGreaterThan(0.00002);

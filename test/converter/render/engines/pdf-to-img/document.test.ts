@@ -222,7 +222,7 @@ describe('colours', () => {
     for (const [index, value] of expected.entries()) expect(Math.abs((actual[index] ?? 0) - value)).toBeLessThan(6);
   });
 
-  test('are converted by their ICC profile, of shapes and images', async () => {
+  test('are converted by their ICC profile, in shapes and images', async () => {
     const pixels = { create: { width: 8, height: 8, channels: 3 as const, background: { r: 200, g: 120, b: 60 } } };
     const tagged = await sharp(pixels).withIccProfile('p3', { attach: true }).png().toBuffer();
     const { icc = Buffer.alloc(0) } = await sharp(tagged).metadata();
@@ -250,7 +250,7 @@ describe('a file that pdf.js cannot open', () => {
 
   test.each([
     ['/Filter /Adobe.PubSec /SubFilter /adbe.pkcs7.s5 /V 4', 'certificate encryption is not supported'],
-    ['/Filter /Nobody.Knows /V 4', 'the encryption of the PDF is not supported'],
+    ['/Filter /Unknown.Handler /V 4', 'the encryption of the PDF is not supported'],
     ['/Filter /Standard /V 9 /R 9 /O () /U () /P -4', 'the encryption of the PDF is not supported'],
   ])('is encrypted with %s', async (dictionary, message) => {
     const trailer = '/Encrypt 5 0 R /ID [<00> <00>]';

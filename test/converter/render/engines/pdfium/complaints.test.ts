@@ -27,25 +27,25 @@ function withImage(
   };
 }
 
-describe('a white page is complete', () => {
+describe('a white page', () => {
   test.each([
     ['without content', {}],
     ['with operators that paint nothing', { content: 'q 0 0 9 9 re W n Q' }],
     ['with a link', { page: '/Annots [<< /Subtype /Link /Rect [0 0 9 9] /Border [0 0 0] >>]' }],
     ['with a popup', { page: '/Annots [<< /Subtype /Popup /Rect [0 0 9 9] >>]' }],
     ['with a hidden annotation', { page: '/Annots [<< /Subtype /Square /F 2 /Rect [0 0 9 9] >>]' }],
-  ])('%s', async (_, page) => {
+  ])('%s has no complaint', async (_, page) => {
     expect(await complaintsOf(page)).toEqual([]);
   });
 });
 
-describe('nothing was drawn', () => {
+describe('a blank page', () => {
   test.each<[string, OnePage]>([
-    ['of white shapes', { content: '1 g 0 0 200 300 re f' }],
-    ['of an XObject that is missing', { content: '/Image Do' }],
-    ['of content that is missing', { page: '/Contents 9 0 R' }],
-    ['of an annotation', { page: '/Annots [<< /Subtype /Movie /Rect [0 0 9 9] >>]' }],
-  ])('%s', async (_, page) => {
+    ['with white shapes', { content: '1 g 0 0 200 300 re f' }],
+    ['with a missing XObject', { content: '/Image Do' }],
+    ['with missing content', { page: '/Contents 9 0 R' }],
+    ['with an annotation', { page: '/Annots [<< /Subtype /Movie /Rect [0 0 9 9] >>]' }],
+  ])('%s has the complaint that nothing was drawn', async (_, page) => {
     const pdf = onePagePdf(page).toString('latin1');
     // The last entry of a name counts; the page has a content stream.
     const data = page.page?.startsWith('/Contents') ? pdf.replace('/Contents 4 0 R', '') : pdf;
@@ -59,8 +59,8 @@ describe('images', () => {
     ['in Flate', '/Filter /FlateDecode', FLATE],
     ['in Flate without a checksum', '/Filter /FlateDecode', FLATE.subarray(0, -4)],
     ['in no filter', '', NOISE],
-    ['of one colour', '/Filter /FlateDecode', deflateSync(Buffer.alloc(NOISE.length, 70))],
-    ['of white', '/Filter /FlateDecode', deflateSync(Buffer.alloc(NOISE.length, 255))],
+    ['in one colour', '/Filter /FlateDecode', deflateSync(Buffer.alloc(NOISE.length, 70))],
+    ['in white', '/Filter /FlateDecode', deflateSync(Buffer.alloc(NOISE.length, 255))],
     ['with two filters', '/Filter [/ASCIIHexDecode /FlateDecode]', Buffer.from(FLATE.toString('hex'))],
   ])('%s are complete', async (_, filter, data) => {
     expect(await complaintsOf(withImage(filter, data))).toEqual([]);
@@ -71,7 +71,7 @@ describe('images', () => {
     expect(await complaintsOf(withImage('/Filter /FlateDecode', cut))).toEqual(['an image is damaged']);
   });
 
-  test('in forms are examined', async () => {
+  test('within forms are examined', async () => {
     const [image = ''] = withImage('/Filter /FlateDecode', FLATE.subarray(0, FLATE.length / 2)).objects ?? [];
     const form = streamObject(
       '/Subtype /Form /BBox [0 0 200 300] /Resources << /XObject << /Image 5 0 R >> >>',
@@ -111,13 +111,13 @@ describe('images', () => {
 describe('streams', () => {
   const cut = FLATE.subarray(0, FLATE.length / 2);
 
-  test('that many pages may use are a complaint about each page', async () => {
+  test('a damaged stream that many pages may use is a complaint about each page', async () => {
     const form = streamObject('/Subtype /Form /Filter /FlateDecode', cut);
     expect(await complaintsOf({ content: SQUARE, objects: [form] })).toEqual(['a stream of the file is damaged']);
     expect(await complaintsOf({ objects: [form] })).toEqual([]);
   });
 
-  test('of one page are a complaint about that page', async () => {
+  test('a damaged stream of one page is a complaint about that page', async () => {
     const bars = Array.from({ length: 99 }, (_, row) => `0 ${row} ${(row * 7919) % 199} 1 re f`).join('\n');
     const damaged = streamObject('/Filter /FlateDecode', deflateSync(bars).subarray(0, 200));
     const page = (content: number) =>

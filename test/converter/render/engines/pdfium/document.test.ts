@@ -65,11 +65,11 @@ async function pageWithFields(): Promise<Uint8Array> {
 
 describe('pixels', () => {
   test.each([
-    ['of a turned page', () => makePdf([{ color: GREEN, width: 120, height: 50, rotate: 90 }])],
-    ['of text', () => makePdf([{ color: BLUE, text: 'sheet' }])],
-    ['of a UserUnit', () => makePdf([{ color: RED, userUnit: 1.5 }])],
-    ['of fields and transparency', pageWithFields],
-  ])('%s are close to those of pdf-to-img', async (_, make) => {
+    ['a rotation', () => makePdf([{ color: GREEN, width: 120, height: 50, rotate: 90 }])],
+    ['text', () => makePdf([{ color: BLUE, text: 'sheet' }])],
+    ['a UserUnit', () => makePdf([{ color: RED, userUnit: 1.5 }])],
+    ['fields and transparency', pageWithFields],
+  ])('are close to those of pdf-to-img on a page with %s', async (_, make) => {
     const file = await save(await make());
     const [first, second] = [await draw(openWithPdfToImg, file, 1.7), await draw(openWithPdfium, file, 1.7)];
     expect(differingShare(first, second)).toBeLessThan(0.006);
@@ -82,7 +82,7 @@ describe('pixels', () => {
     }
   });
 
-  test('of a field are drawn', async () => {
+  test('include the fields of the page', async () => {
     const { data, width } = await draw(openWithPdfium, await save(await pageWithFields()), 1);
     const at = (80 * width + 110) * 4;
     expect([...data.subarray(at, at + 3)]).toEqual([255, 204, 0]);
@@ -117,7 +117,7 @@ describe('images', () => {
     await document.close();
   });
 
-  test('are none on a page without images, and an error on a missing page', async () => {
+  test('are an empty list on a page without images, and an error on a missing page', async () => {
     const document = await openWithPdfium(await save(await makePdf([{ color: RED }])), null);
     expect(await document.images(1)).toEqual([]);
     await expect(document.images(2)).rejects.toMatchObject({ code: 'corrupt_file', retryable: false });
@@ -199,7 +199,7 @@ describe('under a cap', () => {
     return JSON.parse(stdout);
   }
 
-  underCap('an image that PDFium would leave out in silence is an error', async () => {
+  underCap('an image that PDFium would omit without an error is an error', async () => {
     // So large that V8 has all the memory it needs where PDFium has too little.
     const large = deflateSync(Buffer.alloc(4 * side * side, 200)).toString('latin1');
     const size = `/Subtype /Image /Width ${2 * side} /Height ${2 * side} /ColorSpace /DeviceGray /BitsPerComponent 8`;
@@ -219,7 +219,7 @@ describe('under a cap', () => {
     });
   });
 
-  underCap('a trap for want of memory is one too, and ends neither this document nor others', async () => {
+  underCap('a trap from lack of memory is an error that ends neither this document nor others', async () => {
     const hex = deflateSync(Buffer.alloc(side * side * 2, 'c8')).toString('latin1');
     const image = streamObject(`${grey} /Filter [/FlateDecode /ASCIIHexDecode]`, hex);
     const file = await save(
@@ -295,9 +295,12 @@ describe('a UserUnit', () => {
     expect(await sizes(onePagePdf({ page: '/UserUnit .5' }))).toEqual(Array(2).fill({ width: 100, height: 150 }));
   });
 
-  test.each(['/UserUnit 0', '/UserUnit -1', '/UserUnit (big)', ''])('of %j counts as 1', async (entry) => {
-    expect(await sizes(onePagePdf({ page: entry }))).toEqual(Array(2).fill({ width: 200, height: 300 }));
-  });
+  test.each(['/UserUnit 0', '/UserUnit -1', '/UserUnit (big)', ''])(
+    'counts as 1 if it is missing or invalid: %j',
+    async (entry) => {
+      expect(await sizes(onePagePdf({ page: entry }))).toEqual(Array(2).fill({ width: 200, height: 300 }));
+    },
+  );
 
   test('is found in object streams, page by page', async () => {
     const pdf = await makePdf([{ color: RED, userUnit: 2 }, { color: RED }, { color: RED, userUnit: 0.5 }]);
@@ -310,7 +313,7 @@ describe('a UserUnit', () => {
     ]);
   });
 
-  test('of the newest version of a page counts', async () => {
+  test('is read from the newest version of a page', async () => {
     const pdf = onePagePdf({ page: '/UserUnit 3' });
     const object = '3 0 obj\n<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 300] /UserUnit 2 >>\nendobj\n';
     const table = `xref\n3 1\n${String(pdf.length).padStart(10, '0')} 00000 n \n`;
@@ -326,7 +329,7 @@ describe('colours', () => {
     for (const [index, value] of expected.entries()) expect(Math.abs((color[index] ?? 0) - value)).toBeLessThan(6);
   }
 
-  test('of an ICC profile are converted, in fills and in images', async () => {
+  test('are converted by their ICC profile, in fills and in images', async () => {
     const png = await makeImage({ space: 'p3', color: RED });
     const profile = (await sharp(png).metadata()).icc ?? Buffer.alloc(0);
     const stored = (await sharp(png).keepIccProfile().raw().toBuffer()).subarray(0, 3);
@@ -352,7 +355,7 @@ describe('colours', () => {
     ['yellow', '0 0 1 0', [255, 242, 0]],
     ['black', '0 0 0 1', [35, 31, 32]],
     ['nothing', '0 0 0 0', [255, 255, 255]],
-  ] as const)('of CMYK are those of print: %s', async (_, values, expected) => {
+  ] as const)('in CMYK are those of print: %s', async (_, values, expected) => {
     const bytes = Buffer.from(values.split(' ').map((value) => Number(value) * 255));
     const drawn = await drawPdf(
       onePagePdf({
@@ -397,13 +400,13 @@ describe('content that is cut', () => {
   });
 });
 
-describe('encryption that is not supported', () => {
+describe('an unsupported encryption', () => {
   const hex = `<${'00'.repeat(32)}>`;
 
   test.each([
     ['for certificates', '/Filter /Adobe.PubSec /SubFilter /adbe.pkcs7.s5 /V 4 /Length 128 /Recipients []'],
     ['by another handler', `/Filter /OurOwn /V 2 /R 3 /Length 128 /P -4 /O ${hex} /U ${hex}`],
-  ])('%s says so', async (_, encryption) => {
+  ])('%s is reported', async (_, encryption) => {
     const pdf = onePagePdf({ objects: [`<< ${encryption} >>`], trailer: `/Encrypt 5 0 R /ID [${hex} ${hex}]` });
     for (const password of [null, 'secret']) {
       await withFile(pdf, async (file) => {

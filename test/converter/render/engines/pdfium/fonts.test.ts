@@ -151,7 +151,7 @@ describe('a font that is not embedded looks as its substitute', () => {
 
 const utf16Hex = (text: string) => Buffer.from(text, 'utf16le').swap16().toString('hex');
 
-/** A Type0 font that is not embedded; `extra` goes into the font, `numbers` are those of its other two objects. */
+/** A Type0 font that is not embedded; `extra` is added to the font, `numbers` are those of its other two objects. */
 function compositeFont(
   base: string,
   encoding: string,
@@ -234,7 +234,7 @@ describe('Identity-H with ToUnicode', () => {
     ['ArialMT', 'Arimo', 'םולש'],
     ['Calibri', 'Carlito', 'žluťoučký kůň'],
     ['Unheard', 'Arimo', 'Привет, letters'],
-  ] as const)('%s as %s: %s', async (base, family, text) => {
+  ] as const)('%s looks as %s: %s', async (base, family, text) => {
     const font = fontFile(family);
     const expected = await drawPdf(lines([glyphString(font, text)], [embeddedFont(font, text, 5)]));
     expect(differingPixels(await mapped(base, text, font.widthOf), expected)).toBe(0);

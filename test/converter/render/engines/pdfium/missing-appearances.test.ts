@@ -46,7 +46,7 @@ function inkIn(pixels: Uint32Array): number {
   return pixels.filter((pixel) => pixel !== 0xffffffff).length;
 }
 
-describe('text fields show their values', () => {
+describe('text fields', () => {
   const text = '/FT /Tx /DA (/Helv 12 Tf 0 g)';
 
   test.each([
@@ -59,14 +59,14 @@ describe('text fields show their values', () => {
     ['in Japanese letters', utf16('日本語かな'), utf16('日本語カナ')],
     ['in Chinese letters', utf16('简体中文'), utf16('简体中国')],
     ['in Korean letters', utf16('한국어'), utf16('한국인')],
-  ])('%s', async (_, value, other) => {
+  ])('show their values %s', async (_, value, other) => {
     const [shown, shownOther] = [await fieldPixels(`${text} /V ${value}`), await fieldPixels(`${text} /V ${other}`)];
     expect(inkIn(shown)).toBeGreaterThan(100);
     expect(isSame(shown, shownOther)).toBe(false);
     expect(isSame(await fieldPixels(`${text} /V ${value}`, '/NeedAppearances true'), shown)).toBe(true);
   });
 
-  test('in different letters of one script, without empty boxes', async () => {
+  test('show different letters of one script, without empty boxes', async () => {
     const pixels = new Set<string>();
     for (const letter of 'žščЖяΩθ語简한') {
       pixels.add((await fieldPixels(`${text} /V ${utf16(letter)}`)).join());
@@ -78,11 +78,11 @@ describe('text fields show their values', () => {
     ['a default style of the form alone', '/FT /Tx /V (Some value)'],
     ['a font that the form lacks', '/FT /Tx /V (Some value) /DA (/Absent 12 Tf 0 g)'],
     ['a size that depends on the field', '/FT /Tx /V (Some value) /DA (/Helv 0 Tf 0 g)'],
-  ])('with %s', async (_, entries) => {
+  ])('show their values with %s', async (_, entries) => {
     expect(inkIn(await fieldPixels(entries))).toBeGreaterThan(100);
   });
 
-  test('in comb fields one letter a cell', async () => {
+  test('show one letter in each cell of a comb', async () => {
     const page = await drawPdf(annotated([widget(`${text} /Ff 16777216 /MaxLen 6 /V (ABC)`)], { form: FONTS }));
     const cells = [0, 1, 2, 3].map((cell) =>
       inkOf(page, { ...FIELD, left: 10 + cell * 30, right: 10 + (cell + 1) * 30 }),
@@ -90,14 +90,14 @@ describe('text fields show their values', () => {
     expect(cells.map((ink) => ink > 0)).toEqual([true, true, true, false]);
   });
 
-  test('in multiline fields on several lines', async () => {
+  test('show several lines if they are multiline fields', async () => {
     const entries = widget(`${text} /Ff 4096 /V (first\\nsecond)`, '10 170 190 230');
     const page = await drawPdf(annotated([entries], { form: FONTS }));
     expect(inkOf(page, { ...FIELD, bottom: 84 })).toBeGreaterThan(20);
     expect(inkOf(page, { ...FIELD, top: 88, bottom: 99 })).toBeGreaterThan(20);
   });
 
-  test('not when they are hidden', async () => {
+  test('show nothing if they are hidden', async () => {
     const page = await drawPdf(annotated([widget(`${text} /V (Some value)`).replace('/F 4', '/F 2')], { form: FONTS }));
     expect(inkOf(page)).toBe(0);
   });
@@ -124,21 +124,21 @@ describe('appearances of fields', () => {
   });
 });
 
-describe('choices show', () => {
-  test('the chosen option', async () => {
+describe('choices', () => {
+  test('show the chosen option', async () => {
     const choice = '/FT /Ch /Ff 131072 /DA (/Helv 12 Tf 0 g) /Opt [(one) (two)]';
     const [one, two] = [await fieldPixels(`${choice} /V (one)`), await fieldPixels(`${choice} /V (two)`)];
     expect(inkIn(one)).toBeGreaterThan(20);
     expect(isSame(one, two)).toBe(false);
   });
 
-  test('the text of the option, not its export value', async () => {
+  test('show the text of the option, not its export value', async () => {
     const choice = '/FT /Ch /Ff 131072 /DA (/Helv 12 Tf 0 g) /V (k)';
     const expected = await fieldPixels(`${choice.replace('(k)', '(shown)')} /Opt [(shown)]`);
     expect(isSame(await fieldPixels(`${choice} /Opt [[(k) (shown)]]`), expected)).toBe(true);
   });
 
-  test('all options of a list, the chosen one highlighted', async () => {
+  test('show all options of a list, and highlight the chosen one', async () => {
     const list = '/FT /Ch /DA (/Helv 10 Tf 0 g) /Opt [(one) (two)]';
     const [one, two] = [await fieldPixels(`${list} /V (one)`), await fieldPixels(`${list} /V (two)`)];
     expect([inkIn(one) > 500, inkIn(two) > 500]).toEqual([true, true]);
@@ -156,7 +156,7 @@ describe.each([
   const inkInside = async (entries: string) =>
     inkOf(await drawPdf(annotated([widget(`${look} ${entries}`, rect)], { form: FONTS })), inside);
 
-  test('are ticked, whatever the document calls that state', async () => {
+  test('are ticked for any name of that state', async () => {
     for (const state of ['Yes', 'On', '1', 'Ja'])
       expect(await inkInside(`/V /${state} /AS /${state}`)).toBeGreaterThan(10);
     expect(await inkInside('/V /On')).toBeGreaterThan(10);
@@ -266,7 +266,7 @@ describe('stamps', () => {
     expect(Math.abs(inkOf(turned) / inkOf(upright) - 1)).toBeLessThan(0.1);
   });
 
-  test('with an appearance show that alone', async () => {
+  test('with an appearance show only that', async () => {
     const pdf = onePagePdf({
       page: '/Annots [6 0 R]',
       objects: [

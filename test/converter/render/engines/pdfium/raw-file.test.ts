@@ -46,7 +46,7 @@ describe('the UserUnit of a page', () => {
   });
 });
 
-describe('content may paint', () => {
+describe('the content of a page', () => {
   test.each([
     '0 0 9 9 re f',
     '0 0 m 9 9 l S',
@@ -58,12 +58,12 @@ describe('content may paint', () => {
     'BI /W 1 /H 1 /BPC 8 /CS /G ID x EI',
     '0 0 9 9 re B*',
     '0 0 9 9 re\nb',
-  ])('%j', (content) => {
+  ])('may paint: %j', (content) => {
     expect(mayPaint(onePagePdf({ content }), PAGE)).toBe(true);
   });
 
   test.each(['', ' ', 'q Q', '0 0 9 9 re W n', '1 0 0 rg /GS gs 2 w', 'BT /F 12 Tf 10 10 Td ET', '/Span BMC EMC'])(
-    'not %j',
+    'paints nothing: %j',
     (content) => {
       expect(mayPaint(onePagePdf({ content }), PAGE)).toBe(false);
     },
@@ -73,7 +73,7 @@ describe('content may paint', () => {
     writePdf(['<< /Type /Catalog >>', '<< /Type /Pages >>', `<< /Type /Page ${entries} >>`, ...objects], '');
   const nothing = streamObject('', 'q Q');
 
-  test('in any of several streams, compressed or not', () => {
+  test('may paint in any of several streams, compressed or not', () => {
     const painting = streamObject('/Filter /FlateDecode', deflateSync('0 0 9 9 re f'));
     expect(mayPaint(page('/Contents [4 0 R 5 0 R]', nothing, painting), PAGE)).toBe(true);
     expect(mayPaint(page('/Contents [4 0 R 5 0 R]', nothing, nothing), PAGE)).toBe(false);
@@ -87,13 +87,13 @@ describe('content may paint', () => {
     ],
     ['in an object that is missing', page('/Contents 4 0 R')],
     ['in an encrypted file', encryptedPdf('secret')],
-    ['in a page that is none', writePdf(['<< >>', '<< >>', '<< /Type /Pages /Kids [] >>'], '')],
+    ['in an object that is not a page', writePdf(['<< >>', '<< >>', '<< /Type /Pages /Kids [] >>'], '')],
     ['in a page that is missing', writePdf(['<< >>'], '')],
-  ])('when it is unknown: %s', (_, pdf) => {
+  ])('may paint if it is unknown: %s', (_, pdf) => {
     expect(mayPaint(pdf, PAGE)).toBe(true);
   });
 
-  test('not in a page without content', () => {
+  test('paints nothing if it is absent', () => {
     expect(mayPaint(page(''), PAGE)).toBe(false);
   });
 });
@@ -109,8 +109,8 @@ describe('Flate data', () => {
     ['with bytes behind it', Buffer.concat([whole, Buffer.from('\nmore')])],
     ['that ends with a flush', deflateSync(NUMBERS, { finishFlush: zlib.Z_SYNC_FLUSH })],
     ['with another header', Buffer.concat([Buffer.from([0x08, 0x1d]), deflateRawSync(NUMBERS)])],
-    ['of nothing', Buffer.alloc(0)],
-    ['larger than we look', deflateSync(Buffer.alloc(2 ** 25))],
+    ['that is empty', Buffer.alloc(0)],
+    ['beyond the examined length', deflateSync(Buffer.alloc(2 ** 25))],
   ])('%s is sound', (_, data) => {
     expect(isDamaged(data)).toBe(false);
   });
@@ -143,7 +143,7 @@ describe('damage of a file', () => {
   });
 
   test.each(['/Subtype /Form', '/Type /ObjStm /N 3', '/Length1 900', '/Subtype /Type1C'])(
-    'of a stream with %s concerns any page',
+    'concerns any page if it is in a stream with %s',
     (entries) => {
       expect(findDamage(withStream(`${entries} /Filter /FlateDecode`, cut))).toEqual({ shared: true, content: false });
     },
@@ -158,15 +158,15 @@ describe('damage of a file', () => {
       onePagePdf({ objects: [streamObject('/Filter /FlateDecode', cut)], trailer: '/Encrypt 9 0 R' }),
     ],
     ['there is none', onePagePdf({})],
-  ])('is none when %s', (_, pdf) => {
+  ])('is not reported when %s', (_, pdf) => {
     expect(findDamage(pdf)).toEqual(none);
   });
 
-  test('is none in files of many writers', async () => {
+  test('is not reported in files of many programs', async () => {
     expect(findDamage(await makePdf(Array(5).fill({ color: RED, text: 'sheet' })))).toEqual(none);
   });
 
-  test('is none when the length of a stream is wrong or in another object', () => {
+  test('is not reported when the length of a stream is wrong or in another object', () => {
     const stream = streamObject('/Filter /FlateDecode', whole);
     for (const length of ['/Length 5', '/Length 999999', '/Length 6 0 R', '']) {
       const pdf = onePagePdf({ objects: [stream.replace(/\/Length \d+/, length), `${whole.length}`] });
@@ -174,7 +174,7 @@ describe('damage of a file', () => {
     }
   });
 
-  test('is that of a page when its content is damaged', () => {
+  test('belongs to a page when the content of the page is damaged', () => {
     const pages = (...contents: string[]) =>
       writePdf(
         contents
