@@ -9,13 +9,13 @@ export interface Caller {
   /** The owner whose uploads, jobs and schedules the caller may see; undefined means all owners. */
   sees: string | undefined;
   /** The name under which the requests of the caller are counted and share memory; undefined for unlimited callers. */
-  holder: Requester;
+  requester: Requester;
   /** When the token expires, in seconds since 1970. */
   expires?: number | undefined;
 }
 
 /** The caller of a route that requires no key. */
-export const ANONYMOUS: Caller = { owner: null, sees: undefined, holder: undefined };
+export const ANONYMOUS: Caller = { owner: null, sees: undefined, requester: undefined };
 
 export function callerOf(request: Request): Caller {
   const { caller } = stateOf(request);
