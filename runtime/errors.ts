@@ -83,9 +83,18 @@ export function errorCode(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined;
 }
 
+/** The text of any value that was thrown or logged; empty for a value without one. */
+export function textOf(value: unknown): string {
+  try {
+    return String(value);
+  } catch {
+    return '';
+  }
+}
+
 /** The message of anything that was thrown. */
 export function errorMessage(error: unknown): string {
-  return String(memberOf(error, 'message') ?? error);
+  return textOf(memberOf(error, 'message') ?? error);
 }
 
 /** True if an allocation was refused, in the words of V8, WebAssembly, Skia, native code or zlib. */
