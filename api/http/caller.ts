@@ -1,6 +1,4 @@
-import type { Request } from 'express';
 import type { Requester } from '../../runtime/quota.ts';
-import { stateOf } from './request-state.ts';
 
 /** The sender of a request that was authorized. */
 export interface Caller {
@@ -16,12 +14,6 @@ export interface Caller {
 
 /** The caller of a route that requires no key. */
 export const ANONYMOUS: Caller = { owner: null, sees: undefined, requester: undefined };
-
-export function callerOf(request: Request): Caller {
-  const { caller } = stateOf(request);
-  if (caller === undefined) throw new Error('the request was not authorized before its handler');
-  return caller;
-}
 
 /** True if the caller may see the row. */
 export function isVisible({ owner }: { owner: string | null }, { sees }: Caller): boolean {

@@ -3,8 +3,8 @@ import { createBrotliDecompress, createGunzip, createInflate } from 'node:zlib';
 import type { Request, RequestHandler } from 'express';
 import { AppError } from '../../runtime/errors.ts';
 import type { Quota } from '../../runtime/quota.ts';
-import { callerOf } from './caller.ts';
 import { invalid } from './problem.ts';
+import { callerOf } from './request-state.ts';
 import { giveOnClose } from './requester.ts';
 
 /** Levels of objects and arrays in a body: a batch, its jobs, and their payloads. */

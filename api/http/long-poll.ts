@@ -1,8 +1,8 @@
 import type { Request, Response } from 'express';
 import { Quota, type Requester } from '../../runtime/quota.ts';
 import type { EventHub } from '../events/event-hub.ts';
-import { callerOf } from './caller.ts';
 import { waitOf } from './prefer.ts';
+import { callerOf } from './request-state.ts';
 import { jobKey, uploadKey } from './status-cache.ts';
 
 /** Below the 4,000 connections of a server, so that some are left for requests that do not wait. */

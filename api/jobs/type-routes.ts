@@ -4,8 +4,8 @@ import type { Database } from '../../db/client.ts';
 import { pausedJobTypes, pauseJobType, resumeJobType } from '../../jobs/pause.ts';
 import type { Task } from '../../jobs/task.ts';
 import type { Logger } from '../../runtime/log.ts';
-import { callerOf } from '../http/caller.ts';
 import { notFound } from '../http/problem.ts';
+import { callerOf } from '../http/request-state.ts';
 import { withParts } from '../http/with-parts.ts';
 import { jobTypeDocument } from './documents.ts';
 

@@ -1,6 +1,6 @@
 import type { RequestHandler } from 'express';
 import { Quota } from '../../runtime/quota.ts';
-import { callerOf } from '../http/caller.ts';
+import { callerOf } from '../http/request-state.ts';
 import { giveOnClose } from '../http/requester.ts';
 
 /** Uploads that one process receives at a time: each holds a connection, a file, and a part in memory. */

@@ -8,10 +8,9 @@ import { AppError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { Quota } from '../../runtime/quota.ts';
 import type { Store } from '../../store/store.ts';
-import { callerOf } from '../http/caller.ts';
 import { archiveDisposition } from '../http/disposition.ts';
 import { notFound } from '../http/problem.ts';
-import { stateOf } from '../http/request-state.ts';
+import { callerOf, stateOf } from '../http/request-state.ts';
 import { giveOnClose } from '../http/requester.ts';
 import { isDisconnect } from '../http/send-file.ts';
 
