@@ -22,9 +22,9 @@ import { warnOfLag } from './events/events-lag.ts';
 import { attachStream } from './events/stream.ts';
 import { createAuthorize } from './http/authorize.ts';
 import { Connections } from './http/connections.ts';
-import { currentHolder } from './http/holder.ts';
 import { LongPoll } from './http/long-poll.ts';
 import { Origins } from './http/origins.ts';
+import { currentRequester } from './http/requester.ts';
 import { openStatusCache } from './http/status-cache.ts';
 import { followSchedules } from './jobs/schedule-runner.ts';
 import { watchProcess } from './operations/metrics.ts';
@@ -67,18 +67,18 @@ const database = await openDatabase(databaseUrl, {
   name: 'sheetmill-api',
   log,
   lockMs: LOCK_TIMEOUT_MS,
-  requesterOf: currentHolder,
+  requesterOf: currentRequester,
 }).catch(exitWithReason);
 const heavy = await openDatabase(databaseUrl, {
   name: 'sheetmill-api-heavy',
   log,
   max: MAX_HEAVY_QUERIES,
   statementMs: HEAVY_STATEMENT_TIMEOUT_MS,
-  requesterOf: currentHolder,
+  requesterOf: currentRequester,
 }).catch(exitWithReason);
 await migrateDatabase(databaseUrl).catch(exitWithReason);
 watchProcess(database.db);
-const replica = openReplica(database.db, config.DATABASE_READ_URL, log, currentHolder);
+const replica = openReplica(database.db, config.DATABASE_READ_URL, log, currentRequester);
 const queues = await whenReachable(() => openQueues(database.db, { supervise: false, log }));
 // The limits of job types must be stored before the first job of a type.
 await whenReachable(() => registerJobTypes(database.db, tasks.values()));

@@ -1,9 +1,10 @@
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { readArguments, readChoice, readKey, readNumber, readUrl, SERVICE_OPTIONS } from './arguments.ts';
-import { convertFiles, FileConversion } from './convert-files.ts';
+import { convertFiles } from './convert-files.ts';
 import { withEmbeddedService } from './embedded-service.ts';
 import { failureOf, UsageError } from './errors.ts';
+import { FileConversion } from './file-conversion.ts';
 import { outputNames, whyUnusable } from './inputs.ts';
 import { interruptSignal } from './interrupt.ts';
 import { Report } from './report.ts';

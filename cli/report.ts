@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { MultiBar, Presets, type SingleBar } from 'cli-progress';
 import type { UploadStatus } from './client.ts';
-import type { FileConversion } from './convert-files.ts';
+import type { FileConversion } from './file-conversion.ts';
 
 const NAME_WIDTH = 24;
 

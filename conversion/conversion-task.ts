@@ -1,10 +1,8 @@
-import type { z } from 'zod';
 import type { PageRange } from '../db/schema.ts';
 import type { Shape } from '../jobs/shape.ts';
-import type { PayloadSchema } from '../jobs/task.ts';
 import type { PublicError } from '../runtime/errors.ts';
 import type { Inspection, PageReport } from './record-pages.ts';
-import type { UploadTask, UploadTaskContext } from './upload-task.ts';
+import type { UploadTaskContext, UploadTaskDefinition } from './upload-task.ts';
 
 /** The renderers of PDF pages. */
 export const PDF_ENGINES = ['pdfium', 'pdf-to-img'] as const;
@@ -49,12 +47,9 @@ export interface ConversionContext<Payload> extends UploadTaskContext<Payload> {
   split(parts: Part[]): void;
 }
 
-/** A task that converts an original. */
-interface ConversionTask<Schema extends PayloadSchema> extends UploadTask<Schema> {
-  run(context: ConversionContext<z.output<Schema>>): Promise<Record<string, unknown>>;
-}
-
-/** Infers the type of the payload for `run`. */
-export function defineConversion<Schema extends PayloadSchema>(task: ConversionTask<Schema>): ConversionTask<Schema> {
-  return task;
+/** A job type that converts an original. Its code is in `converter/render/conversions.ts`. */
+export interface ConversionTask extends UploadTaskDefinition {
+  type: 'convert' | 'convert_range';
+  internal: true;
+  trusted?: false;
 }

@@ -1,7 +1,7 @@
 import { and, eq, sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
 import { originals } from '../db/schema.ts';
-import type { Job } from '../jobs/claim.ts';
+import type { Job } from '../jobs/job.ts';
 import type { PublicError } from '../runtime/errors.ts';
 import { setPagesTotal } from './finish-upload.ts';
 

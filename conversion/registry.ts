@@ -1,22 +1,24 @@
 import { pathToFileURL } from 'node:url';
 import { taskLimits } from '../jobs/task-limits.ts';
+import type { ConversionTask } from './conversion-task.ts';
 import { archive } from './tasks/archive.ts';
 import { checksum } from './tasks/checksum.ts';
 import { convert } from './tasks/convert.ts';
 import { convertRange } from './tasks/convert-range.ts';
 import type { UploadTask } from './upload-task.ts';
 
+export type RegisteredTask = UploadTask | ConversionTask;
 /** Every job type by its name. */
-export type Tasks = ReadonlyMap<string, UploadTask>;
+export type Tasks = ReadonlyMap<string, RegisteredTask>;
 
-const BUILT_IN: UploadTask[] = [convert, convertRange, archive, checksum];
+const BUILT_IN: RegisteredTask[] = [convert, convertRange, archive, checksum];
 
 /**
  * Returns the built-in tasks, and those that the module at `modulePath` exports by default as an array. Throws an error of
  * one line when the module cannot be loaded or a task is invalid.
  */
 export async function loadTasks(modulePath: string | undefined): Promise<Tasks> {
-  const tasks = new Map(BUILT_IN.map((task) => [task.type, task]));
+  const tasks = new Map<string, RegisteredTask>(BUILT_IN.map((task) => [task.type, task]));
   if (modulePath === undefined) return tasks;
   const refuse = (reason: string, cause?: unknown) => new Error(`TASKS=${modulePath}: ${reason}`, { cause });
   const module: { default?: unknown } = await import(pathToFileURL(modulePath).href).catch((error: Error) => {

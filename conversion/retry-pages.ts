@@ -2,7 +2,7 @@ import { and, eq, sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
 import { jobs, originals, pages } from '../db/schema.ts';
 import type { Child } from '../jobs/children.ts';
-import type { Job } from '../jobs/claim.ts';
+import type { Job } from '../jobs/job.ts';
 import { toRanges } from './page-ranges.ts';
 import { convertRange, convertRangePayload } from './tasks/convert-range.ts';
 

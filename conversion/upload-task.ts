@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import type { PayloadSchema, Task, TaskContext } from '../jobs/task.ts';
+import type { PayloadSchema, TaskContext, TaskDefinition } from '../jobs/task.ts';
 
 export interface UploadFiles {
   originals: { original: number; path: string; mediaType: string; sha256: string }[];
@@ -14,8 +14,8 @@ export interface UploadTaskContext<Payload> extends TaskContext<Payload> {
   output: string;
 }
 
-/** A task that may read the files of an upload. */
-export interface UploadTask<Schema extends PayloadSchema = PayloadSchema> extends Task<Schema> {
+/** A job type that may read the files of an upload. */
+export interface UploadTaskDefinition<Schema extends PayloadSchema = PayloadSchema> extends TaskDefinition<Schema> {
   /** Returns the id of the upload whose files the task reads. */
   reads?(payload: z.output<Schema>): string;
   /** Limits the files that the task gets, which some stores fetch one by one. Unset means all. */
@@ -26,6 +26,10 @@ export interface UploadTask<Schema extends PayloadSchema = PayloadSchema> extend
    * the folder of that upload.
    */
   filePath?(uploadId: string, key: string): string;
+}
+
+/** A task that may read the files of an upload. */
+export interface UploadTask<Schema extends PayloadSchema = PayloadSchema> extends UploadTaskDefinition<Schema> {
   run(context: UploadTaskContext<z.output<Schema>>): Promise<Record<string, unknown>>;
 }
 

@@ -6,14 +6,14 @@ import type { Child } from '../jobs/children.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
 import type { Outcome } from '../jobs/settle.ts';
 import { nextMemoryClass } from '../jobs/shape.ts';
-import type { Task } from '../jobs/task.ts';
+import type { TaskDefinition } from '../jobs/task.ts';
 import type { AbnormalEnd, RunResult } from './task-runner.ts';
 
 /** The outcome of a job whose task ended like this. `unsettledPages` are its pages without an outcome. */
 export function attemptOutcome(
   result: RunResult,
   job: ClaimedJob,
-  task: Task,
+  task: TaskDefinition,
   unsettledPages: readonly number[],
 ): Outcome {
   const { outcome } = result;
@@ -46,7 +46,12 @@ function splitOffPage(
   return { kind: 'split', children: [rest, alone], error };
 }
 
-function failedOutcome({ how, error }: AbnormalEnd, { spentSeconds }: RunResult, job: ClaimedJob, task: Task): Outcome {
+function failedOutcome(
+  { how, error }: AbnormalEnd,
+  { spentSeconds }: RunResult,
+  job: ClaimedJob,
+  task: TaskDefinition,
+): Outcome {
   if (how === 'outgrown') {
     // A conversion stops growing at the largest class; the retries of other tasks are limited by their clients.
     const payload = task.internal ? { ...job.payload, spent_seconds: spentSeconds } : job.payload;

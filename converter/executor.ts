@@ -1,5 +1,5 @@
 import type { Tasks } from '../conversion/registry.ts';
-import type { UploadTask } from '../conversion/upload-task.ts';
+import type { UploadTaskDefinition } from '../conversion/upload-task.ts';
 import type { Database } from '../db/client.ts';
 import { isOutage } from '../db/postgres-errors.ts';
 import { findUpload } from '../db/uploads.ts';
@@ -91,7 +91,7 @@ export function executeJob(parts: ExecutorParts, job: ClaimedJob, execution: Exe
 async function executeTask(
   parts: ExecutorParts,
   job: ClaimedJob,
-  task: UploadTask,
+  task: UploadTaskDefinition,
   execution: Execution,
   span: Span,
 ): Promise<void> {
@@ -123,7 +123,7 @@ async function executeTask(
 async function runTaskOfJob(
   parts: ExecutorParts,
   job: ClaimedJob,
-  task: UploadTask,
+  task: UploadTaskDefinition,
   { runner, stop, lost, onWait }: Execution,
   span: Span,
 ): Promise<TaskEnd> {
@@ -146,7 +146,7 @@ async function runTaskOfJob(
   }
 }
 
-function outcomeOfError(error: unknown, task: UploadTask, giveUp: AbortSignal, log: Logger): Outcome {
+function outcomeOfError(error: unknown, task: UploadTaskDefinition, giveUp: AbortSignal, log: Logger): Outcome {
   // The converter stopped, or the job was lost, during an outage or while files were copied.
   if (isAway(error) || isOutage(error) || error === giveUp.reason) return RETURNED;
   if (error instanceof RejectedOutput) {
@@ -159,7 +159,7 @@ function outcomeOfError(error: unknown, task: UploadTask, giveUp: AbortSignal, l
 }
 
 /** Invalid output fails the job at once: a retry would make the same output. */
-function rejectedOutcome(task: UploadTask, { message }: RejectedOutput): Outcome {
+function rejectedOutcome(task: UploadTaskDefinition, { message }: RejectedOutput): Outcome {
   const error: PublicError = task.internal
     ? { code: 'corrupt_file', message: 'the file did not convert to valid pages' }
     : { code: 'task_failed', message: `output rejected: ${message}` };

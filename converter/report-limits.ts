@@ -1,6 +1,7 @@
 import type { PageReport } from '../conversion/record-pages.ts';
 import type { LogLevel, Progress } from '../db/schema.ts';
 import { isStorable, storableText } from '../db/storable.ts';
+import { textOf } from '../runtime/errors.ts';
 
 /** The limits of the reports of a task. `run-task.ts` cuts reports to them, `sandbox/protocol.ts` refuses larger ones. */
 
@@ -48,15 +49,6 @@ export function limitPage(report: PageReport): PageReport {
 
 export function limitText(text: string, maxLength: number): string {
   return storableText(text.slice(0, maxLength));
-}
-
-/** The text of any value that was thrown or logged; empty for a value without one. */
-export function textOf(value: unknown): string {
-  try {
-    return String(value);
-  } catch {
-    return '';
-  }
 }
 
 function limitData(data: unknown): Record<string, unknown> {

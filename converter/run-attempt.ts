@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { StoredFile } from '../conversion/record-pages.ts';
 import { convertRangePayload } from '../conversion/tasks/convert-range.ts';
-import type { UploadTask } from '../conversion/upload-task.ts';
+import type { UploadTaskDefinition } from '../conversion/upload-task.ts';
 import type { Database } from '../db/client.ts';
 import type { PageRange } from '../db/schema.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';
@@ -55,7 +55,7 @@ interface AttemptEnd {
 export async function runAttempt(
   parts: Parts,
   job: ClaimedJob,
-  task: UploadTask,
+  task: UploadTaskDefinition,
   options: AttemptOptions,
 ): Promise<AttemptEnd> {
   const attempt = new Attempt(parts, job, task, options);
@@ -69,7 +69,7 @@ export async function runAttempt(
 class Attempt {
   readonly #parts: Parts;
   readonly #job: ClaimedJob;
-  readonly #task: UploadTask;
+  readonly #task: UploadTaskDefinition;
   readonly #options: AttemptOptions;
   readonly #files: AttemptFiles;
   readonly #recorder: PageRecorder;
@@ -78,7 +78,7 @@ class Attempt {
   /** The folder of the process that runs the task now. */
   #folder: PrivateFolder | undefined;
 
-  constructor(parts: Parts, job: ClaimedJob, task: UploadTask, options: AttemptOptions) {
+  constructor(parts: Parts, job: ClaimedJob, task: UploadTaskDefinition, options: AttemptOptions) {
     const { db, store, log } = parts;
     this.#parts = parts;
     this.#job = job;
@@ -171,7 +171,7 @@ class Attempt {
 }
 
 /** The pages of a range; a whole original is selected when it is inspected. */
-function selectedPages(job: ClaimedJob, task: UploadTask): PageRange[] {
+function selectedPages(job: ClaimedJob, task: UploadTaskDefinition): PageRange[] {
   return task.internal ? (convertRangePayload.shape.pages.safeParse(job.payload.pages).data ?? []) : [];
 }
 

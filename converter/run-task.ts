@@ -13,6 +13,7 @@ import {
   memberOf,
   type PublicError,
   publicError,
+  textOf,
 } from '../runtime/errors.ts';
 import { FILE_NAME, pageName } from './files/output-names.ts';
 import {
@@ -26,7 +27,6 @@ import {
   MAX_LINES,
   MAX_MESSAGE_LENGTH,
   MAX_RESULT_LENGTH,
-  textOf,
 } from './report-limits.ts';
 
 /** The input of a running task: plain data, because it is sent to the sandbox. */

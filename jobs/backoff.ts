@@ -1,4 +1,4 @@
-import type { Job } from './claim.ts';
+import type { Job } from './job.ts';
 
 /** A job with many attempts must run again soon after the cause of its failures is repaired. */
 const MAX_DELAY_SECONDS = 3_600;

@@ -4,9 +4,9 @@ import { findJob } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { ENDED, jobAttempts, jobs } from '../db/schema.ts';
 import { conflict, lockChange } from './change-lock.ts';
-import type { Job } from './claim.ts';
 import { placeDependants } from './dependants.ts';
 import { endJobs, markEnded } from './end.ts';
+import type { Job } from './job.ts';
 import { RetryTransaction, transition } from './transition.ts';
 
 /**

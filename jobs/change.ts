@@ -3,7 +3,7 @@ import type { Database, Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs, type Priority } from '../db/schema.ts';
 import { conflict } from './change-lock.ts';
-import type { Job } from './claim.ts';
+import type { Job } from './job.ts';
 import { release } from './release.ts';
 import { payloadBytes } from './submit.ts';
 import { transition } from './transition.ts';

@@ -1,6 +1,6 @@
 import type { Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
-import type { Job } from './claim.ts';
+import type { Job } from './job.ts';
 import { type NewJob, submitJobs } from './submit.ts';
 
 /** A part of a job that was split; its timeout defaults to that of the job. */

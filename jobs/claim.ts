@@ -1,6 +1,5 @@
 import { sql } from 'drizzle-orm';
 import type { Database } from '../db/client.ts';
-import type { JobRow } from '../db/jobs.ts';
 import type { Queues } from '../db/queues.ts';
 import { inGroup, readyGroups } from '../db/ready-jobs.ts';
 import { rowFromJson } from '../db/rows.ts';
@@ -8,13 +7,12 @@ import { jobs, type Priority } from '../db/schema.ts';
 import { domain } from './domain.ts';
 import { takeDrainLease } from './drain-lease.ts';
 import type { Shares } from './fairness.ts';
+import type { Job } from './job.ts';
 import { freeSlots, spendTokens, withinLimits } from './limits.ts';
 import { findHeld, MAX_CLAIM, planClaim, type Slots, type Waiting } from './plan-claim.ts';
 import type { Reservation } from './room.ts';
 import type { Shape } from './shape.ts';
 import { transition } from './transition.ts';
-
-export type Job = JobRow;
 
 /** A job that a converter has started. `waitedSeconds` is the time since it became ready, by the clock of Postgres. */
 export type ClaimedJob = Job & { waitedSeconds: number; hasDependencies: boolean };

@@ -1,8 +1,7 @@
 import type { SQL } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
 import type { Child } from './children.ts';
-import type { Job } from './claim.ts';
-import type { End } from './end.ts';
+import type { End, Job } from './job.ts';
 import type { NewJob } from './submit.ts';
 
 /** A job of a client that is about to be stored. */

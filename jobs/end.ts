@@ -2,19 +2,10 @@ import { and, eq, sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
 import type { Queues } from '../db/queues.ts';
 import { jobs } from '../db/schema.ts';
-import type { PublicError } from '../runtime/errors.ts';
-import type { Job } from './claim.ts';
 import { placeDependants } from './dependants.ts';
 import { domain } from './domain.ts';
+import type { End } from './job.ts';
 import { createJobWebhooks } from './webhooks.ts';
-
-/** The final outcome of a job. */
-export interface End {
-  job: Job;
-  status: 'completed' | 'failed' | 'cancelled';
-  result?: Record<string, unknown>;
-  error?: PublicError;
-}
 
 /** Every job ends here: first its row, then its webhook, its dependants, the rows of the domain, and its parent. */
 export async function endJobs(tx: Transaction, queues: Queues, ends: End[]): Promise<void> {

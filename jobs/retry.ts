@@ -5,10 +5,10 @@ import type { Queues } from '../db/queues.ts';
 import { jobs } from '../db/schema.ts';
 import { conflict, lockChange } from './change-lock.ts';
 import { submitChildren } from './children.ts';
-import type { Job } from './claim.ts';
 import { countEdges, placeDependants } from './dependants.ts';
 import { type Edges, type Place, placeOf } from './dependencies.ts';
 import { domain } from './domain.ts';
+import type { Job } from './job.ts';
 import { release } from './release.ts';
 import { transition } from './transition.ts';
 

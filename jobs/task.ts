@@ -41,8 +41,8 @@ interface Dependency {
 
 export type PayloadSchema = z.ZodType<Record<string, unknown>>;
 
-/** A job type, which the API and the converters share. `run` imports heavy modules dynamically. */
-export interface Task<Schema extends PayloadSchema = PayloadSchema> {
+/** A job type, which the API and the converters share. */
+export interface TaskDefinition<Schema extends PayloadSchema = PayloadSchema> {
   type: string;
   payload: Schema;
   /** The default reservation of a job. Only a trusted task may reserve no CPU. */
@@ -55,6 +55,10 @@ export interface Task<Schema extends PayloadSchema = PayloadSchema> {
   rate?: Rate;
   /** Clients cannot submit it. */
   internal?: boolean;
+}
+
+/** A job type with the code that runs it. `run` imports heavy modules dynamically. */
+export interface Task<Schema extends PayloadSchema = PayloadSchema> extends TaskDefinition<Schema> {
   /**
    * Returns the result of the job as JSON. An AppError that is not retryable fails the job at once. Any other error fails
    * the attempt with `task_failed` and the error's message. An AppError with `retryAfterSeconds` is retryable, and replaces

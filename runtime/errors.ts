@@ -83,13 +83,18 @@ export function errorCode(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined;
 }
 
-/** The message of anything that was thrown; empty for an object that has no text. */
-export function errorMessage(error: unknown): string {
+/** The text of any value that was thrown or logged; empty for a value without one. */
+export function textOf(value: unknown): string {
   try {
-    return String(memberOf(error, 'message') ?? error);
+    return String(value);
   } catch {
     return '';
   }
+}
+
+/** The message of anything that was thrown. */
+export function errorMessage(error: unknown): string {
+  return textOf(memberOf(error, 'message') ?? error);
 }
 
 /** True if an allocation was refused, in the words of V8, WebAssembly, Skia, native code or zlib. */

@@ -7,9 +7,9 @@ import type { Logger } from '../../runtime/log.ts';
 import { Quota } from '../../runtime/quota.ts';
 import type { Authorize } from '../http/authorize.ts';
 import type { Caller } from '../http/caller.ts';
-import { runFor } from '../http/holder.ts';
 import type { Origins } from '../http/origins.ts';
 import { headersOf, notFound, type Problem, problemOf } from '../http/problem.ts';
+import { runFor } from '../http/requester.ts';
 import { parse } from '../http/validate.ts';
 import type { EventHub } from './event-hub.ts';
 import { type Client, MAX_BACKLOG_BYTES } from './follower.ts';
@@ -95,13 +95,13 @@ class StreamServer implements EventStream {
       if (url.pathname !== PATH) throw notFound(`a WebSocket at ${url.pathname}`);
       const query = parse(streamQuery, Object.fromEntries(url.searchParams));
       if (socket.destroyed) return;
-      socket.once('close', this.#room.take(caller.holder));
+      socket.once('close', this.#room.take(caller.requester));
       this.#sockets.handleUpgrade(request, socket, head, (client) => {
         const line = { request: id, owner: caller.owner, job: query.job_id, upload: query.upload_id };
         client.on('close', (code) => this.#log.info({ ...line, code }, 'websocket closed'));
         this.#answering.add(client);
         client.on('pong', () => this.#answering.add(client));
-        void runFor(caller.holder, () => serve(client, caller, query, this.#hub, this.#log));
+        void runFor(caller.requester, () => serve(client, caller, query, this.#hub, this.#log));
       });
     } catch (error) {
       const problem = problemOf(error, id);

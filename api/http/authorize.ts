@@ -5,10 +5,10 @@ import { AppError } from '../../runtime/errors.ts';
 import { Quota } from '../../runtime/quota.ts';
 import { createAuthenticator, tokenOf } from './authenticate.ts';
 import { ANONYMOUS, type Caller } from './caller.ts';
-import { giveOnClose, runFor } from './holder.ts';
 import { notFound } from './problem.ts';
 import { RateLimit } from './rate-limit.ts';
 import { stateOf } from './request-state.ts';
+import { giveOnClose, runFor } from './requester.ts';
 import { accessTo, allows } from './scopes.ts';
 
 /** Requests in progress, long polls included: the same number as the maximum of connections. */
@@ -41,14 +41,14 @@ export function createAuthorize(
       await rateLimit.count(`address ${address}`, setHeaders);
       throw error;
     });
-    const holder = owner !== null ? `owner ${owner}` : isLoopback(address) ? undefined : `address ${address}`;
-    if (holder !== undefined) await rateLimit.count(holder, setHeaders);
+    const requester = owner !== null ? `owner ${owner}` : isLoopback(address) ? undefined : `address ${address}`;
+    if (requester !== undefined) await rateLimit.count(requester, setHeaders);
     if (access === undefined) throw notFound(`${request.method} ${path}`);
     if (!allows(scopes, access)) {
       throw new AppError('forbidden', `requires the scope ${access}`, { status: 403, details: { scope: access } });
     }
     onAuthorized(request);
-    return { owner, sees: owner === null || scopes.has('admin') ? undefined : owner, holder, expires };
+    return { owner, sees: owner === null || scopes.has('admin') ? undefined : owner, requester, expires };
   };
 }
 
@@ -59,8 +59,8 @@ export function requireAuthorization(authorize: Authorize): RequestHandler {
   return async function authorizeRequest(request, response, next) {
     const caller = await authorize(request, request.path, (headers) => response.set(headers));
     stateOf(request).caller = caller;
-    giveOnClose(response, room.take(caller.holder));
-    runFor(caller.holder, next);
+    giveOnClose(response, room.take(caller.requester));
+    runFor(caller.requester, next);
   };
 }
 

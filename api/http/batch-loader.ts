@@ -1,4 +1,4 @@
-import { runForAll } from './holder.ts';
+import { runForAll } from './requester.ts';
 
 /**
  * Loads the documents of concurrent calls with one query at a time, so that many readers cost few queries. A query has at

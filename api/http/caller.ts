@@ -1,6 +1,4 @@
-import type { Request } from 'express';
 import type { Requester } from '../../runtime/quota.ts';
-import { stateOf } from './request-state.ts';
 
 /** The sender of a request that was authorized. */
 export interface Caller {
@@ -9,19 +7,13 @@ export interface Caller {
   /** The owner whose uploads, jobs and schedules the caller may see; undefined means all owners. */
   sees: string | undefined;
   /** The name under which the requests of the caller are counted and share memory; undefined for unlimited callers. */
-  holder: Requester;
+  requester: Requester;
   /** When the token expires, in seconds since 1970. */
   expires?: number | undefined;
 }
 
 /** The caller of a route that requires no key. */
-export const ANONYMOUS: Caller = { owner: null, sees: undefined, holder: undefined };
-
-export function callerOf(request: Request): Caller {
-  const { caller } = stateOf(request);
-  if (caller === undefined) throw new Error('the request was not authorized before its handler');
-  return caller;
-}
+export const ANONYMOUS: Caller = { owner: null, sees: undefined, requester: undefined };
 
 /** True if the caller may see the row. */
 export function isVisible({ owner }: { owner: string | null }, { sees }: Caller): boolean {

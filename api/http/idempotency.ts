@@ -5,8 +5,7 @@ import type { Database, Queryable } from '../../db/client.ts';
 import { type Answer, freeKey, holdKey, keepAnswers, takeKey } from '../../db/idempotency.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
-import { callerOf } from './caller.ts';
-import { stateOf } from './request-state.ts';
+import { callerOf, type Idempotency, stateOf } from './request-state.ts';
 import { parse } from './validate.ts';
 
 /** How often the lock of a key is renewed while its request is in progress. */
@@ -18,16 +17,6 @@ export const idempotencyKey = z
   .describe(
     'A value of your choice that makes a repeat safe for a day: the same request with the same key gets the first answer again',
   );
-
-/** The Idempotency-Key of a request. */
-export interface Idempotency {
-  /** Undefined when the request has no key. */
-  key: { owner: string; key: string } | undefined;
-  /** Gives the first answer if the key was used before. Throws 422 if it was used for another request. */
-  known(fingerprint: string): Answer | undefined;
-  /** True once the answer is stored with the key, which is then not freed. */
-  isAnswerKept: boolean;
-}
 
 /**
  * Locks the Idempotency-Key of a request before its body is read; 409 while another request holds it. The key is freed when

@@ -3,9 +3,9 @@ import { createBrotliDecompress, createGunzip, createInflate } from 'node:zlib';
 import type { Request, RequestHandler } from 'express';
 import { AppError } from '../../runtime/errors.ts';
 import type { Quota } from '../../runtime/quota.ts';
-import { callerOf } from './caller.ts';
-import { giveOnClose } from './holder.ts';
 import { invalid } from './problem.ts';
+import { callerOf } from './request-state.ts';
+import { giveOnClose } from './requester.ts';
 
 /** Levels of objects and arrays in a body: a batch, its jobs, and their payloads. */
 const MAX_DEPTH = 110;
@@ -27,12 +27,12 @@ export function jsonBody(room: Quota, maxBytes: number, maxMs = MAX_BODY_MS): Re
     if (response.destroyed) throw invalid('the client disconnected');
     requireJson(request);
     if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge(maxBytes);
-    const { holder } = callerOf(request);
+    const { requester } = callerOf(request);
     const gives: (() => void)[] = [];
     giveOnClose(response, () => {
       for (const give of gives) give();
     });
-    const buffer = new GrowingBuffer(maxBytes, (bytes) => gives.push(room.take(holder, bytes)));
+    const buffer = new GrowingBuffer(maxBytes, (bytes) => gives.push(room.take(requester, bytes)));
     const body = parseJson(await readInto(buffer, request, maxMs));
     if (isDeeperThan(MAX_DEPTH, body)) throw invalid(`the body is nested more than ${MAX_DEPTH} levels deep`);
     request.body = body;

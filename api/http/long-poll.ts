@@ -1,8 +1,8 @@
 import type { Request, Response } from 'express';
 import { Quota, type Requester } from '../../runtime/quota.ts';
 import type { EventHub } from '../events/event-hub.ts';
-import { callerOf } from './caller.ts';
 import { waitOf } from './prefer.ts';
+import { callerOf } from './request-state.ts';
 import { jobKey, uploadKey } from './status-cache.ts';
 
 /** Below the 4,000 connections of a server, so that some are left for requests that do not wait. */
@@ -46,7 +46,7 @@ export class LongPoll {
     read: () => Promise<Known>,
   ): Promise<Known> {
     const seconds = waitOf(request.get('Prefer'));
-    const waiter = seconds && this.#addWaiter(key, callerOf(request).holder, response, seconds);
+    const waiter = seconds && this.#addWaiter(key, callerOf(request).requester, response, seconds);
     if (waiter) response.setTimeout(CONNECTION_TIMEOUT_MS);
     if (waiter || seconds === 0) response.set('Preference-Applied', `wait=${seconds}`);
     const known = waiter ? await this.#readUntilDone(waiter, response, read) : await read();
@@ -82,8 +82,8 @@ export class LongPoll {
   }
 
   /** Gives undefined when there is no room for another waiter, or the process stops. */
-  #addWaiter(key: string, holder: Requester, response: Response, seconds: number): Waiter | undefined {
-    const giveRoom = this.#isClosed ? undefined : this.#room.tryTake(holder);
+  #addWaiter(key: string, requester: Requester, response: Response, seconds: number): Waiter | undefined {
+    const giveRoom = this.#isClosed ? undefined : this.#room.tryTake(requester);
     if (giveRoom === undefined) return undefined;
     const others = this.#waiters.get(key) ?? new Set();
     const waiter = new Waiter(response, seconds, () => {

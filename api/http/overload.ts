@@ -3,7 +3,7 @@ import type { Config } from '../../runtime/config.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Store } from '../../store/store.ts';
 import { ONE_JOB, type QueueBounds } from '../jobs/queue-bounds.ts';
-import { callerOf } from './caller.ts';
+import { callerOf } from './request-state.ts';
 import { shareFor } from './share.ts';
 
 /** The free space of the store is cached for this long, so that refusals stay cheap. */

@@ -1,7 +1,17 @@
 import { randomUUID } from 'node:crypto';
 import type { Request } from 'express';
+import type { Answer } from '../../db/idempotency.ts';
 import type { Caller } from './caller.ts';
-import type { Idempotency } from './idempotency.ts';
+
+/** The Idempotency-Key of a request. */
+export interface Idempotency {
+  /** Undefined when the request has no key. */
+  key: { owner: string; key: string } | undefined;
+  /** Gives the first answer if the key was used before. Throws 422 if it was used for another request. */
+  known(fingerprint: string): Answer | undefined;
+  /** True once the answer is stored with the key, which is then not freed. */
+  isAnswerKept: boolean;
+}
 
 /** The facts about one request that middleware collects for handlers, errors and the log. */
 export interface RequestState {
@@ -32,4 +42,10 @@ export function stateOf(request: Request): RequestState {
     states.set(request, state);
   }
   return state;
+}
+
+export function callerOf(request: Request): Caller {
+  const { caller } = stateOf(request);
+  if (caller === undefined) throw new Error('the request was not authorized before its handler');
+  return caller;
 }

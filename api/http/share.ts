@@ -1,4 +1,4 @@
-import { runForAll } from './holder.ts';
+import { runForAll } from './requester.ts';
 
 /** Caches the result of `load` for `ms`. Concurrent calls share one load. Errors are not cached. */
 export function shareFor<Result>(ms: number, load: () => Promise<Result>): () => Promise<Result> {

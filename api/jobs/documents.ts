@@ -3,7 +3,7 @@ import type { Event } from '../../db/events.ts';
 import type { Attempt, JobRow, ListedJob, Relative } from '../../db/jobs.ts';
 import type { Schedule } from '../../db/schedules.ts';
 import type { BulkOperation } from '../../jobs/bulk.ts';
-import type { Task } from '../../jobs/task.ts';
+import type { TaskDefinition } from '../../jobs/task.ts';
 import { formatTime } from '../http/fields.ts';
 import type * as responses from './responses.ts';
 
@@ -151,7 +151,7 @@ export function scheduleDocument(schedule: Schedule): z.output<typeof responses.
   };
 }
 
-export function jobTypeDocument(task: Task, pausedAt: Date | undefined): z.output<typeof responses.jobType> {
+export function jobTypeDocument(task: TaskDefinition, pausedAt: Date | undefined): z.output<typeof responses.jobType> {
   return {
     type: task.type,
     payload: z.toJSONSchema(task.payload, { io: 'input' }),

@@ -10,7 +10,7 @@ import type { JobChange } from '../../jobs/change.ts';
 import { refuseCycle } from '../../jobs/dependencies.ts';
 import { memoryClass } from '../../jobs/shape.ts';
 import { DEFAULTS, type NewJob } from '../../jobs/submit.ts';
-import type { Task } from '../../jobs/task.ts';
+import type { TaskDefinition } from '../../jobs/task.ts';
 import { AppError } from '../../runtime/errors.ts';
 import { type Caller, isVisible } from '../http/caller.ts';
 import { moment, notifyUrl } from '../http/fields.ts';
@@ -221,7 +221,7 @@ function readJob(tasks: Tasks, job: z.output<typeof newJob>, at: string): NewJob
   return id === undefined ? read : { ...read, id, fingerprint: fingerprintOf(read) };
 }
 
-function readPayload(task: Task, payload: unknown, at: string): Record<string, unknown> {
+function readPayload(task: TaskDefinition, payload: unknown, at: string): Record<string, unknown> {
   const read = parse(task.payload, payload, `${at}payload.`);
   const size = JSON.stringify(read).length;
   if (size > MAX_PAYLOAD_CHARACTERS)

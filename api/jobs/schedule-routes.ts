@@ -9,10 +9,10 @@ import { deleteSchedule, findSchedule, listSchedules, type Schedule } from '../.
 import { putSchedule, runScheduleNow } from '../../jobs/schedules.ts';
 import type { Config } from '../../runtime/config.ts';
 import type { Quota } from '../../runtime/quota.ts';
-import { callerOf } from '../http/caller.ts';
 import { readCursor, writeCursor } from '../http/cursor.ts';
 import { jsonBody } from '../http/json-body.ts';
 import { notFound } from '../http/problem.ts';
+import { callerOf } from '../http/request-state.ts';
 import { parse } from '../http/validate.ts';
 import { withParts } from '../http/with-parts.ts';
 import { type Guard, refuseForbidden } from '../webhooks/ssrf-guard.ts';

@@ -2,10 +2,10 @@ import { type Request, type Response, Router } from 'express';
 import type { Tasks } from '../../conversion/registry.ts';
 import type { Database } from '../../db/client.ts';
 import { pausedJobTypes, pauseJobType, resumeJobType } from '../../jobs/pause.ts';
-import type { Task } from '../../jobs/task.ts';
+import type { TaskDefinition } from '../../jobs/task.ts';
 import type { Logger } from '../../runtime/log.ts';
-import { callerOf } from '../http/caller.ts';
 import { notFound } from '../http/problem.ts';
+import { callerOf } from '../http/request-state.ts';
 import { withParts } from '../http/with-parts.ts';
 import { jobTypeDocument } from './documents.ts';
 
@@ -47,13 +47,13 @@ async function resume({ db, tasks, log }: Parts, request: OneType, response: Res
   await sendType(db, task, response);
 }
 
-function requestedTask(tasks: Tasks, request: OneType): Task {
+function requestedTask(tasks: Tasks, request: OneType): TaskDefinition {
   const { type } = request.params;
   const task = tasks.get(type);
   if (task === undefined) throw notFound(`job type ${type}`);
   return task;
 }
 
-async function sendType(db: Database, task: Task, response: Response): Promise<void> {
+async function sendType(db: Database, task: TaskDefinition, response: Response): Promise<void> {
   response.json(jobTypeDocument(task, (await pausedJobTypes(db)).get(task.type)));
 }

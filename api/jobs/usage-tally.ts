@@ -1,5 +1,5 @@
 import type { Usage } from '../../db/usage.ts';
-import { runForAll } from '../http/holder.ts';
+import { runForAll } from '../http/requester.ts';
 
 /** How long a reading of the database is used, so that refusals stay cheap. */
 const MAX_AGE_MS = 500;

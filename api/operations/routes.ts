@@ -6,7 +6,7 @@ import { isMigrated } from '../../db/migrate.ts';
 import { listConverters, queueDepths, recentAbnormalEnds, recentThroughput } from '../../db/system.ts';
 import { AppError } from '../../runtime/errors.ts';
 import type { Store } from '../../store/store.ts';
-import { callerOf } from '../http/caller.ts';
+import { callerOf } from '../http/request-state.ts';
 import { shareFor } from '../http/share.ts';
 import { withParts } from '../http/with-parts.ts';
 import { systemDocument } from './documents.ts';

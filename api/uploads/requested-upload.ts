@@ -1,8 +1,9 @@
 import type { Request } from 'express';
 import type { Database, Queryable } from '../../db/client.ts';
 import { findUpload, listOriginals, listSomePages, type Upload } from '../../db/uploads.ts';
-import { callerOf, isVisible } from '../http/caller.ts';
+import { isVisible } from '../http/caller.ts';
 import { notFound } from '../http/problem.ts';
+import { callerOf } from '../http/request-state.ts';
 import { uploadDocument } from './documents.ts';
 import { uploadId } from './requests.ts';
 

@@ -8,11 +8,10 @@ import { AppError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { Quota } from '../../runtime/quota.ts';
 import type { Store } from '../../store/store.ts';
-import { callerOf } from '../http/caller.ts';
 import { archiveDisposition } from '../http/disposition.ts';
-import { giveOnClose } from '../http/holder.ts';
 import { notFound } from '../http/problem.ts';
-import { stateOf } from '../http/request-state.ts';
+import { callerOf, stateOf } from '../http/request-state.ts';
+import { giveOnClose } from '../http/requester.ts';
 import { isDisconnect } from '../http/send-file.ts';
 
 interface ArchiveParts {
@@ -39,7 +38,7 @@ export async function sendArchive(
   if (finishedAt === null) {
     throw new AppError('conflict', 'the upload has not ended: the archive would lack pages', { status: 409 });
   }
-  giveOnClose(response, archiveRoom.take(callerOf(request).holder, upload.pagesDone));
+  giveOnClose(response, archiveRoom.take(callerOf(request).requester, upload.pagesDone));
   const pages = await listPageFiles(heavyDb, id);
   if (pages.length === 0) throw notFound(`a completed page of upload ${id}`);
   response.set({

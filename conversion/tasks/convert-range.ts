@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { ORDINARY_MB } from '../../jobs/shape.ts';
 import { conversionShape } from '../conversion-shape.ts';
-import { defineConversion } from '../conversion-task.ts';
+import type { ConversionTask } from '../conversion-task.ts';
 import { toRanges } from '../page-ranges.ts';
 import { convertPayload } from './convert.ts';
 
@@ -13,13 +13,12 @@ export const convertRangePayload = convertPayload.omit({ page_selection: true })
 export type ConvertRangePayload = z.output<typeof convertRangePayload>;
 
 /** Converts some pages of an original whose inspection has taken place. */
-export const convertRange = defineConversion({
+export const convertRange = {
   type: 'convert_range',
   payload: convertRangePayload,
   resources: conversionShape(ORDINARY_MB),
   internal: true,
-  run: async (context) => (await import('../../converter/render/convert.ts')).convertPages(context),
-});
+} satisfies ConversionTask;
 
 /** The payload of a conversion, limited to these pages, which ascend. */
 export function rangeOf(payload: Record<string, unknown>, pages: number[]): ConvertRangePayload {

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { BASELINE_MB, MAX_CLASS_MB, memoryClass, ORDINARY_MB, type Shape } from '../../jobs/shape.ts';
 import { conversionShape } from '../conversion-shape.ts';
-import { defineConversion, PDF_ENGINES } from '../conversion-task.ts';
+import { type ConversionTask, PDF_ENGINES } from '../conversion-task.ts';
 
 export const convertPayload = z.object({
   upload_id: z.string(),
@@ -32,10 +32,9 @@ export function inspectionShape(mediaType: ConvertPayload['media_type'], bytes: 
 }
 
 /** Inspects an original; converts a small one at once, and splits a large one into ranges. */
-export const convert = defineConversion({
+export const convert = {
   type: 'convert',
   payload: convertPayload,
   resources: conversionShape(ORDINARY_MB),
   internal: true,
-  run: async (context) => (await import('../../converter/render/convert.ts')).convertOriginal(context),
-});
+} satisfies ConversionTask;

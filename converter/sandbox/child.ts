@@ -31,9 +31,10 @@ async function handleOrder(order: SandboxOrder): Promise<void> {
   if (order.kind === 'abort') return running.abort(new Error(order.reason));
   warming.abort();
   running = new AbortController();
-  const tasks = await loading;
+  const [tasks, { withCode }] = await Promise.all([loading, import('../render/conversions.ts')]);
+  const task = tasks.get(order.request.type);
   const report = throttleProgress(send);
-  const outcome = await runTask(tasks.get(order.request.type), order.request, running.signal, report);
+  const outcome = await runTask(task && withCode(task), order.request, running.signal, report);
   collectGarbage();
   report.flush();
   await waitForErrors();
@@ -58,7 +59,7 @@ function send(message: { kind: 'ready' | 'warm' } | TaskEvent | { kind: 'ended';
 
 // Loading is slow, so it must not wait for the first file.
 const { drawSamples, warmUp } = await import('../render/warm-up.ts');
-await Promise.all([import('../render/convert.ts'), warmUp(), loading]);
+await Promise.all([import('../render/conversions.ts'), warmUp(), loading]);
 collectGarbage();
 send({ kind: 'ready' });
 // Until its first task, the sandbox compiles the code that the first page will run.

@@ -5,7 +5,7 @@ import { loadTasks } from '../../conversion/registry.ts';
  * separate process does this, because a sandbox that can write the cache could plant code for others.
  */
 const { drawSamples, warmUp } = await import('../render/warm-up.ts');
-const parts = [import('../render/convert.ts'), import('./isolation/apply.ts'), import('./isolation/kernel.ts')];
+const parts = [import('../render/conversions.ts'), import('./isolation/apply.ts'), import('./isolation/kernel.ts')];
 await Promise.all([...parts, warmUp(), loadTasks(process.env.TASKS)]);
 await drawSamples(new AbortController().signal);
 process.exit();

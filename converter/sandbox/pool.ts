@@ -1,7 +1,7 @@
 import { BASELINE_MB, LARGE_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { IdleSandboxes } from './idle-sandboxes.ts';
-import type { Isolation } from './isolation/detect.ts';
+import type { Isolation } from './isolation/isolation.ts';
 import { Lease } from './lease.ts';
 import type { OrphanReaper } from './orphan-reaper.ts';
 import { Sandbox } from './sandbox.ts';

@@ -4,7 +4,8 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { childrenOf, descendantsOf, killAll } from '../../runtime/process-tree.ts';
 import { isolatedCommand, surroundingsOf, withParentDeathSignal } from './isolation/command.ts';
-import { type Isolation, MAX_UIDS } from './isolation/detect.ts';
+import { MAX_UIDS } from './isolation/detect.ts';
+import type { Isolation } from './isolation/isolation.ts';
 import { setOomScore } from './memory-limit.ts';
 
 const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));

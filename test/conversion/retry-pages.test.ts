@@ -1,5 +1,5 @@
 import { partsToRetry } from '../../conversion/retry-pages.ts';
-import type { Job } from '../../jobs/claim.ts';
+import type { Job } from '../../jobs/job.ts';
 
 function jobLike(job: Partial<Job>): Job {
   return { cpuUnits: 1, memoryMb: 256, timeoutSeconds: 300, status: 'completed', ...job } as Job;

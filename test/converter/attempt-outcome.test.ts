@@ -4,11 +4,10 @@ import { attemptOutcome } from '../../converter/attempt-outcome.ts';
 import type { AbnormalEnd, RunResult } from '../../converter/task-runner.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import type { Outcome } from '../../jobs/settle.ts';
-import type { Task } from '../../jobs/task.ts';
+import type { TaskDefinition } from '../../jobs/task.ts';
 
 /** Processor time of the page at which the run ended. */
 const SPENT = 4;
-const CONVERSION = convert as unknown as Task;
 const payload = { upload_id: 'u', original: 1, path: 'a.pdf', media_type: 'application/pdf', dpi: 200 };
 const job = { type: 'convert', payload, cpuUnits: 1, memoryMb: 256 } as unknown as ClaimedJob;
 
@@ -19,13 +18,18 @@ function outcomeOf(
   outcome: RunResult['outcome'],
   at: Step | null,
   unsettledPages: number[],
-  task = CONVERSION,
+  task: TaskDefinition = convert,
 ): Outcome {
   const result = { outcome, step: at, spentSeconds: SPENT, peakMemoryMb: 300 };
   return attemptOutcome(result, job, task, unsettledPages);
 }
 
-function abnormalOutcome(how: AbnormalEnd['how'], at: Step | null, unsettledPages: number[], task?: Task): Outcome {
+function abnormalOutcome(
+  how: AbnormalEnd['how'],
+  at: Step | null,
+  unsettledPages: number[],
+  task?: TaskDefinition,
+): Outcome {
   return outcomeOf({ kind: 'died', how, error: errorOf(how) }, at, unsettledPages, task);
 }
 
@@ -72,7 +76,7 @@ test('the last page whose sandbox was killed externally is retried', () => {
 });
 
 test('a task of a client that exceeds its memory spends an attempt', () => {
-  const task = { ...CONVERSION, internal: false };
+  const task = { ...convert, internal: false };
   expect(abnormalOutcome('outgrown', null, [], task)).toMatchObject({ kind: 'outgrown', spent: true, payload });
 });
 

@@ -3,7 +3,7 @@ import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import type { Level } from '../../converter/sandbox/isolation/detect.ts';
+import type { Level } from '../../converter/sandbox/isolation/isolation.ts';
 import type { HostileOptions, HostileReport } from '../support/hostile-converter.ts';
 
 const CONVERTER = path.resolve(import.meta.dirname, '../support/hostile-converter.ts');

@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import sharp from 'sharp';
 import type { ConversionContext } from '../../conversion/conversion-task.ts';
 import { archive } from '../../conversion/tasks/archive.ts';
-import { convert } from '../../conversion/tasks/convert.ts';
+import { conversions } from '../../converter/render/conversions.ts';
 
 /** The file of an upload: the attack of a sandbox that has been taken over by it. */
 export interface Attack {
@@ -68,7 +68,7 @@ async function reportPage(context: Context, make: (file: string) => Promise<unkn
   context.page({ page, status: 'completed', ...FACTS });
 }
 
-convert.run = async (context) => {
+conversions.convert = async (context) => {
   const conversion = context as unknown as Context;
   const { name, victim }: Attack = JSON.parse(await readFile(conversion.input, 'utf8'));
   await attacks[name](conversion, victim);

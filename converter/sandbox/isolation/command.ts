@@ -1,7 +1,7 @@
 import { readdirSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { Isolation } from './detect.ts';
+import type { Isolation } from './isolation.ts';
 import { readablePaths } from './paths.ts';
 import type { Plan } from './plan.ts';
 

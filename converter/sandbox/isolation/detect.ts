@@ -6,6 +6,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { isolatedCommand } from './command.ts';
+import { type Isolation, LEVELS, type Level, type Namespaces } from './isolation.ts';
 import { openKernel } from './kernel.ts';
 import { landlockVersion, SCOPES_SIGNALS } from './landlock.ts';
 import { readablePaths } from './paths.ts';
@@ -15,29 +16,6 @@ import { readablePaths } from './paths.ts';
 const PROBE_MS = 10_000;
 /** A module of the project, which a sandbox must be able to read. */
 const CODE = fileURLToPath(new URL('../../../runtime/errors.ts', import.meta.url));
-
-/** Created by root, or by an ordinary user who is root in a user namespace. */
-type Namespaces = 'by-root' | 'by-user' | 'none';
-
-export interface Isolation {
-  level: Level;
-  namespaces: Namespaces;
-  /** The first user id of the sandboxes; null if they run as the user of the converter. */
-  firstUid: number | null;
-  /** The version of Landlock; 0 without it. */
-  landlock: number;
-  seccomp: boolean;
-  hasSetpriv: boolean;
-  /** The names of all active layers. */
-  layers: string[];
-}
-
-/**
- * Strongest first. `namespaces`: the sandbox does not see the machine. `process`: the kernel denies access to it. `memory`:
- * the machine supports neither, and only the memory of a sandbox is limited.
- */
-const LEVELS = ['namespaces', 'process', 'memory'] as const;
-export type Level = (typeof LEVELS)[number];
 
 /** The maximum number of sandboxes of a converter: each has a separate user id. */
 export const MAX_UIDS = 1024;

@@ -16,7 +16,7 @@ const room = new Quota({ name: 'bytes of JSON', max: 2 * MAX_BYTES });
 let server: Server;
 beforeAll(async () => {
   const app = express();
-  app.use(requireAuthorization(async () => ({ owner: 'alice', sees: 'alice', holder: 'alice' })));
+  app.use(requireAuthorization(async () => ({ owner: 'alice', sees: 'alice', requester: 'alice' })));
   app.post('/', jsonBody(room, MAX_BYTES, 300), (request, response) => void response.json(request.body));
   app.use(problems(createLogger('silent', {})));
   server = createServer(app).listen(0, '127.0.0.1');

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { asc, eq } from 'drizzle-orm';
 import type pg from 'pg';
-import type { Idempotency } from '../../../api/http/idempotency.ts';
+import type { Idempotency } from '../../../api/http/request-state.ts';
 import { createUploads } from '../../../api/uploads/create.ts';
 import { uploadFields } from '../../../api/uploads/requests.ts';
 import { type Database, openDatabase } from '../../../db/client.ts';

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { type ConversionContext, PDF_ENGINES, type Step } from '../../../conversion/conversion-task.ts';
 import { convert } from '../../../conversion/tasks/convert.ts';
+import { conversions } from '../../../converter/render/conversions.ts';
 import { openPdf } from '../../../converter/render/engines/fallback.ts';
 
 const payload = z.object({
@@ -22,7 +23,7 @@ function fail(): never {
 
 /** A conversion that opens its PDF with crashing engines, and reports its pages as failed. */
 convert.payload = convert.payload.extend(payload.shape) as never;
-convert.run = async (given) => {
+conversions.convert = async (given) => {
   const context = given as unknown as ConversionContext<z.output<typeof payload>>;
   const step = (taken: Step) => {
     context.step(taken);

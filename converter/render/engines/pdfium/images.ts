@@ -1,6 +1,6 @@
-import type { Pdfium } from './instance.ts';
 import { readFloats, readIntegers } from './memory.ts';
 import type { OpenFile } from './open-file.ts';
+import type { Pdfium } from './pdfium.ts';
 
 /** The size in pixels of an image in a PDF, as its dictionary gives it. */
 export interface ImageSize {

@@ -3,27 +3,9 @@ import { createRequire } from 'node:module';
 import { init } from '@embedpdf/pdfium';
 import { AppError, isOutOfMemory } from '../../../../runtime/errors.ts';
 import { isFileSystemError, outOfMemory } from '../engine.ts';
-import { bindFunctions, type Functions, type WasmFunction } from './functions.ts';
+import { bindFunctions, type WasmFunction } from './functions.ts';
+import type { Module, Pdfium } from './pdfium.ts';
 import { installSystemFonts } from './system-fonts.ts';
-
-/** An instance of PDFium, which is WebAssembly. Its memory grows, never shrinks, and ends with the instance. */
-export interface Pdfium {
-  readonly call: Functions;
-  /** All of its memory. Growth detaches a view, so no view is kept over a call. */
-  memory(): Uint8Array;
-  /** How often its memory could not grow. PDFium then leaves out an image and reports nothing. */
-  refusals: number;
-  /** A trap leaves memory in an unknown state, so no function is called after it. */
-  trapped: boolean;
-}
-
-/** The parts of Emscripten's module that are used; its types need those of browsers. */
-export interface Module {
-  HEAPU8: Uint8Array;
-  wasmExports: object;
-  addFunction(run: (...args: number[]) => unknown, signature: string): number;
-  UTF8ToString(at: number): string;
-}
 
 /** Node has this global, but only the types of browsers declare it. */
 declare const WebAssembly: {

@@ -1,4 +1,4 @@
-import type { Pdfium } from './instance.ts';
+import type { Pdfium } from './pdfium.ts';
 
 /** Memory of an instance for the arguments and results of calls. */
 

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { forVisibleAnnotations, SUBTYPES } from './annotations.ts';
-import type { Pdfium } from './instance.ts';
 import { withMemory, withText, withWideText } from './memory.ts';
 import type { OpenFile } from './open-file.ts';
+import type { Pdfium } from './pdfium.ts';
 import { addPaperClip, addStamp } from './stamps.ts';
 
 /**

@@ -1,7 +1,8 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { AppError } from '../../../../runtime/errors.ts';
-import { type Pdfium, runChecked, startPdfium } from './instance.ts';
+import { runChecked, startPdfium } from './instance.ts';
 import { allocate, withText } from './memory.ts';
+import type { Pdfium } from './pdfium.ts';
 import { type Damage, findDamage, mayHaveUserUnit } from './raw-file.ts';
 
 /** An open file: addresses in PDFium's memory, 0 for a part that is absent. */

@@ -1,7 +1,7 @@
 import { boundsOf } from './images.ts';
-import type { Pdfium } from './instance.ts';
 import { readFloats, readIntegers, withText, withWideText } from './memory.ts';
 import type { OpenFile } from './open-file.ts';
+import type { Pdfium } from './pdfium.ts';
 
 /** Stamps and file attachments as objects of a loaded page. */
 

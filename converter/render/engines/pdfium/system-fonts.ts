@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { fontBytes, fontTable, KNOWN_FAMILIES, substituteFile } from './fonts.ts';
-import type { Module, Pdfium } from './instance.ts';
 import { withText } from './memory.ts';
+import type { Module, Pdfium } from './pdfium.ts';
 
 const ANSI_CHARSET = 0;
 const INTERFACE_VERSION = 1;

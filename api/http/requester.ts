@@ -2,7 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import type { ServerResponse } from 'node:http';
 import type { Requester } from '../../runtime/quota.ts';
 
-const holders = new AsyncLocalStorage<Requester>();
+const requesters = new AsyncLocalStorage<Requester>();
 
 /** Calls `give` when the response is closed, or now if it is closed already. */
 export function giveOnClose(response: ServerResponse, give: () => void): void {
@@ -10,17 +10,17 @@ export function giveOnClose(response: ServerResponse, give: () => void): void {
   else response.once('close', give);
 }
 
-/** Runs the work of one holder: its database queries are queued under this name. */
-export function runFor<Result>(holder: Requester, work: () => Result): Result {
-  return holders.run(holder, work);
+/** Runs the work of one requester: its database queries are queued under this name. */
+export function runFor<Result>(requester: Requester, work: () => Result): Result {
+  return requesters.run(requester, work);
 }
 
 /** Runs work that many callers share, so that it does not count for the caller that started it. */
 export function runForAll<Result>(work: () => Result): Result {
-  return holders.run(undefined, work);
+  return requesters.run(undefined, work);
 }
 
-/** The holder of the current request; undefined for work of the service. */
-export function currentHolder(): Requester {
-  return holders.getStore();
+/** The requester of the current request; undefined for work of the service. */
+export function currentRequester(): Requester {
+  return requesters.getStore();
 }
