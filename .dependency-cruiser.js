@@ -94,7 +94,7 @@ export default {
       from: { path: '^(conversion/tasks/|converter/(render/|sandbox/child\\.ts))' },
       to: {
         path: '^(db|jobs)/|node_modules/(pg|pg-boss|drizzle-orm|express)/',
-        pathNot: '^(conversion/page-ranges|jobs/(limits|shape|task|task-limits)|db/storable)\\.ts$',
+        pathNot: '^(conversion/page-selection|jobs/(background-lane|limits|shape|task|task-limits)|db/storable)\\.ts$',
         dependencyTypesNot: ['type-only'],
       },
     },

@@ -1,4 +1,5 @@
-import { LARGE_MB, type Shape } from '../jobs/shape.ts';
+import { LARGE_MB } from '../jobs/background-lane.ts';
+import type { Shape } from '../jobs/shape.ts';
 
 /** The reservation of a conversion. A large one runs in the background lane, without a CPU unit. */
 export function conversionShape(memoryMb: number): Shape {

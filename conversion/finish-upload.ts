@@ -2,7 +2,7 @@ import { eq, sql } from 'drizzle-orm';
 import type { Transaction } from '../db/client.ts';
 import { originals, uploads } from '../db/schema.ts';
 import { createWebhooks } from '../jobs/webhooks.ts';
-import { countPages } from './page-ranges.ts';
+import { countPages } from './page-selection.ts';
 
 /** Ends an upload whose last job has ended. The row is locked first, so that of two last jobs one sees both. */
 export async function finishUpload(tx: Transaction, uploadId: string): Promise<void> {

@@ -6,7 +6,7 @@ import type { AttemptKey } from '../jobs/claim.ts';
 import { retryDeadlocks, transition } from '../jobs/transition.ts';
 import type { PublicError } from '../runtime/errors.ts';
 import { setPagesTotal } from './finish-upload.ts';
-import { countPages } from './page-ranges.ts';
+import { countPages } from './page-selection.ts';
 
 /** The result of the inspection of an original. */
 export interface Inspection {

@@ -3,7 +3,7 @@ import type { Transaction } from '../db/client.ts';
 import { jobs, originals, pages } from '../db/schema.ts';
 import type { Child } from '../jobs/children.ts';
 import type { Job } from '../jobs/job.ts';
-import { toRanges } from './page-ranges.ts';
+import { toRanges } from './page-selection.ts';
 import { convertRange, convertRangePayload } from './tasks/convert-range.ts';
 
 const madePages = convertRangePayload.pick({ pages: true });

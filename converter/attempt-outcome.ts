@@ -1,6 +1,6 @@
 import { conversionShape } from '../conversion/conversion-shape.ts';
 import type { Part } from '../conversion/conversion-task.ts';
-import { pagesIn, toRanges } from '../conversion/page-ranges.ts';
+import { pagesIn, toRanges } from '../conversion/page-selection.ts';
 import { convertRange, rangeOf } from '../conversion/tasks/convert-range.ts';
 import type { Child } from '../jobs/children.ts';
 import type { ClaimedJob } from '../jobs/claim.ts';

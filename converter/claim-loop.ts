@@ -1,4 +1,4 @@
-import type { Room } from '../jobs/room.ts';
+import type { FreeCapacity } from '../jobs/free-capacity.ts';
 import type { Shape } from '../jobs/shape.ts';
 import { isFor, parseWakeUp, passOn, type WakeUp } from '../jobs/wake.ts';
 import { WakeFlag } from '../runtime/wake-flag.ts';
@@ -20,7 +20,7 @@ interface Parts {
   id: string;
   /** The longest pause between two claims. */
   pollMs: number;
-  free: () => Room;
+  free: () => FreeCapacity;
   /** Starts jobs that fit. Never rejects. */
   claim: () => Promise<Found>;
   /** Sends wake-ups to other converters. Never rejects. */

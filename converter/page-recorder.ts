@@ -1,4 +1,4 @@
-import { pagesIn } from '../conversion/page-ranges.ts';
+import { pagesIn } from '../conversion/page-selection.ts';
 import { type Inspection, type PageOutcome, type PageReport, recordPages } from '../conversion/record-pages.ts';
 import type { Database } from '../db/client.ts';
 import type { PageRange } from '../db/schema.ts';

@@ -1,4 +1,4 @@
-import { fits, type Reservation, type Room, roomOf } from '../jobs/room.ts';
+import { type FreeCapacity, fits, freeCapacityOf, type Reservation } from '../jobs/free-capacity.ts';
 import type { Shape } from '../jobs/shape.ts';
 
 /** The reservations of this converter. They are kept in memory, so that they end with the process. */
@@ -15,8 +15,8 @@ export class Reservations {
   }
 
   /** The room that is not reserved. Idle sandboxes use it until it is. */
-  free(): Room {
-    return roomOf(this.capacity, this.#running);
+  free(): FreeCapacity {
+    return freeCapacityOf(this.capacity, this.#running);
   }
 
   /** Reserves a shape and returns the function that releases it. Throws when the shape does not fit. */

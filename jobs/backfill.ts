@@ -1,4 +1,4 @@
-import { fits, type Reservation, roomOf } from './room.ts';
+import { fits, freeCapacityOf, type Reservation } from './free-capacity.ts';
 import type { Shape } from './shape.ts';
 
 /*
@@ -10,7 +10,7 @@ import type { Shape } from './shape.ts';
 export function startsBy(capacity: Shape, running: Reservation[], shape: Shape, now: number): number | undefined {
   const left = running.toSorted((a, b) => a.endsAt - b.endsAt);
   let at = now;
-  while (!fits(shape, roomOf(capacity, left))) {
+  while (!fits(shape, freeCapacityOf(capacity, left))) {
     const next = left.shift();
     if (next === undefined) return undefined;
     at = Math.max(now, next.endsAt);
@@ -27,5 +27,5 @@ export function mayBackfill(
 ): boolean {
   if (candidate.endsAt <= held.startsAt) return true;
   const then = running.filter(({ endsAt }) => endsAt > held.startsAt);
-  return fits(held.shape, roomOf(capacity, [...then, candidate]));
+  return fits(held.shape, freeCapacityOf(capacity, [...then, candidate]));
 }

@@ -7,10 +7,10 @@ import { jobs, type Priority } from '../db/schema.ts';
 import { domain } from './domain.ts';
 import { takeDrainLease } from './drain-lease.ts';
 import type { Shares } from './fairness.ts';
+import type { Reservation } from './free-capacity.ts';
 import type { Job } from './job.ts';
 import { freeSlots, spendTokens, withinLimits } from './limits.ts';
 import { findHeld, MAX_CLAIM, planClaim, type Slots, type Waiting } from './plan-claim.ts';
-import type { Reservation } from './room.ts';
 import type { Shape } from './shape.ts';
 import { transition } from './transition.ts';
 

@@ -1,8 +1,8 @@
 import type { Priority } from '../db/schema.ts';
 import { mayBackfill, startsBy } from './backfill.ts';
 import { countTurns, type Shares } from './fairness.ts';
+import { fits, freeCapacityOf, type Reservation } from './free-capacity.ts';
 import { levelOf } from './priority.ts';
-import { fits, type Reservation, roomOf } from './room.ts';
 import type { Shape } from './shape.ts';
 
 /** The fields of a ready job that decide its turn. */
@@ -53,7 +53,7 @@ interface Converter {
 export function findHeld(waiting: Waiting[], { capacity, running, now }: Converter): Held | undefined {
   const levels = waiting.map((job) => levelOf(job.priority, job.waitedSeconds));
   const top = Math.max(...levels);
-  const room = roomOf(capacity, running);
+  const room = freeCapacityOf(capacity, running);
   const [longest] = waiting
     .filter((job, index) => levels[index] === top && !fits(job.shape, room) && job.waitedSeconds > PATIENCE_SECONDS)
     .sort((a, b) => b.waitedSeconds - a.waitedSeconds);
@@ -84,7 +84,7 @@ export function planClaim(
   for (const [level, jobs] of [...byLevel].sort(([a], [b]) => b - a)) {
     const left = jobs.toSorted((a, b) => b.waitedSeconds - a.waitedSeconds);
     while (planned.length < MAX_CLAIM) {
-      const room = roomOf(capacity, started);
+      const room = freeCapacityOf(capacity, started);
       const reservationOf = ({ shape, timeoutSeconds }: Waiting) => ({ shape, endsAt: now + timeoutSeconds * 1_000 });
       const mayStart = (job: Waiting) =>
         (free.get(job.type) ?? Infinity) > 0 &&

@@ -12,14 +12,6 @@ export const BASELINE_MB = 120;
 /** The memory of an ordinary job, in MB. */
 export const ORDINARY_MB = 256;
 
-/** A job without CPU units that reserves more runs in the background lane: at a low priority, on idle CPU. */
-export const LARGE_MB = 512;
-
-/** True if a job of this shape runs in the background lane. */
-export function isBackground({ cpuUnits, memoryMb }: Shape): boolean {
-  return cpuUnits === 0 && memoryMb > LARGE_MB;
-}
-
 /** Memory classes in MB: few, so that ready jobs form few groups, each at most 1.5 times the one below it. */
 export const MEMORY_CLASSES = [256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384] as const;
 export const MAX_CLASS_MB = 16_384;

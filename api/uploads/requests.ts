@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { PDF_ENGINES } from '../../conversion/conversion-task.ts';
-import { MAX_SELECTION_LENGTH, parsePages } from '../../conversion/page-ranges.ts';
+import { MAX_SELECTION_LENGTH, parsePages } from '../../conversion/page-selection.ts';
 import { PRIORITIES, UPLOAD_STATUSES } from '../../db/schema.ts';
 import type { PageCursor } from '../../db/uploads.ts';
 import { notifyUrl, wholeNumber } from '../http/fields.ts';

@@ -1,12 +1,12 @@
 import { copyFileSync } from 'node:fs';
 import path from 'node:path';
 import type { PdfEngine } from '../../conversion/conversion-task.ts';
-import { pagesIn } from '../../conversion/page-ranges.ts';
+import { pagesIn } from '../../conversion/page-selection.ts';
 import { convert, inspectionShape } from '../../conversion/tasks/convert.ts';
 import { convertRange, rangeOf } from '../../conversion/tasks/convert-range.ts';
+import { type PrepareRetry, runWithRecovery } from '../../converter/continue-after-crash.ts';
 import { pageName } from '../../converter/files/output-names.ts';
 import type { PrivateFolder } from '../../converter/files/private-folder.ts';
-import { type PrepareRetry, runWithRecovery } from '../../converter/recovery.ts';
 import type { TaskEvent, TaskRequest } from '../../converter/run-task.ts';
 import type { SandboxPool } from '../../converter/sandbox/pool.ts';
 import type { RunResult } from '../../converter/task-runner.ts';

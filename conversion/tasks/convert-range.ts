@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { ORDINARY_MB } from '../../jobs/shape.ts';
 import { conversionShape } from '../conversion-shape.ts';
 import type { ConversionTask } from '../conversion-task.ts';
-import { toRanges } from '../page-ranges.ts';
+import { toRanges } from '../page-selection.ts';
 import { convertPayload } from './convert.ts';
 
 export const convertRangePayload = convertPayload.omit({ page_selection: true }).extend({

@@ -1,13 +1,10 @@
 import { AppError } from '../../runtime/errors.ts';
-import { encodePng } from './encode-png.ts';
+import { encodePng, UNFILTERED } from './encode-png.ts';
 import { MAX_SIDE } from './fit.ts';
 import { imageError } from './image-error.ts';
 import { type ImageHeader, inspectImage } from './inspect-image.ts';
 import { DECODER, type FailOnOptions, sharp } from './libvips.ts';
 import { repairImage } from './repair-image.ts';
-
-/** Level 2 is a few per cent larger than level 6 at half the time. Filters gain nothing for drawings. */
-const DRAWING = { compressionLevel: 2, adaptiveFiltering: false } as const;
 
 interface ConvertedImage {
   /** The parts of the file. */
@@ -42,7 +39,7 @@ async function encode(
     .resize({ width: MAX_SIDE, height: MAX_SIDE, fit: 'inside', withoutEnlargement: true })
     .toColourspace(isGrey ? 'b-w' : 'srgb');
   const isPhotograph = format === 'jpeg';
-  const encoded = isPhotograph ? image.raw() : image.png(DRAWING);
+  const encoded = isPhotograph ? image.raw() : image.png(UNFILTERED);
   const { data, info } = await encoded.toBuffer({ resolveWithObject: true });
   const { width, height } = info;
   const png = isPhotograph ? await encodePng({ data, width, height, channels: isGrey ? 1 : 3 }) : [data];

@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import type { ConversionContext } from '../../conversion/conversion-task.ts';
-import { countPages, pagesIn, parsePages, selectPages, toRanges } from '../../conversion/page-ranges.ts';
+import { countPages, pagesIn, parsePages, selectPages, toRanges } from '../../conversion/page-selection.ts';
 import type { PageReport } from '../../conversion/record-pages.ts';
 import type { ConvertPayload } from '../../conversion/tasks/convert.ts';
 import type { ConvertRangePayload } from '../../conversion/tasks/convert-range.ts';
@@ -13,7 +13,7 @@ import { estimateImage } from './estimate-image.ts';
 import { estimatePages } from './estimate-pdf.ts';
 import { inspectImage } from './inspect-image.ts';
 import { useThreads } from './libvips.ts';
-import { type PlannedRange, splitPages } from './split-pages.ts';
+import { type PlannedRange, splitPages } from './split-into-ranges.ts';
 
 type Context = ConversionContext<ConvertPayload> | ConversionContext<ConvertRangePayload>;
 type Selection = ReturnType<typeof parsePages> | null;

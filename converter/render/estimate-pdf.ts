@@ -5,7 +5,7 @@ import { AppError } from '../../runtime/errors.ts';
 import type { ImageSize } from './engines/pdfium/images.ts';
 import { type EmbeddedImage, findImages } from './find-embedded-images.ts';
 import { fitScale } from './fit.ts';
-import type { PlannedPage } from './split-pages.ts';
+import type { PlannedPage } from './split-into-ranges.ts';
 
 /**
  * Estimates the memory that drawing the pages of a PDF needs, before any is drawn. The figures were measured;

@@ -1,4 +1,4 @@
-import { LARGE_MB } from '../../jobs/shape.ts';
+import { LARGE_MB } from '../../jobs/background-lane.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { TaskRequest } from '../run-task.ts';
 import type { Prepare, RunOptions, RunResult, TaskRunner } from '../task-runner.ts';

@@ -1,4 +1,5 @@
-import { BASELINE_MB, LARGE_MB } from '../../jobs/shape.ts';
+import { LARGE_MB } from '../../jobs/background-lane.ts';
+import { BASELINE_MB } from '../../jobs/shape.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { IdleSandboxes } from './idle-sandboxes.ts';
 import type { Isolation } from './isolation/isolation.ts';

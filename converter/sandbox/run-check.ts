@@ -1,4 +1,4 @@
-import { countPages, pagesIn, parsePages, selectPages } from '../../conversion/page-ranges.ts';
+import { countPages, pagesIn, parsePages, selectPages } from '../../conversion/page-selection.ts';
 import { type ConvertPayload, convert, convertPayload } from '../../conversion/tasks/convert.ts';
 import { convertRange, convertRangePayload } from '../../conversion/tasks/convert-range.ts';
 import type { PageRange } from '../../db/schema.ts';

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Step } from '../../conversion/conversion-task.ts';
-import { LARGE_MB } from '../../jobs/shape.ts';
+import { LARGE_MB } from '../../jobs/background-lane.ts';
 import { sandboxDeaths } from '../metrics.ts';
 import type { TaskOutcome, TaskRequest } from '../run-task.ts';
 import {

@@ -1,4 +1,4 @@
-import { toRanges } from '../../conversion/page-ranges.ts';
+import { toRanges } from '../../conversion/page-selection.ts';
 import { recordInspection, recordPages } from '../../conversion/record-pages.ts';
 import type { ClaimedJob } from '../../jobs/claim.ts';
 import { COMPLETED, completedPage, FAILED_PERMANENTLY, type JobsFixture, openJobsFixture } from '../jobs/fixture.ts';

@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { PRIORITIES } from '../../db/schema.ts';
+import { fits, freeCapacityOf, type Reservation } from '../../jobs/free-capacity.ts';
 import { findHeld, planClaim, type Waiting } from '../../jobs/plan-claim.ts';
 import { levelOf } from '../../jobs/priority.ts';
-import { fits, type Reservation, roomOf } from '../../jobs/room.ts';
 
 const NOW = 1_800_000_000_000;
 const NO_TURNS = { clock: 0, turns: new Map<string, number>() };
@@ -40,7 +40,7 @@ test('a claim never starts more than fits', () => {
       const started = planClaim(jobs, NO_TURNS, by, findHeld(jobs, by));
       for (const [index, one] of started.entries()) {
         const before = [...by.running, ...started.slice(0, index).map(reservationOf)];
-        expect(fits(one.shape, roomOf(by.capacity, before))).toBe(true);
+        expect(fits(one.shape, freeCapacityOf(by.capacity, before))).toBe(true);
       }
     }),
   );
@@ -54,7 +54,7 @@ test('no job starts before one of a higher level that fits, for any owners', () 
       const levels = started.map(level);
       expect(levels).toEqual(levels.toSorted((x, y) => y - x));
       if (started.length === 32) return;
-      const room = roomOf(by.capacity, [...by.running, ...started.map(reservationOf)]);
+      const room = freeCapacityOf(by.capacity, [...by.running, ...started.map(reservationOf)]);
       for (const left of jobs) if (!started.includes(left)) expect(fits(left.shape, room)).toBe(false);
     }),
   );
@@ -68,7 +68,7 @@ test('no job delays the one for which a converter drains, unless it is more urge
       const started = planClaim(jobs, NO_TURNS, by, held).filter((one) => level(one) <= held.level);
       for (const one of started.map(reservationOf)) {
         const then = [...by.running, one].filter(({ endsAt }) => endsAt > held.startsAt);
-        expect(fits(held.shape, roomOf(by.capacity, then))).toBe(true);
+        expect(fits(held.shape, freeCapacityOf(by.capacity, then))).toBe(true);
       }
     }),
   );
@@ -81,7 +81,7 @@ test('no more jobs of a type start than it has slots, and other jobs do', () => 
       const ofOne = started.filter(({ type }) => type === 'one').length;
       expect(ofOne).toBeLessThanOrEqual(slots);
       if (started.length === 32) return;
-      const room = roomOf(by.capacity, [...by.running, ...started.map(reservationOf)]);
+      const room = freeCapacityOf(by.capacity, [...by.running, ...started.map(reservationOf)]);
       for (const left of jobs) {
         if (started.includes(left) || (left.type === 'one' && ofOne === slots)) continue;
         expect(fits(left.shape, room)).toBe(false);

@@ -1,7 +1,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { runWithRecovery } from '../../../converter/recovery.ts';
+import { runWithRecovery } from '../../../converter/continue-after-crash.ts';
 import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
 import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
 import { SandboxPool } from '../../../converter/sandbox/pool.ts';

@@ -1,4 +1,4 @@
-import { splitPages } from '../../../converter/render/split-pages.ts';
+import { splitPages } from '../../../converter/render/split-into-ranges.ts';
 
 const INSPECTION = { cpuUnits: 1, memoryMb: 384 };
 

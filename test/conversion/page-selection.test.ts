@@ -1,4 +1,4 @@
-import { parsePages, selectPages } from '../../conversion/page-ranges.ts';
+import { parsePages, selectPages } from '../../conversion/page-selection.ts';
 
 describe('parsePages', () => {
   test.each([
