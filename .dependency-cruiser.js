@@ -41,6 +41,7 @@ export default {
       from: { path: '^cli/' },
       to: { path: '^cli/(convert|status|verify|serve|audit|migrate)\\.ts$', dependencyTypesNot: ['dynamic-import'] },
     },
+    only('examples', ['jobs'], 'tasks of operators import how a task is defined, and errors'),
     only('dashboard', ['api'], 'the page uses the service over HTTP'),
     {
       name: 'types-alone-in-dashboard',

@@ -8,7 +8,7 @@ import { ANONYMOUS, type Caller } from './caller.ts';
 import { notFound } from './problem.ts';
 import { RateLimit } from './rate-limit.ts';
 import { stateOf } from './request-state.ts';
-import { giveOnClose, runFor } from './requester.ts';
+import { releaseOnClose, runFor } from './requester.ts';
 import { accessTo, allows } from './scopes.ts';
 
 /** Requests in progress, long polls included: the same number as the maximum of connections. */
@@ -59,7 +59,7 @@ export function requireAuthorization(authorize: Authorize): RequestHandler {
   return async function authorizeRequest(request, response, next) {
     const caller = await authorize(request, request.path, (headers) => response.set(headers));
     stateOf(request).caller = caller;
-    giveOnClose(response, room.take(caller.requester));
+    releaseOnClose(response, room.take(caller.requester));
     runFor(caller.requester, next);
   };
 }

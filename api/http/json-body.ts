@@ -5,7 +5,7 @@ import { AppError } from '../../runtime/errors.ts';
 import type { Quota } from '../../runtime/quota.ts';
 import { invalid } from './problem.ts';
 import { callerOf } from './request-state.ts';
-import { giveOnClose } from './requester.ts';
+import { releaseOnClose } from './requester.ts';
 
 /** Levels of objects and arrays in a body: a batch, its jobs, and their payloads. */
 const MAX_DEPTH = 110;
@@ -28,11 +28,11 @@ export function jsonBody(room: Quota, maxBytes: number, maxMs = MAX_BODY_MS): Re
     requireJson(request);
     if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge(maxBytes);
     const { requester } = callerOf(request);
-    const gives: (() => void)[] = [];
-    giveOnClose(response, () => {
-      for (const give of gives) give();
+    const releases: (() => void)[] = [];
+    releaseOnClose(response, () => {
+      for (const release of releases) release();
     });
-    const buffer = new GrowingBuffer(maxBytes, (bytes) => gives.push(room.take(requester, bytes)));
+    const buffer = new GrowingBuffer(maxBytes, (bytes) => releases.push(room.take(requester, bytes)));
     const body = parseJson(await readInto(buffer, request, maxMs));
     if (isDeeperThan(MAX_DEPTH, body)) throw invalid(`the body is nested more than ${MAX_DEPTH} levels deep`);
     request.body = body;

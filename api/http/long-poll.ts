@@ -83,13 +83,13 @@ export class LongPoll {
 
   /** Gives undefined when there is no room for another waiter, or the process stops. */
   #addWaiter(key: string, requester: Requester, response: Response, seconds: number): Waiter | undefined {
-    const giveRoom = this.#isClosed ? undefined : this.#room.tryTake(requester);
-    if (giveRoom === undefined) return undefined;
+    const releaseRoom = this.#isClosed ? undefined : this.#room.tryTake(requester);
+    if (releaseRoom === undefined) return undefined;
     const others = this.#waiters.get(key) ?? new Set();
     const waiter = new Waiter(response, seconds, () => {
       others.delete(waiter);
       if (others.size === 0) this.#waiters.delete(key);
-      giveRoom();
+      releaseRoom();
     });
     this.#waiters.set(key, others.add(waiter));
     return waiter;

@@ -4,10 +4,10 @@ import type { Requester } from '../../runtime/quota.ts';
 
 const requesters = new AsyncLocalStorage<Requester>();
 
-/** Calls `give` when the response is closed, or now if it is closed already. */
-export function giveOnClose(response: ServerResponse, give: () => void): void {
-  if (response.destroyed) give();
-  else response.once('close', give);
+/** Calls `release` when the response is closed, or now if it is closed already. */
+export function releaseOnClose(response: ServerResponse, release: () => void): void {
+  if (response.destroyed) release();
+  else response.once('close', release);
 }
 
 /** Runs the work of one requester: its database queries are queued under this name. */

@@ -1,7 +1,7 @@
 import type { RequestHandler } from 'express';
 import { Quota } from '../../runtime/quota.ts';
 import { callerOf } from '../http/request-state.ts';
-import { giveOnClose } from '../http/requester.ts';
+import { releaseOnClose } from '../http/requester.ts';
 
 /** Uploads that one process receives at a time: each holds a connection, a file, and a part in memory. */
 const MAX_UPLOADS = 1_000;
@@ -11,7 +11,7 @@ export function limitConcurrentUploads(maxPerRequester: number): RequestHandler 
   const room = new Quota({ name: 'uploads', max: Math.max(MAX_UPLOADS, maxPerRequester), maxPerRequester });
 
   return function limitUploads(request, response, next) {
-    giveOnClose(response, room.take(callerOf(request).requester));
+    releaseOnClose(response, room.take(callerOf(request).requester));
     next();
   };
 }

@@ -11,7 +11,7 @@ import type { Store } from '../../store/store.ts';
 import { archiveDisposition } from '../http/disposition.ts';
 import { notFound } from '../http/problem.ts';
 import { callerOf, stateOf } from '../http/request-state.ts';
-import { giveOnClose } from '../http/requester.ts';
+import { releaseOnClose } from '../http/requester.ts';
 import { isDisconnect } from '../http/send-file.ts';
 
 interface ArchiveParts {
@@ -38,7 +38,7 @@ export async function sendArchive(
   if (finishedAt === null) {
     throw new AppError('conflict', 'the upload has not ended: the archive would lack pages', { status: 409 });
   }
-  giveOnClose(response, archiveRoom.take(callerOf(request).requester, upload.pagesDone));
+  releaseOnClose(response, archiveRoom.take(callerOf(request).requester, upload.pagesDone));
   const pages = await listPageFiles(heavyDb, id);
   if (pages.length === 0) throw notFound(`a completed page of upload ${id}`);
   response.set({
