@@ -12,8 +12,8 @@ const COMPILER = fileURLToPath(new URL('./compile.ts', import.meta.url));
 const CODE = path.resolve(import.meta.dirname, '../..');
 
 /**
- * The folder of the cache: beside the converter's compiled code, or in its data folder if that code lies in the project,
- * whose folders sandboxes see and nothing can be mounted into.
+ * The folder of the cache: beside the converter's compiled code, or in its data folder if that code lies in the project.
+ * Sandboxes see the folders of the project, so nothing can be mounted there.
  */
 export function compiledCodeFolder(dataFolder: string): string {
   const own = path.resolve(process.env.NODE_COMPILE_CACHE ?? CODE);
