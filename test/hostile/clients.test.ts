@@ -2,21 +2,21 @@ import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { makeImage } from '../support/files.ts';
 import { type Json, type Service, startService, until } from '../support/service.ts';
-import { expectUnharmed, underAttack } from './innocent.ts';
+import { expectUnharmed, underAttack } from './normal-client.ts';
 import { flood, handshake, head, openWire } from './wire.ts';
 
 /** Clients that want all of a service for themselves, beside one that wants its status. */
 
 const ATTACKER = 'key-of-the-attacker';
-const INNOCENT = 'key-of-the-innocent';
+const NORMAL_CLIENT = 'key-of-the-client';
 /** The API has about 120 MB when it is idle. */
 const MAX_PEAK_MB = 400;
 const MB = 2 ** 20;
 const MANY_SCHEDULES = 500;
 const AS_ATTACKER = { Authorization: `Bearer ${ATTACKER}` };
-const AS_INNOCENT = { Authorization: `Bearer ${INNOCENT}` };
+const AS_NORMAL_CLIENT = { Authorization: `Bearer ${NORMAL_CLIENT}` };
 
-const keys = Object.entries({ attacker: ATTACKER, innocent: INNOCENT }).map(([name, key]) => ({
+const keys = Object.entries({ attacker: ATTACKER, client: NORMAL_CLIENT }).map(([name, key]) => ({
   name,
   sha256: createHash('sha256').update(key).digest('hex'),
   scopes: ['uploads:read', 'uploads:write', 'jobs:*'],
@@ -37,7 +37,7 @@ beforeAll(async () => {
       SHUTDOWN_GRACE_SECONDS: '1',
     },
   });
-  upload = await uploadAs(AS_INNOCENT);
+  upload = await uploadAs(AS_NORMAL_CLIENT);
   target = await uploadAs(AS_ATTACKER);
   failed = await uploadAs(AS_ATTACKER, Buffer.from('%PDF-1.7\nno more'));
 });
@@ -56,10 +56,10 @@ async function uploadAs(headers: Record<string, string>, bytes?: Buffer): Promis
   return body.id;
 }
 
-/** Runs the attack of the test that runs, and expects that the innocent client does not notice. */
+/** Runs the attack of the test that runs, and expects that the normal client does not notice. */
 async function expectHarmless(attack: () => Promise<unknown>, routes = [`/uploads/${upload}/status`]): Promise<void> {
   const title = expect.getState().currentTestName ?? '';
-  const watched = { url: service.url, key: INNOCENT, routes, pid: service.api.pid ?? 0 };
+  const watched = { url: service.url, key: NORMAL_CLIENT, routes, pid: service.api.pid ?? 0 };
   const seen = await underAttack(title, watched, attack);
   expectUnharmed(seen);
   expect(seen.peakMb).toBeLessThan(MAX_PEAK_MB);
@@ -160,9 +160,9 @@ test('streams of one key that read nothing do not keep others out', async () => 
       `insert into events (kind, owner, job_id, type, status, attempt)
        select 'job', 'attacker', 'job_' || n, repeat('x', 200), 'running', 1 from generate_series(1, 10000) n`,
     );
-    const innocent = Array.from({ length: 5 }, () => openWire(service.url, handshake('/jobs/stream', AS_INNOCENT)));
-    others = await Promise.all(innocent.map(({ status }) => status));
-    for (const { socket } of innocent) socket.destroy();
+    const client = Array.from({ length: 5 }, () => openWire(service.url, handshake('/jobs/stream', AS_NORMAL_CLIENT)));
+    others = await Promise.all(client.map(({ status }) => status));
+    for (const { socket } of client) socket.destroy();
     return flooding;
   });
   expect(others).toEqual(Array(5).fill(101));

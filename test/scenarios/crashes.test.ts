@@ -161,7 +161,7 @@ describe('a process that is killed', () => {
   });
 });
 
-describe('a job that takes longer than its time-out', () => {
+describe('a job that exceeds its timeout', () => {
   let service: Service;
   beforeAll(async () => {
     service = await startService({ converters: 0, env: { CAPACITY_CPU: '2' } });

@@ -54,7 +54,7 @@ test('an invalid message ends its sandbox, fails its job with sandbox_violation,
   await expectNothingLeft(service);
 });
 
-test('a task that talks without a pause, and one that prints without end, run as any other', async () => {
+test('a task that reports without a pause and one that prints endlessly run like any other', async () => {
   const [talks, prints] = await service.submit([
     { type: 'chatter', payload: {} },
     {

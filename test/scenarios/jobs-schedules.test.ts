@@ -37,7 +37,7 @@ test('a schedule is made, replaced, listed by name and removed by name', async (
   expect(await schedules()).toEqual([]);
 });
 
-test('a schedule that does not keep to the contract is refused, and what is wrong is named', async () => {
+test('an invalid schedule is refused, and the error names the invalid field', async () => {
   const job = { type: 'noop' };
   const refused: [string, unknown, RegExp][] = [
     ['a', { cron: 'every minute', job }, /^cron/],

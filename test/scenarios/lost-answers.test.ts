@@ -74,7 +74,7 @@ test('an upload whose commit was not answered keeps its files, and its key gives
   expect(items.map(({ id }: Json) => id)).toEqual([again.body.id]);
 });
 
-test('jobs whose commit was not answered are there once, under their key', async () => {
+test('a batch of jobs whose commit was not answered is stored once, under its key', async () => {
   const jobs = [
     { job_id: 'one', type: 'noop' },
     { type: 'noop', depends_on: ['one'] },
@@ -90,7 +90,7 @@ test('jobs whose commit was not answered are there once, under their key', async
   expect(items.filter(({ depends_on }: Json) => depends_on.includes('one'))).toHaveLength(1);
 });
 
-test('a bulk retry whose commit was not answered can be asked for again, and retries each job once', async () => {
+test('a bulk retry whose commit was not answered can be repeated, and retries each job once', async () => {
   const { job_id } = await service.submit({ type: 'fail', payload: { times: 1 }, retry_config: { max_attempts: 1 } });
   expect((await service.jobDone(job_id)).status).toBe('failed');
   const lost = toApi.loseAnswer('commit', 'update jobs set');

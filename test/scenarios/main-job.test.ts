@@ -68,7 +68,7 @@ test('the pages of a PDF that was split come in order, each with its own content
   expect(jobs.every(({ status, attempt }) => status === 'completed' && attempt === 1)).toBe(true);
 });
 
-test('each page is as large as fits below 3500, and says so', async () => {
+test('each page is as large as fits below 3500 pixels, and its size is recorded', async () => {
   const pdf = await makePdf([
     { width: 612, height: 792, color: RED },
     { width: 14_400, height: 14_400, color: GREEN },
@@ -170,7 +170,7 @@ test('the same file under the same name twenty times at once is twenty uploads t
   }
 });
 
-test('pages can be had while others are still to come', async () => {
+test('finished pages can be read while others are converted', async () => {
   const pdf = await makePdf(Array.from({ length: 64 }, (_, index) => ({ color: colorOf(index) })));
   const { body } = await service.upload([['a.pdf', pdf]]);
   const partial = await until(async () => {

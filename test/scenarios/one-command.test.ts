@@ -35,7 +35,7 @@ async function family({ pid }: ChildProcess, words: string): Promise<number[]> {
   }, 60_000);
 }
 
-test('converts, and leaves nothing behind but the pages', async () => {
+test('convert leaves nothing behind but the pages', async () => {
   const { child, ended } = convert('a.pdf', 'b.pdf', 'c.png');
   const members = await family(child, 'sandbox/child.ts');
   expect(await ended).toMatchObject({ code: 0, stderr: '' });
@@ -72,7 +72,7 @@ test.each([
   120_000,
 );
 
-test('killed, it can end nothing itself: its service notices', async () => {
+test('the temporary service ends when its convert command is killed', async () => {
   const { child, ended } = convert('a.pdf');
   const members = await family(child, 'api/main.ts');
   child.kill('SIGKILL');
@@ -80,7 +80,7 @@ test('killed, it can end nothing itself: its service notices', async () => {
   await until(async () => !members.some(isAlive), 60_000);
 }, 120_000);
 
-test('a service that does not start: code 3 and the reason', async () => {
+test('convert exits with 3 and the reason if its service does not start', async () => {
   const { code, stdout, stderr } = await sheetmill(['convert', 'c.png', '--out', 'out', '--json'], {
     env: { TMPDIR: temporary, LOG_LEVEL: 'loud' },
     cwd: folder,

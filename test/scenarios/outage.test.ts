@@ -112,7 +112,7 @@ test('after a network outage of twenty seconds every running job continues and e
   expect((await ask('/system')).converters).toHaveLength(3);
 }, 150_000);
 
-test('a primary that becomes read-only is an outage: writes are refused for a while, and what runs ends later', async () => {
+test('a primary that becomes read-only is an outage: writes are refused, and running jobs end after it', async () => {
   const tasks = { TASKS: './test/scenarios/crashing-tasks.ts', CAPACITY_CPU: '2' };
   const [api, converter] = await Promise.all([start('api', tasks), start('converter', tasks)]);
   for (const { way } of [api, converter]) way.open();

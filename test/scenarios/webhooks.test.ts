@@ -120,7 +120,7 @@ test('an API that is killed in the middle of a delivery leaves it to the next on
   expect(received.map(({ headers }) => headers['webhook-id'])).toEqual([webhook.id, webhook.id]);
 });
 
-test('an API that stops gives back what is being delivered, and no try is spent', async () => {
+test('an API that stops returns its running deliveries, and no try is spent', async () => {
   const job = await service.submit({ type: 'noop', notify_url: receiver.url('/silent-at-first') });
   await receiver.have('/silent-at-first', 1);
   await service.end(service.api, 'SIGTERM');

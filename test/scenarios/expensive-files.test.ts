@@ -25,18 +25,18 @@ async function send(service: Service, name: string, bytes: Uint8Array, fields?: 
 }
 
 /** Small images and PDFs of a page or two, with how many pages they have. */
-async function sendInnocents(service: Service, count: number): Promise<{ id: string; pages: number }[]> {
+async function sendNormalFiles(service: Service, count: number): Promise<{ id: string; pages: number }[]> {
   const image = await makeImage({ width: 300, height: 200 });
   const pdf = await makePdf([{ color: RED }, { color: RED }]);
-  const innocent = async (index: number) =>
+  const sendOne = async (index: number) =>
     index % 3 === 2
       ? { id: await send(service, 'a.pdf', pdf, { dpi: '72' }), pages: 2 }
       : { id: await send(service, 'a.png', image), pages: 1 };
-  return Promise.all(Array.from({ length: count }, (_, index) => innocent(index)));
+  return Promise.all(Array.from({ length: count }, (_, index) => sendOne(index)));
 }
 
-async function expectUnharmed(service: Service, innocents: { id: string; pages: number }[]): Promise<void> {
-  for (const { id, pages } of innocents) {
+async function expectUnharmed(service: Service, normalFiles: { id: string; pages: number }[]): Promise<void> {
+  for (const { id, pages } of normalFiles) {
     const document = await service.done(id, 100_000);
     expect(document).toMatchObject({ status: 'completed', progress: { pages_done: pages } });
   }
@@ -67,7 +67,7 @@ function expectMadeOrOutOfMemory(document: Json): void {
     });
 }
 
-describe('files that want memory', () => {
+describe('files that need much memory', () => {
   let service: Service;
   beforeAll(async () => {
     // Cores are short here, and this is not about time.
@@ -75,7 +75,7 @@ describe('files that want memory', () => {
   });
   afterAll(() => service.stop());
 
-  test('are refused, shrunk or drawn within what they reserve, and innocent files complete meanwhile', async () => {
+  test('are refused, shrunk or drawn within what they reserve, and normal files complete meanwhile', async () => {
     const create = { width: 20_000, height: 14_000, channels: 3, background: '#a53' } as const;
     const jpeg = await sharp({ create, limitInputPixels: false }).jpeg().toBuffer();
     const raster = await pdfOfImage({
@@ -91,14 +91,14 @@ describe('files that want memory', () => {
       raster: await send(service, 'raster.pdf', raster),
       interlaced: await send(service, 'interlaced.png', pngOfZeros(10_000, 10_000, { interlaced: true })),
     };
-    const innocents = await sendInnocents(service, 18);
+    const normalFiles = await sendNormalFiles(service, 18);
 
     const bomb = await service.done(ids.bomb);
     expect(bomb).toMatchObject({
       status: 'failed',
       error: { code: 'too_many_pixels', message: expect.stringMatching(/225000 x 225000/) },
     });
-    await expectUnharmed(service, innocents);
+    await expectUnharmed(service, normalFiles);
 
     const shrunk = await service.done(ids.jpeg, 100_000);
     expect(shrunk).toMatchObject({ status: 'completed', pages: [{ width: MAX_SIDE, engine: 'sharp' }] });
@@ -122,7 +122,7 @@ describe('files that want memory', () => {
   }, 120_000);
 });
 
-describe('files that want time, or another engine', () => {
+describe('files that need much time, or another engine', () => {
   let service: Service;
   beforeAll(async () => {
     service = await start({ PAGE_TIMEOUT_SECONDS: '2' });
@@ -132,7 +132,7 @@ describe('files that want time, or another engine', () => {
 
   test('a page that never ends fails alone, after one time limit', async () => {
     const id = await send(service, 'endless.pdf', pdfThatNeverEnds(5, 3));
-    const innocents = await sendInnocents(service, 6);
+    const normalFiles = await sendNormalFiles(service, 6);
     const document = await service.done(id, 100_000);
     expect(document).toMatchObject({
       status: 'failed',
@@ -152,7 +152,7 @@ describe('files that want time, or another engine', () => {
     const took = ({ started_at, finished_at }: Json) => Date.parse(finished_at) - Date.parse(started_at);
     // Two seconds of a core in all, and fresh sandboxes: far from the timeout of the job.
     expect(Math.max(...attempts.map(took))).toBeLessThan(50_000);
-    await expectUnharmed(service, innocents);
+    await expectUnharmed(service, normalFiles);
   }, 120_000);
 
   test('a page that pdf.js does not end is drawn by PDFium, in the same attempt', async () => {
@@ -192,7 +192,7 @@ describe('files that want time, or another engine', () => {
   });
 });
 
-test('PDF_ENGINE says which engine comes first', async () => {
+test('PDF_ENGINE selects the first engine', async () => {
   const service = await start({ PDF_ENGINE: 'pdf-to-img' });
   try {
     const id = await send(service, 'a.pdf', await makePdf([{ color: RED }, { color: RED }]), { dpi: '72' });

@@ -2,7 +2,7 @@ import { request } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 
 /**
- * An innocent client, in a separate process so that an attacker in the test does not slow it down. It asks for each
+ * A normal client, in a separate process so that an attacker in the test does not slow it down. It asks for each
  * route over a new connection, one after the other, until its parent disconnects or sends a message; then it sends the
  * longest time and what was not answered with 200.
  */

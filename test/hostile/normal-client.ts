@@ -10,39 +10,39 @@ const MAX_DELAY_MS = 1_000;
 interface Watched {
   url: string;
   key?: string;
-  /** The requests of the innocent client. */
+  /** The requests of the normal client. */
   routes: string[];
   /** The API process. */
   pid: number;
 }
 
 interface Seen {
-  /** The longest time that an innocent request took. */
+  /** The longest time that an request of the normal client took. */
   worstMs: number;
-  /** The answers other than 200 to the innocent client. */
+  /** The answers other than 200 to the normal client. */
   refusals: Record<string, number>;
   /** The highest resident memory of the API. */
   peakMb: number;
 }
 
-/** Runs an attack beside an innocent client, reports the figures under `title`, and gives them. */
+/** Runs an attack beside a normal client, reports the figures under `title`, and gives them. */
 export async function underAttack(title: string, watched: Watched, attack: () => Promise<unknown>): Promise<Seen> {
-  const innocent = await startInnocent(watched);
+  const client = await startNormalClient(watched);
   const began = performance.now();
   let outcome: unknown;
   try {
     forgetPeak(watched.pid);
     outcome = await attack();
   } catch (error) {
-    innocent.kill();
+    client.kill();
     throw error;
   }
-  const { worstMs, refusals } = await innocent.stop();
+  const { worstMs, refusals } = await client.stop();
   const seen = { worstMs, refusals, peakMb: Math.round(peakMb(watched.pid)) };
   report(title, {
     'attackers saw': JSON.stringify(outcome),
     'worst delay ms': worstMs,
-    'innocent refusals': JSON.stringify(refusals),
+    'client refusals': JSON.stringify(refusals),
     'API peak MB': seen.peakMb,
     seconds: Math.round((performance.now() - began) / 1000),
   });
@@ -53,8 +53,8 @@ export function expectUnharmed({ worstMs, refusals }: Seen): void {
   expect({ refusals, isFast: worstMs < MAX_DELAY_MS || worstMs }).toEqual({ refusals: {}, isFast: true });
 }
 
-async function startInnocent({ url, key = '', routes }: Watched) {
-  const program = path.join(import.meta.dirname, 'innocent-process.ts');
+async function startNormalClient({ url, key = '', routes }: Watched) {
+  const program = path.join(import.meta.dirname, 'normal-client-process.ts');
   const child = fork(program, [url, key, ...routes], { env: { PATH: process.env.PATH }, execArgv: [] });
   await once(child, 'message');
   return {
