@@ -4,10 +4,10 @@ import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import WebSocket from 'ws';
-import { makeImage } from '../../support/files.ts';
-import { expectNothingLeft, type Service, startService, until } from '../../support/service.ts';
-import { answerTo, CLOSING, filePart, openPost } from '../uploads/multipart.ts';
-import { expectProblem } from './problems.ts';
+import { expectProblem } from '../api/http/problems.ts';
+import { answerTo, CLOSING, filePart, openPost } from '../api/uploads/multipart.ts';
+import { makeImage } from '../support/files.ts';
+import { expectNothingLeft, type Service, startService, until } from '../support/service.ts';
 
 const MAX_PER_MINUTE = 60;
 const NAMES = ['alice', 'bob', 'carol', 'dave'];

@@ -1,9 +1,9 @@
 import type { ServerResponse } from 'node:http';
 import { Webhook } from 'standardwebhooks';
-import { makePdf, RED } from '../../support/files.ts';
-import { type Received, startReceiver } from '../../support/receiver.ts';
-import { expectNothingLeft, type Json, type Service, startService, until } from '../../support/service.ts';
-import { expectProblem } from '../http/problems.ts';
+import { expectProblem } from '../api/http/problems.ts';
+import { makePdf, RED } from '../support/files.ts';
+import { type Received, startReceiver } from '../support/receiver.ts';
+import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
 
 const secretOf = (byte: number) => `whsec_${Buffer.alloc(32, byte).toString('base64')}`;
 const SECRETS = [secretOf(0), secretOf(1)] as const;

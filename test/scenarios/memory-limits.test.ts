@@ -4,20 +4,20 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import type { TaskEvent, TaskRequest } from '../../../converter/run-task.ts';
-import { compiledCodeFolder } from '../../../converter/sandbox/compiled-code.ts';
-import { detectIsolation } from '../../../converter/sandbox/isolation/detect.ts';
-import type { Lease } from '../../../converter/sandbox/lease.ts';
-import { limitMemory, readMemory, watchMemory } from '../../../converter/sandbox/memory-limit.ts';
-import { SandboxPool } from '../../../converter/sandbox/pool.ts';
-import type { RunResult } from '../../../converter/task-runner.ts';
-import { BASELINE_MB } from '../../../jobs/shape.ts';
-import { createLogger } from '../../../runtime/log.ts';
-import { childrenOf, descendantsOf, killAll } from '../../../runtime/process-tree.ts';
-import { commandOf, isAlive, processOf } from '../../scenarios/processes.ts';
-import { makeImage } from '../../support/files.ts';
-import { taskRequest } from '../../support/prepare.ts';
-import { type Json, until } from '../../support/service.ts';
+import type { TaskEvent, TaskRequest } from '../../converter/run-task.ts';
+import { compiledCodeFolder } from '../../converter/sandbox/compiled-code.ts';
+import { detectIsolation } from '../../converter/sandbox/isolation/detect.ts';
+import type { Lease } from '../../converter/sandbox/lease.ts';
+import { limitMemory, readMemory, watchMemory } from '../../converter/sandbox/memory-limit.ts';
+import { SandboxPool } from '../../converter/sandbox/pool.ts';
+import type { RunResult } from '../../converter/task-runner.ts';
+import { BASELINE_MB } from '../../jobs/shape.ts';
+import { createLogger } from '../../runtime/log.ts';
+import { childrenOf, descendantsOf, killAll } from '../../runtime/process-tree.ts';
+import { makeImage } from '../support/files.ts';
+import { taskRequest } from '../support/prepare.ts';
+import { type Json, until } from '../support/service.ts';
+import { commandOf, isAlive, processOf } from './processes.ts';
 
 /** The maximum excess over a reservation, which the watchdog misses between two checks. */
 const OVER_MB = 16;
@@ -54,7 +54,7 @@ function startPool(keep: number, isolation = none): void {
     cacheFolder: compiledCodeFolder(folder),
     hidden: [],
     isolation,
-    tasksModule: path.resolve(import.meta.dirname, '../../scenarios/memory-filling-tasks.ts'),
+    tasksModule: path.resolve(import.meta.dirname, './memory-filling-tasks.ts'),
     log: createLogger('silent', {}),
   });
 }

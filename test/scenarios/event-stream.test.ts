@@ -2,9 +2,9 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { buffer } from 'node:stream/consumers';
 import WebSocket from 'ws';
-import { makePdf, RED } from '../../support/files.ts';
-import { expectNothingLeft, type Json, type Service, startService, until } from '../../support/service.ts';
-import { expectProblem } from '../http/problems.ts';
+import { expectProblem } from '../api/http/problems.ts';
+import { makePdf, RED } from '../support/files.ts';
+import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
 
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 
