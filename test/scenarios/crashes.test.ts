@@ -86,7 +86,10 @@ describe('a process that is killed', () => {
        order by a.attempt, j.payload->'pages'`,
     );
     const [killed, ...next] = rows;
-    expect(killed).toMatchObject({ attempt: 1, error: { code: 'out_of_memory', message: 'its sandbox was killed' } });
+    expect(killed).toMatchObject({
+      attempt: 1,
+      error: { code: 'out_of_memory', message: 'sandbox was killed externally' },
+    });
     // The rest of the range: the current page alone, and the others; or the same job, if there are no others.
     const [first, last] = killed.pages[0];
     const alone = next.filter(({ pages: [[from, to]] }) => from === to);

@@ -91,7 +91,7 @@ test('sandboxes that are killed at random lose no page, and spend attempts only 
   expect(failed.length).toBeGreaterThan(0);
   expect(failed.length).toBeLessThanOrEqual(kills);
   for (const { message } of failed) {
-    expect(message).toMatch(/^its sandbox (was killed|could not be started)$/);
+    expect(message).toMatch(/^sandbox (was killed externally|could not be started)$/);
   }
   await until(async () => (await service.leftovers()).jobs === 0);
   // A file that was complete on disk when its writer died is swept later.
