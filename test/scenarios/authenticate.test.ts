@@ -6,11 +6,11 @@ import type { AddressInfo } from 'node:net';
 import { buffer, text } from 'node:stream/consumers';
 import { exportJWK, generateKeyPair, SignJWT, UnsecuredJWT } from 'jose';
 import WebSocket from 'ws';
-import { createAuthorize } from '../../../api/http/authorize.ts';
-import { parseConfig } from '../../../runtime/config.ts';
-import { makeImage, makePdf, RED } from '../../support/files.ts';
-import { expectNothingLeft, type Json, type Service, startService, until } from '../../support/service.ts';
-import { expectProblem } from './problems.ts';
+import { createAuthorize } from '../../api/http/authorize.ts';
+import { parseConfig } from '../../runtime/config.ts';
+import { expectProblem } from '../api/http/problems.ts';
+import { makeImage, makePdf, RED } from '../support/files.ts';
+import { expectNothingLeft, type Json, type Service, startService, until } from '../support/service.ts';
 
 const SCOPES = ['uploads:read', 'uploads:write', 'jobs:read', 'jobs:write'];
 const ISSUER = 'https://issuer.example';
@@ -549,7 +549,7 @@ test('the log contains no keys or tokens', () => {
 describe('without keys', () => {
   const start = async (command: string[], env: Record<string, string>) => {
     const child = spawn(process.execPath, command, {
-      cwd: `${import.meta.dirname}/../../..`,
+      cwd: `${import.meta.dirname}/../..`,
       env: {
         ...process.env,
         NODE_OPTIONS: '',
