@@ -89,8 +89,9 @@ test('an open transaction of another database delays the stream with a warning, 
     stop();
     await lagWarnings.close();
   }
+  // A statement of another test may be the oldest transaction, so its session is not compared.
   expect(warnings[0]).toEqual([
-    { lagSeconds: expect.any(Number), oldest: expect.objectContaining({ seconds: expect.any(Number) }) },
+    { lagSeconds: expect.any(Number), oldest: expect.objectContaining({ xid: expect.any(String) }) },
     'an open transaction delays the stream of events',
   ]);
 });
