@@ -22,6 +22,14 @@ interface WasmMemory {
   grow(pages: number): number;
 }
 
+/** The number of arrays that fill 4 MB. */
+const ARRAYS = 512;
+
+/** Blocks the thread for 5 ms, so that the watchdog, which samples every 50 ms, sees a leak of 4 MB at a time grow. */
+function block(): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+}
+
 /** Fills Buffers for ever: memory that V8 does not manage. This one and the next two say first which process they are. */
 const leakNative = defineTask({
   type: 'leak_native',
@@ -32,6 +40,7 @@ const leakNative = defineTask({
     const kept: Buffer[] = [];
     for (;;) {
       kept.push(Buffer.alloc(2 * MB, 1));
+      block();
       await breathe();
     }
   },
@@ -45,7 +54,10 @@ const leakHeap = defineTask({
   async run({ log }) {
     await introduce(log);
     const kept: number[][] = [];
-    for (;;) kept.push(new Array(1024).fill(kept.length));
+    for (;;) {
+      kept.push(new Array(1024).fill(kept.length));
+      if (kept.length % ARRAYS === 0) block();
+    }
   },
 });
 
@@ -60,6 +72,7 @@ const leakWasm = defineTask({
     for (;;) {
       const from = memory.grow(WASM_PAGES) * WASM_PAGE;
       new Uint8Array(memory.buffer, from, WASM_PAGES * WASM_PAGE).fill(1);
+      block();
     }
   },
 });
