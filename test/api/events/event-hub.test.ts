@@ -2,7 +2,7 @@ import pg from 'pg';
 import type { Changes } from '../../../api/events/changes.ts';
 import { createEventHub, type EventHub } from '../../../api/events/event-hub.ts';
 import { warnOfLag } from '../../../api/events/events-lag.ts';
-import { readEventsHealth } from '../../../db/events.ts';
+import { findOldestTransaction, readEventsHealth } from '../../../db/events.ts';
 import { recordProgress } from '../../../jobs/progress.ts';
 import { COMPLETED, type JobsFixture, openJobsFixture } from '../../jobs/fixture.ts';
 import { type Json, until } from '../../support/service.ts';
@@ -35,12 +35,13 @@ async function follow(jobId: string, after: number | undefined): Promise<Json[]>
 }
 
 /** Does `work` during an open transaction of another database of the same Postgres. */
-async function whileTransactionIsOpen(work: () => Promise<void>): Promise<void> {
+async function whileTransactionIsOpen(work: (pid: number) => Promise<void>): Promise<void> {
   const client = new pg.Client({ connectionString: process.env.TEST_POSTGRES_URL });
   await client.connect();
   try {
     await client.query('begin; select pg_current_xact_id()');
-    await work();
+    const { rows } = await client.query('select pg_backend_pid() as pid');
+    await work(rows[0].pid);
   } finally {
     await client.end();
   }
@@ -78,11 +79,14 @@ test('an open transaction of another database delays the stream with a warning, 
   await fixture.submit({ id: 'a' });
   const job = await fixture.claimOne();
   try {
-    await whileTransactionIsOpen(async () => {
+    await whileTransactionIsOpen(async (pid) => {
       await fixture.settle(job, COMPLETED);
       await until(async () => changes.some((change) => change !== 'all' && change.jobIds.includes('a')));
       await until(async () => warnings.length > 0);
       expect((await readEventsHealth(fixture.db)).lagSeconds).toBeGreaterThan(0.2);
+      // Older transactions of other tests end, and leave this one as the oldest.
+      await until(async () => (await findOldestTransaction(fixture.db))?.pid === pid);
+      expect(await findOldestTransaction(fixture.db)).toMatchObject({ pid, seconds: expect.any(Number) });
     });
     await until(async () => (await readEventsHealth(fixture.db)).lagSeconds === 0);
   } finally {
